@@ -1,0 +1,66 @@
+"""The timing protocol: engines take turns in blocks, in one process.
+
+Idle workers of one engine spin and steal time from the next, so single calls must not be
+interleaved on few cores.  Instead each engine runs for a block of about 0.25 s; before each block
+come a pause of 60 ms, in which other engines' workers go to sleep, and one unmeasured call.  The
+order of the engines rotates from round to round.  A block gives one number, the median of its
+calls; the blocks of all rounds give median and quartiles.  Engines are compared round by round, so
+that a slow drift of the machine (clock, neighbours) cancels.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from .stats import summarize
+
+BLOCK = 0.25
+"""Seconds of one block."""
+PAUSE = 0.06
+"""Seconds of rest before a block."""
+ROUNDS = 7
+MOST_CALLS = 20_000
+"""Calls of one block, at most: bounds the memory of the timings."""
+
+
+def block(call: Callable[[], Any], seconds: float = BLOCK, pause: float = PAUSE) -> list[float]:
+    """Seconds of each call within one block, at least one call."""
+    time.sleep(pause)
+    call()
+    clock = time.perf_counter
+    times: list[float] = []
+    end = clock() + seconds
+    while True:
+        began = clock()
+        call()
+        now = clock()
+        times.append(now - began)
+        if now >= end or len(times) >= MOST_CALLS:
+            return times
+
+
+def interleave(
+    calls: Mapping[str, Callable[[], Any]],
+    *,
+    rounds: int = ROUNDS,
+    seconds: float = BLOCK,
+    pause: float = PAUSE,
+    run_block: Callable[..., list[float]] = block,
+) -> dict[str, list[float]]:
+    """Block medians in seconds, one per round, for every engine."""
+    names = list(calls)
+    medians: dict[str, list[float]] = {name: [] for name in names}
+    for index in range(rounds):
+        for name in rotated(names, index):
+            medians[name].append(summarize(run_block(calls[name], seconds, pause)).median)
+    return medians
+
+
+def rotated(names: Sequence[str], by: int) -> list[str]:
+    """``names`` turned left by ``by`` places."""
+    if not names:
+        return []
+    by %= len(names)
+    return [*names[by:], *names[:by]]

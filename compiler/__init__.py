@@ -1,0 +1,1 @@
+"""ONNX importer, pipeline, options, `compile()`, report and command line."""

@@ -1,0 +1,211 @@
+"""From a graph and its schedule to a program: lowers every group and wires the buffers.
+
+Groups of equal structure are lowered once. Constants that a micro-kernel reads become packed
+constants; other packed operands get a buffer and a packing step. Nothing here decides anything:
+decisions are in the schedule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ..ir.dims import Dim, Expr
+from ..ir.errors import CompileError
+from ..ir.graph import Graph, Node, Value
+from ..ir.groups import extract
+from ..ir.ops import lookup
+from ..ir.schedule import Group, Schedule
+from ..ir.target import Target
+from ..ir.types import F32, TensorType
+from ..kernels.group import GroupKernels, Kernel, group_kernels, opaque_kernel
+from ..runtime.program import (
+    BindStep, Buffer, ConstSpec, ControlStep, HostStep, KernelCode, KernelStep, Program, Step,
+)  # fmt: skip
+
+Lowered = dict[tuple[Any, ...], GroupKernels]
+"""Kernels by structure, shared by all programs of one compilation."""
+Region = Callable[[Graph], Program]
+"""Compiles the region of a control op."""
+
+
+class ProgramBuilder:
+    """Builds the program of one graph."""
+
+    def __init__(self, graph: Graph, schedule: Schedule, target: Target, lowered: Lowered,
+                 region: Region) -> None:
+        self.graph, self.schedule, self.target = graph, schedule, target
+        self.lowered, self.region = lowered, region
+        self.buffers: list[Buffer] = []
+        self.of: dict[Value, int] = {}
+        self.steps: list[Step] = []
+        self.kernels: dict[str, KernelCode] = {}
+        self.constants: dict[int, ConstSpec] = {}
+        self.packed: dict[tuple[str, tuple[Any, ...]], int] = {}
+
+    def run(self) -> Program:
+        """Walks the schedule once."""
+        inputs = tuple((v.node.attrs["name"], self.new(v, "input")) for v in self.graph.inputs)
+        for group in self.schedule.groups:
+            self.group(group)
+        outputs = tuple((name, self.buffer(v)) for name, v in self.graph.outputs)
+        return Program(tuple(self.buffers), tuple(self.steps), inputs, outputs, self.kernels,
+                       self.constants, tuple(size_checks(self.graph)))
+
+    # -- buffers ---------------------------------------------------------------------------
+
+    def add(self, buffer: Buffer) -> int:
+        self.buffers.append(buffer)
+        return len(self.buffers) - 1
+
+    def new(self, v: Value, role: str, view_of: int | None = None) -> int:
+        """A buffer for a value."""
+        self.of[v] = self.add(Buffer(f"v{len(self.buffers)}", v.type, role, view_of))
+        return self.of[v]
+
+    def buffer(self, v: Value) -> int:
+        """The buffer of a value that was computed, or of a constant."""
+        found = self.of.get(v)
+        if found is None:
+            if v.node.op != "const":
+                raise CompileError(f"{v.node.op} is used before any group computes it")
+            found = self.new(v, "const")
+            self.constants[found] = ConstSpec(v.node.attrs["digest"])
+        return found
+
+    def result(self, v: Value) -> int:
+        """A new buffer for a value a kernel writes."""
+        return self.new(v, "output" if v in self.graph.output_values else "arena")
+
+    # -- steps -----------------------------------------------------------------------------
+
+    def group(self, group: Group) -> None:
+        """Steps of one group."""
+        nodes = [self.graph.nodes[i] for i in group.nodes]
+        if group.implementation == "view":
+            for n in nodes:
+                self.new(n.out, "arena", self.buffer(n.operands[0]))
+        elif group.implementation == "bind":
+            self.of[nodes[0].out] = self.buffer(nodes[0].operands[0])
+            self.steps.append(BindStep(nodes[0].attrs["name"], self.of[nodes[0].out]))
+        elif group.implementation == "control":
+            self.control(nodes[0])
+        elif group.implementation == "host":
+            self.host(nodes[0])
+        elif group.implementation == "opaque":
+            kernels = opaque_kernel(nodes[0], self.target)
+            ins, outs = list(nodes[0].operands), list(nodes[0].outputs)
+            self.launch(kernels, ins, outs, nodes)
+        else:
+            self.fused(group, nodes)
+
+    def fused(self, group: Group, nodes: list[Node]) -> None:
+        cut = extract(self.graph, nodes)
+        constants = frozenset(k for k, v in enumerate(cut.inputs) if v.node.op == "const")
+        key = (cut.graph.digest, group.implementation, constants)
+        kernels = self.lowered.get(key)
+        if kernels is None:
+            kernels = group_kernels(cut.graph, group.implementation, self.target, constants)
+            self.lowered[key] = kernels
+        self.launch(kernels, list(cut.inputs), list(cut.outputs), nodes)
+
+    def launch(self, kernels: GroupKernels, ins: list[Value], outs: list[Value],
+               nodes: list[Node]) -> None:
+        """Kernel steps of a group."""
+        used = {k for kernel in kernels.kernels for what, k in kernel.buffers if what == "in"}
+        unread = kernels.packed_constant[0] if kernels.packed_constant else -1
+        sources = {k: self.buffer(ins[k]) for k in used if k != unread}
+        results = {k: self.result(v) for k, v in enumerate(outs)}
+        packed = self.pack(kernels, ins) if kernels.packed_elements != 0 else -1
+        if unread >= 0:
+            sources[unread] = packed  # the kernel opens the operand but reads its packed copy
+        flops, nbytes = group_work(nodes, ins, outs)
+        label = " ".join(n.op for n in nodes)
+        for kernel in kernels.kernels:
+            table = {"in": sources, "out": results, "packed": {0: packed}}
+            buffers = tuple(table[what][k] for what, k in kernel.buffers)
+            self.kernels.setdefault(kernel.symbol, KernelCode(kernel.source, kernel.symbol,
+                                                              kernel.externs))
+            last = kernel is kernels.kernels[-1]
+            self.steps.append(KernelStep(
+                kernel.symbol, buffers, kernel.params, kernel.tiles, kernel.scratch,
+                flops if last else 0, nbytes, label if last else f"pack {label}",
+                _written(kernel)))
+
+    def pack(self, kernels: GroupKernels, ins: list[Value]) -> int:
+        """The buffer of a packed operand."""
+        type_ = TensorType(F32, (kernels.packed_elements,))
+        if kernels.packed_constant is None:
+            return self.add(Buffer(f"v{len(self.buffers)}", type_, "arena"))
+        k, p = kernels.packed_constant
+        spec = ("panels", p.offset, p.outer, p.column, p.inner, p.width)
+        digest = ins[k].node.attrs["digest"]
+        found = self.packed.get((digest, spec))
+        if found is None:
+            found = self.add(Buffer(f"v{len(self.buffers)}", type_, "const"))
+            self.packed[digest, spec] = found
+            self.constants[found] = ConstSpec(digest, spec)
+        return found
+
+    def control(self, node: Node) -> None:
+        """A step whose regions are programs of their own."""
+        bodies = tuple(self.region(node.attrs[name]) for name in ("then", "else_", "body")
+                       if name in node.attrs)
+        attrs = {k: v for k, v in node.attrs.items() if not isinstance(v, Graph)}
+        ins = tuple(None if v is None else self.buffer(v) for v in node.inputs)
+        outs = tuple(self.new(v, "arena") for v in node.outputs)
+        self.steps.append(ControlStep(node.op, attrs, ins, outs, bodies))
+
+    def host(self, node: Node) -> None:
+        ins = tuple(None if v is None else self.buffer(v) for v in node.inputs)
+        outs = tuple(self.new(v, "arena") for v in node.outputs)
+        self.steps.append(HostStep(node.attrs["kind"], dict(node.attrs), ins, outs))
+
+
+def _written(kernel: Kernel) -> int:
+    count = sum(what == "out" for what, _ in kernel.buffers)
+    return count if count else 1
+
+
+def group_work(nodes: list[Node], ins: list[Value], outs: list[Value]) -> tuple[Dim, Dim]:
+    """C and D of a group: all its operations, but only the bytes that enter and leave."""
+    flops: Dim = 0
+    for n in nodes:
+        definition = lookup(n.op)
+        operands = tuple(v.type for v in n.operands)
+        flops = flops + definition.work(operands, n.attrs, n.types).flops
+    nbytes: Dim = 0
+    for v in (*ins, *outs):
+        if isinstance(v.type, TensorType):
+            nbytes = nbytes + v.type.nbytes()
+    return flops, nbytes
+
+
+def size_checks(graph: Graph) -> list[tuple[Dim, Dim, str]]:
+    """Sizes that must agree when symbols are bound: what broadcasting and products assume."""
+    found: dict[tuple[Dim, Dim], str] = {}
+
+    def need(a: Dim, b: Dim, node: Node) -> None:
+        if (isinstance(a, Expr) or isinstance(b, Expr)) and a != b:
+            found.setdefault((a, b), f"{node.op} {'/'.join(node.origin)}"[:120])
+
+    for node in graph.nodes:
+        types = [v.type for v in node.operands if isinstance(v.type, TensorType)]
+        if lookup(node.op).has("elementwise") and len(types) > 1:
+            out = node.out.shape
+            for t in types:
+                for a, b in zip(t.shape, out[len(out) - t.rank :], strict=True):
+                    if a != 1:
+                        need(a, b, node)
+        elif node.op == "dot":
+            k = types[0].shape[-2 if node.attrs["ta"] else -1]
+            need(types[1].shape[-1 if node.attrs["tb"] else -2], k, node)
+        elif node.op == "reshape":
+            need(types[0].numel(), node.out.tensor.numel(), node)
+    return [(a, b, text) for (a, b), text in found.items()]
+
+
+def build_program(graph: Graph, schedule: Schedule, target: Target, region: Region,
+                  lowered: Lowered | None = None) -> Program:
+    """The program of a scheduled graph; raises ``CompileError`` where a group cannot be lowered."""
+    return ProgramBuilder(graph, schedule, target, {} if lowered is None else lowered, region).run()

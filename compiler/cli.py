@@ -1,0 +1,403 @@
+"""The command line: ``evonnx compile | run | opt | dump | check | bench``.
+
+Every command is a thin wrapper around one public function and takes ``--json``. Heavy modules are
+imported inside the commands, so that ``evonnx --help`` answers at once.
+
+Exit codes: 0 done; 1 an ``EvonnxError`` (bad model, feeds, schedule, ...); 2 wrong usage; 3
+``check`` or a compilation found something EvoNNX does not support; 4 a result differs from the
+reference; 70 a defect of EvoNNX itself (the traceback follows); 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+import click
+
+from .console import Progress, plain, print_json, print_table, warn
+
+if TYPE_CHECKING:
+    from ..ir.graph import Graph
+    from ..ir.types import Type
+
+EXIT_OK, EXIT_ERROR, EXIT_USAGE, EXIT_UNSUPPORTED, EXIT_MISMATCH = 0, 1, 2, 3, 4
+EXIT_DEFECT, EXIT_INTERRUPT = 70, 130
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class _Group(click.Group):
+    """Keeps the commands in the order they are declared in."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names of the commands, as the help lists them."""
+        return list(self.commands)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="evonnx", prog_name="evonnx")
+def app() -> None:
+    """Compile ONNX models to fast native code, run them, and look inside.
+
+    Exit codes: 0 done, 1 error in a model or its feeds, 2 usage, 3 unsupported operators,
+    4 result differs from the reference, 70 defect of EvoNNX.
+    """
+
+
+def _options(*decorators: Callable[[Any], Any]) -> Callable[[F], F]:
+    """Several click decorators as one, in the order of the help text."""
+
+    def apply(function: F) -> F:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return apply
+
+
+_model = click.argument("model", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+_pipeline = click.option(
+    "-p", "--pipeline", metavar="SPEC",
+    help='Passes to run, e.g. "fold,canon"; default: the whole pipeline.',
+)  # fmt: skip
+_dims = click.option(
+    "--dim", "dims", metavar="NAME=SIZE", multiple=True,
+    help="Size of a symbolic dimension in made-up inputs; repeatable.",
+)  # fmt: skip
+_seed = click.option("--seed", default=0, show_default=True, help="Seed of made-up inputs.")
+_compiling = _options(
+    click.option("--target", default="cpu", show_default=True, metavar="NAME|FILE",
+                 help="cpu (this machine), avx512, avx2, generic, or a target file."),
+    click.option("--threads", type=click.IntRange(1), help="Threads per inference."),
+    click.option("--schedule", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+                 help="Replay this schedule instead of choosing one."),
+    _pipeline,
+    click.option("--no-cache", is_flag=True, help="Neither read nor write the compile cache."),
+    click.option("--check", "checked", is_flag=True,
+                 help="Compare with the reference interpreter; exit 4 on a difference."),
+)  # fmt: skip
+
+
+def _compile(model: Path, label: str, options: dict[str, Any]) -> Any:
+    """``compile()`` with the command-line options and a progress bar."""
+    from ..ir.target import Target
+    from .api import compile as compile_model
+
+    target: Any = options["target"]
+    if Path(target).is_file():
+        target = Target.parse(Path(target).read_text(encoding="utf-8"))
+    else:
+        try:
+            Target.named(target)
+        except KeyError as error:
+            raise click.UsageError(f"--target: {error.args[0]}, or a file") from None
+    schedule = options["schedule"]
+    with Progress(label) as progress:
+        return compile_model(
+            model, target=target, threads=options["threads"],
+            schedule=None if schedule is None else str(schedule), pipeline=options["pipeline"],
+            cache=not options["no_cache"], check=options["checked"], progress=progress,
+        )  # fmt: skip
+
+
+@app.command("compile")
+@_options(_model, _compiling)
+@click.option("--save-schedule", type=click.Path(dir_okay=False, path_type=Path),
+              help="Write the schedule, to edit and replay with --schedule.")  # fmt: skip
+@_json
+def compile_command(model: Path, save_schedule: Path | None, as_json: bool, **options: Any) -> None:
+    """Compile MODEL (and fill the cache); print what was fused, planned and predicted."""
+    compiled = _compile(model, f"compile {model.name}", options)
+    if save_schedule is not None:
+        save_schedule.write_text(str(compiled.schedule), encoding="utf-8")
+    report = compiled.report()
+    if as_json:
+        print_json(report.to_dict())
+    else:
+        click.echo(plain(report))
+
+
+@app.command()
+@_options(_model, _compiling)
+@click.option("-i", "--input", "inputs", metavar="[NAME=]VALUE", multiple=True,
+              help="NAME=FILE.npy, NAME=random, NAME=zeros, NAME=ones or NAME=<number>; FILE.npz "
+              "for several by name; 'random' for all that are left. Repeatable.")  # fmt: skip
+@_options(_dims, _seed)
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path),
+              help="Write the outputs to this .npz file (.npy for a single output).")  # fmt: skip
+@_json
+def run(
+    model: Path, inputs: tuple[str, ...], dims: tuple[str, ...], seed: int,
+    output: Path | None, as_json: bool, **options: Any,
+) -> None:  # fmt: skip
+    """Compile MODEL and run it once."""
+    import numpy as np
+
+    from .feeds import read_feeds, write_arrays
+
+    compiled = _compile(model, f"compile {model.name}", options)
+    graph = compiled.graph
+    feeds = read_feeds(inputs, input_types(graph), _sizes(dims), seed)
+    with Progress(f"run {model.name}"):
+        began = time.perf_counter()
+        results = compiled.run(None, feeds)
+        seconds = time.perf_counter() - began
+    named = {name: array for (name, _), array in zip(graph.outputs, results, strict=True)}
+    if output is not None:
+        write_arrays(output, {name: np.asarray(array) for name, array in named.items()})
+    rows = [_describe(name, array) for name, array in named.items()]
+    if as_json:
+        print_json({"seconds": seconds, "outputs": rows})
+        return
+    title = f"{model.name}: {seconds * 1e3:.3g} ms"
+    print_table(title, list(rows[0]) if rows else [], [list(row.values()) for row in rows])
+
+
+def _describe(name: str, array: Any) -> dict[str, object]:
+    """Name, dtype, shape and a few figures of one output."""
+    import numpy as np
+
+    if not isinstance(array, np.ndarray):  # a sequence or a map
+        return {"name": name, "dtype": type(array).__name__, "shape": f"[{len(array)}]",
+                "min": "", "max": "", "mean": "", "first": str(array)[:60]}  # fmt: skip
+    row: dict[str, object] = {
+        "name": name, "dtype": str(array.dtype), "shape": str(list(array.shape)),
+        "min": "", "max": "", "mean": "",
+    }  # fmt: skip
+    if array.size and array.dtype.kind in "biufV":
+        wide = array.astype(np.float64)
+        row |= {"min": float(wide.min()), "max": float(wide.max()), "mean": float(wide.mean())}
+    row["first"] = " ".join(
+        f"{v:.6g}" if isinstance(v, float) else str(v) for v in array.reshape(-1)[:4].tolist()
+    )
+    return row
+
+
+@app.command()
+@_options(_model, _pipeline)
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path),
+              help="Write the IR there, its large constants to FILE.npz beside it.")  # fmt: skip
+@click.option("--stats", is_flag=True, help="Also print the passes and rules that ran (stderr).")
+@_json
+def opt(model: Path, pipeline: str | None, output: Path | None, stats: bool, as_json: bool) -> None:
+    """Run passes over MODEL (ONNX or IR text) and print the IR."""
+    from ..ir.text import print_graph
+    from .irfile import write_graph
+
+    before = _load_graph(model)
+    graph, report = _optimize(model, before, pipeline)
+    text = print_graph(graph)
+    if output is not None:
+        write_graph(output, graph)
+    if as_json:
+        print_json({"nodes_before": len(before.nodes), "nodes_after": len(graph.nodes),
+                    "passes": report, "ir": None if output else text})  # fmt: skip
+        return
+    if stats:
+        for entry in report:
+            warn(", ".join(f"{key}: {value}" for key, value in entry.items()))
+    if output is None:
+        click.echo(text, nl=not text.endswith("\n"))
+
+
+def _load_graph(path: Path) -> Graph:
+    """The graph of an ONNX file, or of a text file of IR."""
+    from .irfile import read_graph
+
+    with Progress(f"import {path.name}"):
+        return read_graph(path)
+
+
+def _optimize(path: Path, graph: Graph, spec: str | None) -> tuple[Graph, list[dict[str, object]]]:
+    """``graph`` after the pipeline, and one entry per pass that ran."""
+    from ..passes.manager import PassReport
+    from .pipeline import run_pipeline
+
+    report: list[PassReport] = []
+    with Progress(f"optimize {path.name}") as progress:
+        graph = run_pipeline(graph, spec, report, progress)
+    return graph, [entry.as_dict() for entry in report]
+
+
+_VIEWS = ("ir", "schedule", "source", "dot", "svg", "onnx")
+
+
+@app.command()
+@_options(_model, _compiling)
+@click.option("--what", type=click.Choice(_VIEWS), default="ir", show_default=True,
+              help="What to print.")  # fmt: skip
+@click.option("--raw", is_flag=True, help="The graph as imported, before any pass.")
+@click.option("--group", help="Only this group, with --what source.")
+@click.option("--explain", metavar="NODE",
+              help="Which rules and fusions were tried at a node, and why not.")  # fmt: skip
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path),
+              help="Write there instead of to standard output (needed for onnx).")  # fmt: skip
+@_json
+def dump(
+    model: Path, what: str, raw: bool, group: str | None, explain: str | None,
+    output: Path | None, as_json: bool, **options: Any,
+) -> None:  # fmt: skip
+    """Print MODEL as IR, schedule, kernel source or a drawing; or export it back to ONNX."""
+    from .irfile import write_graph
+
+    if explain is not None or what in ("schedule", "source"):
+        if raw:
+            raise click.UsageError(f"--raw has no {what}: it is not compiled")
+        text = _compiled_view(model, what, group, explain, options)
+    else:
+        graph = _load_graph(model)
+        if not raw:
+            graph, _ = _optimize(model, graph, options["pipeline"])
+        if what == "onnx":
+            _export(graph, output, as_json)
+            return
+        text = _graph_view(graph, what)
+        if what == "ir" and output is not None:
+            write_graph(output, graph)
+            text = ""
+    if output is not None and text:
+        output.write_text(text, encoding="utf-8")
+        text = ""
+    if as_json:
+        shown = "explain" if explain is not None else what
+        print_json({"what": shown, "text": text, "file": output})
+    elif output is None:
+        click.echo(text, nl=not text.endswith("\n"))
+
+
+def _compiled_view(
+    model: Path, what: str, group: str | None, explain: str | None, options: dict[str, Any]
+) -> str:
+    compiled = _compile(model, f"compile {model.name}", options)
+    if explain is not None:
+        return plain(compiled.explain(explain))
+    if what == "schedule":
+        return str(compiled.schedule)
+    source = compiled.source
+    if isinstance(source, str):
+        return source
+    if group is None:
+        return "\n\n".join(f"# {name}\n{text}" for name, text in source.items())
+    if group not in source:
+        raise click.UsageError(f"no group {group!r}; there are: {', '.join(map(str, source))}")
+    return str(source[group])
+
+
+def _graph_view(graph: Graph, what: str) -> str:
+    from ..ir.text import print_graph
+    from ..ir.views import to_dot, to_svg
+
+    views: dict[str, Callable[[Graph], str]] = {"ir": print_graph, "dot": to_dot, "svg": to_svg}
+    return views[what](graph)
+
+
+def _export(graph: Graph, output: Path | None, as_json: bool) -> None:
+    from .exporter import export_model
+
+    if output is None:
+        raise click.UsageError("--what onnx writes a binary file: give -o FILE.onnx")
+    export_model(graph, output)
+    if as_json:
+        print_json({"what": "onnx", "file": output, "nodes": len(graph.nodes)})
+
+
+@app.command()
+@_options(_model, _json)
+def check(model: Path, as_json: bool) -> None:
+    """List everything in MODEL that EvoNNX does not support; exit 3 if there is anything."""
+    from .api import check as find_gaps
+
+    with Progress(f"check {model.name}"):
+        gaps = list(find_gaps(model))
+    if as_json:
+        print_json({"supported": not gaps, "gaps": [_gap_row(gap) for gap in gaps]})
+    elif gaps:
+        rows = [list(_gap_row(gap).values()) for gap in gaps]
+        print_table(f"{model.name}: {len(gaps)} gaps", ["node", "op", "reason"], rows)
+    else:
+        click.echo(plain(f"{model.name}: everything is supported"))
+    if gaps:
+        raise SystemExit(EXIT_UNSUPPORTED)
+
+
+def _gap_row(gap: Any) -> dict[str, str]:
+    return {"node": gap.node, "op": gap.op, "reason": gap.reason}
+
+
+@app.command(add_help_option=False, context_settings={"ignore_unknown_options": True})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def bench(arguments: tuple[str, ...]) -> None:
+    """Time models here and in the installed peers, interleaved, on the same inputs."""
+    from ..bench.run import main as bench_command  # a command of its own: python -m evonnx.bench
+
+    bench_command.main(list(arguments), prog_name="evonnx bench", standalone_mode=False)
+
+
+def input_types(graph: Graph) -> dict[str, Type]:
+    """Declared types of a graph's inputs, by name, in order."""
+    return {name: v.type for name, v in zip(graph.input_names, graph.inputs, strict=True)}
+
+
+def _sizes(texts: tuple[str, ...]) -> dict[str, int]:
+    """``NAME=SIZE`` options as a mapping."""
+    sizes = {}
+    for text in texts:
+        name, _, size = text.rpartition("=")
+        if not name or not size.isdecimal():
+            raise click.UsageError(f"--dim wants NAME=SIZE, not {text!r}")
+        sizes[name] = int(size)
+    return sizes
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Entry point: runs a command and turns errors into messages and exit codes."""
+    argv = sys.argv[1:] if arguments is None else arguments
+    raise SystemExit(_guarded(argv))
+
+
+def _guarded(argv: list[str]) -> int:
+    """Exit code of the command line ``argv`` (without the program's name)."""
+    from ..ir.errors import EvonnxError
+
+    try:
+        app(argv, prog_name="evonnx", standalone_mode=False)
+    except click.exceptions.Exit as done:
+        return done.exit_code
+    except click.Abort:
+        warn("interrupted")
+        return EXIT_INTERRUPT
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except EvonnxError as error:
+        return _report_error(error, "--json" in argv)
+    except BrokenPipeError:  # the reader of a pipe has seen enough
+        sys.stderr.close()
+        return EXIT_OK
+    except SystemExit as done:
+        return done.code if isinstance(done.code, int) else EXIT_ERROR
+    except Exception:
+        warn("This is a defect of EvoNNX, please report it with the model's `evonnx dump --raw`:")
+        warn(traceback.format_exc())
+        return EXIT_DEFECT
+    return EXIT_OK
+
+
+def _report_error(error: Exception, as_json: bool) -> int:
+    from ..ir.errors import CheckError, UnsupportedError
+
+    kind = type(error).__name__
+    if as_json:
+        gaps = [_gap_row(gap) for gap in getattr(error, "gaps", ())]
+        print_json({"error": {"type": kind, "message": str(error), "gaps": gaps}})
+    else:
+        warn(f"{kind}: {error}")
+    if isinstance(error, UnsupportedError):
+        return EXIT_UNSUPPORTED
+    return EXIT_MISMATCH if isinstance(error, CheckError) else EXIT_ERROR

@@ -1,0 +1,77 @@
+"""ONNX importer: a model file becomes a ``Graph``.
+
+``import_model`` reads a model, checks it, and lowers every node by the function registered for
+its operator (``registry.lowering``); what has none is expanded by its ONNX function body.
+``missing`` lists everything a model needs that is not supported. Adding an operator is one
+function in the ``ops_*`` file of its subject.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Mapping, Sequence
+
+from ...ir.errors import Gap, UnsupportedError
+from ...ir.graph import Graph
+from .context import Ctx, Region
+from .graphs import Importer
+from .model import Model, read
+from .registry import lowering
+from .types import SizeNames
+
+for _module in sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name.startswith("ops_")):
+    importlib.import_module(f"{__name__}.{_module}")
+
+
+def import_model(
+    model: Model,
+    *,
+    shapes: Mapping[str, Sequence[int | str]] | None = None,
+    sizes: Mapping[str, int] | None = None,
+) -> Graph:
+    """Imports an ONNX model: a path, the bytes of a file, or a ``ModelProto``.
+
+    ``shapes`` replaces the declared shape of inputs (sizes, or names of symbolic sizes);
+    ``sizes`` fixes named sizes of the model, ``{"batch": 1}``. External data is found beside a
+    path only. Inputs that have an initializer are constants.
+
+    Raises ``ModelError`` for a broken model, ``ExternalDataError`` for data files outside the
+    model's folder, ``LimitError`` for declared sizes or nesting beyond any machine, and
+    ``UnsupportedError``, whose ``gaps`` lists everything that is missing."""
+    source = read(model)
+    try:
+        return Importer(source, SizeNames(sizes), shapes).run()
+    except UnsupportedError as error:
+        if not error.gaps:
+            raise
+        gaps = _gaps(Importer(source, SizeNames(sizes), shapes, collect=True)) or error.gaps
+        shown = "\n".join(f"  {g}" for g in gaps[:20])
+        more = f"\n  (and {len(gaps) - 20} more)" if len(gaps) > 20 else ""
+        raise UnsupportedError(f"the model needs what is not supported:\n{shown}{more}",
+                               gaps) from None  # fmt: skip
+
+
+def missing(
+    model: Model,
+    *,
+    shapes: Mapping[str, Sequence[int | str]] | None = None,
+    sizes: Mapping[str, int] | None = None,
+) -> tuple[Gap, ...]:
+    """Everything the model needs that is not supported, at once; empty if it imports.
+
+    A node behind an unsupported one is judged by its operator alone, since its operands are
+    unknown. Raises like ``import_model`` for a broken model."""
+    return _gaps(Importer(read(model), SizeNames(sizes), shapes, collect=True))
+
+
+def _gaps(importer: Importer) -> tuple[Gap, ...]:
+    try:
+        importer.run()
+    except UnsupportedError as error:
+        found = error.gaps or (Gap("(model)", "", str(error)),)
+        return (*(importer.gaps or ()), *found)
+    return tuple(importer.gaps or ())
+
+
+__all__ = ["Ctx", "Gap", "Model", "Region", "import_model", "lowering", "missing"]

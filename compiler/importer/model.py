@@ -1,0 +1,130 @@
+"""Reads a model: from a path, bytes or a ``ModelProto``, and checks what nodes build on.
+
+Reading never executes or allocates what a model merely declares: nesting is measured with an
+explicit stack before anything recursive looks at the model, opsets and names are checked before
+the first node is lowered.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Union
+
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto
+
+from ...ir.errors import LimitError, ModelError, UnsupportedError, quote
+from .external import ExternalFiles
+
+Model = Union[str, "os.PathLike[str]", bytes, ModelProto]
+
+MIN_OPSET = 7
+"""Oldest opset of the default domain."""
+MAX_NESTING = 40
+"""Deepest nesting of subgraphs and function bodies."""
+
+_ALIASES = {"ai.onnx": ""}
+
+
+@dataclass(slots=True)
+class Source:
+    """A model that was read, and where its data files may lie."""
+
+    proto: ModelProto
+    files: ExternalFiles
+    opsets: dict[str, int]
+    functions: dict[tuple[str, str, str], FunctionProto] = field(default_factory=dict)
+    """Functions of the model by (domain, name, overload)."""
+
+
+def canonical_domain(domain: str) -> str:
+    """``ai.onnx`` is another name of the default domain."""
+    return _ALIASES.get(domain, domain)
+
+
+def read(model: Model) -> Source:
+    """Parses and checks ``model``; raises ``ModelError``, ``UnsupportedError``, ``LimitError``."""
+    proto, folder = _parse(model)
+    if not proto.HasField("graph"):
+        raise ModelError("the model holds no graph (not an ONNX model, or a truncated one)")
+    check_nesting(proto)
+    opsets = read_opsets(proto.opset_import, "the model")
+    functions: dict[tuple[str, str, str], FunctionProto] = {}
+    for f in proto.functions:
+        key = (canonical_domain(f.domain), f.name, f.overload)
+        if key in functions:
+            raise ModelError(f"function {quote(f.name)} of {quote(f.domain)} is defined twice")
+        functions[key] = f
+    return Source(proto, ExternalFiles(folder), opsets, functions)
+
+
+def _parse(model: Model) -> tuple[ModelProto, Path | None]:
+    if isinstance(model, ModelProto):
+        return model, None
+    folder = None
+    if isinstance(model, (bytes, bytearray, memoryview)):
+        data, name = bytes(model), "the given bytes"
+    elif isinstance(model, (str, os.PathLike)):
+        path = Path(model)
+        name, folder = quote(path, 200), path.parent
+        try:
+            data = path.read_bytes()
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise ModelError(f"cannot read the model {name}: {reason}") from None
+    else:
+        raise ModelError(f"a model is a path, bytes or a ModelProto, not {type(model).__name__}")
+    if not data:
+        raise ModelError(f"{name}: the model is empty (0 bytes)")
+    try:
+        proto = ModelProto.FromString(data)
+    except (DecodeError, RuntimeError, ValueError) as error:
+        raise ModelError(
+            f"{name} ({len(data)} bytes) is not an ONNX model, or is truncated: {quote(error)}"
+        ) from None
+    return proto, folder
+
+
+def read_opsets(imports: Any, what: str) -> dict[str, int]:
+    """Opset version by domain; the default domain must lie within what is supported."""
+    opsets: dict[str, int] = {}
+    for entry in imports:
+        domain = canonical_domain(entry.domain)
+        if opsets.get(domain, entry.version) != entry.version:
+            raise ModelError(f"{what} imports domain {quote(domain)} in two versions")
+        opsets[domain] = entry.version
+    newest = onnx.defs.onnx_opset_version()
+    version = opsets.get("")
+    if version is not None and not MIN_OPSET <= version <= newest:
+        raise UnsupportedError(
+            f"{what} uses opset {version}; supported are {MIN_OPSET} to {newest}"
+            f" (onnx {onnx.__version__})"
+        )
+    return opsets
+
+
+def check_nesting(model: ModelProto) -> None:
+    """Raises ``LimitError`` for subgraphs nested deeper than ``MAX_NESTING`` (explicit stack)."""
+    stack: list[tuple[Any, int]] = [(model.graph, 1)]
+    stack.extend((f, 1) for f in model.functions)
+    while stack:
+        holder, depth = stack.pop()
+        if depth > MAX_NESTING:
+            raise LimitError(f"subgraphs are nested deeper than {MAX_NESTING} levels")
+        for node in holder.node:
+            for graph in subgraphs(node):
+                stack.append((graph, depth + 1))
+
+
+def subgraphs(node: NodeProto) -> list[GraphProto]:
+    """Graphs among the node's attributes."""
+    found: list[GraphProto] = []
+    for a in node.attribute:
+        if a.type == AttributeProto.GRAPH:
+            found.append(a.g)
+        elif a.type == AttributeProto.GRAPHS:
+            found.extend(a.graphs)
+    return found

@@ -1,0 +1,138 @@
+"""Lowering of GridSample: gathers at the corners around each sampling point.
+
+The image is read as rows of channels, [N, positions, C]; each corner (or cubic tap) of every
+sampling point is one gather of such rows, weighted and summed. Padding modes fold coordinates
+(border, reflection) or give taps outside weight 0 (zeros).
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING
+
+import numpy as np
+from onnx import NodeProto
+
+from ...ir.dims import Dim, product
+from ...ir.errors import ModelError
+from ...ir.types import I64
+from .ops_resize import Plan, _symbolic_weights
+from .ops_shape import cut, reshape_to
+from .registry import lowering
+
+if TYPE_CHECKING:
+    from ...ir.graph import Value
+    from .context import Ctx
+
+_MODES = {"bilinear": "linear", "linear": "linear", "nearest": "nearest", "bicubic": "cubic",
+          "cubic": "cubic"}  # fmt: skip
+
+
+@lowering("GridSample", since=16)
+def grid_sample(ctx: Ctx, node: NodeProto) -> Value:
+    b, x, grid = ctx.b, ctx.input(0), ctx.input(1)
+    mode = _MODES.get(ctx.attr("mode", "bilinear" if ctx.opset < 20 else "linear"))
+    padding = ctx.attr("padding_mode", "zeros")
+    aligned = bool(ctx.attr("align_corners", 0))
+    r = x.rank - 2
+    if mode is None or padding not in ("zeros", "border", "reflection"):
+        raise ModelError(f"mode {ctx.attr('mode')!r}, padding_mode {padding[:20]!r}")
+    if r < 1 or grid.rank != x.rank or grid.shape[-1] != r:
+        raise ModelError(f"image {x.type}, grid {grid.type}")
+    sizes, outs = x.shape[2:], grid.shape[1:-1]
+    n, points = grid.shape[0], product(outs)
+    rows = b.op("transpose", x, perm=(0, *range(2, x.rank), 1))
+    rows = reshape_to(ctx, rows, (x.shape[0], product(sizes), x.shape[1]))
+    axes = []
+    for k in range(r):  # the grid's last axis is x first, y second
+        g = reshape_to(ctx, cut(ctx, grid, grid.rank - 1, r - 1 - k, 1), (n, points))
+        axes.append(_axis_taps(ctx, ctx.as_dtype(g, x.dtype), sizes[k], mode, padding, aligned))
+    total: Value | None = None
+    for corner in itertools.product(*axes):
+        part = _corner(ctx, rows, sizes, corner)
+        total = part if total is None else b.op("add", total, part)
+    assert total is not None
+    y = b.op("transpose", total, perm=(0, 2, 1))
+    return reshape_to(ctx, y, (n, x.shape[1], *outs))
+
+
+_Tap = tuple["Value", "Value | None"]
+"""Positions i64[N, P] on one axis and their weights (None: 1)."""
+
+
+def _corner(ctx: Ctx, rows: Value, sizes: tuple[Dim, ...], corner: tuple[_Tap, ...]) -> Value:
+    b = ctx.b
+    linear: Value | None = None
+    weight: Value | None = None
+    for (at, w), size in zip(corner, sizes, strict=True):
+        if linear is None:
+            linear = at
+        else:
+            linear = b.op("add", b.op("mul", linear, b.dims([size], scalar=True)), at)
+        if w is not None:
+            weight = w if weight is None else b.op("mul", weight, w)
+    assert linear is not None
+    index = reshape_to(ctx, linear, (*linear.shape, 1))
+    picked: Value = b.op("gather_nd", rows, index, batch_dims=1)
+    if weight is None:
+        return picked
+    result: Value = b.op("mul", picked, reshape_to(ctx, weight, (*weight.shape, 1)))
+    return result
+
+
+def _axis_taps(
+    ctx: Ctx, g: Value, size: Dim, mode: str, padding: str, aligned: bool
+) -> list[_Tap]:
+    b = ctx.b
+    extent = b.op("cast", b.dims([size], scalar=True), to=g.dtype)
+    if aligned:
+        x = b.op("mul", b.op("mul", b.op("add", g, 1.0), 0.5), b.op("sub", extent, 1.0))
+    else:
+        x = b.op("mul", b.op("sub", b.op("mul", b.op("add", g, 1.0), extent), 1.0), 0.5)
+    if mode != "cubic":
+        x = _folded(ctx, x, extent, padding, aligned)
+    if mode == "nearest":
+        return [_tap(ctx, b.op("round", x), size, extent, None, padding, aligned)]
+    base = b.op("floor", x)
+    plan = Plan(mode, "half_pixel", "floor", -0.75, False, False, 0.0)
+    return [
+        _tap(ctx, b.op("add", base, float(k)) if k else base, size, extent, w, padding, aligned)
+        for k, w in _symbolic_weights(ctx, plan, b.op("sub", x, base))
+    ]
+
+
+def _folded(ctx: Ctx, x: Value, extent: Value, padding: str, aligned: bool) -> Value:
+    """Coordinates folded into the image, for border and reflection."""
+    b = ctx.b
+    if padding == "zeros":
+        return x
+    top = b.op("sub", extent, 1.0)
+    if padding == "border":
+        return b.op("min", b.op("max", x, 0.0), top)
+    low = 0.0 if aligned else -0.5
+    span = top if aligned else extent
+    shifted = b.op("abs", b.op("sub", x, low) if low else x)
+    period = b.op("max", b.op("mul", span, 2.0), 1e-6)
+    inside = b.op("fmod", shifted, period)
+    folded = b.op("min", inside, b.op("sub", period, inside))
+    folded = b.op("add", folded, low) if low else folded
+    return b.op("min", b.op("max", folded, 0.0), top)
+
+
+def _tap(
+    ctx: Ctx, at: Value, size: Dim, extent: Value, weight: Value | None, padding: str,
+    aligned: bool,
+) -> _Tap:  # fmt: skip
+    b = ctx.b
+    if padding == "zeros":
+        top = b.op("sub", extent, 1.0)
+        zero = b.const(np.zeros((), at.dtype.np))
+        inside = b.op("and", b.op("le", zero, at), b.op("le", at, top))
+        mask = b.op("cast", inside, to=at.dtype)
+        weight = mask if weight is None else b.op("mul", weight, mask)
+    else:
+        at = _folded(ctx, at, extent, padding, aligned)
+        at = b.op("round", at) if padding == "reflection" else at
+    last = b.op("sub", b.dims([size], scalar=True), 1)
+    index = b.op("cast", at, to=I64)
+    return b.op("min", b.op("max", index, 0), last), weight

@@ -1,0 +1,155 @@
+"""Lowerings of normalizations.
+
+Instance and group normalization are ``layer_norm`` over the axes behind the group, with scales
+that broadcast; batch normalization at inference is one multiplication and one addition per
+channel. Half-precision inputs are normalized in float32, as ``stash_type`` asks.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from onnx import NodeProto
+
+from ...ir.dims import Dim
+from ...ir.errors import ModelError
+from ...ir.types import F32
+from .ops_reduce import mean_axes
+from .ops_shape import reshape_to
+from .registry import lowering
+
+if TYPE_CHECKING:
+    from ...ir.graph import Value
+    from .context import Ctx
+
+
+def channel_column(ctx: Ctx, v: Value, rank: int) -> Value:
+    """A vector of channels as [C, 1, ...], aligned with axis 1 of a tensor of ``rank``."""
+    if v.rank != 1:
+        raise ModelError(f"one number per channel is needed, got {v.type}")
+    return reshape_to(ctx, v, (v.shape[0], *(1,) * (rank - 2)))
+
+
+@lowering("BatchNormalization")
+def batch_normalization(ctx: Ctx, node: NodeProto) -> Value:
+    b, x = ctx.b, ctx.input(0)
+    if ctx.attr("training_mode", 0) or any(ctx.wants(i) for i in range(1, 5)):
+        ctx.fail("BatchNormalization in training mode is not supported; inference is")
+    if not ctx.attr("spatial", 1):
+        ctx.fail("BatchNormalization with spatial=0 is not supported")
+    if x.rank < 2:
+        raise ModelError(f"a tensor with a channel axis is needed, got {x.type}")
+    scale, bias, mean, var = (ctx.as_dtype(ctx.input(i), F32 if x.dtype.bits < 32 else x.dtype)
+                              for i in range(1, 5))  # fmt: skip
+    eps = ctx.attr("epsilon", 1e-5)
+    factor = b.op("div", scale, b.op("sqrt", b.op("add", var, eps)))
+    offset = b.op("sub", bias, b.op("mul", mean, factor))
+    wide = ctx.as_dtype(x, factor.dtype)
+    y = b.op("mul", wide, channel_column(ctx, factor, x.rank))
+    return ctx.as_dtype(b.op("add", y, channel_column(ctx, offset, x.rank)), x.dtype)
+
+
+def normalized(
+    ctx: Ctx, x: Value, axis: int, eps: float, scale: Value, bias: Value | None
+) -> Value:
+    """``layer_norm`` over the axes from ``axis`` on, in float32 at least."""
+    wide = F32 if x.dtype.bits < 32 else x.dtype
+    if scale.dtype != x.dtype and scale.dtype != wide:
+        raise ModelError(f"scale {scale.type} for {x.type}")
+    y = ctx.b.op(
+        "layer_norm", ctx.as_dtype(x, wide), ctx.as_dtype(scale, wide),
+        None if bias is None else ctx.as_dtype(bias, wide), axis=axis, eps=float(eps),
+    )  # fmt: skip
+    if y.shape != x.shape:
+        raise ModelError(f"scale {scale.type} does not broadcast to {x.type}")
+    return ctx.as_dtype(y, x.dtype)
+
+
+@lowering("LayerNormalization")
+def layer_normalization(ctx: Ctx, node: NodeProto) -> tuple[Value | None, ...]:
+    b, x = ctx.b, ctx.input(0)
+    axis = ctx.axis(ctx.attr("axis", -1), x.rank)
+    eps = ctx.attr("epsilon", 1e-5)
+    y = normalized(ctx, x, axis, eps, ctx.input(1), ctx.optional(2))
+    if not ctx.wants(1) and not ctx.wants(2):
+        return (y,)
+    axes = tuple(range(axis, x.rank))
+    wide = ctx.as_dtype(x, F32 if x.dtype.bits < 32 else x.dtype)
+    mean = mean_axes(ctx, wide, axes)
+    d = b.op("sub", wide, mean)
+    variance = mean_axes(ctx, b.op("mul", d, d), axes)
+    inverse = b.op("reciprocal", b.op("sqrt", b.op("add", variance, eps)))
+    return (y, mean, inverse)
+
+
+@lowering("RMSNormalization")
+def rms_normalization(ctx: Ctx, node: NodeProto) -> Value:
+    x, scale = ctx.input(0), ctx.input(1)
+    axis = ctx.axis(ctx.attr("axis", -1), x.rank)
+    wide = F32 if x.dtype.bits < 32 else x.dtype
+    y = ctx.b.op("rms_norm", ctx.as_dtype(x, wide), ctx.as_dtype(scale, wide), axis=axis,
+                 eps=float(ctx.attr("epsilon", 1e-5)))  # fmt: skip
+    return ctx.as_dtype(y, x.dtype)
+
+
+@lowering("InstanceNormalization")
+def instance_normalization(ctx: Ctx, node: NodeProto) -> Value:
+    x = ctx.input(0)
+    if x.rank < 3:
+        raise ModelError(f"an image is needed, got {x.type}")
+    scale, bias = (channel_column(ctx, ctx.input(i), x.rank) for i in (1, 2))
+    return normalized(ctx, x, 2, ctx.attr("epsilon", 1e-5), scale, bias)
+
+
+@lowering("GroupNormalization")
+def group_normalization(ctx: Ctx, node: NodeProto) -> Value:
+    x, scale, bias = ctx.input(0), ctx.input(1), ctx.input(2)
+    groups = ctx.required("num_groups")
+    if x.rank < 3 or groups < 1:
+        raise ModelError(f"num_groups {groups} of {x.type}")
+    n, c = x.shape[:2]
+    if isinstance(c, int) and c % groups:
+        raise ModelError(f"{c} channels do not split into {groups} groups")
+    split: tuple[Dim, ...] = (n, groups, c // groups, *x.shape[2:])
+    rows = reshape_to(ctx, x, split)
+    per_group = ctx.opset < 21  # opset 18 scales groups, 21 scales channels
+    lead: tuple[Dim, ...] = (groups, 1) if per_group else (groups, c // groups)
+    tail = (1,) * (x.rank - 2)
+    scale, bias = (reshape_to(ctx, v, (*lead, *tail)) for v in (scale, bias))
+    return reshape_to(ctx, normalized(ctx, rows, 2, ctx.attr("epsilon", 1e-5), scale, bias),
+                      x.shape)  # fmt: skip
+
+
+@lowering("LRN")
+def local_response_normalization(ctx: Ctx, node: NodeProto) -> Value:
+    b, x, size = ctx.b, ctx.input(0), ctx.required("size")
+    alpha, beta, bias = ctx.attr("alpha", 1e-4), ctx.attr("beta", 0.75), ctx.attr("bias", 1.0)
+    if x.rank < 3 or size < 1:
+        raise ModelError(f"size {size} of {x.type}")
+    n, c = x.shape[:2]
+    rest: Dim = 1
+    for d in x.shape[2:]:
+        rest = rest * d
+    # A window over channels is a window over rows of the [N, 1, C, rest] view.
+    square = reshape_to(ctx, b.op("mul", x, x), (n, 1, c, rest))
+    total = b.op(
+        "pool", square, kind="sum", kernel=(size, 1), strides=(1, 1), dilations=(1, 1),
+        pads_lo=((size - 1) // 2, 0), pads_hi=(size // 2, 0), layout="first",
+    )  # fmt: skip
+    total = reshape_to(ctx, total, x.shape)
+    return b.op("div", x, b.op("pow", b.op("add", b.op("mul", total, alpha / size), bias), beta))
+
+
+@lowering("LpNormalization")
+def lp_normalization(ctx: Ctx, node: NodeProto) -> Value:
+    b, x, p = ctx.b, ctx.input(0), ctx.attr("p", 2)
+    axis = ctx.axis(ctx.attr("axis", -1), x.rank)
+    if p not in (1, 2):
+        raise ModelError(f"p is 1 or 2, not {p}")
+    inner = b.op("abs", x) if p == 1 else b.op("mul", x, x)
+    norm = b.op("reduce", inner, kind="sum", axes=(axis,), keepdims=True)
+    norm = norm if p == 1 else b.op("sqrt", norm)
+    zero = b.const(np.zeros((), x.dtype.np))
+    safe = b.op("select", b.op("eq", norm, zero), b.const(np.ones((), x.dtype.np)), norm)
+    return b.op("div", x, safe)

@@ -1,0 +1,53 @@
+"""The table of lowerings: which function turns an ONNX operator into IR, from which opset on.
+
+A lowering is declared where it is written, with ``@lowering("Conv", since=1)``. The one with the
+largest ``since`` that is not above the model's opset is used, as ONNX versions its operators.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Union
+
+if TYPE_CHECKING:
+    from onnx import NodeProto
+
+    from ...ir.graph import Value
+    from .context import Ctx
+
+    Result = Union[Value, None, tuple["Value | None", ...]]
+    Lowering = Callable[[Ctx, NodeProto], Result]
+
+_TABLE: dict[tuple[str, str], list[tuple[int, Lowering]]] = {}
+
+
+def lowering(
+    *ops: str, since: int = 1, domain: str = ""
+) -> Callable[[Lowering], Lowering]:
+    """Registers the decorated function ``(ctx, node) -> Value | tuple[Value | None, ...]`` for
+    one or several operators of ``domain``, from opset ``since`` on."""
+
+    def add(fn: Lowering) -> Lowering:
+        for op in ops:
+            versions = _TABLE.setdefault((domain, op), [])
+            if any(v == since for v, _ in versions):
+                raise RuntimeError(f"{domain}::{op} since {since} is registered twice")
+            versions.append((since, fn))
+            versions.sort(key=lambda entry: entry[0])
+        return fn
+
+    return add
+
+
+def find_lowering(domain: str, op: str, opset: int) -> Lowering | None:
+    """The lowering of ``domain::op`` at ``opset``, or None."""
+    found = None
+    for since, fn in _TABLE.get((domain, op), ()):
+        if since <= opset:
+            found = fn
+    return found
+
+
+def registered() -> list[tuple[str, str, int]]:
+    """(domain, op, since) of every lowering, sorted."""
+    return sorted((d, op, since) for (d, op), vs in _TABLE.items() for since, _ in vs)

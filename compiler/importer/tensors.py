@@ -1,0 +1,221 @@
+"""ONNX tensors as NumPy arrays or constants of the table.
+
+Declared sizes are checked before anything is allocated. Bytes are little-endian; 4-bit elements
+are packed two to a byte, the low half first (ONNX IR specification, "Tensors").
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from onnx import SparseTensorProto, TensorProto
+
+from ...ir.errors import LimitError, ModelError, UnsupportedError, quote
+from ...ir.types import (
+    BF16,
+    BOOL,
+    C64,
+    C128,
+    F8E4M3FN,
+    F8E4M3FNUZ,
+    F8E5M2,
+    F8E5M2FNUZ,
+    F16,
+    F32,
+    F64,
+    I4,
+    I8,
+    I16,
+    I32,
+    I64,
+    STR,
+    U4,
+    U8,
+    U16,
+    U32,
+    U64,
+    DType,
+    TensorType,
+)  # fmt: skip
+
+if TYPE_CHECKING:
+    from ...ir.graph import Builder, Value
+    from .external import ExternalFiles
+
+DTYPE_OF: dict[int, DType] = {
+    TensorProto.FLOAT: F32, TensorProto.UINT8: U8, TensorProto.INT8: I8, TensorProto.UINT16: U16,
+    TensorProto.INT16: I16, TensorProto.INT32: I32, TensorProto.INT64: I64,
+    TensorProto.STRING: STR, TensorProto.BOOL: BOOL, TensorProto.FLOAT16: F16,
+    TensorProto.DOUBLE: F64, TensorProto.UINT32: U32, TensorProto.UINT64: U64,
+    TensorProto.COMPLEX64: C64, TensorProto.COMPLEX128: C128, TensorProto.BFLOAT16: BF16,
+    TensorProto.FLOAT8E4M3FN: F8E4M3FN, TensorProto.FLOAT8E4M3FNUZ: F8E4M3FNUZ,
+    TensorProto.FLOAT8E5M2: F8E5M2, TensorProto.FLOAT8E5M2FNUZ: F8E5M2FNUZ,
+    TensorProto.UINT4: U4, TensorProto.INT4: I4,
+}  # fmt: skip
+"""Element types by their ONNX number."""
+
+MAX_BYTES = 1 << 38
+"""Largest tensor a model may declare (256 GiB); more is a broken or hostile file."""
+
+_MAX_DENSE = 1 << 32
+"""Bytes that a sparse tensor may take when dense: its size is not backed by data in the file."""
+
+_INT32_FIELD = frozenset(
+    {"i32", "i16", "i8", "u16", "u8", "bool", "f16", "bf16", "i4", "u4", "f8e4m3fn", "f8e4m3fnuz",
+     "f8e5m2", "f8e5m2fnuz"}
+)  # fmt: skip
+_BITS_IN_INT32 = {"f16": np.uint16, "bf16": np.uint16, "f8e4m3fn": np.uint8, "f8e5m2": np.uint8,
+                  "f8e4m3fnuz": np.uint8, "f8e5m2fnuz": np.uint8}  # fmt: skip
+
+
+def dtype_of(number: int, what: str) -> DType:
+    """The element type with ONNX's ``number``; ``what`` names the place in messages."""
+    found = DTYPE_OF.get(number)
+    if found is not None:
+        return found
+    if number in TensorProto.DataType.values() and number != TensorProto.UNDEFINED:
+        name = TensorProto.DataType.Name(number)  # type: ignore[arg-type]
+        raise UnsupportedError(f"{what}: element type {name} is not supported")
+    raise ModelError(f"{what}: there is no element type number {number}")
+
+
+def check_size(type_: TensorType, what: str) -> None:
+    """Raises ``LimitError`` for a static size beyond ``MAX_BYTES``."""
+    size = type_.nbytes()
+    if isinstance(size, int) and size > MAX_BYTES:
+        raise LimitError(
+            f"{what} declares {type_}, {size} bytes; a tensor may take {MAX_BYTES} bytes"
+        )
+
+
+def from_bytes(raw: Any, type_: TensorType) -> np.ndarray:
+    """The array of a static ``type_`` in little-endian bytes; a view where the layout allows."""
+    dtype = type_.dtype
+    if dtype.bits == 4:
+        packed = np.frombuffer(raw, np.uint8)
+        halves = np.stack([packed & 15, packed >> 4], axis=-1).reshape(-1)[: type_.numel()]
+        if dtype == I4:
+            halves = ((halves ^ 8).astype(np.int8) - 8).astype(np.int8)
+        return halves.astype(dtype.np).reshape(type_.shape)  # type: ignore[arg-type]
+    flat = np.frombuffer(raw, dtype.np)
+    if sys.byteorder == "big":
+        flat = flat.byteswap()
+    return flat.reshape(type_.shape)  # type: ignore[arg-type]
+
+
+def tensor_type(proto: TensorProto) -> TensorType:
+    """Declared type of a tensor; raises ``ModelError`` or ``LimitError``."""
+    what = f"tensor {quote(proto.name)}"
+    dims = tuple(proto.dims)
+    if any(d < 0 for d in dims):
+        raise ModelError(f"{what} declares the shape {dims}")
+    type_ = TensorType(dtype_of(proto.data_type, what), dims)
+    check_size(type_, what)
+    return type_
+
+
+def to_array(proto: TensorProto, files: ExternalFiles | None = None) -> np.ndarray:
+    """The array of a tensor; raises ``ModelError`` where data and shape do not agree."""
+    type_ = tensor_type(proto)
+    if proto.data_location == TensorProto.EXTERNAL:
+        if files is None:
+            raise ModelError(f"tensor {quote(proto.name)}: external data is not allowed here")
+        _, load = files.tensor(proto.name, external_entries(proto), type_)
+        return load()
+    return _inline(proto, type_)
+
+
+def external_entries(proto: TensorProto) -> dict[str, str]:
+    """Key-value pairs of ``external_data``; a repeated key is a ``ModelError``."""
+    entries: dict[str, str] = {}
+    for pair in proto.external_data:
+        if pair.key in entries:
+            raise ModelError(f"tensor {quote(proto.name)}: repeated key {quote(pair.key)}")
+        entries[pair.key] = pair.value
+    return entries
+
+
+def _inline(proto: TensorProto, type_: TensorType) -> np.ndarray:
+    dtype, n = type_.dtype, type_.numel()
+    assert isinstance(n, int)
+    what = f"tensor {quote(proto.name)}"
+    if dtype == STR:
+        if len(proto.string_data) != n:
+            raise ModelError(f"{what} is {type_} but holds {len(proto.string_data)} strings")
+        items = [s.decode("utf-8", "surrogateescape") for s in proto.string_data]
+        out = np.empty(n, dtype=object)
+        out[:] = items
+        return out.reshape(type_.shape)  # type: ignore[arg-type]
+    if proto.HasField("raw_data"):
+        raw = proto.raw_data
+        stored = (n * dtype.bits + 7) // 8
+        if len(raw) != stored:
+            raise ModelError(f"{what} is {type_}, {stored} bytes, but holds {len(raw)} bytes")
+        return from_bytes(raw, type_)
+    return _typed_field(proto, type_, n, what)
+
+
+def _typed_field(proto: TensorProto, type_: TensorType, n: int, what: str) -> np.ndarray:
+    dtype = type_.dtype
+    if dtype in (F32, C64):
+        flat = np.array(proto.float_data, dtype=np.float32)
+        flat = flat.view(np.complex64) if dtype == C64 and flat.size % 2 == 0 else flat
+    elif dtype in (F64, C128):
+        flat = np.array(proto.double_data, dtype=np.float64)
+        flat = flat.view(np.complex128) if dtype == C128 and flat.size % 2 == 0 else flat
+    elif dtype == I64:
+        flat = np.array(proto.int64_data, dtype=np.int64)
+    elif dtype in (U32, U64):
+        flat = np.array(proto.uint64_data, dtype=np.uint64).astype(dtype.np)
+    else:
+        assert dtype.name in _INT32_FIELD
+        wide = np.array(proto.int32_data, dtype=np.int32)
+        if dtype.bits == 4:
+            wide = wide.astype(np.uint8)
+            if wide.size != (n + 1) // 2:
+                raise ModelError(f"{what} is {type_} but holds {wide.size} packed bytes")
+            return from_bytes(wide.tobytes(), type_)
+        bits = _BITS_IN_INT32.get(dtype.name)
+        flat = wide.astype(dtype.np) if bits is None else wide.astype(bits).view(dtype.np)
+    if flat.size != n or flat.dtype != dtype.np:
+        raise ModelError(f"{what} is {type_} but holds {flat.size} elements")
+    return flat.reshape(type_.shape)  # type: ignore[arg-type]
+
+
+def to_constant(proto: TensorProto, b: Builder, files: ExternalFiles | None) -> Value:
+    """A ``const`` node of the tensor; large external data stays on disk until it is used."""
+    from .external import eager
+
+    if proto.data_location == TensorProto.EXTERNAL and files is not None:
+        type_ = tensor_type(proto)
+        if not eager(type_):
+            digest, load = files.tensor(proto.name, external_entries(proto), type_)
+            return b.const_ref(b.constants.add_lazy(digest, load), type_)
+    return b.const(to_array(proto, files))
+
+
+def sparse_to_array(proto: SparseTensorProto, files: ExternalFiles | None = None) -> np.ndarray:
+    """The dense array of a sparse tensor (COO: linear or per-axis positions)."""
+    values = to_array(proto.values, files)
+    where = to_array(proto.indices, files)
+    what = f"sparse tensor {quote(proto.values.name)}"
+    dims = tuple(proto.dims)
+    if any(d < 0 for d in dims) or values.ndim != 1:
+        raise ModelError(f"{what} declares shape {dims} and values of shape {values.shape}")
+    type_ = TensorType(DType.of(values.dtype), dims)
+    check_size(type_, what)
+    if type_.nbytes() > _MAX_DENSE:  # type: ignore[operator]
+        raise LimitError(f"{what} is {type_} when dense; a sparse tensor may take {_MAX_DENSE}")
+    dense = np.zeros(dims, dtype=values.dtype)
+    if where.dtype != np.int64 or where.shape not in ((values.size,), (values.size, len(dims))):
+        raise ModelError(f"{what}: positions of shape {where.shape} for {values.size} values")
+    limit = np.array(dims if where.ndim == 2 else [dense.size], dtype=np.int64)
+    if where.size and ((where < 0).any() or (where >= limit).any()):
+        raise ModelError(f"{what}: a position lies outside the shape {dims}")
+    if where.ndim == 2:
+        dense[tuple(where.T)] = values
+    else:
+        dense.reshape(-1)[where] = values
+    return dense

@@ -1,0 +1,113 @@
+"""Declared ONNX types as IR types, and names of sizes as symbols.
+
+A ``dim_param`` becomes a symbol whose name is the parameter's made into an identifier; different
+parameters keep different symbols. A dimension without a name, or with a negative value as some
+exporters write it, gets a fresh symbol.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from onnx import TypeProto, ValueInfoProto
+
+from ...ir.dims import Dim, sym
+from ...ir.errors import LimitError, ModelError, UnsupportedError, quote
+from ...ir.types import OptionalType, SequenceType, TensorType, Type
+from .tensors import check_size, dtype_of
+
+if TYPE_CHECKING:
+    from ...ir.graph import Builder
+
+_RESERVED = frozenset({"max", "min", "bcast"})
+_MAX_RANK = 64
+
+
+class SizeNames:
+    """Symbols of one model's named sizes."""
+
+    def __init__(self, fixed: Mapping[str, int] | None = None) -> None:
+        self.fixed = dict(fixed or {})
+        """Sizes the caller fixed, by the model's own name or the symbol's."""
+        self.symbols: dict[str, str] = {}
+        """Symbol of each name that the model uses."""
+        self._taken: set[str] = set()
+
+    def dim(self, param: str) -> Dim:
+        """The size called ``param`` in the model."""
+        name = self.symbols.get(param)
+        if name is None:
+            name = self._identifier(param)
+            self.symbols[param] = name
+            self._taken.add(name)
+        value = self.fixed.get(param, self.fixed.get(name))
+        return sym(name) if value is None else value
+
+    def _identifier(self, param: str) -> str:
+        stem = re.sub(r"[^A-Za-z0-9_]+", "_", param)[:40].strip("_") or "d"
+        if stem[0].isdigit() or stem in _RESERVED:
+            stem = f"n_{stem}"
+        name, k = stem, 2
+        while name in self._taken:
+            name, k = f"{stem}_{k}", k + 1
+        return name
+
+
+def type_of(
+    proto: TypeProto, b: Builder, sizes: SizeNames, name: str, depth: int = 0
+) -> Type | None:
+    """The IR type of a declaration; None where it says nothing (or has no shape).
+
+    Unnamed dimensions get fresh symbols that start with ``name``."""
+    if depth > 8:
+        raise LimitError(f"the type of {quote(name)} is nested too deep")
+    kind = proto.WhichOneof("value")
+    if kind is None:
+        return None
+    if kind == "tensor_type":
+        return _tensor(proto.tensor_type, b, sizes, name)
+    if kind == "sequence_type":
+        elem = type_of(proto.sequence_type.elem_type, b, sizes, name, depth + 1)
+        return None if elem is None else SequenceType(elem)
+    if kind == "optional_type":
+        elem = type_of(proto.optional_type.elem_type, b, sizes, name, depth + 1)
+        return None if elem is None else OptionalType(elem)
+    raise UnsupportedError(f"{quote(name)} is declared as {kind}, which is not supported")
+
+
+def _tensor(
+    proto: TypeProto.Tensor, b: Builder, sizes: SizeNames, name: str
+) -> TensorType | None:
+    what = f"value {quote(name)}"
+    dtype = dtype_of(proto.elem_type, what)
+    if not proto.HasField("shape"):
+        return None
+    if len(proto.shape.dim) > _MAX_RANK:
+        raise LimitError(f"{what} declares {len(proto.shape.dim)} dimensions")
+    shape: list[Dim] = []
+    for axis, d in enumerate(proto.shape.dim):
+        kind = d.WhichOneof("value")
+        if kind == "dim_value" and d.dim_value >= 0:
+            shape.append(d.dim_value)
+        elif kind == "dim_param" and d.dim_param:
+            shape.append(sizes.dim(d.dim_param))
+        else:
+            shape.append(b.fresh(f"{name[:40]}_{axis}"))
+    result = TensorType(dtype, tuple(shape))
+    check_size(result, what)
+    return result
+
+
+def input_type(info: ValueInfoProto, b: Builder, sizes: SizeNames) -> Type:
+    """Type of a graph input; raises where the model does not declare a usable one."""
+    if not info.HasField("type") or info.type.WhichOneof("value") is None:
+        raise ModelError(f"input {quote(info.name)} has no type")
+    found = type_of(info.type, b, sizes, info.name)
+    if found is None:
+        raise UnsupportedError(
+            f"input {quote(info.name)} has no shape; its rank must be known:"
+            " give it in `shapes={name: (sizes or names)}`"
+        )
+    return found

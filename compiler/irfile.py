@@ -1,0 +1,106 @@
+"""Graphs as files for people: IR text, with large constants in an archive beside it.
+
+``model.ir`` is what ``ir.text`` prints. Constants that the text names only by digest lie in
+``model.ir.npz``, one member per digest: raw bytes, with dtype and shape in the member's name, so
+that types NumPy cannot store (bfloat16, float8) survive. Reading recomputes every digest, hence a
+damaged or foreign archive is noticed as a missing constant, with the line that names it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from ..ir.errors import ParseError, quote
+from ..ir.graph import Constants, Graph
+from ..ir.parser import parse_graph
+from ..ir.text import print_graph
+from ..ir.types import DType
+from .importer import import_model
+
+_DIGEST = re.compile(r"const\(@([0-9a-f]{40})\)")
+_MEMBER = re.compile(r"(?P<digest>[0-9a-f]{40})\.(?P<dtype>[a-z0-9]+)(?P<shape>(\.\d+)*)")
+
+
+def is_ir_text(path: Path) -> bool:
+    """Whether a file begins like IR text; an ONNX file begins with a protobuf field tag."""
+    with path.open("rb") as stream:
+        head = stream.read(4096).lstrip()
+    while head.startswith((b"#", b"//")):
+        head = head.partition(b"\n")[2].lstrip()
+    return re.match(rb"graph\s*\{", head) is not None
+
+
+def read_graph(path: Path) -> Graph:
+    """The graph of an ONNX model or of a file of IR text (told apart by content).
+
+    Raises what ``import_model`` and ``parse_graph`` raise.
+    """
+    if not is_ir_text(path):
+        return import_model(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ParseError(f"{quote(path)} is not UTF-8: {error}") from None
+    constants = Constants()
+    archive = _archive(path)
+    if archive.is_file():
+        for array in _read_arrays(archive):
+            constants.add(array)
+    return parse_graph(text, constants)
+
+
+def write_graph(path: Path, graph: Graph) -> None:
+    """Writes ``graph`` as text to ``path``, and its large constants to ``path`` + ``.npz``."""
+    text = print_graph(graph)
+    wanted = sorted(d for d in set(_DIGEST.findall(text)) if d in graph.constants)
+    if wanted:
+        with zipfile.ZipFile(_archive(path), "w") as archive:
+            for digest in wanted:
+                array = graph.constants.get(digest)
+                shape = "".join(f".{size}" for size in array.shape)
+                name = f"{digest}.{DType.of(array.dtype)}{shape}.npy"
+                with archive.open(name, "w", force_zip64=True) as member:
+                    np.lib.format.write_array(member, _to_bytes(array), allow_pickle=False)
+    path.write_text(text, encoding="utf-8")
+
+
+def _archive(path: Path) -> Path:
+    return path.with_name(path.name + ".npz")
+
+
+def _to_bytes(array: np.ndarray) -> np.ndarray:
+    """The elements as bytes; text as a JSON list of kind and text."""
+    if array.dtype == object:
+        items = [["b", x.hex()] if isinstance(x, bytes) else ["s", str(x)] for x in array.ravel()]
+        return np.frombuffer(json.dumps(items).encode("utf-8"), np.uint8)
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+
+
+def _from_bytes(raw: np.ndarray, dtype: DType, shape: tuple[int, ...]) -> np.ndarray:
+    if dtype.kind == "s":
+        items = json.loads(raw.tobytes())
+        array = np.empty(len(items), object)
+        for index, (kind, text) in enumerate(items):
+            array[index] = bytes.fromhex(text) if kind == "b" else str(text)
+        return array.reshape(shape)
+    return raw.view(dtype.np).reshape(shape)
+
+
+def _read_arrays(path: Path) -> Iterator[np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            for name in archive.files:
+                match = _MEMBER.fullmatch(name)
+                if match is None:
+                    raise ValueError(f"unexpected member {quote(name)}")
+                shape = tuple(int(size) for size in match["shape"].split(".")[1:])
+                raw = np.ascontiguousarray(archive[name]).view(np.uint8)
+                yield _from_bytes(raw, DType.named(match["dtype"]), shape)
+    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
+        raise ParseError(f"cannot read the constants in {quote(path)}: {error}") from None

@@ -1,0 +1,56 @@
+"""The way of a graph through the passes, on one screen.
+
+    fold          constants and shape arithmetic
+    canon         chains and identities
+    ...
+
+Each step is a pass of ``passes/registry.py``; the order is the only thing decided here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..ir.graph import Graph, Node
+from ..ir.verify import verify as verify_graph
+from ..passes import manager
+from ..passes.manager import PassReport, Progress, Step
+from ..passes.registry import PASSES
+
+PIPELINE = [
+    "fold",  # constants and shape arithmetic
+    "canon",  # identities, chains of movement
+    "recognize",  # norms, softmax, GELU, attention
+    "fuse_affine",  # scales and offsets into weights
+    "layout",  # image ops channels-last from end to end
+    "canon",
+    "fold",
+]
+"""The passes that ``compile`` runs, in order."""
+
+
+def run_pipeline(
+    graph: Graph,
+    spec: str | None = None,
+    report: list[PassReport] | None = None,
+    progress: Progress | None = None,
+    *,
+    verify: bool = False,
+    after: Callable[[str, Graph], None] | None = None,
+) -> Graph:
+    """``graph`` after the passes of ``spec`` ("fold,canon"; None: ``PIPELINE``).
+
+    ``report`` receives one ``PassReport`` per pass, ``progress`` is called before each with
+    (stage, done, total), ``after`` with (pass name, graph). ``verify`` checks every result and the
+    postconditions. Raises ``CompileError`` for an unknown pass or a broken result.
+    """
+    steps: list[Step] = manager.parse_spec(",".join(PIPELINE) if spec is None else spec, PASSES)
+    return manager.run_steps(
+        graph, steps, PASSES, report=report, progress=progress,
+        verify=verify_graph if verify else None, after=after,
+    )  # fmt: skip
+
+
+def explain(node: Node, graph: Graph) -> list[tuple[str, str, str]]:
+    """(pass, rule, verdict) for every rewriting rule that could be rooted in ``node``."""
+    return manager.explain(node, graph, PASSES.values())

@@ -1,0 +1,89 @@
+"""A group of nodes as a graph of its own: the unit that becomes one kernel.
+
+``extract`` cuts the members out of a graph: values that come from outside become inputs, values
+that are needed outside become outputs, scalar constants stay, and composites are replaced by their
+expansion, so whoever reads the result (legality, cost model, lowering) meets core ops only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from .graph import Builder, Graph, Node, Value, copy_node
+from .ops import lookup
+
+
+@dataclass(frozen=True, slots=True)
+class GroupGraph:
+    """A group cut out of its graph."""
+
+    graph: Graph
+    """Inputs named ``x0..``, outputs named ``y0..``."""
+    inputs: tuple[Value, ...]
+    """Values of the whole graph that the group reads, in order of the inputs."""
+    outputs: tuple[Value, ...]
+    """Values of the whole graph that the group gives, in order of the outputs."""
+
+
+def escaping(graph: Graph, members: Iterable[Node]) -> tuple[Value, ...]:
+    """Values of ``members`` that other nodes or the graph's outputs need."""
+    inside = set(members)
+    found: list[Value] = []
+    for node in sorted(inside, key=graph.index.__getitem__):
+        for v in node.outputs:
+            if v in graph.output_values or any(u not in inside for u in graph.users(v)):
+                found.append(v)
+    return tuple(found)
+
+
+def extract(graph: Graph, members: Iterable[Node]) -> GroupGraph:
+    """The members as a graph of core ops; members must be closed under nothing but order."""
+    inside = sorted(set(members), key=graph.index.__getitem__)
+    outputs = escaping(graph, inside)
+    b = Builder(graph.constants)
+    mapping: dict[Value, Value] = {}
+    inputs: list[Value] = []
+    for node in inside:
+        for v in node.operands:
+            if v in mapping or v.node in inside:
+                continue
+            if v.node.op == "const" and v.shape == ():
+                mapping[v] = b.const_ref(v.node.attrs["digest"], v.tensor)
+            else:
+                mapping[v] = b.input(f"x{len(inputs)}", v.type)
+                inputs.append(v)
+        operands = tuple(None if v is None else mapping[v] for v in node.inputs)
+        expand = lookup(node.op).expand
+        if expand is None:
+            results = copy_node(b, node, operands)
+        else:
+            results = (expand_fully(b, expand(b, operands, node.attrs)),)
+        mapping.update(zip(node.outputs, results, strict=True))
+    named = [(f"y{i}", mapping[v]) for i, v in enumerate(outputs)]
+    return GroupGraph(b.build(named), tuple(inputs), outputs)
+
+
+def expand_fully(b: Builder, value: Value) -> Value:
+    """Replaces composites inside an expansion by their own expansions."""
+    done: dict[Node, tuple[Value, ...]] = {}
+    stack = [value.node]
+    while stack:
+        node = stack[-1]
+        if node in done:
+            stack.pop()
+            continue
+        waiting = [v.node for v in node.operands if v.node not in done]
+        if waiting:
+            stack.extend(waiting)
+            continue
+        stack.pop()
+        operands = tuple(None if v is None else done[v.node][v.index] for v in node.inputs)
+        expand = lookup(node.op).expand
+        if expand is not None:
+            done[node] = (expand_fully(b, expand(b, operands, node.attrs)),)
+        elif operands == node.inputs:
+            done[node] = node.outputs
+        else:
+            done[node] = copy_node(b, node, operands)
+    return done[value.node][value.index]

@@ -1,0 +1,107 @@
+"""Composite ops: named functions with a published meaning and an expansion into core ops.
+
+They exist so that a graph says ``softmax`` where the model means softmax; lowering expands them
+inside a group, and whatever has no better kernel runs as its expansion.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ModelError
+from ..types import TensorType
+from .base import Attributes, OpDef, broadcast_shapes, register, tensor
+
+if TYPE_CHECKING:
+    from ..graph import Builder, Value
+
+
+def _same_type(op: str) -> Any:
+    def infer(types: tuple[Any, ...], attrs: Attributes) -> tuple[Any, ...]:
+        t = tensor(types[0], op)
+        if not t.dtype.is_float:
+            raise ModelError(f"{op} is not defined for {t.dtype}")
+        if "axis" in attrs and not 0 <= attrs["axis"] < max(t.rank, 1):
+            raise ModelError(f"{op}: axis {attrs['axis']} of {t}")
+        return (t,)
+
+    return infer
+
+
+def _softmax(b: Builder, xs: tuple[Any, ...], attrs: Attributes) -> Value:
+    axes = (attrs["axis"],)
+    top = b.op("reduce", xs[0], kind="max", axes=axes, keepdims=True)
+    e = b.op("exp", b.op("sub", xs[0], top))
+    return b.op("div", e, b.op("reduce", e, kind="sum", axes=axes, keepdims=True))
+
+
+def _log_softmax(b: Builder, xs: tuple[Any, ...], attrs: Attributes) -> Value:
+    axes = (attrs["axis"],)
+    shifted = b.op("sub", xs[0], b.op("reduce", xs[0], kind="max", axes=axes, keepdims=True))
+    total = b.op("reduce", b.op("exp", shifted), kind="sum", axes=axes, keepdims=True)
+    return b.op("sub", shifted, b.op("log", total))
+
+
+def _layer_norm(b: Builder, xs: tuple[Any, ...], attrs: Attributes) -> Value:
+    x, scale, bias = xs
+    axes = tuple(range(attrs["axis"], x.rank))
+    d = b.op("sub", x, b.op("reduce", x, kind="mean", axes=axes, keepdims=True))
+    variance = b.op("reduce", b.op("mul", d, d), kind="mean", axes=axes, keepdims=True)
+    inverse = b.op("reciprocal", b.op("sqrt", b.op("add", variance, attrs["eps"])))
+    y = b.op("mul", b.op("mul", d, inverse), scale)
+    return y if bias is None else b.op("add", y, bias)
+
+
+def _rms_norm(b: Builder, xs: tuple[Any, ...], attrs: Attributes) -> Value:
+    x, scale = xs
+    axes = tuple(range(attrs["axis"], x.rank))
+    square = b.op("reduce", b.op("mul", x, x), kind="mean", axes=axes, keepdims=True)
+    inverse = b.op("reciprocal", b.op("sqrt", b.op("add", square, attrs["eps"])))
+    return b.op("mul", b.op("mul", x, inverse), scale)
+
+
+def _gelu(b: Builder, xs: tuple[Any, ...], attrs: Attributes) -> Value:
+    x = xs[0]
+    if attrs["approximate"] == "tanh":  # Hendrycks and Gimpel 2016
+        cube = b.op("mul", b.op("mul", b.op("mul", x, x), x), 0.044715)
+        inner = b.op("mul", b.op("add", x, cube), math.sqrt(2.0 / math.pi))
+        gate = b.op("add", b.op("tanh", inner), 1.0)
+    else:
+        gate = b.op("add", b.op("erf", b.op("mul", x, math.sqrt(0.5))), 1.0)
+    return b.op("mul", b.op("mul", x, gate), 0.5)
+
+
+def _attention(b: Builder, xs: tuple[Any, ...], attrs: Attributes) -> Value:
+    q, k, v, mask = xs
+    scores = b.op("dot", q, k, ta=False, tb=True)
+    if attrs["scale"] != 1.0:
+        scores = b.op("mul", scores, attrs["scale"])
+    if mask is not None:
+        scores = b.op("add", scores, mask)
+    weights = b.op("softmax", scores, axis=scores.rank - 1)
+    return b.op("dot", weights, v, ta=False, tb=False)
+
+
+def _infer_attention(types: tuple[Any, ...], attrs: Attributes) -> tuple[Any, ...]:
+    q, k, v = (tensor(t, "attention") for t in types[:3])
+    if min(q.rank, k.rank, v.rank) < 2 or not q.dtype == k.dtype == v.dtype:
+        raise ModelError(f"attention: queries {q}, keys {k}, values {v}")
+    batch = broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2])
+    return (TensorType(q.dtype, (*batch, q.shape[-2], v.shape[-1])),)
+
+
+_COMPOSITE = frozenset({"composite"})
+register(OpDef("softmax", (1, 1), _same_type("softmax"), None, _COMPOSITE, expand=_softmax,
+               attrs=("axis",), doc="exp(x - max) / sum along an axis"))
+register(OpDef("log_softmax", (1, 1), _same_type("log_softmax"), None, _COMPOSITE,
+               expand=_log_softmax, attrs=("axis",), doc="log of softmax"))
+register(OpDef("layer_norm", (3, 3), _same_type("layer_norm"), None, _COMPOSITE,
+               expand=_layer_norm, attrs=("axis", "eps"),
+               doc="(x - mean) / sqrt(variance + eps) * scale + bias over the axes from `axis`"))
+register(OpDef("rms_norm", (2, 2), _same_type("rms_norm"), None, _COMPOSITE, expand=_rms_norm,
+               attrs=("axis", "eps"), doc="x / sqrt(mean(x*x) + eps) * scale"))
+register(OpDef("gelu", (1, 1), _same_type("gelu"), None, _COMPOSITE, expand=_gelu,
+               attrs=("approximate",), doc="x * normal CDF(x), exact (erf) or tanh form"))
+register(OpDef("attention", (4, 4), _infer_attention, None, _COMPOSITE, expand=_attention,
+               attrs=("scale",), doc="softmax(q k^T * scale + mask) v; mask may be absent"))

@@ -1,0 +1,326 @@
+"""Tile spaces: which positions of a group's reductions one parallel tile needs.
+
+Positions are propagated from the group's outputs backwards through the access maps (``elements``).
+Every reduction must be read at one position that is a function of the tile alone; every output must
+cover every tile once. What cannot be brought to that form is refused with the reason. Fusion
+legality asks exactly this question, and lowering uses the answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from .access import AccessMap, Cond
+from .axes import Axis, find_split, fresh_axes, name_of, split_axis
+from .dims import Dim, Expr, free_vars, product, substitute, within
+from .elements import Ex, Gather, Index, Names, Puller, Refused, is_reduction, positions
+from .graph import Graph, Node, Value
+from .ops import lookup
+from .types import BF16, F16, F32, DType
+
+
+def accumulator(dtype: DType) -> DType:
+    """The type a sum of ``dtype`` is kept in."""
+    return F32 if dtype in (F16, BF16) else dtype
+
+
+@dataclass
+class Space:
+    """A group being analyzed: fresh names, the puller, and questions about positions."""
+
+    graph: Graph
+    names: Names = field(default_factory=Names)
+
+    def __post_init__(self) -> None:
+        self.puller = Puller(self.graph, self.names)
+
+    def settle(self, axes: list[Axis], index: Index, pull: Callable[[Index], list[Dim]]
+               ) -> tuple[list[Axis], Index]:
+        """Splits axes until no position divides a loop variable. ``pull`` pulls the values at an
+        index and answers every position that appeared."""
+        for _ in range(16):
+            self.puller.start()
+            found = find_split(pull(index), axes)
+            if found is None:
+                break
+            axes, mapping = split_axis(axes, *found, self.names)
+            index = tuple(substitute(i, mapping) for i in index)
+        return axes, index
+
+    def used_gathers(self, dims: Sequence[Dim]) -> dict[str, Gather]:
+        """Gathered positions that the given expressions use, directly or through each other."""
+        found: dict[str, Gather] = {}
+        stack = list(dims)
+        while stack:
+            d = stack.pop()
+            for name in free_vars(d) if isinstance(d, Expr) else ():
+                if name in self.puller.gathers and name not in found:
+                    found[name] = self.puller.gathers[name]
+                    stack.extend(positions(found[name].value))
+        return found
+
+    def seen_positions(self, pulled: Sequence[Ex]) -> list[Dim]:
+        """All positions in pulled expressions, holes and gathers included."""
+        seen: set[Ex] = set()
+        dims: list[Dim] = []
+        for ex in pulled:
+            dims.extend(positions(ex, seen))
+        for _, index in self.puller.holes:
+            dims.extend(index)
+        for g in self.used_gathers(dims).values():
+            dims.extend(positions(g.value, seen))
+        return dims
+
+
+@dataclass
+class Reduction:
+    """One reduction of a group and what lowering found out about it."""
+
+    node: Node
+    index: Index
+    """Position it is read at, in tile variables."""
+    reduced: tuple[Axis, ...] = ()
+    kind: str = "sum"
+    dtype: DType = F32
+    ex: Ex | None = None
+    conds: tuple[Cond, ...] = ()
+    mean: Dim | None = None
+
+
+def reduction_body(low: Space, node: Node, index: Index) -> Reduction:
+    """The combined expression of one reduction at a position, its conditions taken out."""
+    amap = low.puller.access(node, index)
+    out = node.out.dtype
+    found = Reduction(node, index, tuple(Axis(v, e) for v, e in amap.reduced
+                                         if isinstance(v, Expr)))
+    kind = node.attrs.get("kind", "sum")
+    if kind == "mean":
+        found.mean = product(e for _, e in amap.reduced)
+    found.kind = "sum" if kind == "mean" else kind
+    found.dtype = accumulator(out)
+    args, conds = _operands(low, node, amap)
+    wide = [a if a.dtype == found.dtype or accumulator(a.dtype) == found.dtype
+            else Ex("fn", found.dtype, (a,), ("cast", ())) for a in args]
+    ex = wide[0]
+    for other in wide[1:]:
+        ex = Ex("fn", found.dtype, (ex, other), ("mul", ()))
+    found.ex, found.conds = ex, conds
+    return found
+
+
+def _operands(low: Space, node: Node, amap: AccessMap) -> tuple[list[Ex], tuple[Cond, ...]]:
+    args: list[Ex] = []
+    conds: list[Cond] = []
+    for region in amap.regions:
+        v = node.operands[region.operand]
+        open_ = [c for c in region.when if within(c.expr, c.lo, c.hi) is not True]
+        conds.extend(open_)
+        args.append(low.puller.element(v, region.index))  # type: ignore[arg-type]
+    return args, tuple(conds)
+
+
+class TileSpace:
+    """The tile space of a group's reductions: ``tile`` axes, ``index`` of each reduction,
+    ``late`` outputs (axes and position), ``early`` outputs that no reduction feeds."""
+
+    def __init__(self, low: Space, nodes: list[Node]) -> None:
+        self.low, self.nodes = low, nodes
+        self.index: dict[Node, Index] = {}
+        self.tile: list[Axis] = []
+        self.early: dict[int, Node | None] = {}
+        self.late: dict[int, tuple[list[Axis], Index]] = {}
+        depends = depending(low.graph, nodes)
+        for k, (_, v) in enumerate(low.graph.outputs):
+            if v.node not in depends:
+                self.early[k] = None
+
+    # -- the tile space --------------------------------------------------------------------
+
+    def find_tiles(self) -> None:
+        """Positions of all reductions, from the outputs backwards."""
+        outputs = [k for k in range(len(self.low.graph.outputs)) if k not in self.early]
+        for k in outputs:
+            v = self.low.graph.outputs[k][1]
+            axes, index = fresh_axes(v.shape, self.low.names)
+            axes, index = self.low.settle(axes, index, lambda at, v=v: self.pull(v, at))
+            mapping = self.unify(axes)
+            axes = [Axis(substitute(a.var, mapping), a.hi) for a in axes]
+            self.late[k] = (axes, tuple(substitute(i, mapping) for i in index))
+        for node in reversed(self.nodes):
+            if node not in self.index:
+                raise Refused(f"{node.op} is not needed by the group's outputs")
+            self.low.puller.start()
+            reduction_body(self.low, node, self.index[node])
+            self.unify([])
+        self.order_tiles()
+        self.refine()
+
+    def refine(self) -> None:
+        """Splits tile axes that the reductions' own reads divide (groups of channels)."""
+        for node in self.nodes:
+            for _ in range(8):
+                self.low.puller.start()
+                r = reduction_body(self.low, node, self.index[node])
+                assert r.ex is not None
+                dims = self.low.seen_positions([r.ex])
+                dims += [d for c in r.conds for d in (c.expr, c.lo, c.hi)]
+                found = find_split(dims, self.tile)
+                if found is None:
+                    break
+                self.tile, mapping = split_axis(self.tile, *found, self.low.names)
+                self.rename(mapping)
+
+    def rename(self, mapping: dict[str, Dim]) -> None:
+        """Substitutes tile variables everywhere."""
+
+        def at(index: Index) -> Index:
+            return tuple(substitute(i, mapping) for i in index)
+
+        self.index = {n: at(i) for n, i in self.index.items()}
+        tile = {name_of(a.var): a for a in self.tile}
+        for k, (axes, index) in self.late.items():
+            new: list[Axis] = []
+            for a in axes:
+                into = mapping.get(name_of(a.var))
+                new.extend([a] if into is None else [
+                    tile[name] for name in tile if name in free_vars(into)])
+            self.late[k] = (new, at(index))
+
+    def check_early(self) -> None:
+        """Whether every output that precedes the reductions is computed along their tiles."""
+        left = set(self.early)
+        for node in self.nodes:
+            self.low.puller.start()
+            r = reduction_body(self.low, node, self.index[node])
+            left -= {k for k in left if self.passes_by(r, k) is not None}
+        if left:
+            raise Refused("an output before the reductions is not computed along their tiles")
+
+    def passes_by(self, r: Reduction, k: int) -> Index | None:
+        """The one position at which a reduction's loop computes output ``k``, if it computes each
+        element exactly once."""
+        whole = {name_of(a.var) for a in (*self.tile, *r.reduced)}
+        v = self.low.graph.outputs[k][1]
+        at = self.low.puller.visits.get(v, [])
+        if len(at) != 1 or r.conds or not all(i == 0 or is_var(i) for i in at[0]):
+            return None
+        names = {n for i in at[0] for n in free_vars(i)}
+        return at[0] if names == whole and covers(v, at[0]) else None
+
+    def pull(self, v: Value, at: Index) -> list[Dim]:
+        ex = self.low.puller.element(v, at)
+        return self.low.seen_positions([ex])
+
+    def unify(self, axes: list[Axis]) -> dict[str, Dim]:
+        """Takes over the positions of holes; answers how an output's own variables are renamed
+        to the tile's. Refuses a position that is not a tile's."""
+        own = {name_of(a.var): a.hi for a in axes}
+        mapping: dict[str, Dim] = {}
+        tile_names = {name_of(a.var) for a in self.tile}
+        for (v, at) in self.low.puller.holes:
+            known = self.index.get(v.node)
+            if known is None:
+                at = tuple(substitute(i, mapping) for i in at)
+                names = frozenset().union(*(free_vars(i) for i in at)) if at else frozenset()
+                fresh = [a for a in axes if name_of(a.var) in names - tile_names]
+                if names - tile_names - {name_of(a.var) for a in fresh}:
+                    raise Refused("a reduction is read along another reduction's axis")
+                if self.index and fresh:
+                    raise Refused("two reductions have different tiles")
+                self.tile.extend(fresh)
+                tile_names |= {name_of(a.var) for a in fresh}
+                self.index[v.node] = at
+                continue
+            for mine, theirs in zip(at, known, strict=True):
+                mine = substitute(mine, mapping)
+                if mine == theirs:
+                    continue
+                names = free_vars(mine)
+                if len(names) == 1 and next(iter(names)) in own and is_var(mine) \
+                        and is_var(theirs):
+                    mapping[next(iter(names))] = theirs
+                    continue
+                raise Refused("a reduction is read at two positions")
+        return mapping
+
+    def order_tiles(self) -> None:
+        """Checks that every output covers every tile exactly once."""
+        names = {name_of(a.var) for a in self.tile}
+        for axes, _ in self.late.values():
+            if names - {name_of(a.var) for a in axes}:
+                raise Refused("an output does not cover the group's tiles")
+
+
+def is_var(d: Dim) -> bool:
+    return isinstance(d, Expr) and len(d.terms) == 1 and d.terms[0][1] == 1 and \
+        len(d.terms[0][0]) == 1 and d.terms[0][0][0][0].kind == "var" and d.terms[0][0][0][1] == 1
+
+
+def covers(v: Value, at: Index) -> bool:
+    """Whether the plain position runs over all of the value: every variable has its extent."""
+    for size, i in zip(v.shape, at, strict=True):
+        extent = i.terms[0][0][0][0].args[0] if isinstance(i, Expr) else 1
+        if extent != size:
+            return False
+    return True
+
+
+def depending(graph: Graph, nodes: Sequence[Node]) -> set[Node]:
+    """Nodes that depend on one of ``nodes``, themselves included."""
+    found = set(nodes)
+    for n in graph.nodes:
+        if any(v.node in found for v in n.operands):
+            found.add(n)
+    return found
+
+
+# -- contractions ------------------------------------------------------------------------------
+
+
+class ContractionSpace(TileSpace):
+    """A group around one contraction ``sum_k A[row, k] * B[k, column]`` that a micro-kernel can
+    compute: every tile axis moves A only (rows), B only (columns) or both (batch)."""
+
+    def __init__(self, low: Space) -> None:
+        nodes = [n for n in low.graph.nodes if is_reduction(n)]
+        if len(nodes) != 1 or not lookup(nodes[0].op).has("contraction"):
+            raise Refused("a micro-kernel computes one contraction and no other reduction")
+        super().__init__(low, nodes)
+        self.anchor = nodes[0]
+        if any(v.dtype != F32 for v in (*self.anchor.operands, self.anchor.out)):
+            raise Refused(f"the micro-kernel multiplies f32, not {self.anchor.operands[0].dtype}")
+        self.find_tiles()
+        if self.early:
+            raise Refused("an output does not depend on the contraction")
+        self.classify()
+
+    def classify(self) -> None:
+        """Sorts the tile axes by the operand they move."""
+        tile = {name_of(a.var) for a in self.tile}
+        for axes, _ in self.late.values():
+            if {name_of(a.var) for a in axes} != tile:
+                raise Refused("an output is larger than the contraction")
+        self.low.puller.start()
+        body = reduction_body(self.low, self.anchor, self.index[self.anchor])
+        assert body.ex is not None
+        self.body = body
+        self.a, self.b = body.ex.args
+        a_dims = self.low.seen_positions([self.a])
+        a_dims += [d for c in body.conds for d in (c.expr, c.lo, c.hi)]
+        in_a = frozenset().union(*(free_vars(d) for d in a_dims))
+        in_b = frozenset().union(*(free_vars(d) for d in self.low.seen_positions([self.b])))
+        self.batch, self.rows, self.columns = [], [], []
+        for axis in self.tile:
+            name = name_of(axis.var)
+            if name not in in_a and name not in in_b:
+                raise Refused("a tile axis moves neither operand")
+            kind = self.batch if name in in_a and name in in_b else (
+                self.rows if name in in_a else self.columns)
+            kind.append(axis)
+        if not self.columns:
+            raise Refused("a contraction without columns (depthwise) has its own loops")
+        for c in body.conds:
+            for d in (c.expr, c.lo, c.hi):
+                if free_vars(d) & {name_of(x.var) for x in self.columns}:
+                    raise Refused("padding depends on the column")

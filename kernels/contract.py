@@ -1,0 +1,339 @@
+"""Contractions on a micro-kernel: rows by address, panels of packed columns, a fused epilogue.
+
+``C[row, column] = sum_k A[row, k] * B[k, column]``. B is packed into panels of the micro-kernel's
+width (constants once, at load; others by a kernel of their own). A tile is a block of rows times a
+block of panels: the addresses of its rows of A are written to a table, one entry per row and tap
+(the indirection buffer of Dukhan 2019, which makes convolution a matrix product without im2col);
+what is not addressable is computed into scratch first. Per panel the micro-kernel fills a strip of
+C in scratch and one loop nest applies whatever follows the contraction and stores the outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from ..ir.access import Cond, linear_index
+from ..ir.axes import Axis, coefficient, name_of
+from ..ir.dims import Dim, Expr, ceil_div, dmax, dmin, free_vars, product, substitute
+from ..ir.elements import Ex, Refused, map_dims, renamer
+from ..ir.graph import Graph
+from ..ir.tiles import ContractionSpace
+from ..ir.types import F32, I64
+from .lower import Lowering, tile_map
+from .micro import MicroKernel
+from .nest import (
+    Accumulate, Address, BufferDecl, Call, Domain, Loop, Nest, Nested, SetRows, Step, Store,
+)  # fmt: skip
+
+BLOCK_ELEMENTS = 1 << 16
+"""Elements of A a tile covers: 256 KB of float32, a quarter of a common L2."""
+TILES = 16
+"""Parallel tiles aimed at, so that a few threads balance."""
+
+
+@dataclass(frozen=True, slots=True)
+class Panels:
+    """How a constant B is packed once: element (outer, panel, k, lane) lies at
+    ``offset + outer . strides + (panel * width + lane) * column_stride + k . strides``."""
+
+    offset: int
+    outer: tuple[tuple[int, int], ...]
+    column: tuple[int, int]
+    inner: tuple[tuple[int, int], ...]
+    width: int
+
+
+@dataclass(frozen=True, slots=True)
+class Contraction:
+    """A lowered contraction: the main nest, and where B's panels come from."""
+
+    nest: Nest
+    """Buffers: inputs, packed B, outputs, scratch."""
+    packed_elements: Dim
+    panels: tuple[int, Panels] | None
+    """(input number, recipe) where B is a constant."""
+    pack: Nest | None
+    """Otherwise the kernel that packs it; buffers: inputs, packed B."""
+
+
+class _Plan:
+    """Sizes and variables of one contraction's tiling."""
+
+    def __init__(self, graph: Graph, tile: MicroKernel, constants: frozenset[int]) -> None:
+        self.low = Lowering(graph)
+        self.low.first_output += 1  # packed B sits between inputs and outputs
+        self.low.first_scratch += 1
+        self.packed = len(graph.inputs)
+        self.space = ContractionSpace(self.low)
+        self.mr, self.nr, self.tile = tile.mr, tile.nr, tile
+        self.constants = constants
+        self.names = self.low.names
+        self.sizes()
+
+    def sizes(self) -> None:
+        """Merges the reduced axes that are one run of A, and sizes the tiles."""
+        s = self.space
+        self.reduced = list(s.body.reduced)
+        self.direct = s.a.kind == "load"
+        self.run, self.taps = self.split_run()
+        self.klen = product(a.hi for a in self.run)
+        self.depth = product(a.hi for a in self.reduced)
+        self.row_count = product(a.hi for a in s.rows)
+        self.column = s.columns[-1]
+        self.outer = s.columns[:-1]
+        self.panel_count = ceil_div(self.column.hi, self.nr)
+        self.panels = product(a.hi for a in self.outer) * self.panel_count
+        self.batches = product(a.hi for a in s.batch)
+        block = self.block_rows()
+        self.block = block
+        self.row_blocks = ceil_div(self.row_count, block)
+        tiles = self.batches * self.row_blocks
+        if isinstance(tiles, int) and isinstance(self.panels, int):
+            per = max(1, -(-self.panels * max(tiles, 1) // TILES))
+            self.panel_block: Dim = min(per, max(self.panels, 1))
+        else:
+            self.panel_block = dmax(1, ceil_div(self.panels * tiles, TILES))
+        self.panel_blocks = ceil_div(self.panels, self.panel_block)
+
+    def split_run(self) -> tuple[list[Axis], list[Axis]]:
+        """Innermost reduced axes along which A is contiguous, and the others (taps)."""
+        if not self.direct:
+            return self.reduced, []
+        position = self.space.a.data[1]
+        guarded = frozenset().union(
+            *(free_vars(d) for c in self.space.body.conds for d in (c.expr, c.lo, c.hi)))
+        run: list[Axis] = []
+        step: Dim = 1
+        rest = list(self.reduced)
+        while rest:
+            axis = rest[-1]
+            name = name_of(axis.var)
+            if coefficient(position, name) != step or name in guarded:
+                break
+            run.insert(0, axis)
+            step = step * axis.hi
+            rest.pop()
+        if not run:
+            self.direct = False
+            if self.space.body.conds:
+                raise Refused("a padded operand whose channels are not contiguous")
+            return self.reduced, []
+        return run, rest
+
+    def block_rows(self) -> Dim:
+        """Rows of one tile: whole micro-tiles, evenly, about ``BLOCK_ELEMENTS`` of A."""
+        rows, depth = self.row_count, self.depth
+        most = 8 * self.mr
+        if isinstance(depth, int) and depth:
+            most = min(max(BLOCK_ELEMENTS // (depth * self.mr), 1), 16) * self.mr
+        if not isinstance(rows, int):
+            return most
+        blocks = max(1, -(-rows // most))
+        return max(1, -(-rows // (blocks * self.mr))) * self.mr
+
+
+class _Writer(_Plan):
+    """Writes the nests."""
+
+    def contraction(self) -> Contraction:
+        """The main nest and the packing."""
+        self.start()
+        steps: list[Step] = []
+        steps.extend(self.rows_of_a())
+        steps.append(self.panel_loop())
+        rows = [*self.space.batch, self.row_axis, self.panel_axis]
+        if not isinstance(self.depth, int) or not isinstance(self.row_count, int) or (
+            self.row_count < self.mr * 2
+        ):
+            rows = [*self.space.batch, self.panel_axis, self.row_axis]
+        self.low.domains.append(Domain(tuple(rows), tuple(steps)))
+        nest = self.low.nest()
+        inputs = len(self.low.graph.inputs)
+        buffers = (*nest.buffers[:inputs], BufferDecl("in", F32), *nest.buffers[inputs:])
+        panels = self.constant_panels()
+        size = self.batches_of_b() * self.panels * self.depth * self.nr
+        pack = None if panels is not None else self.packing()
+        return Contraction(replace(nest, buffers=buffers), size, panels, pack)
+
+    def start(self) -> None:
+        """Variables of the tile: its block of rows and its block of panels."""
+        n = self.names
+        rb, pb = n.var(self.row_blocks), n.var(self.panel_blocks)
+        self.row_axis = Axis(rb, self.row_blocks)
+        self.panel_axis = Axis(pb, self.panel_blocks)
+        self.first_row = rb * self.block
+        self.last_row = dmin(self.row_count, self.first_row + self.block) if isinstance(
+            rb, Expr) else self.row_count
+        self.first_panel = pb * self.panel_block
+        self.last_panel = dmin(self.panels, self.first_panel + self.panel_block) if isinstance(
+            pb, Expr) else self.panels
+        self.micro_tiles = ceil_div(self.last_row - self.first_row, self.mr)
+        self.strip = self.low.new_scratch(F32, self.block * self.nr)
+
+    def row_mapping(self, row: Dim) -> dict[str, Dim]:
+        """The row axes' variables as functions of a linear row."""
+        mapping: dict[str, Dim] = {}
+        rest = row
+        for k, axis in reversed(list(enumerate(self.space.rows))):
+            mapping[name_of(axis.var)] = rest if k == 0 else rest % axis.hi
+            rest = rest // axis.hi
+        return mapping
+
+    # -- operand A -------------------------------------------------------------------------
+
+    def rows_of_a(self) -> list[Step]:
+        """Steps that write the table of row addresses (and A itself where it is computed)."""
+        n = self.names
+        taps = product(a.hi for a in self.taps)
+        self.tap_count = taps
+        self.table = self.low.new_scratch(I64, self.block * taps)
+        q = n.var(ceil_div(self.block, self.mr))
+        i = n.var(self.mr)
+        axes = [Axis(v, e) for v, e in ((q, self.micro_tiles), (i, self.mr)) if isinstance(v, Expr)]
+        local = q * self.mr + i
+        row = dmin(self.first_row + local, self.row_count - 1)
+        variable = n.var(self.row_count, "r")
+        tap = linear_index(tuple(a.hi for a in self.taps), tuple(a.var for a in self.taps))
+        where = (q * taps + tap) * self.mr + i
+        if not self.direct:
+            return self.computed_rows(axes, local, row, variable, where)
+        zeros: Dim = -1
+        steps: list[Step] = []
+        rename = renamer(self.row_mapping(variable))
+        start = renamer({name_of(a.var): 0 for a in self.run})
+        buffer, position = self.space.a.data
+        conds = tuple(Cond(rename(c.expr), rename(c.lo), rename(c.hi))
+                      for c in self.space.body.conds)
+        if conds:
+            zeros = self.low.new_scratch(F32, self.klen)
+            z = n.var(self.klen)
+            unit = Ex("const", F32, (), 0.0)
+            steps.append(Loop((Axis(z, self.klen),) if isinstance(z, Expr) else (),
+                              (Store(int(zeros), z, unit),)))
+        table = SetRows(tuple(self.taps), self.table, where,
+                        Address(buffer, rename(start(position))), conds, int(zeros))
+        lets = ((variable, row),) if isinstance(variable, Expr) else ()
+        steps.append(Nested(tuple(axes), (table,), lets))
+        return steps
+
+    def computed_rows(self, axes: list[Axis], local: Dim, row: Dim, variable: Dim, where: Dim
+                      ) -> list[Step]:
+        """A is an expression or strided along k: its block is computed into scratch."""
+        block = self.low.new_scratch(F32, self.block * self.depth)
+        value = map_dims(self.space.a, renamer(self.row_mapping(variable)))
+        k = linear_index(tuple(a.hi for a in self.run), tuple(a.var for a in self.run))
+        fill = Loop(tuple(self.run), (Store(block, local * self.depth + k, value),))
+        table = SetRows((), self.table, where, Address(block, local * self.depth), (), -1)
+        lets = ((variable, row),) if isinstance(variable, Expr) else ()
+        return [Nested(tuple(axes), (fill, table), lets)]
+
+    # -- the product and its epilogue ------------------------------------------------------
+
+    def panel_loop(self) -> Nested:
+        n = self.names
+        j = n.var(self.panels, "j")
+        q = n.var(ceil_div(self.block, self.mr))
+        base = self.packed_base() + j * (self.depth * self.nr)
+        call = Call(self.tile.symbol, (
+            Address(self.table, q * (self.tap_count * self.mr)), self.tap_count, self.klen,
+            Address(self.packed, base), Address(self.strip, q * (self.mr * self.nr)), self.nr),
+            (Axis(q, self.micro_tiles),) if isinstance(q, Expr) else ())
+        axes = (Axis(j, self.last_panel, self.first_panel),) if isinstance(j, Expr) else ()
+        return Nested(axes, (call, self.epilogue(j)))
+
+    def packed_base(self) -> Dim:
+        """Where the batch's panels begin."""
+        batch = self.space.batch
+        index = linear_index(tuple(a.hi for a in batch), tuple(a.var for a in batch))
+        return index * (self.panels * self.depth * self.nr)
+
+    def batches_of_b(self) -> Dim:
+        return self.batches
+
+    def epilogue(self, j: Dim) -> Loop:
+        """Everything after the contraction, over one strip of C."""
+        low, n = self.low, self.names
+        row = n.var(self.row_count, "r")
+        panel = j % self.panel_count if self.outer else j
+        width = dmin(self.nr, self.column.hi - panel * self.nr)
+        lane = n.var(self.nr, "c")
+        at = (row - self.first_row) * self.nr + lane
+        low.puller.start()
+        low.puller.provided[self.space.anchor.out] = lambda index: Ex("load", F32, (),
+                                                                      (self.strip, at))
+        body: list[Store | Accumulate] = []
+        for k, (_, index) in self.space.late.items():
+            v = low.graph.outputs[k][1]
+            ex = low.puller.element(v, index)
+            body.append(Store(low.first_output + k, linear_index(v.shape, index), ex))
+        rows, body = low.simplify(self.space.rows, body)
+        mapping = {name_of(self.column.var): panel * self.nr + lane}
+        rest = j // self.panel_count if self.outer else j
+        for k, axis in reversed(list(enumerate(self.outer))):
+            mapping[name_of(axis.var)] = rest if k == 0 else rest % axis.hi
+            rest = rest // axis.hi
+        linear = row
+        for k, axis in reversed(list(enumerate(rows))):
+            mapping[name_of(axis.var)] = linear if k == 0 else linear % axis.hi
+            linear = linear // axis.hi
+        body = low.rename(body, mapping)
+        axes = [Axis(row, self.last_row, self.first_row)] if isinstance(row, Expr) else []
+        axes += [Axis(lane, width)] if isinstance(lane, Expr) else []
+        return Loop(tuple(axes), tuple(body))
+
+    # -- operand B -------------------------------------------------------------------------
+
+    def constant_panels(self) -> tuple[int, Panels] | None:
+        """The packing recipe where B is a constant read at affine positions of constant size."""
+        b = self.space.b
+        if b.kind != "load" or b.data[0] not in self.constants:
+            return None
+        position = b.data[1]
+        parts = []
+        for axes in ([*self.space.batch, *self.outer], [self.column], self.reduced):
+            found = []
+            for a in axes:
+                step = coefficient(position, name_of(a.var))
+                if not isinstance(step, int) or not isinstance(a.hi, int):
+                    return None
+                found.append((a.hi, step))
+            parts.append(tuple(found))
+        offset = substitute(position, {v: 0 for v in free_vars(position)})
+        if not isinstance(offset, int):
+            return None
+        return b.data[0], Panels(offset, parts[0], parts[1][0], parts[2], self.nr)
+
+    def packing(self) -> Nest:
+        """A kernel that packs B for this call."""
+        n = self.names
+        s = self.space
+        p, lane = n.var(self.panel_count), n.var(self.nr)
+        column = p * self.nr + lane
+        value = map_dims(s.b, renamer({name_of(self.column.var): column}))
+        inside = Cond(column, 0, self.column.hi)
+        zero = Ex("const", F32, (), 0.0)
+        if not (isinstance(self.column.hi, int) and self.column.hi % self.nr == 0):
+            value = Ex("guard", F32, (value, zero), (inside,))
+        order = [*s.batch, *self.outer, Axis(p, self.panel_count), *self.reduced,
+                 Axis(lane, self.nr)]
+        axes = [a for a in order if isinstance(a.var, Expr)]
+        at = linear_index(tuple(a.hi for a in axes), tuple(a.var for a in axes))
+        domain = tile_map(axes, (Store(self.packed, at, value),), n)
+        inputs = [BufferDecl("in", v.dtype) for v in self.low.graph.inputs]
+        gathers = dict(self.low.puller.gathers)
+        return Nest((*inputs, BufferDecl("out", F32)), (domain,), gathers)
+
+
+def lower_contraction(graph: Graph, tile: MicroKernel, constants: frozenset[int]) -> Contraction:
+    """Lowers a group around one contraction; ``constants`` are the inputs known at load time.
+    Raises ``Refused`` where the group is not of that form."""
+    return _Writer(graph, tile, constants).contraction()
+
+
+def choose_rows(heights: Sequence[int], rows: Dim) -> int:
+    """The micro-tile height that wastes the least for a known number of rows; a tile of ``h`` rows
+    costs about as much as ``h + 2``, since it loads its panel anyway."""
+    if not isinstance(rows, int) or rows == 0:
+        return max(heights)
+    return min(heights, key=lambda h: -(-rows // h) * (h + 2))

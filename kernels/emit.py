@@ -1,0 +1,548 @@
+"""The CPU emitter: a nest becomes readable Numba source over the words of ``intrinsics``.
+
+Sizes become parameters: every stride, extent and divisor above a small bound is an argument, so
+that repeated layers share one kernel and a new size compiles nothing. Statements are placed at the
+outermost loop in which their operands are known; equal expressions are computed once per scope.
+LLVM vectorizes the loops; micro-kernels are called by name.
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..ir.access import Cond
+from ..ir.dims import Atom, Dim, Expr, free_vars, product
+from ..ir.errors import CompileError
+from ..ir.axes import Axis
+from ..ir.elements import Ex
+from ..ir.types import BF16, BOOL, F16, I64, DType
+from .nest import (
+    Address, Domain, Loop, Nest, Nested, SetRows, Step, Store,
+)  # fmt: skip
+
+LITERAL = 16
+"""Integers up to this magnitude are written into the source, larger ones become parameters."""
+
+_FLOAT_FN = {
+    "add": "{0} + {1}", "sub": "{0} - {1}", "mul": "{0} * {1}", "div": "{0} / {1}",
+    "max": "fmax({0}, {1})", "min": "fmin({0}, {1})", "mod": "fmod({0}, {1})",
+    "fmod": "ffmod({0}, {1})", "pow": "pow({0}, {1})", "neg": "neg({0})", "abs": "fabs({0})",
+    "round": "rint({0})", "relu": "fmax({0}, {zero})", "reciprocal": "{one} / {0}",
+}  # fmt: skip
+_INT_FN = {
+    "add": "iadd({0}, {1})", "sub": "isub({0}, {1})", "mul": "imul({0}, {1})",
+    "div": "idiv({0}, {1})", "mod": "imod({0}, {1})", "fmod": "ifmod({0}, {1})",
+    "pow": "ipow({0}, {1})", "max": "imax({0}, {1})", "min": "imin({0}, {1})",
+    "neg": "neg({0})", "abs": "iabs({0})", "sign": "sign({0})", "relu": "imax({0}, {zero})",
+    "bitand": "iand({0}, {1})", "bitor": "ior({0}, {1})", "bitxor": "ixor({0}, {1})",
+    "bitnot": "inot({0})", "shl": "ishl({0}, {1})", "shr": "ishr({0}, {1})",
+}  # fmt: skip
+_BOOL_FN = {
+    "and": "band({0}, {1})", "or": "bor({0}, {1})", "xor": "bxor({0}, {1})", "not": "bnot({0})",
+    "max": "bor({0}, {1})", "min": "band({0}, {1})", "eq": "bnot(bxor({0}, {1}))",
+}  # fmt: skip
+_ACCUMULATE = {
+    "f": {"sum": "radd", "prod": "rmul", "max": "fmax", "min": "fmin"},
+    "i": {"sum": "iadd", "prod": "imul", "max": "imax", "min": "imin"},
+    "u": {"sum": "iadd", "prod": "imul", "max": "imax", "min": "imin"},
+    "b": {"max": "bor", "min": "band"},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Emitted:
+    """A kernel's source and the sizes it is called with."""
+
+    source: str
+    params: tuple[Dim, ...]
+    tiles: Dim
+    """Number of parallel tiles."""
+    scratch: Dim
+    """Bytes of scratch per thread."""
+
+
+def register_dtype(dtype: DType) -> str:
+    """The type a value of ``dtype`` has in a register."""
+    return "f32" if dtype in (F16, BF16) else dtype.name
+
+
+class _Scope:
+    """Lines of one loop body, and the names known there."""
+
+    def __init__(self, parent: _Scope | None, depth: int, bound: frozenset[str]) -> None:
+        self.parent, self.depth = parent, depth
+        self.bound = bound if parent is None else parent.bound | bound
+        self.lines: list[str | _Scope] = []
+        self.names: dict[object, str] = {}
+        self.open_at: int | None = None
+        """Where the statement that is being written begins: hoisted lines go before it."""
+        self.barrier = False
+        """Whether statements must not leave this scope (they may read out of bounds)."""
+
+    def find(self, key: object) -> str | None:
+        scope: _Scope | None = self
+        while scope is not None:
+            if key in scope.names:
+                return scope.names[key]
+            scope = scope.parent
+        return None
+
+
+class Emitter:
+    """Writes one kernel."""
+
+    def __init__(self, nest: Nest) -> None:
+        self.nest = nest
+        self.params: list[Dim] = []
+        self.scratch: Dim = 0
+        self.counter = 0
+        self.root = _Scope(None, 1, frozenset())
+        self.scope = self.root
+        self.loop_names: dict[str, str] = {}
+        self.volatile: set[int] = set()
+
+    # -- names, parameters, positions ------------------------------------------------------
+
+    def fresh(self, prefix: str) -> str:
+        self.counter += 1
+        return f"{prefix}{self.counter}"
+
+    def line(self, text: str) -> None:
+        self.scope.lines.append(text)
+
+    @contextmanager
+    def writing(self, home: _Scope) -> Iterator[None]:
+        """Writes to an enclosing scope, before the loop that is open there."""
+        before, self.scope = self.scope, home
+        tail: list[str | _Scope] = []
+        opened = home.open_at
+        if opened is not None and home is not before:
+            tail = home.lines[opened:]
+            del home.lines[opened:]
+            home.open_at = None
+        try:
+            yield
+        finally:
+            if tail:
+                home.open_at = len(home.lines)
+                home.lines.extend(tail)
+            self.scope = before
+
+    def param(self, size: Dim) -> str:
+        """A size as a literal or as a parameter."""
+        if isinstance(size, int) and abs(size) <= LITERAL:
+            return str(size)
+        key = ("param", size)
+        if key not in self.root.names:
+            name = f"p{len(self.params)}"
+            self.params.append(size)
+            self.root.names[key] = name
+        return self.root.names[key]
+
+    def home(self, variables: frozenset[str]) -> _Scope:
+        """The outermost scope in which all ``variables`` are bound."""
+        best = self.scope
+        scope: _Scope | None = self.scope
+        while scope is not None and variables <= scope.bound:
+            best = scope
+            if scope.barrier:
+                break
+            scope = scope.parent
+        return best
+
+    def define(self, key: object, text: str, variables: frozenset[str], prefix: str) -> str:
+        """Assigns ``text`` to a fresh name in the outermost possible scope, once."""
+        home = self.home(variables)
+        name = home.find(key)
+        if name is None:
+            name = self.fresh(prefix)
+            with self.writing(home):
+                self.line(f"{name} = {text}")
+            home.names[key] = name
+        return name
+
+    def dim(self, d: Dim) -> str:
+        """Source of a position or size (int64)."""
+        if not isinstance(d, Expr) or not free_vars(d):
+            return self.param(d)
+        key = ("dim", d)
+        found = self.scope.find(key)
+        if found is not None:
+            return found
+        groups: dict[tuple[tuple[Atom, int], ...], Dim] = {}
+        for monomial, coef in d.terms:
+            inner = tuple((a, p) for a, p in monomial if _moves(a))
+            outer = tuple((a, p) for a, p in monomial if not _moves(a))
+            factor: Dim = Expr(((outer, coef),)) if outer else coef
+            groups[inner] = groups.get(inner, 0) + factor
+        if len(groups) == 1 and () not in groups:
+            (inner, factor), = groups.items()
+            if factor == 1 and len(inner) == 1 and inner[0][1] == 1:
+                return self.atom(inner[0][0])
+        parts = [self.term(inner, factor) for inner, factor in groups.items() if factor != 0]
+        return self.define(key, " + ".join(parts).replace("+ 0 - ", "- ").replace("+ -", "- "), _vars(d), "o")
+
+    def term(self, inner: tuple[tuple[Atom, int], ...], factor: Dim) -> str:
+        """``factor * inner`` where only ``inner`` moves with the loops."""
+        if not inner:
+            return self.param(factor)
+        names = [self.atom(a) for a, p in inner for _ in range(p)]
+        if factor == 1:
+            return " * ".join(names)
+        if factor == -1:
+            return "0 - " + " * ".join(names)
+        return " * ".join([*names, self.param(factor)])
+
+    def atom(self, a: Atom) -> str:
+        if a.kind == "var":
+            if a.name in self.nest.gathers:
+                return self.gathered(a.name)
+            if a.name not in self.loop_names:
+                raise CompileError(f"loop variable {a.name} is used outside its loop")
+            return self.loop_names[a.name]
+        x, y = (self.dim(arg) for arg in a.args)
+        words = {"floordiv": f"idiv({x}, {y})", "mod": f"imod({x}, {y})",
+                 "max": f"imax({x}, {y})", "min": f"imin({x}, {y})"}
+        if a.kind not in words:
+            raise CompileError(f"{a.kind} of loop variables cannot be emitted")
+        variables = frozenset().union(*(_vars(arg) for arg in a.args))
+        for extra in a.args[2:]:
+            raise CompileError(f"{a.kind} of more than two moving positions: {extra}")
+        if a.kind == "floordiv" and not _nonnegative(a.args[0]):
+            words["floordiv"] = f"idiv({x} - imod({x}, {y}), {y})"
+        return self.define(("atom", a), words[a.kind], variables, "o")
+
+    def gathered(self, name: str) -> str:
+        gather = self.nest.gathers[name]
+        raw = self.value(gather.value)
+        extent = self.param(gather.extent)
+        variables = self.ex_vars(gather.value)
+        wide = raw if gather.value.dtype == I64 else self.define(
+            ("wide", raw), f"i64({raw})", variables, "g")
+        text = f"imax(imin(select({wide} < 0, {wide} + {extent}, {wide}), {extent} - 1), 0)"
+        return self.define(("gather", name), text, variables, "g")
+
+    def cond(self, conds: tuple[Cond, ...]) -> str:
+        tests: list[str] = []
+        for c in conds:
+            e = self.dim(c.expr)
+            tests.append(f"({e} >= {self.dim(c.lo)})")
+            tests.append(f"({e} < {self.dim(c.hi)})")
+        text = tests[0]
+        for t in tests[1:]:
+            text = f"band({text}, {t})"
+        variables = frozenset().union(
+            *(_vars(d) for c in conds for d in (c.expr, c.lo, c.hi)))
+        return self.define(("cond", conds), text, variables, "c")
+
+    # -- values ----------------------------------------------------------------------------
+
+    def ex_vars(self, ex: Ex) -> frozenset[str]:
+        """Loop variables (and per-tile locals) an expression depends on; gathers resolved."""
+        found: set[str] = set()
+        stack, seen = [ex], {ex}
+        while stack:
+            e = stack.pop()
+            dims: tuple[Dim, ...] = ()
+            if e.kind == "load":
+                dims = (e.data[1],)
+                if e.data[0] in self.volatile:
+                    found |= self.scope.bound
+            elif e.kind == "index":
+                dims = (e.data,)
+            elif e.kind == "guard":
+                dims = tuple(d for c in e.data for d in (c.expr, c.lo, c.hi))
+            elif e.kind == "local":
+                found.add(f"@{e.data}")
+            for d in dims:
+                for v in _vars(d):
+                    if v in self.nest.gathers:
+                        stack.append(self.nest.gathers[v].value)
+                    else:
+                        found.add(v)
+            for a in e.args:
+                if a not in seen:
+                    seen.add(a)
+                    stack.append(a)
+        return frozenset(found)
+
+    def value(self, ex: Ex) -> str:
+        """Name of the register that holds ``ex``."""
+        if ex.kind == "const":
+            return self.constant(ex)
+        if ex.kind == "local":
+            return str(ex.data)
+        key = ("ex", ex)
+        found = self.scope.find(key)
+        if found is not None:
+            return found
+        if ex.kind == "guard":
+            return self.guarded(ex)
+        variables = self.ex_vars(ex)
+        if ex.kind == "load":
+            buffer, position = ex.data
+            text = f"ld(b{buffer}, {self.position(position)})"
+            return self.define(key, text, variables, "v")
+        if ex.kind == "index":
+            return self.define(key, f"{register_dtype(ex.dtype)}({self.dim(ex.data)})",
+                               variables, "v")
+        return self.define(key, self.function(ex), variables, "v")
+
+    def position(self, d: Dim) -> str:
+        return self.dim(d)
+
+    def constant(self, ex: Ex) -> str:
+        value, kind = ex.data, register_dtype(ex.dtype)
+        if ex.dtype.is_float:
+            f = float(value)
+            if math.isfinite(f):
+                return self.define(("ex", ex), f"{kind}({f!r})", frozenset(), "k")
+            width = 64 if kind == "f64" else 32
+            bits = np.asarray(f, dtype=f"f{width // 8}").view(f"u{width // 8}")
+            return self.define(("ex", ex), f"bits_{kind}({int(bits)})", frozenset(), "k")
+        if ex.dtype == BOOL:
+            return self.define(("ex", ex), f"bool_({int(bool(value))})", frozenset(), "k")
+        if ex.dtype == I64 and -(1 << 63) <= int(value) < (1 << 63):
+            return self.define(("ex", ex), f"i64({int(value)})", frozenset(), "k")
+        return self.define(("ex", ex), f"{kind}({int(value)})", frozenset(), "k")
+
+    def function(self, ex: Ex) -> str:
+        """Source of a scalar function."""
+        name, attrs = ex.data
+        args = [self.value(a) for a in ex.args]
+        source = ex.args[0].dtype
+        if name == "cast":
+            to = "bool_" if ex.dtype == BOOL else ex.dtype.name
+            return f"{to}({args[0]})"
+        if name == "select":
+            return f"select({', '.join(args)})"
+        if name in ("lt", "le", "eq") and source != BOOL:
+            return f"{name}({args[0]}, {args[1]})"
+        if name == "isinf":
+            big = "inf" if attrs == (True, False) else "-inf" if attrs == (False, True) else ""
+            if not big:
+                return f"isinf({args[0]})"
+            limit = self.constant(Ex("const", source, (), float(big)))
+            return f"eq({args[0]}, {limit})"
+        table = _BOOL_FN if source == BOOL else _FLOAT_FN if source.is_float else _INT_FN
+        template = table.get(name)
+        if template is None:
+            if not source.is_float:
+                raise CompileError(f"no scalar code for {name} of {source}")
+            template = f"{name}({{0}})"
+        if name == "pow" and ex.args[1].dtype != source:
+            args[1] = f"{register_dtype(source)}({args[1]})"
+        extra = {}
+        if "{zero}" in template:
+            extra["zero"] = self.constant(Ex("const", source, (), 0))
+        if "{one}" in template:
+            extra["one"] = self.constant(Ex("const", source, (), 1))
+        return template.format(*args, **extra)
+
+    def guarded(self, ex: Ex) -> str:
+        """A value read only where its conditions hold."""
+        condition = self.cond(ex.data)
+        variables = self.ex_vars(ex)
+        home = self.home(variables)
+        name = self.fresh("v")
+        home.names[("ex", ex)] = name
+        with self.writing(home):
+            for head, branch in ((f"if {condition}:", ex.args[0]), ("else:", ex.args[1])):
+                with self.block(head, barrier=True):
+                    self.line(f"{name} = {self.value(branch)}")
+        return name
+
+    # -- structure -------------------------------------------------------------------------
+
+    @contextmanager
+    def block(
+        self, head: str, bound: frozenset[str] = frozenset(), barrier: bool = False
+    ) -> Iterator[None]:
+        """An indented block under ``head`` whose statements may use the variables ``bound``."""
+        outer = self.scope
+        saved = outer.open_at
+        outer.open_at = len(outer.lines)
+        if head == "else:":
+            outer.open_at -= 2
+        inner = _Scope(outer, outer.depth + 1, bound)
+        inner.barrier = barrier
+        outer.lines.extend((head, inner))
+        self.scope = inner
+        try:
+            yield
+        finally:
+            self.scope = outer
+            outer.open_at = saved
+
+    @contextmanager
+    def loops(self, axes: tuple[Axis, ...]) -> Iterator[None]:
+        """Opens ``for`` loops over the axes."""
+        with ExitStack() as stack:
+            for axis in axes:
+                if not isinstance(axis.var, Expr):
+                    continue
+                name, = free_vars(axis.var)
+                loop = self.fresh("i")
+                lo, hi = self.dim(axis.lo), self.dim(axis.hi)
+                bounds = hi if lo == "0" else f"{lo}, {hi}"
+                self.loop_names[name] = loop
+                stack.enter_context(
+                    self.block(f"for {loop} in range({bounds}):", frozenset((name,))))
+            yield
+
+    def run(self) -> Emitted:
+        """Writes the kernel."""
+        opened: dict[int, Dim] = {}
+        scratch_index = sum(d.role != "scratch" for d in self.nest.buffers)
+        for k, decl in enumerate(self.nest.buffers):
+            if decl.role != "scratch":
+                self.line(f"b{k} = ptr_{decl.dtype.name}(bufs, {k})")
+                continue
+            if not opened:
+                self.line(f"s = ptr_u8(bufs, {scratch_index})")
+            opened[k] = self.scratch
+            self.line(f"b{k} = part_{decl.dtype.name}(s, {self.param(self.scratch)}, {k + 100})")
+            size = decl.size * decl.dtype.itemsize
+            self.scratch = self.scratch + (size + 63) // 64 * 64
+        self.volatile = set(opened) | {
+            k for k, d in enumerate(self.nest.buffers) if d.role == "out"}
+        base: Dim = 0
+        for domain in self.nest.domains:
+            base = base + self.domain(domain, base)
+        sizes = [f"    p{k} = prm(params, {k})\n" for k in range(len(self.params))]
+        source = "def kernel(bufs, params, begin, end):\n" + "".join(sizes) + _render(self.root)
+        return Emitted(source, tuple(self.params), base, self.scratch)
+
+    def domain(self, domain: Domain, base: Dim) -> Dim:
+        """Writes one tile space; answers its number of tiles."""
+        rows = product(a.hi for a in domain.rows)
+        per = domain.rows_per_tile
+        tiles: Dim = rows if per == 1 else (rows + per - 1) // per
+        tile = self.fresh("t")
+        start = "begin" if base == 0 else f"imax(begin, {self.param(base)})"
+        only = len(self.nest.domains) == 1
+        stop = "end" if only else f"imin(end, {self.param(base + tiles)})"
+        with self.block(f"for {tile} in range({start}, {stop}):"):
+            first = tile if base == 0 else f"({tile} - {self.param(base)})"
+            if per == 1:
+                self.rows(domain, first)
+                return tiles
+            low, row = self.fresh("r"), self.fresh("r")
+            self.line(f"{low} = {first} * {self.param(per)}")
+            high = f"imin({low} + {self.param(per)}, {self.param(rows)})"
+            with self.block(f"for {row} in range({low}, {high}):"):
+                self.rows(domain, row)
+        return tiles
+
+    def rows(self, domain: Domain, row: str) -> None:
+        """Splits a row number into the domain's variables and writes the steps."""
+        rest = row
+        moving = [a for a in domain.rows if isinstance(a.var, Expr)]
+        for k, axis in reversed(list(enumerate(moving))):
+            name, = free_vars(axis.var)
+            if k == 0:
+                self.loop_names[name] = rest
+                continue
+            here, up = self.fresh("i"), self.fresh("r")
+            extent = self.param(axis.hi)
+            self.line(f"{up} = idiv({rest}, {extent})")
+            self.line(f"{here} = {rest} - {up} * {extent}")
+            self.loop_names[name], rest = here, up
+        names = frozenset(n for a in moving for n in free_vars(a.var))
+        self.scope.bound = self.scope.bound | names | {"row"}
+        self.lets(domain.lets)
+        for step in domain.steps:
+            self.step(step)
+
+    def lets(self, lets: tuple[tuple[Dim, Dim], ...]) -> None:
+        for variable, value in lets:
+            name, = free_vars(variable)
+            here = self.fresh("i")
+            self.line(f"{here} = {self.dim(value)}")
+            self.loop_names[name] = here
+            self.scope.bound = self.scope.bound | {name}
+
+    def step(self, step: Step) -> None:
+        """Writes one step at the current scope."""
+        if isinstance(step, Loop):
+            self.loop(step)
+        elif isinstance(step, Nested):
+            with self.loops(step.axes):
+                self.lets(step.lets)
+                for inner in step.steps:
+                    self.step(inner)
+        elif isinstance(step, SetRows):
+            with self.loops(step.axes):
+                where = self.address(step.address)
+                if step.conds:
+                    where = f"select({self.cond(step.conds)}, {where}, addr(b{step.zeros}, 0))"
+                self.line(f"st(b{step.table}, {self.dim(step.position)}, {where})")
+        else:
+            with self.loops(step.axes):
+                args = [self.address(a) if isinstance(a, Address) else self.dim(a)
+                        for a in step.args]
+                self.line(f'ccall("{step.name}", {", ".join(args)})')
+
+    def address(self, a: Address) -> str:
+        return f"addr(b{a.buffer}, {self.dim(a.position)})"
+
+    def loop(self, step: Loop) -> None:
+        for name, ex in step.init:
+            self.line(f"{name} = {self.value(ex)}")
+        needed = frozenset().union(*(_vars(d) for c in step.guard for d in (c.expr, c.lo, c.hi)))
+        known, split = self.scope.bound, 0
+        while not needed <= known and split < len(step.axes):
+            known = known | _vars(step.axes[split].var)
+            split += 1
+        with self.loops(step.axes[:split]), ExitStack() as stack:
+            if step.guard:
+                stack.enter_context(self.block(f"if {self.cond(step.guard)}:", barrier=True))
+            stack.enter_context(self.loops(step.axes[split:]))
+            self.body(step)
+        for name, ex in step.finish:
+            self.line(f"{name} = {self.value(ex)}")
+        self.scope.bound = self.scope.bound | {f"@{name}" for name, _ in step.init}
+
+    def body(self, step: Loop) -> None:
+        for item in step.body:
+            value = self.value(item.value)
+            if isinstance(item, Store):
+                self.line(f"st(b{item.buffer}, {self.dim(item.position)}, {value})")
+                continue
+            fn = _ACCUMULATE[item.value.dtype.kind][item.kind]
+            if item.local:
+                self.line(f"{item.local} = {fn}({item.local}, {value})")
+            else:
+                at = self.dim(item.position)
+                self.line(f"st(b{item.buffer}, {at}, {fn}(ld(b{item.buffer}, {at}), {value}))")
+
+
+def _moves(a: Atom) -> bool:
+    return a.kind == "var" or any(free_vars(x) for x in a.args)
+
+
+def _vars(d: Dim) -> frozenset[str]:
+    return free_vars(d) if isinstance(d, Expr) else frozenset()
+
+
+def _nonnegative(d: Dim) -> bool:
+    return isinstance(d, Expr) and all(c >= 0 for _, c in d.terms)
+
+
+def _render(scope: _Scope) -> str:
+    out: list[str] = []
+    for item in scope.lines:
+        out.append(_render(item) if isinstance(item, _Scope) else "    " * scope.depth + item)
+    if not out:
+        out.append("    " * scope.depth + "pass")
+    return "\n".join(out)
+
+
+def emit(nest: Nest) -> Emitted:
+    """Numba source of a nest, its parameters, tile count and scratch size."""
+    return Emitter(nest).run()

@@ -1,0 +1,94 @@
+"""One scheduled group to the kernels that run it."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from ..ir.dims import Dim, product
+from ..ir.elements import Refused
+from ..ir.errors import CompileError
+from ..ir.graph import Graph, Node
+from ..ir.target import Target
+from ..ir.tiles import ContractionSpace, Space
+from .contract import Panels, choose_rows, lower_contraction
+from .emit import Emitted, emit
+from .lower import lower_loops
+from .micro import igemm, igemm_rows
+from .opaque import OPAQUE
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """Source and call of one kernel."""
+
+    source: str
+    symbol: str
+    params: tuple[Dim, ...]
+    tiles: Dim
+    scratch: Dim
+    """Bytes per thread."""
+    buffers: tuple[tuple[str, int], ...]
+    """What it is called with, in order: ("in", k), ("out", k) or ("packed", 0)."""
+    externs: tuple[str, ...] = ()
+    """Symbols of the micro-kernels it calls."""
+
+
+@dataclass(frozen=True, slots=True)
+class GroupKernels:
+    """All kernels of a group, in order, and its packed operand if it has one."""
+
+    kernels: tuple[Kernel, ...]
+    packed_elements: Dim = 0
+    """float32 elements of the packed operand; 0 for none."""
+    packed_constant: tuple[int, Panels] | None = None
+    """(input number, recipe) where the packed operand is a constant."""
+
+
+def _kernel(emitted: Emitted, buffers: list[tuple[str, int]], externs: tuple[str, ...] = ()
+            ) -> Kernel:
+    symbol = "k_" + hashlib.sha256(emitted.source.encode()).hexdigest()[:24]
+    return Kernel(emitted.source, symbol, emitted.params, emitted.tiles, emitted.scratch,
+                  tuple(buffers), externs)
+
+
+def group_kernels(
+    graph: Graph, implementation: str, target: Target, constants: frozenset[int]
+) -> GroupKernels:
+    """Kernels of a group that was cut out by ``ir.groups.extract``; ``constants`` are its inputs
+    that are known when the model is loaded. Raises ``CompileError`` naming the ops."""
+    ins: list[tuple[str, int]] = [("in", k) for k in range(len(graph.inputs))]
+    outs: list[tuple[str, int]] = [("out", k) for k in range(len(graph.outputs))]
+    try:
+        if implementation == "contract":
+            return _contraction(graph, target, constants, ins, outs)
+        return GroupKernels((_kernel(emit(lower_loops(graph)), [*ins, *outs]),))
+    except Refused as refusal:
+        ops = " ".join(n.op for n in graph.nodes if n.op not in ("input", "const"))
+        raise CompileError(f"the group ({ops}) cannot be lowered: {refusal}") from refusal
+
+
+def _contraction(graph: Graph, target: Target, constants: frozenset[int],
+                 ins: list[tuple[str, int]], outs: list[tuple[str, int]]) -> GroupKernels:
+    rows = product(a.hi for a in ContractionSpace(Space(graph)).rows)
+    tile = igemm(target, mr=choose_rows(igemm_rows(target), rows))
+    c = lower_contraction(graph, tile, constants)
+    packed = ("packed", 0)
+    main = _kernel(emit(c.nest), [*ins, packed, *outs], (tile.symbol,))
+    if c.panels is not None:
+        return GroupKernels((main,), c.packed_elements, c.panels)
+    assert c.pack is not None
+    first = _kernel(emit(c.pack), [*ins, packed])
+    return GroupKernels((first, main), c.packed_elements)
+
+
+def opaque_kernel(node: Node, target: Target) -> GroupKernels:
+    """The kernel of an op that is a kernel of its own."""
+    make = OPAQUE.get(node.op)
+    if make is None:
+        raise CompileError(f"op {node.op} has no kernel")
+    k = make(node, target)
+    buffers = [("in", i) for i in range(len(node.operands))]
+    buffers += [("out", i) for i in range(len(node.types))]
+    return GroupKernels((Kernel(k.source, k.symbol, k.params, k.tiles, k.scratch_bytes,
+                                tuple(buffers)),))

@@ -1,0 +1,413 @@
+"""Lowering of groups without a micro-kernel: maps and reductions with the maps around them.
+
+A map group is one loop nest per output. A group with reductions is tiled by the positions its
+reductions are read at: per tile, each reduction runs its loop, then the outputs run theirs, and
+values that are dear and needed again stay in a scratch row. Where memory is contiguous along the
+tile instead of along the reduced axes (channels-last statistics, pooling), the tile is a strip of
+lanes and accumulators are vectors in scratch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from ..ir.access import Cond, linear_index
+from ..ir.axes import Axis, coefficient, fresh_axes, merge_axes, name_of
+from ..ir.dims import Dim, Expr, ceil_div, dmax, dmin, free_vars, product, substitute
+from ..ir.elements import (
+    Ex, Gather, Index, Names, Refused, is_reduction, map_dims, positions, renamer,
+)  # fmt: skip
+from ..ir.graph import Graph, Node, Value
+from ..ir.ops import lookup
+from ..ir.ops.reduction import identity
+from ..ir.tiles import Reduction, Space, TileSpace, accumulator, covers, is_var, reduction_body
+from ..ir.types import DType
+from .nest import Accumulate, BufferDecl, Domain, Loop, Nest, Store, substitute_body
+
+BLOCK = 4096
+"""Elements per parallel tile of a flat loop: 16 KB of float32, an L1's worth of input."""
+LANES = 256
+"""Width of a strip of lanes: accumulators of 1 KB."""
+SCRATCH_ROW = 1 << 18
+"""Largest scratch row in elements that is worth keeping (1 MB of float32: L2)."""
+DEAR = 8
+"""Scalar operations from which on a value is kept rather than computed again."""
+
+
+@dataclass
+class Lowering(Space):
+    """State of one group's lowering."""
+
+    scratch: list[BufferDecl] = field(default_factory=list)
+    domains: list[Domain] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.first_output = len(self.graph.inputs)
+        self.first_scratch = self.first_output + len(self.graph.outputs)
+
+    def new_scratch(self, dtype: DType, size: Dim) -> int:
+        """A piece of the thread's scratch; answers its buffer number."""
+        self.scratch.append(BufferDecl("scratch", dtype, size))
+        return self.first_scratch + len(self.scratch) - 1
+
+    def nest(self) -> Nest:
+        """The finished nest."""
+        buffers = [BufferDecl("in", v.dtype) for v in self.graph.inputs]
+        buffers += [BufferDecl("out", v.dtype) for _, v in self.graph.outputs]
+        return Nest((*buffers, *self.scratch), tuple(self.domains), dict(self.puller.gathers))
+
+    # -- shared steps ----------------------------------------------------------------------
+
+    def simplify(self, axes: Sequence[Axis], body: Sequence[Store | Accumulate],
+                 keep: frozenset[str] = frozenset(), guard: tuple[Cond, ...] = ()
+                 ) -> tuple[list[Axis], list[Store | Accumulate]]:
+        """Merges adjacent axes of a loop; ``keep`` are variables that must stay."""
+        seen: set[Ex] = set()
+        dims: list[Dim] = []
+        for item in body:
+            dims.append(item.position)
+            dims.extend(positions(item.value, seen))
+        for g in self.used_gathers(dims).values():
+            dims.extend(positions(g.value, seen))
+        for c in guard:
+            dims.extend((c.expr, c.lo, c.hi))
+        runs: list[list[Axis]] = [[]]
+        for a in axes:
+            if name_of(a.var) in keep:
+                runs.extend(([a], []))
+            else:
+                runs[-1].append(a)
+        merged: list[Axis] = []
+        mapping: dict[str, Dim] = {}
+        for run in runs:
+            new, step = merge_axes(run, dims, self.names)
+            merged.extend(new)
+            mapping |= step
+        return merged, self.rename(body, mapping)
+
+    def rename(self, body: Sequence[Store | Accumulate], mapping: dict[str, Dim]
+               ) -> list[Store | Accumulate]:
+        """Substitutes loop variables in a body and in the gathered positions it may use."""
+        if not mapping:
+            return list(body)
+        rename, memo = renamer(mapping), {}
+        for name, g in list(self.puller.gathers.items()):
+            self.puller.gathers[name] = Gather(map_dims(g.value, rename, memo), g.extent)
+        return [substitute_body(item, rename, memo) for item in body]
+
+# -- maps --------------------------------------------------------------------------------------
+
+
+def lower_map(low: Lowering) -> None:
+    """One loop nest per distinct output shape; concatenations become one nest per piece."""
+    by_shape: dict[tuple[Dim, ...], list[int]] = {}
+    for k, (_, v) in enumerate(low.graph.outputs):
+        by_shape.setdefault(v.shape, []).append(k)
+    for shape, outputs in by_shape.items():
+        axes, index = fresh_axes(shape, low.names)
+        for piece_axes, piece_index in _pieces(low, axes, index, outputs, 0):
+            low.domains.append(_map_domain(low, piece_axes, piece_index, outputs))
+
+
+def _pieces(low: Lowering, axes: list[Axis], index: Index, outputs: list[int], depth: int
+            ) -> list[tuple[list[Axis], Index]]:
+    """Cuts the iteration space where operands of a concatenation meet, if along one axis."""
+    low.puller.start()
+    for k in outputs:
+        low.puller.element(low.graph.outputs[k][1], index)
+    if depth > 2:
+        return [(axes, index)]
+    for regions in low.puller.partitions:
+        cut = _cut(regions, axes)
+        if cut is None:
+            continue
+        k, bounds = cut
+        result = []
+        for lo, size in bounds:
+            if size == 0:
+                continue
+            v = low.names.var(size)
+            mapping = {name_of(axes[k].var): lo + v}
+            new = [*axes[:k], *([Axis(v, size)] if isinstance(v, Expr) else []), *axes[k + 1 :]]
+            at = tuple(substitute(i, mapping) for i in index)
+            result.extend(_pieces(low, new, at, outputs, depth + 1))
+        return result
+    return [(axes, index)]
+
+
+def _cut(regions: tuple, axes: list[Axis]) -> tuple[int, list[tuple[Dim, Dim]]] | None:
+    """The axis along which regions follow each other, with (start, size) of each; at most 64."""
+    if not 1 < len(regions) <= 64 or any(len(r.when) != 1 for r in regions):
+        return None
+    first = regions[0].when[0].expr
+    for k, axis in enumerate(axes):
+        if first != axis.var:
+            continue
+        bounds = []
+        for r in regions:
+            c = r.when[0]
+            start = first - c.expr
+            if c.lo != 0 or free_vars(start):
+                return None
+            bounds.append((start, c.hi))
+        return k, bounds
+    return None
+
+
+def _map_domain(low: Lowering, axes: list[Axis], index: Index, outputs: list[int]) -> Domain:
+    values = [low.graph.outputs[k][1] for k in outputs]
+    pulled: list[Ex] = []
+
+    def pull(at: Index) -> list[Dim]:
+        pulled[:] = [low.puller.element(v, at) for v in values]
+        return low.seen_positions(pulled)
+
+    axes, index = low.settle(axes, index, pull)
+    if low.puller.holes:
+        raise Refused("a map with reductions in it")
+    body: list[Store | Accumulate] = [
+        Store(low.first_output + k, linear_index(v.shape, index), ex)
+        for k, v, ex in zip(outputs, values, pulled, strict=True)
+    ]
+    axes, body = low.simplify(axes, body)
+    return tile_map(axes, body, low.names)
+
+
+def tile_map(axes: Sequence[Axis], body: Sequence[Store | Accumulate], names: Names) -> Domain:
+    """Divides a plain loop nest into parallel tiles of about ``BLOCK`` elements."""
+    axes = [a for a in axes if isinstance(a.var, Expr)]
+    if len(axes) <= 1:
+        if not axes:
+            return Domain((), (Loop((), tuple(body)),))
+        axis = axes[0]
+        if isinstance(axis.hi, int) and axis.hi <= BLOCK:
+            return Domain((), (Loop((axis,), tuple(body)),))
+        blocks = ceil_div(axis.hi, BLOCK)
+        b = names.var(blocks)
+        inner = Axis(axis.var, dmin(axis.hi, b * BLOCK + BLOCK), b * BLOCK)
+        return Domain((Axis(b, blocks),), (Loop((inner,), tuple(body)),))
+    last = axes[-1].hi
+    depth = 1 if len(axes) == 2 or not isinstance(last, int) or last >= 64 else 2
+    work = product(a.hi for a in axes[-depth:])
+    per = dmax(1, BLOCK // work) if isinstance(work, int) and work else dmax(
+        1, ceil_div(BLOCK, dmax(work, 1)))
+    return Domain(tuple(axes[:-depth]), (Loop(tuple(axes[-depth:]), tuple(body)),), per)
+
+
+# -- reductions --------------------------------------------------------------------------------
+
+
+def lower_reductions(low: Lowering) -> None:
+    """A tile per position of the reductions; see the module's description."""
+    nodes = [n for n in low.graph.nodes if is_reduction(n)]
+    plan = _TilePlan(low, nodes)
+    plan.find_tiles()
+    plan.choose_lanes()
+    plan.write()
+
+
+class _TilePlan(TileSpace):
+    """Writes the phases of a group with reductions over its tile space."""
+
+    lane: Axis | None = None
+    """The tile axis that is the strip of lanes, if memory is contiguous along it."""
+
+    # -- lanes -----------------------------------------------------------------------------
+
+    def choose_lanes(self) -> None:
+        """Whether memory is contiguous along the tile rather than along the reduced axes."""
+        votes: dict[str, int] = {}
+        along = 0
+        for node in self.nodes:
+            self.low.puller.start()
+            r = reduction_body(self.low, node, self.index[node])
+            if r.ex is None or not r.reduced:
+                continue
+            inner = name_of(r.reduced[-1].var)
+            loads = [d for ex in _loads(r.ex) for d in (ex.data[1],)]
+            for d in loads:
+                if coefficient(d, inner) == 1:
+                    along += 1
+                for a in self.tile:
+                    if coefficient(d, name_of(a.var)) == 1:
+                        votes[name_of(a.var)] = votes.get(name_of(a.var), 0) + 1
+        best = max(self.tile, key=lambda a: votes.get(name_of(a.var), 0), default=None)
+        if best is not None and votes.get(name_of(best.var), 0) > along:
+            self.lane = best
+
+    # -- phases ----------------------------------------------------------------------------
+
+    def write(self) -> None:
+        """One phase per reduction, then one per output."""
+        low = self.low
+        steps: list[Loop] = []
+        rows = [a for a in self.tile if a is not self.lane]
+        width: Dim = 1
+        if self.lane is not None:
+            width = dmin(LANES, self.lane.hi)
+            blocks = ceil_div(self.lane.hi, LANES)
+            b = low.names.var(blocks)
+            base = b * LANES
+            self.strip = Axis(self.lane.var, dmin(self.lane.hi, base + LANES), base)
+            self.base: Dim = base
+            if isinstance(b, Expr):
+                rows.append(Axis(b, blocks))
+        work: Dim = width
+        for node in self.nodes:
+            low.puller.start()
+            r = reduction_body(low, node, self.index[node])
+            work = dmax(work, product(a.hi for a in r.reduced) * width)
+            steps.extend(self.reduction_phase(r))
+        for k, (axes, index) in self.late.items():
+            steps.append(self.output_phase(k, axes, index))
+        if any(done is None for done in self.early.values()):
+            raise Refused("an output before the reductions is not computed along their tiles")
+        per = dmax(1, BLOCK // work) if isinstance(work, int) and work else 1
+        low.domains.append(Domain(tuple(rows), tuple(steps), per))
+
+    def reduction_phase(self, r: Reduction) -> list[Loop]:
+        low = self.low
+        stores: list[Store | Accumulate] = []
+        self.keep_values(r.reduced, stores, after=r.node)
+        self.keep_outputs(r, stores)
+        unit = Ex("const", r.dtype, (), identity(r.kind, r.dtype).item())
+        assert r.ex is not None
+        if self.lane is None:
+            name = f"a{len(low.puller.provided)}"
+            body: list[Store | Accumulate] = [
+                *stores, Accumulate(r.kind, r.ex, local=name)]
+            axes, body = low.simplify(r.reduced, body, guard=r.conds)
+            local = Ex("local", r.dtype, (), name)
+            self.provide(r, local)
+            return [Loop(tuple(axes), tuple(body), ((name, unit),), (), r.conds)]
+        acc = low.new_scratch(r.dtype, LANES if not isinstance(self.lane.hi, int)
+                              else min(LANES, self.lane.hi))
+        at = self.lane.var - self.base
+        body = [*stores, Accumulate(r.kind, r.ex, buffer=acc, position=at)]
+        keep = frozenset((name_of(self.lane.var),))
+        axes, body = low.simplify((*r.reduced, self.strip), body, keep, r.conds)
+        self.provide(r, Ex("load", r.dtype, (), (acc, at)))
+        clear = Loop((self.strip,), (Store(acc, at, unit),))
+        return [clear, Loop(tuple(axes), tuple(body), guard=r.conds)]
+
+    def provide(self, r: Reduction, result: Ex) -> None:
+        """Makes the reduction's result known to later phases."""
+        if r.mean is not None:
+            result = Ex("fn", r.dtype, (result, Ex("index", r.dtype, (), r.mean)), ("div", ()))
+        out = r.node.out
+        if out.dtype != r.dtype:
+            result = Ex("fn", out.dtype, (result,), ("cast", ()))
+        self.low.puller.provided[out] = lambda index: result
+
+    def keep_outputs(self, r: Reduction, stores: list[Store | Accumulate]) -> None:
+        """Stores outputs that this phase computes anyway, each at exactly one position."""
+        for k, done in self.early.items():
+            at = self.passes_by(r, k) if done is None else None
+            if at is not None:
+                v = self.low.graph.outputs[k][1]
+                value = self.low.puller.memo[(v, at)]
+                stores.append(Store(self.low.first_output + k, linear_index(v.shape, at), value))
+                self.early[k] = r.node
+
+    def keep_values(self, reduced: tuple[Axis, ...], stores: list[Store | Accumulate],
+                    after: Node) -> None:
+        """Keeps dear values that later phases need again in a scratch row."""
+        low = self.low
+        tile = {name_of(a.var) for a in self.tile}
+        later = _needed_later(low.graph, self.nodes, after)
+        whole = tile | {name_of(a.var) for a in reduced}
+        for v, visits in list(low.puller.visits.items()):
+            definition = lookup(v.node.op)
+            if v in low.puller.provided or v not in later or len(visits) != 1:
+                continue
+            if definition.flops_per_element < DEAR and not definition.has("gather"):
+                continue
+            at = visits[0]
+            names = {n for i in at for n in free_vars(i)}
+            if names != whole or not all(i == 0 or is_var(i) for i in at) or not covers(v, at):
+                continue
+            inner = [(d, i) for d, i in zip(v.shape, at, strict=True)
+                     if not (free_vars(i) & tile)]
+            size = product(d for d, _ in inner)
+            if isinstance(size, int) and size > SCRATCH_ROW:
+                continue
+            self.keep(v, at, inner, size, stores)
+
+    def keep(self, v: Value, at: Index, inner: list[tuple[Dim, Dim]], size: Dim,
+             stores: list[Store | Accumulate]) -> None:
+        low, lane = self.low, self.lane
+        width: Dim = 1 if lane is None else (
+            LANES if not isinstance(lane.hi, int) else min(LANES, lane.hi))
+        dtype = accumulator(v.dtype)
+        buffer = low.new_scratch(dtype, size * width)
+        tile = {name_of(a.var) for a in self.tile}
+        axes = [k for k, i in enumerate(at) if not (free_vars(i) & tile)]
+
+        def position(index: Index) -> Dim:
+            linear = linear_index(tuple(v.shape[k] for k in axes), tuple(index[k] for k in axes))
+            return linear if lane is None else linear * width + (lane.var - self.base)
+
+        def provider(index: Index) -> Ex | None:
+            same = all(index[k] == at[k] for k in range(len(at)) if k not in axes)
+            return Ex("load", dtype, (), (buffer, position(index))) if same else None
+
+        stores.append(Store(buffer, position(at), low.puller.memo[(v, at)]))
+        low.puller.provided[v] = provider
+
+    def output_phase(self, k: int, axes: list[Axis], index: Index) -> Loop:
+        low = self.low
+        low.puller.start()
+        v = low.graph.outputs[k][1]
+        ex = low.puller.element(v, index)
+        if low.puller.holes:
+            raise Refused("an output reads a reduction that no phase computed")
+        body: list[Store | Accumulate] = [
+            Store(low.first_output + k, linear_index(v.shape, index), ex)]
+        tile = {name_of(a.var) for a in self.tile}
+        inner = [a for a in axes if name_of(a.var) not in tile]
+        if self.lane is None:
+            inner, body = low.simplify(inner, body)
+            return Loop(tuple(inner), tuple(body))
+        keep = frozenset((name_of(self.lane.var),))
+        inner, body = low.simplify((*inner, self.strip), body, keep)
+        return Loop(tuple(inner), tuple(body))
+
+
+def _loads(ex: Ex) -> list[Ex]:
+    found: list[Ex] = []
+    stack, seen = [ex], {ex}
+    while stack:
+        e = stack.pop()
+        if e.kind == "load":
+            found.append(e)
+        for a in e.args:
+            if a not in seen:
+                seen.add(a)
+                stack.append(a)
+    return found
+
+
+def _needed_later(graph: Graph, nodes: Sequence[Node], after: Node) -> set[Value]:
+    """Values that later reductions or outputs reach without passing a reduction."""
+    start = [v for n in nodes[nodes.index(after) + 1 :] for v in n.operands]
+    start += [v for _, v in graph.outputs]
+    found: set[Value] = set()
+    while start:
+        v = start.pop()
+        if v in found or is_reduction(v.node):
+            continue
+        found.add(v)
+        start.extend(v.node.operands)
+    return found
+
+
+def lower_loops(graph: Graph) -> Nest:
+    """Lowers a group that needs no micro-kernel; raises ``Refused`` with the reason."""
+    low = Lowering(graph)
+    if any(is_reduction(n) for n in graph.nodes):
+        lower_reductions(low)
+    else:
+        lower_map(low)
+    return low.nest()

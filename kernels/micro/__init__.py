@@ -1,0 +1,125 @@
+"""Micro-kernels: contraction tiles shared by all generated kernels, as external C functions.
+
+A micro-kernel is compiled once per target (``MicroKernel.object_bytes``) and linked next to the
+kernels that call it by its symbol. Generated source calls it with the word ``ccall``:
+
+    ccall("mk_igemm_f32_14x2", rows, taps, klen, b, c, ldc)
+
+Pointers may be passed as typed pointers or as int64 addresses. All symbols start with ``mk_``.
+
+===================  =====================================================================
+``igemm(...)``       ``(rows, taps, klen, b, c, ldc[, ldk])``, see ``gemm``
+``depthwise(...)``   ``(rows, taps, w, ldw, channels, out, ldo)``, see ``depthwise``
+``pack(...)``        ``(src, stride_k, stride_n, k, n, dst)``, see ``packing``
+===================  =====================================================================
+
+``rows`` is a table of addresses (int64) ``[taps][mr]``; ``ldc``, ``ldw``, ``ldo`` and strides
+count elements. A tile always reads all ``mr`` addresses and writes all ``mr`` rows: repeat the last
+row's address for missing rows, and give ``c`` room for them.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from ...ir.target import Target
+from . import depthwise as _depthwise
+from . import gemm as _gemm
+from . import packing as _packing
+from .packing import pack_b
+
+
+@dataclass(frozen=True)
+class MicroKernel:
+    """One micro-kernel of one target: what to call, its tile, and how to get its code."""
+
+    symbol: str
+    """C name, the same for all targets."""
+    target: Target
+    mr: int
+    """Rows (pixels) of the tile."""
+    nv: int
+    """Vectors per row of the tile."""
+    nr: int
+    """Columns of one packed panel (channels of one block)."""
+    arguments: tuple[str, ...]
+    """Argument names in order."""
+    make_text: Callable[[], str] = field(compare=False, repr=False)
+    """Writes its LLVM IR."""
+
+    def text(self) -> str:
+        """LLVM IR before optimization."""
+        return self.make_text()
+
+    def object_bytes(self) -> bytes:
+        """The relocatable object, compiled on first use in this process."""
+        from ..jit import compile_ir_text
+
+        key = (self.symbol, self.target.isa)
+        with _LOCK:
+            if key not in _OBJECTS:
+                _OBJECTS[key] = compile_ir_text(self.text(), self.target)
+            return _OBJECTS[key]
+
+
+_LOCK = threading.Lock()
+_OBJECTS: dict[tuple[str, str], bytes] = {}
+
+
+def igemm(
+    target: Target,
+    dtype: str = "f32",
+    mr: int | None = None,
+    nv: int | None = None,
+    strided: bool = False,
+) -> MicroKernel:
+    """The GEMM tile with ``mr`` rows (default: the full tile) and ``nv`` vectors of the panel.
+
+    ``strided`` adds the argument ``ldk``, the distance in elements between successive k of a row
+    of A (1 without it).
+    """
+    full_mr, full_nv, width = _gemm.tile_shape(target, dtype)
+    rows, vectors = mr or full_mr, nv or full_nv
+    symbol = f"mk_igemm{'k' if strided else ''}_{dtype}_{rows}x{vectors}"
+    arguments = ("rows", "taps", "klen", "b", "c", "ldc") + (("ldk",) if strided else ())
+
+    def text() -> str:
+        return _gemm.igemm_text(symbol, target, dtype, rows, vectors, full_nv, strided)
+
+    return MicroKernel(symbol, target, rows, vectors, full_nv * width, arguments, text)
+
+
+def igemm_rows(target: Target, dtype: str = "f32") -> tuple[int, ...]:
+    """Row counts worth having as tiles, descending: the full tile and those for remainders."""
+    full = _gemm.tile_shape(target, dtype)[0]
+    return tuple(sorted({full, *(r for r in (8, 7, 4, 2, 1) if r < full)}, reverse=True))
+
+
+def depthwise(target: Target, dtype: str = "f32", mr: int | None = None) -> MicroKernel:
+    """The depthwise tile with ``mr`` pixels (default: the full tile)."""
+    full_mr, nv, width = _depthwise.tile_shape(target, dtype)
+    rows = mr or full_mr
+    symbol = f"mk_depthwise_{dtype}_{rows}"
+    arguments = ("rows", "taps", "w", "ldw", "channels", "out", "ldo")
+
+    def text() -> str:
+        return _depthwise.depthwise_text(symbol, target, dtype, rows, nv)
+
+    return MicroKernel(symbol, target, rows, nv, nv * width, arguments, text)
+
+
+def pack(target: Target, dtype: str = "f32") -> MicroKernel:
+    """Run-time packing of a ``[k, n]`` matrix with any strides into the panels of ``igemm``."""
+    _, nv, width = _gemm.tile_shape(target, dtype)
+    symbol = f"mk_pack_{dtype}"
+    arguments = ("src", "stride_k", "stride_n", "k", "n", "dst")
+
+    def text() -> str:
+        return _packing.pack_b_text(symbol, target, dtype, nv)
+
+    return MicroKernel(symbol, target, 0, nv, nv * width, arguments, text)
+
+
+__all__ = ["MicroKernel", "igemm", "igemm_rows", "depthwise", "pack", "pack_b"]

@@ -1,0 +1,181 @@
+"""A writer of LLVM IR text for micro-kernels: values in SSA form, counted loops, vector operations.
+
+Micro-kernels are small and fixed, so they are written as text: no Numba, no llvmlite object graph.
+``Code.loop`` is the only control structure: a counted loop whose carried values become phi nodes,
+guarded against zero trips.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from ...ir.target import Target
+
+Carried = list[str]
+
+SIZES = {"float": 4, "double": 8, "i8": 1, "i16": 2, "i32": 4, "i64": 8, "half": 2}
+"""Bytes of the scalar LLVM types used here."""
+
+
+class Code:
+    """The text of one LLVM function under construction."""
+
+    def __init__(self, name: str, parameters: Sequence[tuple[str, str]], target: Target) -> None:
+        """Start ``void name(parameters)``; a parameter is ``(type with attributes, name)``."""
+        self._lines: list[str] = []
+        self._count = 0
+        self._declared: set[str] = set()
+        self._bits = target.vector_bits
+        shown = ", ".join(f"{kind} %{label}" for kind, label in parameters)
+        self._head = f"define void @{name}({shown}) #0 {{"
+        self.block = "entry"
+        self._lines.append("entry:")
+
+    def let(self, text: str) -> str:
+        """Append ``%n = text`` and return ``%n``."""
+        self._count += 1
+        name = f"%v{self._count}"
+        self._lines.append(f"  {name} = {text}")
+        return name
+
+    def do(self, text: str) -> None:
+        """Append an instruction without a result."""
+        self._lines.append(f"  {text}")
+
+    def label(self, stem: str) -> str:
+        """A fresh block name."""
+        self._count += 1
+        return f"{stem}{self._count}"
+
+    def place(self, label: str) -> None:
+        """Start the block ``label``."""
+        self._lines.append(f"{label}:")
+        self.block = label
+
+    def declare(self, text: str) -> None:
+        """Declare an intrinsic once: ``float @llvm.fma.f32(float, float, float)``."""
+        self._declared.add(f"declare {text}")
+
+    def text(self) -> str:
+        """The finished module text; the function returns at its current end."""
+        body = "\n".join([self._head, *self._lines, "  ret void", "}", *sorted(self._declared)])
+        return f'{body}\nattributes #0 = {{ nounwind "prefer-vector-width"="{self._bits}" }}\n'
+
+    # --- control ----------------------------------------------------------------------------------
+
+    def loop(
+        self,
+        start: str | int,
+        stop: str | int,
+        step: int,
+        carried: Sequence[tuple[str, str]],
+        body: Callable[[str, Carried], Carried],
+    ) -> Carried:
+        """``for i in range(start, stop, step)``: ``body(i, values)`` gives the next values.
+
+        ``carried`` holds ``(type, initial value)``. Returns the values after the last trip.
+        """
+        before, head, leave = self.block, self.label("loop"), self.label("next")
+        enter = self.let(f"icmp slt i64 {start}, {stop}")
+        self.do(f"br i1 {enter}, label %{head}, label %{leave}")
+        self.place(head)
+        phis = [f"%p{self._fresh()}" for _ in range(len(carried) + 1)]
+        at = len(self._lines)
+        after = body(phis[0], phis[1:])
+        following = self.let(f"add nsw i64 {phis[0]}, {step}")
+        again = self.let(f"icmp slt i64 {following}, {stop}")
+        latch = self.block
+        self.do(f"br i1 {again}, label %{head}, label %{leave}")
+        kinds = ["i64", *(kind for kind, _ in carried)]
+        first = [str(start), *(value for _, value in carried)]
+        self._lines[at:at] = [
+            f"  {phi} = phi {kind} [ {a}, %{before} ], [ {b}, %{latch} ]"
+            for phi, kind, a, b in zip(phis, kinds, first, [following, *after])
+        ]
+        self.place(leave)
+        return [
+            self.let(f"phi {kind} [ {a}, %{before} ], [ {b}, %{latch} ]")
+            for (kind, a), b in zip(carried, after)
+        ]
+
+    def branch(
+        self, condition: str, yes: Callable[[], None], no: Callable[[], None] | None = None
+    ) -> None:
+        """Run ``yes`` where ``condition`` (i1) holds, else ``no``; neither yields a value."""
+        then, other, done = self.label("then"), self.label("else"), self.label("join")
+        self.do(f"br i1 {condition}, label %{then}, label %{other}")
+        self.place(then)
+        yes()
+        self.do(f"br label %{done}")
+        self.place(other)
+        if no is not None:
+            no()
+        self.do(f"br label %{done}")
+        self.place(done)
+
+    def _fresh(self) -> int:
+        self._count += 1
+        return self._count
+
+    # --- memory and vectors -----------------------------------------------------------------------
+
+    def at(self, kind: str, base: str, index: str | int) -> str:
+        """Address of element ``index`` of ``base``."""
+        return self.let(f"getelementptr {kind}, ptr {base}, i64 {index}")
+
+    def load(self, kind: str, address: str, align: int) -> str:
+        """Load a value with the given alignment in bytes."""
+        return self.let(f"load {kind}, ptr {address}, align {align}")
+
+    def store(self, kind: str, value: str, address: str, align: int) -> None:
+        """Store a value with the given alignment in bytes."""
+        self.do(f"store {kind} {value}, ptr {address}, align {align}")
+
+    def splat(self, kind: str, width: int, scalar: str) -> str:
+        """A vector with ``scalar`` in every lane."""
+        vector = f"<{width} x {kind}>"
+        one = self.let(f"insertelement {vector} poison, {kind} {scalar}, i32 0")
+        return self.shuffle(vector, one, "poison", [0] * width)
+
+    def shuffle(self, vector: str, a: str, b: str, lanes: Sequence[int]) -> str:
+        """Lanes of ``a`` then ``b`` picked by number."""
+        picked = ", ".join(f"i32 {lane}" for lane in lanes)
+        return self.let(
+            f"shufflevector {vector} {a}, {vector} {b}, <{len(lanes)} x i32> <{picked}>"
+        )
+
+    def multiply_add(self, vector: str, acc: str, a: str, b: str) -> str:
+        """``acc + a b``, fused where the target can."""
+        product = self.let(f"fmul contract {vector} {a}, {b}")
+        return self.let(f"fadd contract {vector} {acc}, {product}")
+
+    def lane_mask(self, width: int, count: str) -> str:
+        """``<width x i1>``: lanes below ``count`` (an i64)."""
+        vector = f"<{width} x i64>"
+        numbers = ", ".join(f"i64 {lane}" for lane in range(width))
+        limit = self.splat("i64", width, count)
+        return self.let(f"icmp slt {vector} <{numbers}>, {limit}")
+
+    def masked_load(self, kind: str, width: int, address: str, mask: str) -> str:
+        """Lanes under ``mask`` from memory, zero elsewhere; untouched memory is never read."""
+        vector, align = f"<{width} x {kind}>", SIZES[kind]
+        name = f"llvm.masked.load.v{width}{_short(kind)}.p0"
+        self.declare(f"{vector} @{name}(ptr, <{width} x i1>, {vector})")
+        return self.let(
+            f"call {vector} @{name}(ptr align {align} {address}, <{width} x i1> {mask}, "
+            f"{vector} zeroinitializer)"
+        )
+
+    def masked_store(self, kind: str, width: int, value: str, address: str, mask: str) -> None:
+        """Store the lanes under ``mask``."""
+        vector, align = f"<{width} x {kind}>", SIZES[kind]
+        name = f"llvm.masked.store.v{width}{_short(kind)}.p0"
+        self.declare(f"void @{name}({vector}, ptr, <{width} x i1>)")
+        self.do(
+            f"call void @{name}({vector} {value}, ptr align {align} {address}, "
+            f"<{width} x i1> {mask})"
+        )
+
+
+def _short(kind: str) -> str:
+    return {"float": "f32", "double": "f64", "half": "f16"}.get(kind, kind)

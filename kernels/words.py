@@ -1,0 +1,123 @@
+"""The registry of words: functions generated kernel source may call, each a Numba ``@intrinsic``.
+
+A word is a Python function that receives Numba types and answers ``(signature, build)``; ``build``
+emits LLVM IR with llvmlite. Words live by subject in other files of this package; ``load`` imports
+them all. Being real intrinsics they also work under plain ``numba.njit``.
+
+Element types keep their ONNX names: ``f32 f64 f16 bf16 i8 i16 i32 i64 u8 u16 u32 u64 bool``. In
+registers ``f16`` and ``bf16`` are float32 values, ``bool`` is a one-bit value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic
+
+WORDS: dict[str, Any] = {}
+"""Name -> intrinsic."""
+
+I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
+F32, F64, F16 = ir.FloatType(), ir.DoubleType(), ir.HalfType()
+
+STORED: dict[str, ir.Type] = {
+    "f32": F32, "f64": F64, "f16": I16, "bf16": I16, "bool": I8,
+    "i8": I8, "i16": I16, "i32": I32, "i64": I64, "u8": I8, "u16": I16, "u32": I32, "u64": I64,
+}  # fmt: skip
+"""Element type -> LLVM type in memory."""
+
+VALUES: dict[str, types.Type] = {
+    "f32": types.float32, "f64": types.float64, "f16": types.float32, "bf16": types.float32,
+    "bool": types.boolean, "i8": types.int8, "i16": types.int16, "i32": types.int32,
+    "i64": types.int64, "u8": types.uint8, "u16": types.uint16, "u32": types.uint32,
+    "u64": types.uint64,
+}  # fmt: skip
+"""Element type -> Numba type in a register."""
+
+LLVM_VALUES: dict[types.Type, ir.Type] = {
+    types.float32: F32, types.float64: F64, types.boolean: I1,
+    types.int8: I8, types.int16: I16, types.int32: I32, types.int64: I64,
+    types.uint8: I8, types.uint16: I16, types.uint32: I32, types.uint64: I64,
+}  # fmt: skip
+"""Numba type in a register -> its LLVM type."""
+
+Build = Callable[[Any, ir.IRBuilder, Any, list[Any]], Any]
+
+
+def word(function: Callable[..., Any]) -> Any:
+    """Register ``function(typing context, *argument types) -> (signature, build)`` as a word."""
+    WORDS[function.__name__] = made = intrinsic(prefer_literal=True)(function)
+    return made
+
+
+def simple(
+    name: str, doc: str, arity: int, pick: Callable[..., types.Type | None], emit: Any
+) -> None:
+    """Register the word ``name`` of ``arity`` arguments.
+
+    ``pick(*types)`` is its result type or None where it does not apply, ``emit(builder, result
+    type, *values)`` its code. Literal types arrive widened.
+    """
+
+    def define(context: Any, *args: types.Type) -> Any:
+        plain = tuple(types.unliteral(a) for a in args)
+        result = pick(*plain) if len(plain) == arity else None
+        if result is None:
+            return None
+
+        def build(_: Any, builder: ir.IRBuilder, signature: Any, values: list[Any]) -> Any:
+            return emit(builder, signature.return_type, *values)
+
+        return result(*plain), build
+
+    define.__name__ = define.__qualname__ = name
+    define.__doc__ = doc
+    word(define)
+
+
+def same_float(*args: types.Type) -> types.Type | None:
+    """The common type if all are float32 or all are float64."""
+    first = args[0]
+    return first if first in (types.float32, types.float64) and set(args) == {first} else None
+
+
+def same_integer(*args: types.Type) -> types.Type | None:
+    """The common type if all are one integer type."""
+    first = args[0]
+    return first if isinstance(first, types.Integer) and set(args) == {first} else None
+
+
+def same(*args: types.Type) -> types.Type | None:
+    """The common type if all are one machine type."""
+    return args[0] if args[0] in LLVM_VALUES and len(set(args)) == 1 else None
+
+
+def call(builder: ir.IRBuilder, name: str, result: ir.Type, args: list[Any], **options: Any) -> Any:
+    """Call the function ``name`` (an LLVM intrinsic or an external), declared on first use."""
+    module = builder.module
+    function = module.globals.get(name)
+    if function is None:
+        kind = ir.FunctionType(result, [a.type for a in args])
+        function = ir.Function(module, kind, name)
+    return builder.call(function, args, **options)
+
+
+def suffix(kind: ir.Type) -> str:
+    """How LLVM abbreviates a scalar type in intrinsic names: ``f32``, ``i64``, ..."""
+    if kind == F32:
+        return "f32"
+    if kind == F64:
+        return "f64"
+    if kind == F16:
+        return "f16"
+    return f"i{kind.width}"
+
+
+def load() -> dict[str, Any]:
+    """All words, by name."""
+    from . import intrinsics, scalar, vectormath  # noqa: F401
+
+    return WORDS

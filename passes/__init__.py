@@ -1,0 +1,1 @@
+"""Rewriting: rules by subject, the rule driver, the pass manager and the whole-graph passes."""

@@ -1,0 +1,212 @@
+"""The rule driver: find matches, choose those that do not overlap, rebuild once; again until none.
+
+The three steps are pure functions, so that matches can be printed, counted and chosen by others.
+Nodes that a sweep does not touch are taken over as they are, and a node that no rule's pattern fits
+is not tried again: its whole upstream is the same object. Every set of rules declares a measure
+that each sweep must lower; one that does not, or an empty fuel tank, ends the loop and is reported
+with the names of the rules that fired.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from ..ir.graph import Builder, Graph, Node, Value, copy_node
+from .facts import Refusal
+from .pattern import Trace
+from .rule import Match, Rule, build_result, find_at, index_rules, refusal
+
+Measure = Callable[[Graph], float]
+"""What every sweep of a rule set must lower."""
+
+FUEL = 64
+"""Most sweeps of one rule set."""
+
+WEIGHTS: dict[str, int] = {
+    "input": 0, "const": 0, "dims": 1, "div": 12, "sub": 11, "pow": 40, "expand": 11,
+    "transpose": 12, "gather": 30, "pad": 14, "concat": 14, "softmax": 20, "log_softmax": 20,
+    "layer_norm": 24, "rms_norm": 24, "gelu": 24, "attention": 30, "reciprocal": 11,
+    "reshape": 4, "slice": 10, "select": 11, "reduce": 14,
+}  # fmt: skip
+"""Weight of one node in ``op_weight``; 10 where not listed."""
+
+
+def op_weight(graph: Graph) -> float:
+    """The default measure: a weight per node, higher for ops that rules replace by simpler ones;
+    operands and reduced axes count a little, so that dropping one is progress, too."""
+    total = 0.0
+    for node in graph.nodes:
+        total += WEIGHTS.get(node.op, 10) + 0.01 * len(node.inputs)
+        if node.op == "reduce":
+            total += 0.01 * len(node.attrs["axes"])
+    return total
+
+
+@dataclass
+class Sweeps:
+    """What a run of the driver did."""
+
+    fired: Counter[str] = field(default_factory=Counter)
+    """Applications by rule."""
+    refused: Counter[str] = field(default_factory=Counter)
+    """Matches refused by a condition, by rule."""
+    count: int = 0
+    """Sweeps that changed the graph."""
+    stopped: str = ""
+    """Why the loop was ended by force, with the rules' names; empty after a fixed point."""
+
+
+def find(
+    graph: Graph,
+    rules: Sequence[Rule],
+    hopeless: set[Node] | None = None,
+    refused: Counter[str] | None = None,
+) -> list[Match]:
+    """All matches whose conditions hold: per node the first rule that fits, in graph order.
+    ``hopeless`` holds nodes known to fit no pattern, and is extended."""
+    table = index_rules(tuple(rules))
+    found: list[Match] = []
+    for node in graph.nodes:
+        candidates = table.get(node.op)
+        if not candidates or (hopeless is not None and node in hopeless):
+            continue
+        fits = False
+        for rule in candidates:
+            match = find_at(rule, node, graph)
+            if match is None:
+                continue
+            fits = True
+            if refusal(match) is None:
+                found.append(match)
+                break
+            if refused is not None:
+                refused[rule.name] += 1
+        if not fits and hopeless is not None:
+            hopeless.add(node)
+    return found
+
+
+def choose(matches: Iterable[Match]) -> list[Match]:
+    """Matches of which no two share a node: larger ones first, then in graph order."""
+    order = sorted(enumerate(matches), key=lambda im: (-len(im[1].nodes), im[0]))
+    taken: set[Node] = set()
+    chosen = []
+    for _, match in order:
+        if taken.isdisjoint(match.nodes):
+            taken.update(match.nodes)
+            chosen.append(match)
+    return chosen
+
+
+def apply(
+    graph: Graph, matches: Sequence[Match], refused: Counter[str] | None = None
+) -> tuple[Graph, Counter[str]]:
+    """``graph`` with every match replaced, and how often each rule fired. A match whose result
+    cannot be built, or has another type, is left as it was."""
+    at_root = {m.root: m for m in matches}
+    builder = Builder(graph.constants)
+    mapping: dict[Value, Value] = {}
+    fired: Counter[str] = Counter()
+
+    def new(value: Value) -> Value:
+        return mapping.get(value, value)
+
+    for v in graph.inputs:
+        builder.adopt(v.node)
+    for node in graph.nodes:
+        match = at_root.get(node)
+        if match is not None:
+            try:
+                mapping[node.out] = build_result(match, builder, new)
+                fired[match.rule.name] += 1
+                continue
+            except Refusal:
+                if refused is not None:
+                    refused[match.rule.name] += 1
+        carry(builder, node, mapping)
+    if not fired:
+        return graph, fired
+    return builder.build([(name, new(v)) for name, v in graph.outputs]), fired
+
+
+def carry(builder: Builder, node: Node, mapping: dict[Value, Value]) -> None:
+    """Brings a node over into ``builder``: itself if its operands are unchanged, else a copy.
+    ``mapping`` holds only the values that changed; inputs are there already."""
+    if node.op == "input":
+        return
+    if not any(v in mapping for v in node.inputs if v is not None):
+        kept = builder.adopt(node)
+        if kept is node:
+            return
+        outs = kept.outputs
+    else:
+        inputs = tuple(None if v is None else mapping.get(v, v) for v in node.inputs)
+        outs = copy_node(builder, node, inputs)
+    for old, out in zip(node.outputs, outs, strict=True):
+        mapping[old] = out
+
+
+def rewrite(
+    graph: Graph, rules: Sequence[Rule], measure: Measure = op_weight, fuel: int = FUEL
+) -> tuple[Graph, Sweeps]:
+    """Applies ``rules`` until none fits, the measure stops falling, or ``fuel`` sweeps are done."""
+    done = Sweeps()
+    hopeless: set[Node] = set()
+    level = measure(graph)
+    for _ in range(fuel):
+        chosen = choose(find(graph, rules, hopeless, done.refused))
+        if not chosen:
+            return graph, done
+        after, fired = apply(graph, chosen, done.refused)
+        if not fired:
+            return graph, done
+        reached = measure(after)
+        if not reached < level:
+            after, fired, reached = _one_by_one(graph, chosen, measure, level, done)
+            if not fired:
+                return graph, done
+        graph, level = after, reached
+        done.fired += fired
+        done.count += 1
+    done.stopped = f"{fuel} sweeps did not reach a fixed point; last fired: {_listed(fired)}"
+    return graph, done
+
+
+def _one_by_one(
+    graph: Graph, matches: Sequence[Match], measure: Measure, level: float, done: Sweeps
+) -> tuple[Graph, Counter[str], float]:
+    """After a sweep that did not lower the measure: each rule's matches alone; rules that do not
+    lower it are named as the culprits."""
+    culprits: Counter[str] = Counter()
+    by_rule: dict[str, list[Match]] = {}
+    for match in matches:
+        by_rule.setdefault(match.rule.name, []).append(match)
+    for name, group in by_rule.items():
+        after, fired = apply(graph, group)
+        reached = measure(after)
+        if fired and reached < level:
+            return after, fired, reached
+        if fired:
+            culprits[name] += 1
+    done.stopped = f"the measure did not fall (from {level}) under {_listed(culprits)}"
+    return graph, Counter(), level
+
+
+def _listed(names: Counter[str]) -> str:
+    return ", ".join(f"{n} ({k}x)" for n, k in names.most_common(8)) or "no rule"
+
+
+def explain(node: Node, graph: Graph, rules: Sequence[Rule]) -> list[tuple[str, str]]:
+    """(rule, verdict) for every rule that can be rooted in ``node``'s op: "applies", or the first
+    thing that failed, in the pattern or among the conditions."""
+    verdicts = []
+    for rule in index_rules(tuple(rules)).get(node.op, ()):
+        trace = Trace()
+        match = find_at(rule, node, graph, trace)
+        if match is None:
+            verdicts.append((rule.name, trace.reason or "the pattern does not fit"))
+        else:
+            verdicts.append((rule.name, refusal(match) or "applies"))
+    return verdicts

@@ -1,0 +1,91 @@
+"""Evaluation of constant subgraphs by the op table's NumPy meaning, within bounds.
+
+A node is evaluated only while its result is at most ``FACTOR`` times as large as its operands
+together (small results are always fine) and below ``CAP`` bytes, so that folding never trades a
+cheap computation for a large array.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..ir.errors import EvonnxError
+from ..ir.graph import Builder, Constants, Node, Value
+from ..ir.interp import expansion, run
+from ..ir.ops import lookup
+from ..ir.types import DType, TensorType
+from .facts import Refusal
+
+FACTOR = 4
+"""A folded result may be this many times as large as its operands."""
+CAP = 64 << 20
+"""Largest folded result in bytes."""
+SMALL = 4096
+"""Results of at most this many bytes are folded whatever their operands."""
+_NEVER = frozenset({"random", "control", "host", "dynamic"})
+
+
+def refusal_to_fold(node: Node, cap: int = CAP) -> str | None:
+    """Why a node with constant operands is not to be evaluated, or None."""
+    op = lookup(node.op)
+    if op.traits & _NEVER or node.op in ("input", "const", "dims"):
+        return f"{node.op} is not a function of its operands"
+    if op.reference is None and op.expand is None:
+        return f"{node.op} has no reference meaning"
+    size = 0
+    for t in node.types:
+        nbytes = t.nbytes() if isinstance(t, TensorType) else None
+        if not isinstance(nbytes, int):
+            return f"the size of {t} is not known"
+        size += nbytes
+    source = sum(int(v.tensor.nbytes()) for v in node.operands)  # type: ignore[arg-type]
+    if size > cap:
+        return f"the result has {size} bytes, more than {cap}"
+    if size > SMALL and size > FACTOR * source:
+        return f"the result has {size} bytes, its operands {source}"
+    return None
+
+
+def evaluate_node(node: Node, constants: Constants) -> tuple[np.ndarray, ...]:
+    """Results of a node whose operands are all constants; raises ``Refusal``."""
+    op = lookup(node.op)
+    args = [None if v is None else constants.get(v.node.attrs["digest"]) for v in node.inputs]
+    try:
+        if op.reference is None:
+            feeds = {f"a{i}": x for i, x in enumerate(args) if x is not None}
+            results: tuple[np.ndarray, ...] = (run(expansion(node), feeds)["y"],)
+        else:
+            results = op.reference(args, node.attrs, node.types)
+    except (EvonnxError, IndexError, ValueError, TypeError, OverflowError) as e:
+        raise Refusal(f"{node.op} of constants fails: {e}") from None
+    for t, x in zip(node.types, results, strict=True):
+        if isinstance(t, TensorType) and (x.shape != t.shape or DType.of(x.dtype) != t.dtype):
+            raise Refusal(f"{node.op} of constants gives {x.dtype}{list(x.shape)}, not {t}")
+    return results
+
+
+def fold_tree(builder: Builder, value: Value, cap: int = CAP) -> Value:
+    """The constant that ``value`` is, all of whose sources are constants; raises ``Refusal``."""
+    memo: dict[Node, tuple[Value, ...]] = {}
+    stack = [value.node]
+    while stack:
+        node = stack[-1]
+        if node in memo:
+            stack.pop()
+            continue
+        if node.op == "const":
+            memo[node] = node.outputs
+            continue
+        waiting = [v.node for v in node.operands if v.node not in memo]
+        if waiting:
+            stack.extend(waiting)
+            continue
+        operands = tuple(None if v is None else memo[v.node][v.index] for v in node.inputs)
+        reason = refusal_to_fold(node, cap)
+        if reason is not None:
+            raise Refusal(reason)
+        at_constants = Node(node.op, operands, node.attrs, node.types)
+        memo[node] = tuple(
+            builder.const(x) for x in evaluate_node(at_constants, builder.constants)
+        )
+    return memo[value.node][value.index]

@@ -1,0 +1,154 @@
+"""Bounded constant folding.
+
+Walks the graph once in topological order. A node whose operands are all constants is evaluated by
+the op table's reference where the result is small enough (``evaluate.py`` states the bounds). An
+integer tensor that follows from sizes alone (shape arithmetic) becomes a ``dims`` node, or a
+constant if all its elements are known. A conditional with a known condition becomes its branch.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+
+from ..ir.graph import Builder, Graph, Node, Value
+from ..ir.ops import lookup
+from ..ir.types import BOOL, I64, TensorType
+from .driver import carry
+from .evaluate import evaluate_node, refusal_to_fold
+from .facts import Refusal, scalar_of
+
+SYMBOLIC_LIMIT = 64
+"""Most elements of a ``dims`` node; larger shape arithmetic stays as it is."""
+_SOURCES = frozenset({"input", "const", "dims", "iota", "bind"})
+
+
+def fold(graph: Graph, fired: Counter[str] | None = None) -> Graph:
+    """``graph`` with constant subgraphs evaluated; counts go into ``fired``."""
+    builder = Builder(graph.constants)
+    for v in graph.inputs:
+        builder.adopt(v.node)
+    mapping: dict[Value, Value] = {}
+    changes = 0
+    for node in graph.nodes:
+        outs = _folded(builder, node, mapping)
+        if outs is None:
+            carry(builder, node, mapping)
+            continue
+        changes += 1
+        if fired is not None:
+            fired[f"fold {node.op}"] += 1
+        for old, new in zip(node.outputs, outs, strict=True):
+            mapping[old] = new
+    if not changes:
+        return graph
+    return builder.build([(name, mapping.get(v, v)) for name, v in graph.outputs])
+
+
+def _folded(
+    builder: Builder, node: Node, mapping: dict[Value, Value]
+) -> tuple[Value, ...] | None:
+    """Replacements of the node's outputs, or None where it stays."""
+    if node.op in _SOURCES and node.op != "iota":
+        return None
+    inputs = [None if v is None else mapping.get(v, v) for v in node.inputs]
+    if node.op == "if":
+        return _known_branch(builder, node, inputs)
+    if all(v is None or v.node.op == "const" for v in inputs) and not _large_ramp(node):
+        here = Node(node.op, tuple(inputs), node.attrs, node.types)
+        if refusal_to_fold(here) is None:
+            try:
+                results = evaluate_node(here, builder.constants)
+            except Refusal:
+                return None
+            builder.default_origin = node.origin
+            outs = tuple(builder.const(x) for x in results)
+            builder.default_origin = ()
+            return outs
+    return _symbolic(builder, node, inputs)
+
+
+def _large_ramp(node: Node) -> bool:
+    """Ramps are computed where they are used, unless they are tiny."""
+    if node.op != "iota":
+        return False
+    count = node.out.tensor.numel()
+    return not isinstance(count, int) or count > SYMBOLIC_LIMIT
+
+
+def _symbolic(builder: Builder, node: Node, inputs: list[Value | None]) -> tuple[Value, ...] | None:
+    """The node as sizes, if it is shape arithmetic."""
+    t = node.types[0]
+    if len(node.types) != 1 or not isinstance(t, TensorType) or not inputs:
+        return None
+    if t.dtype.kind not in "iub" or lookup(node.op).has("dynamic"):
+        return None
+    count = t.numel()
+    if not isinstance(count, int) or count > SYMBOLIC_LIMIT:
+        return None
+    if node.op == "cast" and t.dtype != I64 and inputs[0] is not None and (
+        inputs[0].node.op == "dims"
+    ):
+        return None
+    values = builder.dims_value(_in_builder(builder, node, inputs))
+    if values is None:
+        return None
+    flat = list(values.reshape(-1))
+    shape = tuple(values.shape)
+    if all(isinstance(d, int) for d in flat):
+        array = np.array(flat, dtype=np.int64).reshape(shape)
+        return (builder.const(array.astype(t.dtype.np)),)
+    if t.dtype == BOOL:
+        return None
+    sizes = builder.op("dims", values=tuple(flat), shape=shape)
+    return (sizes if t.dtype == I64 else builder.op("cast", sizes, to=t.dtype),)
+
+
+def _in_builder(builder: Builder, node: Node, inputs: list[Value | None]) -> Value:
+    if tuple(inputs) == node.inputs:
+        return node.out
+    return builder.node(node.op, inputs, node.attrs, node.origin).out
+
+
+def _known_branch(
+    builder: Builder, node: Node, inputs: list[Value | None]
+) -> tuple[Value, ...] | None:
+    """The outputs of the branch that a constant condition takes, written into the graph."""
+    taken = scalar_of(builder.constants, inputs[0])
+    if taken is None:
+        return None
+    region: Graph = node.attrs["then" if taken else "else_"]
+    if any(n.op == "bind" for n in region.nodes):
+        return None
+    names = dict(node.attrs["symbols"])
+    if any(str(size) != inner for inner, size in names.items()):
+        return None  # sizes have other names inside; renaming is left to the run
+    split = 1 + node.attrs["split"]
+    outs = _inline(builder, region, inputs[1:split] if taken else inputs[split:])
+    kept = tuple(v.type == t for v, t in zip(outs, node.types, strict=True))
+    return outs if all(kept) else None
+
+
+def _inline(builder: Builder, region: Graph, args: list[Value | None]) -> tuple[Value, ...]:
+    builder.constants.update(region.constants)
+    mapping: dict[Value, Value] = {}
+    for inner, outer in zip(region.inputs, args, strict=True):
+        assert outer is not None
+        mapping[inner] = outer
+    for node in region.nodes:
+        if node.op != "input":
+            carry(builder, node, mapping)
+    return tuple(mapping.get(v, v) for _, v in region.outputs)
+
+
+def dce(graph: Graph) -> Graph:
+    """``graph`` without dead and duplicate nodes: built anew by an interning builder."""
+    builder = Builder(graph.constants)
+    for v in graph.inputs:
+        builder.adopt(v.node)
+    mapping: dict[Value, Value] = {}
+    for node in graph.nodes:
+        carry(builder, node, mapping)
+    built = builder.build([(name, mapping.get(v, v)) for name, v in graph.outputs])
+    return graph if len(built.nodes) == len(graph.nodes) else built

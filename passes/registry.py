@@ -1,0 +1,52 @@
+"""All passes by name."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from ..ir.graph import Graph
+from . import expand as expand_pass
+from . import fold as fold_pass
+from . import layout as layout_pass
+from .manager import GraphPass, Pass, RulePass
+from .rule import Rule
+from .rules import activations, arithmetic, attention, casts, convolution, movement, norms
+
+CANON: tuple[Rule, ...] = (*arithmetic.RULES, *casts.RULES, *movement.RULES)
+RECOGNIZE: tuple[Rule, ...] = (*norms.RULES, *activations.RULES, *attention.RULES)
+
+
+def _fold(graph: Graph, fired: Counter[str], options: Sequence[str]) -> Graph:
+    return fold_pass.fold(graph, fired)
+
+
+def _dce(graph: Graph, fired: Counter[str], options: Sequence[str]) -> Graph:
+    return fold_pass.dce(graph)
+
+
+def _layout(graph: Graph, fired: Counter[str], options: Sequence[str]) -> Graph:
+    return layout_pass.to_channels_last(graph, fired)
+
+
+def _expand(graph: Graph, fired: Counter[str], options: Sequence[str]) -> Graph:
+    return expand_pass.expand(graph, options, fired)
+
+
+_ALL: tuple[Pass, ...] = (
+    GraphPass("fold", _fold, "evaluates constant subgraphs and shape arithmetic, within bounds"),
+    GraphPass("dce", _dce, "drops dead and duplicate nodes"),
+    RulePass("canon", CANON, "arithmetic identities; cast, transpose, reshape, slice chains"),
+    RulePass("fuse_affine", convolution.RULES, "constant scales and offsets into conv and dot"),
+    RulePass("recognize", RECOGNIZE, "norms, softmax, GELU and attention from their parts"),
+    GraphPass("layout", _layout, "image ops channels-last, transposes carried to the edges",
+              post=(layout_pass.images_are_last,)),
+    GraphPass("expand", _expand, "composites into core ops", options=expand_pass.COMPOSITES),
+)
+PASSES: dict[str, Pass] = {p.name: p for p in _ALL}
+"""Every pass by name."""
+RULES: dict[str, Rule] = {
+    rule.name: rule for p in _ALL if isinstance(p, RulePass) for rule in p.rules
+}
+"""Every rule by name."""
+assert len(RULES) == sum(len(p.rules) for p in _ALL if isinstance(p, RulePass)), "a name twice"

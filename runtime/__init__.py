@@ -1,0 +1,1 @@
+"""Runs compiled programs: memory plan, thread team, native driver, object cache, executable."""

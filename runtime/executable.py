@@ -1,0 +1,220 @@
+"""The executable: a program with its kernels loaded, its constants packed and its threads at hand.
+
+Construction compiles or finds every kernel, packs every constant and analyses memory; sizes are
+bound at the first call of each set of input shapes. ``run`` is thread-safe and re-entrant: a call
+takes memory of its own, and the thread team if it is free (else it runs alone). It survives
+``fork``: the child starts a team of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..ir.errors import FeedError, VerifyError
+from ..ir.graph import Constants
+from ..ir.target import Target
+from ..ir.types import TensorType, Type
+from .cache import CacheRecord, ObjectCache
+from .constants import prepare
+from .driver import driver
+from .feeds import Feeds
+from .objects import Progress, build
+from .program import Program, check_program
+from .runner import Lease, Machine, Runner
+from .tables import Binding
+from .team import Team, team, usable_cores
+
+
+@dataclass(frozen=True, slots=True)
+class Peak:
+    """Predicted peak memory of one call, bytes."""
+
+    arena: int
+    """Intermediate values, after reuse."""
+    outputs: int
+    """Arrays handed to the caller."""
+    scratch: int
+    """Private memory of all threads."""
+    constants: int
+    """Packed weights."""
+    bound: int
+    """Arena bytes that no plan could be below (largest sum alive at one step)."""
+
+    @property
+    def total(self) -> int:
+        """Everything together."""
+        return self.arena + self.outputs + self.scratch + self.constants
+
+
+class Executable:
+    """Runs a program; see the module.
+
+    ``threads`` None uses the cores this process may use (affinity and cgroup quota); ``cache``
+    None compiles everything. ``progress(stage, done, total)`` is called while kernels are compiled.
+    Raises ``CompileError`` for a kernel that does not compile and ``VerifyError`` for a program
+    that breaks an invariant.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        constants: Constants,
+        target: Target | None = None,
+        threads: int | None = None,
+        cache: ObjectCache | None = None,
+        progress: Progress | None = None,
+        workers: int | None = None,
+    ) -> None:
+        check_program(program)
+        start = time.perf_counter()
+        self.program = program
+        self.target = target if target is not None else Target.detect()
+        self.threads = threads if threads is not None else usable_cores()
+        """Threads a call uses at most."""
+        if self.threads < 1:
+            raise ValueError(f"threads must be at least 1, got {threads}")
+        programs = list(program.walk())
+        built = build(programs, self.target, cache, progress, workers)
+        self._loader = built.loader
+        self.cache_records: list[CacheRecord] = built.records
+        """Where every kernel came from."""
+        packed_at = time.perf_counter()
+        self._constants = prepare(programs, constants)
+        self.seconds = {**built.seconds, "pack": time.perf_counter() - packed_at}
+        """Wall time of ``compile``, ``load``, ``pack`` and, at the end, ``total``."""
+        self._driver = driver(cache)
+        machine = Machine(self._driver, self.target, self.threads, built.addresses, self._constants)
+        self._runner = Runner(program, machine)
+        if self._runner.layout.given:
+            raise VerifyError(f"program: size {self._runner.layout.given[0]} is never defined")
+        self._feeds = Feeds(self._runner.layout.inputs)
+        self.input_names = self._feeds.names
+        self.output_names = tuple(name for name, _ in program.outputs)
+        self._team: Team | None = None
+        self._team_lock = threading.Lock()
+        self.seconds["total"] = time.perf_counter() - start
+
+    def run(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
+        """Outputs by name for inputs by name.
+
+        Inputs are NumPy arrays (or what NumPy reads) of the declared dtypes; dense ones are read
+        in place. Outputs are the caller's own. Raises ``FeedError`` naming what does not fit.
+        """
+        return dict(zip(self.output_names, self.run_list(feeds)))
+
+    def run_list(self, feeds: Mapping[str, Any]) -> list[Any]:
+        """As ``run``, outputs in the order of ``output_names``."""
+        arrays = self._feeds.arrays(feeds)
+        if self.threads == 1:
+            return self._runner.run(arrays)
+        members = self._team
+        if members is None or members.dead:
+            members = self._new_team()
+        lease = Lease(members)
+        try:
+            return self._runner.run(arrays, None, lease)
+        finally:
+            lease.give_back()
+
+    def _new_team(self) -> Team:
+        self._team = found = team(self.threads, self._driver)
+        return found
+
+    # -- memory ----------------------------------------------------------------------------
+
+    def binding(self, shapes: Mapping[str, Sequence[int]]) -> Binding:
+        """Sizes and plan for input shapes by name, without running; raises ``FeedError``."""
+        if set(shapes) != set(self.input_names):
+            raise FeedError(f"shapes must be given for exactly {', '.join(self.input_names)}")
+        return self._runner.binding([tuple(shapes[n]) for n in self.input_names])
+
+    def static_shapes(self) -> dict[str, tuple[int, ...]] | None:
+        """The input shapes, if the model has only one set of them; else None."""
+        found: dict[str, tuple[int, ...]] = {}
+        for name, _, kind in self._runner.layout.inputs:
+            if not isinstance(kind, TensorType) or not kind.is_static:
+                return None
+            found[name] = tuple(int(d) for d in kind.shape)  # type: ignore[arg-type]
+        return found
+
+    def predicted_peak(self, shapes: Mapping[str, Sequence[int]] | None = None) -> Peak:
+        """Peak memory of one call with these input shapes (None: the static ones).
+
+        Exact for programs without host-level steps; of others it is the part whose sizes follow
+        from the inputs.
+        """
+        if shapes is None:
+            shapes = self.static_shapes()
+            if shapes is None:
+                raise FeedError("the model's input shapes are symbolic: give shapes")
+        binding = self.binding(shapes)
+        return Peak(
+            arena=binding.chunk,
+            outputs=sum(n for _, n in binding.allocate),
+            scratch=binding.stride * self.threads,
+            constants=self.constant_bytes,
+            bound=binding.bound,
+        )
+
+    @property
+    def constant_bytes(self) -> int:
+        """Bytes of the packed constants."""
+        return sum(a.nbytes for a in self._constants.values())
+
+    def measured_bytes(self) -> int:
+        """Bytes held now: packed constants and the frames between calls."""
+        return self.constant_bytes + self._runner.frame_bytes
+
+    def trim(self) -> None:
+        """Frees the memory that is kept between calls; the next call allocates anew."""
+        self._runner.trim()
+
+    @property
+    def inputs(self) -> dict[str, Type]:
+        """Types of the inputs, by name."""
+        return {name: kind for name, _, kind in self._runner.layout.inputs}
+
+    @property
+    def outputs(self) -> dict[str, Type]:
+        """Types of the outputs, by name."""
+        return {name: self.program.buffers[b].type for name, b in self.program.outputs}
+
+
+def resident_peak(reset: bool = False) -> int | None:
+    """Largest resident memory of this process so far, bytes; None where the system does not say.
+
+    ``reset`` first sets the mark to the present size (Linux, ``/proc/self/clear_refs``).
+    """
+    try:
+        if reset:
+            with open("/proc/self/clear_refs", "w") as file:
+                file.write("5")
+        with open("/proc/self/status") as file:
+            for line in file:
+                if line.startswith("VmHWM:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        return None
+    return None
+
+
+def measure_peak(executable: Executable, feeds: Mapping[str, np.ndarray]) -> int | None:
+    """Bytes by which one call, on memory not allocated yet, raises the process's resident peak.
+
+    Constants are not counted: they are resident already. None where the system does not say.
+    """
+    executable.trim()
+    before = resident_peak(reset=True)
+    outputs = executable.run_list(feeds)
+    after = resident_peak()
+    del outputs
+    if before is None or after is None or not os.path.exists("/proc/self/clear_refs"):
+        return None
+    return after - before

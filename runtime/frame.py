@@ -1,0 +1,162 @@
+"""The memory of one call in flight: arena chunks, scratch, output slots, base table.
+
+Frames are pooled per runner; a call takes one, so concurrent calls never share memory. Output
+memory belongs to the caller once the call returns. The frame keeps a second reference to it, and
+when nothing else refers to it any more (the caller dropped the array and every view of it) the next
+call writes there again, which saves the page faults of fresh memory.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from typing import Any
+
+import numpy as np
+
+from ..ir.errors import LimitError
+from . import driver as native
+from .plan import ALIGN
+from .tables import ArraySpec, Binding, Table
+
+_HEAD = object.__basicsize__
+"""Offset of the data pointer in a NumPy array object (``PyArrayObject``: head, then data)."""
+_word_at = ctypes.c_size_t.from_address
+
+
+def _slow_address(array: np.ndarray) -> int:
+    return int(array.ctypes.data)
+
+
+def _fast_address(array: np.ndarray) -> int:
+    return _word_at(id(array) + _HEAD).value
+
+
+def _choose_address() -> Any:
+    """Reading the pointer directly costs a tenth of ``array.ctypes.data``; used where the layout
+    of array objects is the one it relies on."""
+    samples = [np.zeros(n, np.int64)[k:] for n, k in ((1, 0), (64, 3))]
+    usual = sys.implementation.name == "cpython"
+    if usual and all(_fast_address(a) == a.ctypes.data for a in samples):
+        return _fast_address
+    return _slow_address
+
+
+data_address = _choose_address()
+"""Address of an array's first byte."""
+
+_Entry = tuple[np.ndarray, int, int]
+"""Owner, address and bytes of an output's memory."""
+
+
+def _references(entry: _Entry) -> int:
+    return sys.getrefcount(entry[0])
+
+
+def _idle_references() -> int:
+    """What ``_references`` answers when only a frame (an entry and a list) refers to the array."""
+    entry: _Entry = (np.empty(1, np.uint8), 0, 0)
+    owners = [entry[0]]
+    return _references(entry) + len(owners) - 1
+
+
+_IDLE = _idle_references() if getattr(sys, "_is_gil_enabled", lambda: True)() else -1
+"""Reference counts say who uses an array only where a global interpreter lock exists."""
+
+
+def allocate(nbytes: int) -> tuple[np.ndarray, int]:
+    """Uninitialized memory: the array that owns it, and its first aligned address."""
+    try:
+        raw = np.empty(nbytes + ALIGN, np.uint8)
+    except (MemoryError, ValueError) as error:
+        raise LimitError(f"{nbytes:,} bytes of memory are not to be had: {error}") from error
+    address = data_address(raw)
+    return raw, address + (-address % ALIGN)
+
+
+class Frame:
+    """Memory and tables of one call at a time."""
+
+    __slots__ = ("_bound", "_call", "_outputs", "_owners", "_private", "bases", "call", "held",
+                 "objects")  # fmt: skip
+
+    def __init__(self, slots: int) -> None:
+        self._owners: list[np.ndarray | None] = [None] * slots
+        words = np.zeros(slots, np.int64)
+        self.bases: Any = memoryview(words.data)
+        """Base table: the address that offsets of each slot count from."""
+        call = np.zeros(native.CALL_WORDS, np.int64)
+        self._call: Any = memoryview(call.data)
+        self._call[native.CALL_BASES] = data_address(words)
+        self.call = data_address(call)
+        """Address of the call block."""
+        self._private = np.empty(0, np.uint8)
+        self._outputs: dict[int, _Entry] = {}
+        self._bound: list[Binding | None] = [None] * slots
+        self.held: dict[int, int] = {}
+        """Bytes of the arena chunk in each slot."""
+        self.objects: dict[int, Any] = {}
+        """Host values and dynamic arrays of the call, by root."""
+
+    def enter(self, stage: int, binding: Binding, threads: int) -> None:
+        """Make room for one stage: its chunk, its scratch, its outputs."""
+        if self._bound[stage] is not binding:
+            self._prepare(stage, binding, threads)
+        for slot, nbytes in binding.allocate:
+            kept = self._outputs.get(slot)
+            if kept is not None and kept[2] == nbytes and _references(kept) == _IDLE:
+                continue
+            raw, address = allocate(nbytes)
+            self._outputs[slot] = (raw, address, nbytes)
+            self._owners[slot] = raw
+            self.bases[slot] = address
+
+    def _prepare(self, stage: int, binding: Binding, threads: int) -> None:
+        slot = 1 + stage
+        self._bound[stage] = None
+        held = self.held.get(slot, -1)
+        if binding.chunk > held:
+            raw, address = allocate(binding.chunk)
+            self._owners[slot] = raw
+            self.bases[slot] = address
+            self.held[slot] = binding.chunk
+        if binding.stride * threads > len(self._private) - ALIGN:
+            self._private, _ = allocate(binding.stride * threads)
+        address = data_address(self._private)
+        call = self._call
+        call[native.CALL_PRIVATE] = address + (-address % ALIGN)
+        call[native.CALL_STRIDE] = binding.stride
+        call[native.CALL_SCRATCH] = binding.shift
+        # The call block is shared by the stages: only the last one entered is set up.
+        self._bound = [None] * len(self._bound)
+        self._bound[stage] = binding
+
+    def aim(self, table: Table) -> None:
+        """Point the call block at a table."""
+        call = self._call
+        call[native.CALL_STEPS] = table.address
+        call[native.CALL_COUNT] = table.count
+
+    def array(self, spec: ArraySpec) -> np.ndarray:
+        """The array of a buffer in arena, output, input or dynamic memory, without a copy."""
+        owner = self._owners[spec.slot]
+        assert owner is not None
+        start = self.bases[spec.slot] + spec.offset - data_address(owner)
+        return np.ndarray(spec.shape, spec.dtype, owner, start)
+
+    def attach(self, slot: int, array: np.ndarray) -> None:
+        """Let ``slot`` be the memory of ``array`` until ``leave``."""
+        self._owners[slot] = array
+        self.bases[slot] = data_address(array)
+
+    def leave(self, slots: list[int]) -> None:
+        """Forget the arrays attached to ``slots`` and all host values."""
+        for slot in slots:
+            self._owners[slot] = None
+        self.objects.clear()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes this frame holds now: arena, scratch, outputs not yet taken over."""
+        outputs = sum(n for _, _, n in self._outputs.values())
+        return sum(self.held.values()) + len(self._private) + outputs

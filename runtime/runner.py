@@ -1,0 +1,359 @@
+"""Runs one program: binds its symbols, takes a frame, drives segments and host-level steps.
+
+A ``Runner`` is made once per program and once per body of a control step. ``run`` is re-entrant:
+each call has a frame of its own, and the only shared state is the table of bindings. A call of a
+program without host-level steps is one lookup, one native call, and the arrays around it.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..ir.dims import evaluate
+from ..ir.errors import FeedError, quote
+from ..ir.ops.control import CONTROL
+from ..ir.target import Target
+from ..ir.types import TensorType
+from .driver import Driver
+from .frame import Frame, data_address
+from .host import lookup
+from .plan import HostItem, Layout, Segment, layout
+from .program import BindStep, ControlStep, HostStep, Program, bare_symbol
+from .tables import Binding, StageTemplate
+from .team import Holder, Team, after_fork
+
+_BINDINGS = 32
+"""Bindings a runner keeps; the least recently used one goes first."""
+_FRAMES = 8
+"""Idle frames a runner keeps."""
+
+
+class Lease:
+    """The right of one call to use the team, taken when first needed and given back at the end."""
+
+    __slots__ = ("__weakref__", "_holder", "_team", "address")
+
+    def __init__(self, team: Team | None) -> None:
+        self._team = team
+        self._holder: Holder | None = None
+        self.address = 0
+        """Address of the team block while the team is held; 0: run alone."""
+
+    def take(self) -> int:
+        """The team's address, or 0 if another call has it (then for the whole of this call)."""
+        if self.address == 0 and (team := self._team) is not None:
+            self._holder = holder = weakref.ref(self)
+            if team.acquire(holder):
+                self.address = team.address
+            else:
+                self._team = None
+        return self.address
+
+    def give_back(self) -> None:
+        """Lets the next call have the team."""
+        if self._holder is not None and self._team is not None:
+            self._team.release(self._holder)
+
+
+_ALONE = Lease(None)
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What all runners of one executable share."""
+
+    driver: Driver
+    target: Target
+    threads: int
+    addresses: Mapping[str, int]
+    """Address of every kernel, by C symbol."""
+    constants: Mapping[tuple[str, tuple[Any, ...] | None], np.ndarray]
+    """Packed constants by (digest, transform)."""
+
+
+class Runner:
+    """Runs calls of one program; see the module."""
+
+    def __init__(self, program: Program, machine: Machine) -> None:
+        self.program = program
+        self.machine = machine
+        self.layout: Layout = layout(program)
+        self._constants = {
+            b: machine.constants[spec.digest, spec.transform]
+            for b, spec in program.constants.items()
+        }
+        self._addresses = {b: data_address(a) for b, a in self._constants.items()}
+        self._stages = [
+            StageTemplate(self.layout, k, machine.addresses) for k in range(self.layout.stages)
+        ]
+        self._bodies = {
+            i: tuple(Runner(body, machine) for body in step.bodies)
+            for i, step in enumerate(program.steps)
+            if isinstance(step, ControlStep)
+        }
+        roots = self.layout.roots
+        self._input_roots = [b for _, b, _ in self.layout.inputs]
+        self._input_slots = [roots[b].slot for b in self._input_roots]
+        self._attached = [r.slot for r in roots.values() if r.kind in ("input", "dynamic")]
+        self._plain = len(self.layout.items) == 1 and isinstance(self.layout.items[0], Segment)
+        self._own_only = all(
+            o.mode == "own" and roots[program.roots[o.buffer]].kind == "output"
+            for o in self.layout.outputs
+        )
+        self._bindings: OrderedDict[Any, Binding] = OrderedDict()
+        self._recent: Binding | None = None
+        self._frames: list[Frame] = []
+        self._lock = threading.Lock()
+        after_fork(self)
+
+    def _after_fork(self) -> None:
+        self._lock = threading.Lock()
+
+    # -- a call ----------------------------------------------------------------------------
+
+    def run(
+        self,
+        arrays: Sequence[Any],
+        env: Mapping[str, int] | None = None,
+        lease: Lease | None = None,
+    ) -> list[Any]:
+        """Outputs, in the order of the program, for dense arrays of the right dtypes.
+
+        ``env`` gives the symbols that come from outside. Raises ``FeedError`` where shapes do not
+        fit. The arrays returned share no memory with the inputs or with later calls.
+        """
+        shapes = tuple([getattr(a, "shape", None) for a in arrays])
+        given = tuple([env[s] for s in self.layout.given]) if env else ()
+        binding = self._bindings.get((shapes, given))
+        if binding is None:
+            binding = self._bind(shapes, given)
+        elif binding is not self._recent:
+            self._recent = binding
+            with self._lock:
+                if (shapes, given) in self._bindings:
+                    self._bindings.move_to_end((shapes, given))
+        lease = lease or _ALONE
+        try:
+            frame = self._frames.pop()
+        except IndexError:
+            frame = Frame(self.layout.slots)
+        try:
+            frame.enter(0, binding, self.machine.threads)
+            bases = frame.bases
+            if self._plain and self._own_only:
+                for slot, array in zip(self._input_slots, arrays):
+                    bases[slot] = data_address(array)
+                self._native(frame, binding, 0, lease)
+                specs = binding.arrays
+                return [frame.array(specs[o.buffer]) for o in self.layout.outputs]
+            return self._general(frame, binding, arrays, lease)
+        finally:
+            if len(self._frames) < _FRAMES:
+                self._frames.append(frame)
+
+    def _native(self, frame: Frame, binding: Binding, item: int, lease: Lease) -> None:
+        """One segment: one native call."""
+        table = binding.tables[item]
+        if table is None:
+            raise AssertionError("a segment was reached before its sizes were known")
+        frame.aim(table)
+        driver = self.machine.driver
+        if table.parallel and (team := lease.take()):
+            driver.team_run(team, frame.call)
+        else:
+            driver.run(frame.call)
+
+    def _general(
+        self, frame: Frame, binding: Binding, arrays: Sequence[Any], lease: Lease
+    ) -> list[Any]:
+        roots = self.layout.roots
+        try:
+            for b, array in zip(self._input_roots, arrays):
+                if roots[b].kind == "host":
+                    frame.objects[b] = array
+                else:
+                    frame.attach(roots[b].slot, array)
+            stage = 0
+            for number, item in enumerate(self.layout.items):
+                if isinstance(item, Segment):
+                    self._native(frame, binding, number, lease)
+                    continue
+                self._host_level(frame, binding, item, lease)
+                if item.defines:
+                    stage += 1
+                    binding = self._next(frame, binding, stage, item)
+            return [self._output(frame, binding, o.buffer, o.mode) for o in self.layout.outputs]
+        finally:
+            frame.leave(self._attached)
+
+    def _next(self, frame: Frame, binding: Binding, stage: int, item: HostItem) -> Binding:
+        """The binding of the stage that ``item`` starts."""
+        values: list[int] = []
+        for symbol, b, axis in item.defines:
+            if axis < 0:
+                value = int(self._value(frame, binding, b)[()])
+                if value < 0:
+                    raise FeedError(f"the model computed the negative size {symbol} = {value}")
+            else:
+                value = int(frame.objects[b].shape[axis])
+            values.append(value)
+        key = tuple(values)
+        found = binding.children.get(key)
+        if found is None:
+            found = self._stages[stage].bind(
+                (*binding.values, *key), binding, self._addresses, self.machine.target,
+                self.machine.threads,
+            )  # fmt: skip
+            with self._lock:
+                binding.children[key] = found
+                while len(binding.children) > _BINDINGS:
+                    binding.children.popitem(last=False)
+        frame.enter(stage, found, self.machine.threads)
+        return found
+
+    def _value(self, frame: Frame, binding: Binding, b: int) -> Any:
+        """What buffer ``b`` holds: an array without a copy, or a host value."""
+        root = self.program.roots[b]
+        if self.layout.roots[root].kind == "host":
+            return frame.objects.get(b)
+        spec = binding.arrays[b]
+        if root in self._constants:
+            owner = self._constants[root].reshape(-1).view(np.uint8)
+            return np.ndarray(spec.shape, spec.dtype, owner, spec.offset - self._addresses[root])
+        return frame.array(spec)
+
+    def _output(self, frame: Frame, binding: Binding, b: int, mode: str) -> Any:
+        value = self._value(frame, binding, b)
+        return value.copy() if mode == "copy" else value
+
+    # -- host-level steps ------------------------------------------------------------------
+
+    def _host_level(self, frame: Frame, binding: Binding, item: HostItem, lease: Lease) -> None:
+        step = self.program.steps[item.position]
+        if isinstance(step, BindStep):
+            return
+        assert isinstance(step, (ControlStep, HostStep))
+        inputs = [None if b is None else self._value(frame, binding, b) for b in step.inputs]
+        if isinstance(step, HostStep):
+            outputs = lookup(step.kind)(inputs, step.attrs)
+        else:
+            outputs = self._control(step, self._bodies[item.position], inputs, binding, lease)
+        if len(outputs) != len(step.outputs):
+            raise AssertionError(f"{step.kind} gave {len(outputs)} of {len(step.outputs)} values")
+        for b, value in zip(step.outputs, outputs):
+            self._store(frame, b, value, inputs, step.kind)
+
+    def _store(self, frame: Frame, b: int, value: Any, inputs: Sequence[Any], what: str) -> None:
+        """Keeps a result of a host-level step; what may share memory with an input is copied."""
+        root = self.layout.roots[b]
+        kind = self.program.buffers[b].type
+        if root.kind == "host" or not isinstance(kind, TensorType):
+            frame.objects[b] = value
+            return
+        array = np.asarray(value)
+        if array.dtype != kind.dtype.np or array.ndim != kind.rank:
+            raise AssertionError(f"{what} gave {array.dtype}{list(array.shape)} for {kind}")
+        shared = any(isinstance(i, np.ndarray) and np.may_share_memory(array, i) for i in inputs)
+        if shared or not array.flags.c_contiguous:
+            array = array.copy()
+        frame.objects[b] = array
+        frame.attach(root.slot, array)
+
+    def _control(
+        self,
+        step: ControlStep,
+        bodies: tuple[Runner, ...],
+        inputs: Sequence[Any],
+        binding: Binding,
+        lease: Lease,
+    ) -> Sequence[Any]:
+        """``if``, ``loop`` or ``scan``: the op's own definition, run on compiled bodies."""
+        known = dict(zip(self.layout.symbols, binding.values))
+        env = {name: evaluate(dim, known) for name, dim in step.attrs.get("symbols", ())}
+        names = ("then", "else_") if step.kind == "if" else ("body",)
+        attrs = {**step.attrs, **dict(zip(names, bodies, strict=True))}
+        types = tuple(self.program.buffers[b].type for b in step.outputs)
+
+        def run(body: Any, arrays: Sequence[Any]) -> Sequence[Any]:
+            result: Sequence[Any] = body.run(arrays, env, lease)
+            return result
+
+        return CONTROL[step.kind](inputs, attrs, types, run)  # type: ignore[arg-type]
+
+    # -- bindings --------------------------------------------------------------------------
+
+    def _bind(self, shapes: tuple[Any, ...], given: tuple[int, ...]) -> Binding:
+        """Checks shapes against the inputs' types and binds stage 0."""
+        env = dict(zip(self.layout.given, given, strict=True))
+        env |= self._match(shapes)
+        first = self._stages[0]
+        values = [env[s] for s in first.sizes.symbols]
+        binding = first.bind(
+            values, None, self._addresses, self.machine.target, self.machine.threads
+        )
+        dims = iter(first.input_dims)
+        for (name, _, kind), shape in zip(self.layout.inputs, shapes):
+            if not isinstance(kind, TensorType):
+                continue
+            for got in shape:
+                _, axis, slot, dim = next(dims)
+                if got != binding.sizes[slot]:
+                    raise FeedError(
+                        f"input {quote(name)} axis {axis} has size {got}, expected {dim}"
+                        + ("" if isinstance(dim, int) else f" = {binding.sizes[slot]}")
+                        + f" (the model's input is {kind})"
+                    )
+        with self._lock:
+            self._bindings[shapes, given] = binding
+            while len(self._bindings) > _BINDINGS:
+                self._bindings.popitem(last=False)
+        return binding
+
+    def _match(self, shapes: tuple[Any, ...]) -> dict[str, int]:
+        """Symbols that are a whole dimension of an input, with the sizes that arrived."""
+        found: dict[str, int] = {}
+        where: dict[str, str] = {}
+        for (name, _, kind), shape in zip(self.layout.inputs, shapes, strict=True):
+            if not isinstance(kind, TensorType):
+                continue
+            if shape is None or len(shape) != kind.rank:
+                got = "no tensor" if shape is None else f"shape {list(shape)}"
+                raise FeedError(f"input {quote(name)} is {kind}, got {got}")
+            for axis, (dim, size) in enumerate(zip(kind.shape, shape)):
+                symbol = bare_symbol(dim)
+                if symbol is None:
+                    continue
+                if found.setdefault(symbol, size) != size:
+                    raise FeedError(
+                        f"input {quote(name)} axis {axis} has size {size}, but {symbol} is "
+                        f"{found[symbol]} by {where[symbol]}"
+                    )
+                where.setdefault(symbol, f"input {quote(name)} axis {axis}")
+        return found
+
+    def binding(self, shapes: Sequence[tuple[int, ...]]) -> Binding:
+        """The binding for input shapes, without running; raises ``FeedError``."""
+        key = tuple(tuple(s) for s in shapes)
+        return self._bindings.get((key, ())) or self._bind(key, ())
+
+    @property
+    def frame_bytes(self) -> int:
+        """Bytes the idle frames hold, the bodies' included."""
+        own = sum(f.nbytes for f in self._frames)
+        return own + sum(r.frame_bytes for rs in self._bodies.values() for r in rs)
+
+    def trim(self) -> None:
+        """Frees the memory of idle frames and forgets bindings."""
+        self._frames.clear()
+        with self._lock:
+            self._bindings.clear()
+        for bodies in self._bodies.values():
+            for runner in bodies:
+                runner.trim()

@@ -1,0 +1,333 @@
+"""From a program and the values of its symbols to the driver's tables.
+
+``StageTemplate`` holds, for one stage, everything that does not depend on sizes: which size goes
+into which word of which table. ``bind`` evaluates the stage's sizes, plans its chunk of the arena,
+and fills the tables with a few array operations, so that a new binding of a thousand steps costs a
+millisecond or two. The finished ``Binding`` is immutable; calls share it.
+
+A step becomes parallel where splitting it saves more than two barriers cost. A barrier is set only
+before a step that conflicts (one writes what the other touches, addresses compared after planning)
+with a step since the last barrier, unless both are serial: independent siblings run side by side.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ..ir.dims import Dim
+from ..ir.errors import FeedError, LimitError, ModelError
+from ..ir.target import Target
+from ..ir.types import TensorType
+from .driver import BARRIER, PARALLEL, ROW_WORDS
+from .plan import ALIGN, HostItem, Layout, Lifetime, Segment, aligned, lower_bound, place
+from .program import KernelStep, step_writes
+from .sizes import Sizes
+
+_SLACK = 16
+"""With symbolic sizes, planned sizes are rounded up by at most one part in this many, so that
+neighbouring bindings (a growing sequence) share a plan."""
+
+
+@dataclass(slots=True)
+class Table:
+    """The driver's table of one segment under one binding."""
+
+    words: np.ndarray
+    """Rows, then (base, offset) pairs, then parameters; int64. Rows hold absolute addresses of the
+    other two parts."""
+    address: int
+    count: int
+    parallel: bool
+    """Whether any step is parallel."""
+    scratch: int
+    """Bytes of scratch per thread."""
+    widest: int
+    """Largest number of buffers of a step."""
+
+
+@dataclass(frozen=True, slots=True)
+class ArraySpec:
+    """Where a buffer's array is: base slot, byte offset, dtype, shape."""
+
+    slot: int
+    offset: int
+    dtype: np.dtype
+    shape: tuple[int, ...]
+
+
+@dataclass(slots=True)
+class Binding:
+    """One stage under one binding of its symbols."""
+
+    values: tuple[int, ...]
+    """Values of all symbols known at this stage."""
+    tables: list[Table | None]
+    """By item of the layout; None for items of other stages and host-level items."""
+    chunk: int
+    """Bytes of the arena chunk of this stage."""
+    bound: int
+    """Bytes no plan of this chunk could be below."""
+    allocate: list[tuple[int, int]]
+    """(base slot, bytes) of the outputs whose size became known."""
+    offsets: dict[int, int]
+    """Arena offset, or absolute address, of every root known by now."""
+    arrays: dict[int, ArraySpec]
+    """Buffers that Python reads at this stage."""
+    sizes: list[int]
+    children: OrderedDict[tuple[int, ...], Binding] = field(default_factory=OrderedDict)
+    """Bindings of the next stage, by the values of the symbols it adds; least recent first."""
+
+    shift: int = 0
+    """Bytes of address table at the start of a thread's private memory."""
+    stride: int = 0
+    """Bytes of private memory per thread: address table, scratch, distance to the next."""
+
+
+class _SegmentTemplate:
+    """Numbered sizes of one segment's table."""
+
+    def __init__(
+        self, shape: Layout, segment: Segment, sizes: Sizes, addresses: Mapping[str, int]
+    ) -> None:
+        program = shape.program
+        steps = [program.steps[i] for i in range(segment.first, segment.last)]
+        kernels = [s for s in steps if isinstance(s, KernelStep)]
+        count = len(kernels)
+        self.count = count
+        self.rows = np.zeros((count, ROW_WORDS), np.int64)
+        slots: list[int] = []
+        params: list[int] = []
+        self.ref_roots: list[int] = []
+        ref_offsets: list[int] = []
+        ref_bytes: list[int] = []
+        self.accesses: list[list[tuple[int, bool]]] = []
+        """Per step: (reference number, written) of every buffer that can change."""
+        for row, step in zip(self.rows, kernels):
+            symbol = program.kernels[step.kernel].symbol
+            row[:4] = (addresses[symbol], len(step.buffers), len(slots) * 2, len(params))
+            params += [sizes.slot(d) for d in step.params]
+            written = set(step_writes(step))
+            touched: list[tuple[int, bool]] = []
+            for b in step.buffers:
+                root = shape.roots[program.roots[b]]
+                if root.kind == "host":
+                    raise ModelError(f"kernel {step.kernel} is given the host value {b}")
+                if root.kind not in ("const", "input"):
+                    touched.append((len(slots), b in written))
+                slots.append(root.slot)
+                self.ref_roots.append(program.roots[b])
+                ref_offsets.append(sizes.slot(program.offsets[b]))
+                kind = program.buffers[b].type
+                assert isinstance(kind, TensorType)
+                ref_bytes.append(sizes.slot(kind.nbytes()))
+            self.accesses.append(touched)
+        self.slots = np.array(slots, np.int64)
+        self.ref_offsets = np.array(ref_offsets, np.int64)
+        self.ref_bytes = np.array(ref_bytes, np.int64)
+        self.params = np.array(params, np.int64)
+        per_step = ("tiles", "scratch_bytes", "flops", "nbytes")
+        self.step_sizes = np.array(
+            [[sizes.slot(getattr(s, name)) for s in kernels] for name in per_step], np.int64
+        ).reshape(len(per_step), count)
+        self.widest = max((len(s.buffers) for s in kernels), default=0)
+
+    def fill(
+        self, values: np.ndarray, offsets: Mapping[int, int], target: Target, threads: int
+    ) -> Table:
+        """The table for evaluated sizes and the roots' offsets."""
+        tiles, scratch, flops, nbytes = values[self.step_sizes]
+        rows = self.count * ROW_WORDS
+        refs = len(self.slots) * 2
+        words = np.zeros(rows + refs + len(self.params) + 1, np.int64)
+        address = int(words.ctypes.data)
+        table = words[:rows].reshape(self.count, ROW_WORDS)
+        table[:] = self.rows
+        table[:, 2] = table[:, 2] * 8 + (address + rows * 8)
+        table[:, 3] = table[:, 3] * 8 + (address + (rows + refs) * 8)
+        table[:, 4] = tiles
+        pairs = words[rows : rows + refs].reshape(-1, 2)
+        pairs[:, 0] = self.slots
+        low = np.array([offsets.get(r, 0) for r in self.ref_roots], np.int64)
+        low += values[self.ref_offsets]
+        pairs[:, 1] = low
+        words[rows + refs : -1] = values[self.params]
+        parallel = _worth_splitting(tiles, flops, nbytes, target, threads)
+        if parallel.any():
+            table[:, 5] = self._flags(parallel, tiles, low, low + values[self.ref_bytes])
+        return Table(
+            words, address, self.count, bool(parallel.any()), int(scratch.max(initial=0)),
+            self.widest,
+        )  # fmt: skip
+
+    def _flags(
+        self, parallel: np.ndarray, tiles: np.ndarray, low: np.ndarray, high: np.ndarray
+    ) -> list[int]:
+        """Flags per step; a barrier where a step conflicts with one since the last barrier."""
+        lows, highs, slots = low.tolist(), high.tolist(), self.slots.tolist()
+        pending: list[tuple[int, int, int, bool, bool]] = []  # slot, low, high, written, parallel
+        flags = []
+        for touched, split, count in zip(self.accesses, parallel.tolist(), tiles.tolist()):
+            if count <= 0:
+                flags.append(0)
+                continue
+            own = [(slots[r], lows[r], highs[r], w, split) for r, w in touched]
+            clash = any(
+                s == s2 and (w or w2) and (split or split2) and lo < hi2 and lo2 < hi
+                for s, lo, hi, w, _ in own
+                for s2, lo2, hi2, w2, split2 in pending
+            )
+            if clash:
+                pending.clear()
+            pending += own
+            flags.append((PARALLEL if split else 0) | (BARRIER if clash else 0))
+        return flags
+
+
+def _worth_splitting(
+    tiles: np.ndarray, flops: np.ndarray, nbytes: np.ndarray, target: Target, threads: int
+) -> np.ndarray:
+    """Which steps save more than two barriers when ``threads`` threads share them."""
+    seconds = flops / target.flops + nbytes / target.l2_rate
+    ways = np.clip(np.minimum(tiles, threads), 1, None)
+    worth: np.ndarray = seconds * (1 - 1 / ways) > 2 * target.sync_s
+    return worth
+
+
+class StageTemplate:
+    """What ``bind`` needs of one stage."""
+
+    def __init__(self, shape: Layout, stage: int, addresses: Mapping[str, int]) -> None:
+        program = shape.program
+        self.shape = shape
+        self.stage = stage
+        self.sizes = Sizes(shape.symbols[: shape.known[stage]])
+        self.dynamic = bool(self.sizes.symbols)
+        self.arena: list[tuple[int, int, int, int]] = []  # root, size slot, first, last
+        self.outputs: list[tuple[int, int]] = []  # base slot, size slot
+        for number, root in shape.roots.items():
+            kind = program.buffers[number].type
+            if root.stage != stage or root.first < 0 or root.kind not in ("arena", "output"):
+                continue
+            assert isinstance(kind, TensorType)
+            nbytes = self.sizes.slot(kind.nbytes())
+            if root.kind == "arena":
+                self.arena.append((number, nbytes, root.first, root.last))
+            else:
+                self.outputs.append((root.slot, nbytes))
+        self.segments = [
+            _SegmentTemplate(shape, item, self.sizes, addresses)
+            if isinstance(item, Segment) and item.stage == stage
+            else None
+            for item in shape.items
+        ]
+        self.readable = {b: self._spec(b) for b in self._read_by_python()}
+        self.checks = [
+            (self.sizes.slot(a), self.sizes.slot(b), message)
+            for a, b, message in program.checks
+            if max(shape.stage_of(a), shape.stage_of(b)) == stage
+        ]
+        self.input_dims = self._input_dims() if stage == 0 else []
+        self._plans: OrderedDict[tuple[int, ...], tuple[list[int], int]] = OrderedDict()
+
+    def _read_by_python(self) -> list[int]:
+        """Buffers that host-level items of this stage, or the end of the call, look at."""
+        found: list[int] = []
+        program = self.shape.program
+        for item in self.shape.items:
+            if isinstance(item, HostItem) and item.stage == self.stage:
+                step = program.steps[item.position]
+                found += [step.buffer] if hasattr(step, "buffer") else []
+                found += [b for b in getattr(step, "inputs", ()) if b is not None]
+        if self.stage == self.shape.stages - 1:
+            found += [o.buffer for o in self.shape.outputs]
+        return [
+            b for b in dict.fromkeys(found) if self.shape.roots[program.roots[b]].kind != "host"
+        ]
+
+    def _spec(self, b: int) -> tuple[int, int, np.dtype, list[int]]:
+        program = self.shape.program
+        kind = program.buffers[b].type
+        assert isinstance(kind, TensorType)
+        slot = self.shape.roots[program.roots[b]].slot
+        dims = [self.sizes.slot(d) for d in kind.shape]
+        return slot, self.sizes.slot(program.offsets[b]), kind.dtype.np, dims
+
+    def _input_dims(self) -> list[tuple[str, int, int, Dim]]:
+        """(input, axis, slot, dim): what every dimension of every input must be."""
+        return [
+            (name, axis, self.sizes.slot(dim), dim)
+            for name, _, kind in self.shape.inputs
+            if isinstance(kind, TensorType)
+            for axis, dim in enumerate(kind.shape)
+        ]
+
+    def bind(
+        self,
+        values: Sequence[int],
+        parent: Binding | None,
+        constants: Mapping[int, int],
+        target: Target,
+        threads: int,
+    ) -> Binding:
+        """The stage under ``values`` of its symbols. Raises ``FeedError`` where a size check
+        fails and ``LimitError`` where a size is absurd."""
+        sizes = self.sizes.evaluate(values)
+        if max(map(abs, sizes), default=0) >= 1 << 62:
+            raise LimitError("a size of the model does not fit 64 bits")
+        for a, b, message in self.checks:
+            if sizes[a] not in (sizes[b], 1):
+                raise FeedError(f"sizes {sizes[a]} and {sizes[b]} differ: {message}")
+        for number, slot, _, _ in self.arena:
+            if sizes[slot] < 0:
+                raise FeedError(f"buffer {number} has a negative size for these inputs")
+        offsets = dict(parent.offsets) if parent is not None else dict(constants)
+        lives = [Lifetime(self._rounded(sizes[s]), first, last) for _, s, first, last in self.arena]
+        places, chunk = self._plan(lives)
+        offsets |= {number: at for (number, _, _, _), at in zip(self.arena, places)}
+        array = np.array(sizes, np.int64)
+        program = self.shape.program
+        tables = [
+            None if t is None else t.fill(array, offsets, target, threads) for t in self.segments
+        ]
+        present = [t for t in tables if t is not None]
+        shift = aligned(8 * (max((t.widest for t in present), default=0) + 1))
+        # Threads write their address tables all the time: two lines apart, never shared.
+        scratch = aligned(max((t.scratch for t in present), default=0))
+        return Binding(
+            values=tuple(values),
+            tables=tables,
+            chunk=chunk,
+            bound=lower_bound(lives),
+            allocate=[(slot, sizes[size]) for slot, size in self.outputs],
+            offsets=offsets,
+            arrays={
+                b: ArraySpec(
+                    slot, offsets.get(program.roots[b], 0) + sizes[offset], dtype,
+                    tuple(sizes[d] for d in dims),
+                )
+                for b, (slot, offset, dtype, dims) in self.readable.items()
+            },
+            sizes=sizes,
+            shift=shift,
+            stride=shift + scratch + 2 * ALIGN,
+        )  # fmt: skip
+
+    def _rounded(self, nbytes: int) -> int:
+        if not self.dynamic or nbytes < 4096:
+            return nbytes
+        step = 1 << max(6, nbytes.bit_length() - _SLACK.bit_length())
+        return -(-nbytes // step) * step
+
+    def _plan(self, lives: list[Lifetime]) -> tuple[list[int], int]:
+        key = tuple(aligned(x.nbytes) for x in lives)
+        found = self._plans.get(key)
+        if found is None:
+            found = place(lives)
+            self._plans[key] = found
+            while len(self._plans) > 8:
+                self._plans.popitem(last=False)
+        return found

@@ -1,0 +1,184 @@
+"""Thread teams: long-lived Python threads that live inside the native driver.
+
+A team of ``n`` is the calling thread and ``n - 1`` workers. A worker is a daemonic Python thread
+whose whole life is one native call that holds no interpreter lock: it spins for a moment, sleeps,
+and wakes when a call comes (see ``driver``). Teams are shared by all executables of a process that
+use the same number of threads, since one machine has one set of cores. A team serves one call at a
+time; a caller who finds it busy runs alone, on its own arena, over the same tiles, so results are
+the same bits. The workers are started at the first call that needs them.
+
+After a fork the child has none of the parent's threads: teams are marked dead there and made anew
+at need. At exit the workers are sent home before the interpreter goes.
+"""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ..ir.target import Target
+from . import driver as native
+from .driver import Driver
+
+_BARRIER_SPIN_S = 40e-6
+"""How long a thread spins at a barrier before it sleeps."""
+_IDLE_SPIN_S = 60e-6
+"""How long a worker spins for the next call before it parks."""
+
+
+def usable_cores() -> int:
+    """Cores this process may use now: affinity mask and cgroup quota."""
+    return Target.detect().cores
+
+
+Holder = weakref.ref[Any]
+"""Refers to the call that has the team."""
+
+
+class Team:
+    """``threads`` threads that run driver calls together; made by ``team``."""
+
+    def __init__(self, threads: int, driver: Driver) -> None:
+        self.threads = threads
+        """Number of threads, the caller's included."""
+        self.dead = False
+        """Whether the process was forked since (or is ending): the workers do not exist."""
+        self._holder: dict[int, Holder] = {}
+        self._lock = threading.Lock()
+        self._driver = driver
+        self._started = False
+        self._workers: list[threading.Thread] = []
+        words = np.zeros(native.TEAM_WORDS + 2 * native.LINE, np.int64)
+        # Workers read these words until the process ends, after the interpreter freed its objects.
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(words))
+        skip = (-words.ctypes.data // 8) % (2 * native.LINE)
+        self._words = words[skip : skip + native.TEAM_WORDS]
+        self.address = int(self._words.ctypes.data)
+        """Address of the team block."""
+        self._words[native.TEAM_THREADS] = threads
+        # More threads than cores: the one that is waited for needs the waiter's core.
+        crowded = threads > usable_cores()
+        self._words[native.TEAM_SPINS] = 1 if crowded else driver.rounds(_BARRIER_SPIN_S)
+        self._words[native.TEAM_GO_SPINS] = 1 if crowded else driver.rounds(_IDLE_SPIN_S)
+        self._words[native.TEAM_SYSCALL] = driver.syscall
+        self._words[native.TEAM_NAP] = driver.nanosleep
+        self._words[native.TEAM_NAP_TIME + 1] = 50_000
+
+    def acquire(self, holder: Holder) -> bool:
+        """Take the team for one call; False if it is busy, dead or cannot start threads.
+
+        ``holder`` refers to an object that lives as long as the call. Taking the team is one
+        dictionary operation, so an interrupt (control-C) comes before or after it; one that
+        strikes before the team is given back leaves a holder whose object is gone, and the next
+        call takes the team from it.
+        """
+        if self.dead:
+            return False
+        found = self._holder.setdefault(0, holder)
+        if found is not holder:
+            if found() is not None:
+                return False
+            with self._lock:
+                if self._holder.get(0) is found:
+                    del self._holder[0]
+            if self._holder.setdefault(0, holder) is not holder:
+                return False
+        if not self._started and not self._start():
+            self.release(holder)
+            return False
+        return True
+
+    def release(self, holder: Holder) -> None:
+        """Give the team back, if ``holder`` has it."""
+        if self._holder.get(0) is holder:
+            del self._holder[0]
+
+    def _start(self) -> bool:
+        for number in range(1, self.threads):
+            worker = threading.Thread(
+                target=self._driver.worker, args=(self.address, number),
+                name=f"evonnx-{number}", daemon=True,
+            )  # fmt: skip
+            try:
+                worker.start()
+            except RuntimeError:  # the system gives no more threads: nobody waits for the others
+                self._driver.team_quit(self.address)
+                self.dead = True
+                return False
+            self._workers.append(worker)
+        weakref.finalize(self, self._driver.team_quit, self.address).atexit = False
+        self._started = True
+        return True
+
+    def close(self) -> None:
+        """Send the workers home and wait a moment for them; later calls run alone."""
+        closing = _Call()
+        holder = weakref.ref(closing)
+        started = self._started
+        for _ in range(100):
+            if not started or self.acquire(holder):
+                break
+            time.sleep(0.01)
+        else:
+            return  # a call is running in a thread that the interpreter will not wait for
+        self.dead = True
+        if started:
+            self._driver.team_quit(self.address)
+            for worker in self._workers:
+                worker.join(timeout=1.0)
+            self._started = False
+        self.release(holder)
+
+
+class _Call:
+    """Something to hold a team with."""
+
+
+_TEAMS: weakref.WeakValueDictionary[int, Team] = weakref.WeakValueDictionary()
+_RESET: weakref.WeakSet[Any] = weakref.WeakSet()
+_lock = threading.Lock()
+
+
+def team(threads: int, driver: Driver) -> Team:
+    """The process's team of ``threads``; it lives as long as somebody holds it."""
+    with _lock:
+        found = _TEAMS.get(threads)
+        if found is None or found.dead:
+            found = _TEAMS[threads] = Team(threads, driver)
+        return found
+
+
+def after_fork(obj: Any) -> None:
+    """Have ``obj._after_fork()`` called in every child process (new locks, no threads)."""
+    _RESET.add(obj)
+
+
+def _in_child() -> None:
+    global _lock
+    _lock = threading.Lock()
+    for member in list(_TEAMS.values()):
+        member.dead = True
+        member._lock = threading.Lock()
+    for key in list(_TEAMS.keys()):
+        _TEAMS.pop(key, None)
+    for obj in list(_RESET):
+        obj._after_fork()
+
+
+def _at_exit() -> None:
+    for member in list(_TEAMS.values()):
+        member.close()
+
+
+_register: Callable[..., None] | None = getattr(os, "register_at_fork", None)
+if _register is not None:
+    _register(after_in_child=_in_child)
+atexit.register(_at_exit)

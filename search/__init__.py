@@ -1,0 +1,1 @@
+"""Scheduling: legality, cost models and the choosers of a schedule."""

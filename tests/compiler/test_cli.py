@@ -1,0 +1,339 @@
+"""The command line: what it prints, which exit code it leaves, and what model text cannot do."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from evonnx.compiler import cli, console
+from evonnx.compiler.feeds import random_feeds, read_feeds, write_arrays
+from evonnx.ir.dims import sym
+from evonnx.ir.errors import CheckError, FeedError
+from evonnx.ir.types import BOOL, F32, I64, STR, TensorType
+
+EVIL = "[red]x[/red]\x1b[2J'\"; import os"
+
+
+def save(path: Path, nodes: list[onnx.NodeProto], inputs: dict, outputs: list[str]) -> Path:
+    """A float32 model at ``path``; ``inputs`` maps names to shapes."""
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in inputs.items()],
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in outputs],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), path)
+    return path
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """``z = relu(x @ y) + 1`` with a symbolic number of rows."""
+    one = helper.make_tensor("one", TensorProto.FLOAT, [], [1.0])
+    nodes = [
+        helper.make_node("Constant", [], ["one"], value=one),
+        helper.make_node("MatMul", ["x", "y"], ["m"], name="product"),
+        helper.make_node("Relu", ["m"], ["r"], name="clamp"),
+        helper.make_node("Add", ["r", "one"], ["z"], name="shift"),
+    ]
+    return save(tmp_path / "model.onnx", nodes, {"x": ["N", 8], "y": [8, 4]}, ["z"])
+
+
+@pytest.fixture
+def unsupported(tmp_path: Path) -> Path:
+    nodes = [
+        helper.make_node("Frobnicate", ["x"], ["a"], name=EVIL, domain="not.there"),
+        helper.make_node("Defrobnicate", ["a"], ["z"], name="second", domain="not.there"),
+    ]
+    path = save(tmp_path / "odd.onnx", nodes, {"x": [2]}, ["z"])
+    loaded = onnx.load(path)
+    loaded.opset_import.append(helper.make_opsetid("not.there", 1))
+    onnx.save(loaded, path)
+    return path
+
+
+class Cli:
+    """Runs the command line in this process."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self._capsys = capsys
+
+    def __call__(self, *arguments: object) -> tuple[int, str, str]:
+        """Exit code, standard output, standard error."""
+        with pytest.raises(SystemExit) as done:
+            cli.main([str(a) for a in arguments])
+        captured = self._capsys.readouterr()
+        return int(done.value.code or 0), captured.out, captured.err
+
+
+@pytest.fixture
+def evonnx(capsys: pytest.CaptureFixture[str]) -> Cli:
+    return Cli(capsys)
+
+
+# Starting up ---------------------------------------------------------------------------------
+
+
+def test_help_imports_nothing_heavy() -> None:
+    script = (
+        "import sys\n"
+        "from evonnx.compiler.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit as done: assert not done.code\n"
+        "heavy = {'numba', 'llvmlite', 'onnx', 'numpy', 'networkx', 'rich'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for command in ("compile", "run", "opt", "dump", "check", "bench"):
+        assert f"\n  {command} " in done.stdout
+
+
+@pytest.mark.parametrize("command", ["compile", "run", "opt", "dump", "check", "bench"])
+def test_every_command_has_help_and_json(evonnx: Cli, command: str) -> None:
+    code, out, _ = evonnx(command, "--help")
+    assert code == 0
+    assert "--json" in out
+
+
+# The commands --------------------------------------------------------------------------------
+
+
+def test_compile_reports(evonnx: Cli, model: Path) -> None:
+    code, out, err = evonnx("compile", model, "--json", "--no-cache")
+    assert code == 0, err
+    assert isinstance(json.loads(out), dict)
+    code, out, _ = evonnx("compile", model, "--no-cache")
+    assert code == 0
+    assert out.strip()
+
+
+def test_run_computes(evonnx: Cli, model: Path, tmp_path: Path) -> None:
+    x = np.random.default_rng(1).standard_normal((3, 8), dtype=np.float32)
+    np.save(tmp_path / "x.npy", x)
+    out_file = tmp_path / "out.npz"
+    code, out, err = evonnx(
+        "run", model, "--json", "-i", f"x={tmp_path / 'x.npy'}", "-i", "y=0.5", "-o", out_file
+    )
+    assert code == 0, err
+    (row,) = json.loads(out)["outputs"]
+    assert (row["name"], row["dtype"], row["shape"]) == ("z", "float32", "[3, 4]")
+    expected = np.maximum(x @ np.full((8, 4), 0.5, np.float32), 0) + 1
+    np.testing.assert_allclose(np.load(out_file)["z"], expected, rtol=1e-5)
+    assert row["max"] == pytest.approx(float(expected.max()), rel=1e-5)
+
+
+def test_run_with_made_up_inputs_is_repeatable(evonnx: Cli, model: Path) -> None:
+    arguments = ("run", model, "-i", "random", "--dim", "N=2", "--json", "--check")
+    first, second = evonnx(*arguments), evonnx(*arguments)
+    assert first[0] == second[0] == 0, first[2]
+    assert json.loads(first[1])["outputs"] == json.loads(second[1])["outputs"]
+    other = json.loads(evonnx(*arguments, "--seed", 7)[1])["outputs"]
+    assert other != json.loads(first[1])["outputs"]
+    code, out, _ = evonnx(*arguments[:5])  # without --json: a table
+    assert code == 0
+    assert "float32" in out
+    assert "[2, 4]" in out
+
+
+def test_opt_prints_ir_that_it_reads_back(evonnx: Cli, model: Path, tmp_path: Path) -> None:
+    code, text, err = evonnx("opt", model, "-p", "fold,canon")
+    assert code == 0, err
+    assert "dot" in text
+    saved = tmp_path / "saved.ir"
+    saved.write_text(text)
+    assert evonnx("opt", saved, "-p", "fold,canon")[:2] == (0, text)
+    code, out, _ = evonnx("opt", model, "-p", "fold", "--json")
+    assert code == 0
+    assert {"nodes_before", "nodes_after", "passes", "ir"} <= json.loads(out).keys()
+    code, out, err = evonnx("opt", model, "-p", "fold,canon", "--stats", "-o", saved)
+    assert (code, out, saved.read_text()) == (0, "", text)
+    assert "fold" in err
+
+
+def test_opt_names_an_unknown_pass(evonnx: Cli, model: Path) -> None:
+    code, out, err = evonnx("opt", model, "-p", "fold,nonsense")
+    assert code in (cli.EXIT_ERROR, cli.EXIT_USAGE)
+    assert not out
+    assert "nonsense" in err
+
+
+@pytest.mark.parametrize("what", ["ir", "dot", "svg", "source", "schedule"])
+def test_dump_views(evonnx: Cli, model: Path, what: str, tmp_path: Path) -> None:
+    code, out, err = evonnx("dump", model, "--what", what)
+    assert code == 0, err
+    assert out.strip()
+    shown = {"dot": "digraph", "svg": "<svg", "source": "def "}
+    assert shown.get(what, "") in out
+    file = tmp_path / "out"
+    assert evonnx("dump", model, "--what", what, "-o", file)[:2] == (0, "")
+    assert file.read_text().strip() == out.strip()
+
+
+def test_dumped_schedule_replays(evonnx: Cli, model: Path, tmp_path: Path) -> None:
+    schedule = tmp_path / "s.txt"
+    assert evonnx("dump", model, "--what", "schedule", "-o", schedule)[0] == 0
+    code, out, err = evonnx("dump", model, "--what", "schedule", "--schedule", schedule)
+    assert code == 0, err
+    assert out.strip() == schedule.read_text().strip()
+    again = tmp_path / "again.txt"
+    assert evonnx("compile", model, "--save-schedule", again)[0] == 0
+    assert again.read_text().strip() == out.strip()
+
+
+def test_dump_exports_onnx(evonnx: Cli, model: Path, tmp_path: Path) -> None:
+    assert evonnx("dump", model, "--what", "onnx")[0] == cli.EXIT_USAGE
+    out = tmp_path / "optimized.onnx"
+    code, _, err = evonnx("dump", model, "--what", "onnx", "-o", out)
+    assert code == 0, err
+    onnx.checker.check_model(onnx.load(out), full_check=True)
+    x = ("-i", "random", "--dim", "N=2", "--json")
+    before, after = (json.loads(evonnx("run", m, *x)[1])["outputs"] for m in (model, out))
+    assert before[0]["mean"] == pytest.approx(after[0]["mean"], rel=1e-5)
+
+
+def test_explain_names_a_reason(evonnx: Cli, model: Path) -> None:
+    code, out, err = evonnx("dump", model, "--explain", "product")
+    assert code == 0, err
+    assert out.strip()
+
+
+def test_check(evonnx: Cli, model: Path, unsupported: Path) -> None:
+    assert evonnx("check", model)[0] == 0
+    assert json.loads(evonnx("check", model, "--json")[1]) == {"supported": True, "gaps": []}
+    code, out, _ = evonnx("check", unsupported, "--json")
+    assert code == cli.EXIT_UNSUPPORTED
+    gaps = json.loads(out)["gaps"]
+    assert [g["node"].strip("'\"") for g in gaps][1] == "second"
+    assert "Frobnicate" in gaps[0]["op"]
+
+
+# What goes wrong -----------------------------------------------------------------------------
+
+
+def test_model_text_drives_neither_markup_nor_terminal(evonnx: Cli, unsupported: Path) -> None:
+    for arguments in (("check", unsupported), ("compile", unsupported)):
+        code, out, err = evonnx(*arguments)
+        assert code == cli.EXIT_UNSUPPORTED
+        shown = out + err
+        assert "\x1b" not in shown
+        assert "[red]x[/red]" in shown
+
+
+def test_errors_have_codes(evonnx: Cli, model: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(model.read_bytes()[:-40])
+    code, out, err = evonnx("compile", broken)
+    assert (code, out) == (cli.EXIT_ERROR, "")
+    assert err.startswith("ModelError: ")
+    code, out, _ = evonnx("opt", broken, "--json")
+    assert code == cli.EXIT_ERROR
+    assert json.loads(out)["error"]["type"] == "ModelError"
+    assert evonnx("run", model, "-i", "nobody=1")[0] == cli.EXIT_ERROR
+    assert evonnx("run", model, "-i", "x=random", "--dim", "N=2")[0] == cli.EXIT_ERROR
+    code, _, err = evonnx("run", model, "-i", "random")
+    assert code == cli.EXIT_ERROR
+    assert "'N'" in err
+
+
+def test_usage_errors(evonnx: Cli, model: Path, tmp_path: Path) -> None:
+    assert evonnx("compile", tmp_path / "absent.onnx")[0] == cli.EXIT_USAGE
+    assert evonnx("compile", model, "--target", "abacus")[0] == cli.EXIT_USAGE
+    assert evonnx("run", model, "--dim", "N")[0] == cli.EXIT_USAGE
+    assert evonnx("frobnicate")[0] == cli.EXIT_USAGE
+    assert evonnx("dump", model, "--raw", "--what", "source")[0] == cli.EXIT_USAGE
+
+
+@pytest.mark.parametrize(
+    ("raised", "code"),
+    [
+        (CheckError("differs"), cli.EXIT_MISMATCH),
+        (KeyboardInterrupt(), cli.EXIT_INTERRUPT),
+        (ZeroDivisionError("a defect"), cli.EXIT_DEFECT),
+    ],
+)
+def test_other_exit_codes(
+    evonnx: Cli, model: Path, monkeypatch: pytest.MonkeyPatch, raised: BaseException, code: int
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise raised
+
+    monkeypatch.setattr("evonnx.compiler.api.compile", fail)
+    assert evonnx("compile", model)[0] == code
+
+
+# Feeds and output ----------------------------------------------------------------------------
+
+
+def test_made_up_feeds() -> None:
+    types = {
+        "x": TensorType(F32, (sym("N"), 3)),
+        "ids": TensorType(I64, (sym("N"),)),
+        "length": TensorType(I64, (1,)),
+        "flag": TensorType(BOOL, ()),
+        "text": TensorType(STR, (2,)),
+    }
+    feeds = random_feeds(types, {"N": 50})
+    assert feeds["x"].shape == (50, 3)
+    assert feeds["x"].dtype == np.float32
+    assert set(feeds["ids"].tolist()) == {0, 1}
+    assert feeds["length"].tolist() == [1]
+    assert feeds["flag"].shape == ()
+    assert feeds["text"].tolist() == ["a", "a"]
+    # A feed depends on its own name only.
+    alone = random_feeds({"x": types["x"]}, {"N": 50})
+    np.testing.assert_array_equal(alone["x"], feeds["x"])
+    with pytest.raises(FeedError, match="'N'"):
+        random_feeds(types)
+
+
+def test_feeds_from_text(tmp_path: Path) -> None:
+    types = {"a": TensorType(F32, (sym("N"),)), "a=b": TensorType(I64, (sym("N"),))}
+    np.save(tmp_path / "a.npy", np.zeros(5, np.float32))
+    feeds = read_feeds([f"a={tmp_path / 'a.npy'}", "a=b=7"], types, {}, 0)
+    assert feeds["a=b"].tolist() == [7] * 5  # N was measured on the array of "a"
+    write_arrays(tmp_path / "all.npz", {"a": np.ones(2, np.float32), "file": np.ones(1)})
+    assert read_feeds([str(tmp_path / "all.npz")], types, {}, 0)["file"].shape == (1,)
+    for bad in ("c=1", "a=word", "a=absent.npy", "absent.npz"):
+        with pytest.raises(FeedError):
+            read_feeds([bad], types, {"N": 1}, 0)
+    objects = tmp_path / "o.npy"
+    np.save(objects, np.array([{}], dtype=object), allow_pickle=True)
+    with pytest.raises(FeedError, match="cannot read"):  # a pickle is never loaded
+        read_feeds([f"a={objects}"], types, {}, 0)
+
+
+def test_json_is_strict(capsys: pytest.CaptureFixture[str]) -> None:
+    console.print_json(
+        {"a": np.float32(2), "b": [float("nan"), float("inf")], "c": np.arange(2), 3: Path("x")}
+    )
+    assert json.loads(capsys.readouterr().out) == {
+        "a": 2.0,
+        "b": ["nan", "inf"],
+        "c": [0, 1],
+        "3": "x",
+    }
+
+
+def test_progress_appears_only_when_it_takes_long(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with console.Progress("quick") as progress:
+        progress("stage", 0, 1)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(console, "PROGRESS_AFTER", 0.05)
+    with console.Progress("slow") as progress:
+        progress("first [b]", 0, 2)
+        time.sleep(0.3)
+        progress("second\x1b", 1, 2)
+    err = capsys.readouterr().err
+    assert "slow: first [b]" in err
+    assert "slow: second\\x1b" in err

@@ -1,0 +1,302 @@
+"""The road from kernel source to running code, and the words that are not transcendental."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from evonnx.ir.errors import CompileError
+from evonnx.ir.target import Target
+from evonnx.kernels import jit
+
+TWO_LOOPS = """
+def kernel(bufs, params, begin, end):
+    x = ptr_f32(bufs, 0)
+    y = ptr_f32(bufs, 1)
+    o = ptr_f32(bufs, 2)
+    n = prm(params, 0)
+    for t in range(begin, end):
+        r = t * n
+        for i in range(n):
+            a = ld(x, r + i)
+            st(o, r + i, a * ld(y, i) + a)
+        for i in range(n):
+            st(o, r + i, ld(o, r + i) * ld(y, i))
+"""
+rng = np.random.default_rng(0)
+
+
+def body(*lines: str) -> str:
+    return "def kernel(bufs, params, begin, end):\n" + "".join(f"    {x}\n" for x in lines)
+
+
+def test_two_loops(run):
+    x, y = rng.random((7, 37), np.float32), rng.random(37, np.float32)
+    out = np.zeros_like(x)
+    run.kernel(TWO_LOOPS, [x, y, out], [37], 7)
+    np.testing.assert_allclose(out, (x * y + x) * y, rtol=1e-6)
+
+
+def test_loop_forms(run):
+    """Steps, downward ranges, while, if and nested bounds do what Python does."""
+    source = body(
+        "o = ptr_i64(bufs, 0)",
+        "n = prm(params, 0)",
+        "k = 0",
+        "for i in range(2, n, 3):",
+        "    st(o, k, i)",
+        "    k = k + 1",
+        "for i in range(n, 0, -2):",
+        "    if i > 4:",
+        "        st(o, k, i)",
+        "        k += 1",
+        "w = 3",
+        "while w > 0:",
+        "    st(o, k, -w)",
+        "    k += 1",
+        "    w -= 1",
+        "for i in range(5, 5):",
+        "    st(o, 0, 99)",
+    )
+    out = np.zeros(20, np.int64)
+    run.kernel(source, [out], [10], 1)
+    assert out[:9].tolist() == [2, 5, 8, 10, 8, 6, -3, -2, -1]
+
+
+def test_vector_width_and_no_overlap_checks():
+    """AVX-512 code uses 512-bit registers, and disjoint buffers need no run-time checks."""
+    assert "zmm" in jit.asm(TWO_LOOPS, "k", Target.named("avx512"))
+    avx2 = jit.asm(TWO_LOOPS, "k", Target.named("avx2"))
+    assert "ymm" in avx2
+    assert "zmm" not in avx2
+    text = jit.optimized_ir(
+        jit.lower(TWO_LOOPS, "k", Target.named("avx2")), Target.named("avx2")
+    )
+    assert "vector.body" in text
+    assert "memcheck" not in text
+
+
+def test_sum_is_vectorized_but_plain_addition_keeps_its_order():
+    source = body(
+        "x = ptr_f32(bufs, 0)",
+        "o = ptr_f32(bufs, 1)",
+        "s = f32(0)",
+        "for i in range(begin, end):",
+        "    s = {}(s, ld(x, i))",
+        "st(o, 0, s)",
+    )
+    target = Target.named("avx2")
+    assert "vector.body" in jit.optimized_ir(jit.lower(source.format("radd"), "k", target), target)
+    plain = jit.optimized_ir(jit.lower(source.format("fadd"), "k", target), target)
+    assert "vector.body" not in plain
+
+
+@pytest.mark.parametrize(
+    ("line", "part"),
+    [
+        ("st(o, 0, f64(1))", "takes float32"),
+        ("a = fadd(f32(1), f64(2))", "fadd does not take"),
+        ("a = exp(f32(1), f32(2))", "exp does not take"),
+        ("a = ptr_f32(bufs, begin)", "literal"),
+        ("a = undefined_word(1)", "undefined_word"),
+        ("a = [1, 2]", "kernel"),
+    ],
+)
+def test_mistakes_are_compile_errors(line, part):
+    source = body("o = ptr_f32(bufs, 0)", line)
+    with pytest.raises(CompileError, match=part):
+        jit.compile_source(source, "k", Target.named("generic"))
+
+
+def test_a_name_keeps_its_type():
+    source = body("a = f32(1)", "for i in range(3):", "    a = i")
+    with pytest.raises(CompileError, match="changes its type"):
+        jit.compile_source(source, "k", Target.named("generic"))
+
+
+def test_unknown_functions_are_refused():
+    source = body('ccall("system", 1)')
+    with pytest.raises(CompileError, match="system"):
+        jit.compile_source(source, "k", Target.named("generic"))
+    other = jit.compile_source(source.replace("system", "mk_missing"), "k", Target.detect())
+    with pytest.raises(CompileError, match="mk_missing"):
+        jit.load_objects([other])
+
+
+def test_calls_between_objects():
+    target = Target.detect()
+    callee = "define void @mk_set(ptr %p, i64 %v) { store i64 %v, ptr %p ret void }"
+    caller = body("o = ptr_i64(bufs, 0)", 'ccall("mk_set", o, 42)')
+    loader = jit.load_objects(
+        [jit.compile_source(caller, "k", target), jit.compile_ir_text(callee, target)]
+    )
+    assert {"k", "mk_set"} <= loader.symbols
+    out = np.zeros(1, np.int64)
+    address = np.array([out.ctypes.data])
+    import ctypes
+
+    kind = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 4)
+    kind(loader.address("k"))(address.ctypes.data, 0, 0, 1)
+    assert out[0] == 42
+    with pytest.raises(CompileError, match="nothing"):
+        loader.address("nothing")
+
+
+@pytest.mark.parametrize("data", [b"", b"MZ", b"\x7fELF\x02\x01" + b"\0" * 80])
+def test_damaged_objects(data):
+    if data.startswith(b"\x7fELF"):
+        assert list(jit.elf_symbols(data)) == []
+    else:
+        with pytest.raises(CompileError):
+            jit.load_objects([data])
+
+
+def test_truncated_object():
+    data = jit.compile_source(TWO_LOOPS, "k", Target.detect())
+    with pytest.raises(CompileError):
+        jit.load_objects([data[: len(data) // 2]])
+
+
+def test_loading_needs_no_numba(tmp_path):
+    path = tmp_path / "k.o"
+    path.write_bytes(jit.compile_source(TWO_LOOPS, "k", Target.detect()))
+    code = (
+        "import sys; from evonnx.kernels.jit import load_objects;"
+        f"assert load_objects([open({str(path)!r}, 'rb').read()]).address('k');"
+        "assert 'numba' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_target_text():
+    for name in ("cpu", "avx512", "avx2", "generic"):
+        target = Target.named(name)
+        assert Target.parse(str(target)) == target
+    with pytest.raises(KeyError):
+        Target.named("pentium")
+
+
+# --- words ----------------------------------------------------------------------------------------
+
+
+def same(a: np.ndarray, b: np.ndarray) -> bool:
+    """Equal bits, all NaN being equal."""
+    nan = np.isnan(b.astype(np.float64))
+    assert np.isnan(a[nan].astype(np.float64)).all()
+    kind = f"u{a.itemsize}"
+    return bool((a[~nan].view(kind) == b[~nan].view(kind)).all())
+
+
+HALVES = np.arange(65536, dtype=np.uint16)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+def test_sixteen_bit_floats(run, dtype):
+    name = "f16" if dtype is np.float16 else "bf16"
+    with np.errstate(all="ignore"):
+        stored = HALVES.view(dtype)
+        wide = stored.astype(np.float32)
+        assert same(run.elementwise("a", "f32", **{f"a_{name}": stored}), wide)
+        bits = rng.integers(0, 2**32, 200_000).astype(np.uint32).view(np.float32)
+        values = np.concatenate([bits, wide, (wide[:-1] + wide[1:]) / 2]).astype(np.float32)
+        assert same(run.elementwise("a", name, a_f32=values), values.astype(dtype))
+        fine = np.concatenate([values.astype(np.float64) * (1 + 2**-40), values])
+        rounded = run.elementwise(f"{name}(a)", "f32", a_f64=fine)
+        if dtype is np.float16:
+            assert same(rounded, fine.astype(dtype).astype(np.float32))
+
+
+INTEGERS = ("i8", "u8", "i16", "u16", "i32", "u32", "i64", "u64")
+
+
+@pytest.mark.parametrize("name", INTEGERS)
+def test_integer_words(run, name):
+    kind = np.dtype(name.replace("i", "int").replace("uint", "u").replace("u", "uint"))
+    info = np.iinfo(kind)
+    a = rng.integers(info.min, info.max, 500, dtype=kind, endpoint=True)
+    b = rng.integers(info.min, info.max, 500, dtype=kind, endpoint=True)
+    b[:200] = rng.integers(1, 7, 200)
+    a[200:250], b[220:270] = info.min, (-1 if info.min else info.max)
+    names = {f"a_{name}": a, f"b_{name}": b}
+    nonzero = b != 0
+    reference = {
+        "iadd": np.add, "isub": np.subtract, "imul": np.multiply, "imod": np.mod,
+        "ifmod": np.fmod, "imax": np.maximum, "imin": np.minimum, "iand": np.bitwise_and,
+        "ixor": np.bitwise_xor,
+    }  # fmt: skip
+    with np.errstate(all="ignore"):
+        for word, function in reference.items():
+            got = run.elementwise(f"{word}(a, b)", name, **names)
+            assert (got == function(a, b))[nonzero].all(), word
+        assert (run.elementwise("lt(a, b)", "bool", **names) == (a < b)).all()
+        assert (run.elementwise("f32(a)", "f32", **names) == a.astype(np.float32)).all()
+        quotient = run.elementwise("idiv(a, b)", name, **names)
+        exact = [abs(int(x)) // abs(int(y)) * (1 if (x < 0) == (y < 0) else -1) if y else 0
+                 for x, y in zip(a, b)]  # fmt: skip
+        assert all((int(x) - y) % (1 << info.bits) == 0 for x, y in zip(quotient, exact))
+        small = rng.integers(0, 20, 500).astype(kind)
+        power = run.elementwise("ipow(a, b)", name, **{f"a_{name}": a, f"b_{name}": small})
+        assert (power == np.power(a, small)).all()
+        shifted = run.elementwise("ishl(a, b)", name, **{f"a_{name}": a, f"b_{name}": small})
+        assert (shifted[small < info.bits] == (a << small)[small < info.bits]).all()
+        assert not shifted[small >= info.bits].any()
+
+
+def test_division_by_zero_is_zero(run):
+    a = np.array([-5, 0, 7, np.iinfo(np.int32).min], np.int32)
+    zero = np.zeros_like(a)
+    for word in ("idiv", "imod", "ifmod"):
+        assert not run.elementwise(f"{word}(a, b)", "i32", a_i32=a, b_i32=zero).any()
+
+
+@pytest.mark.parametrize("name", INTEGERS)
+def test_float_to_integer(run, name):
+    info = np.iinfo(name.replace("i", "int").replace("u", "uint").replace("uuint", "uint"))
+    a = np.array([0.0, 0.9, -0.9, 1.5, 100.7, np.nan], np.float32)
+    got = run.elementwise(f"{name}(a)", name, a_f32=a)
+    assert got.tolist() == [0, 0, 0, 1, 100, 0]
+    if info.bits >= 32 and name != "u32":
+        huge = np.array([np.inf, -np.inf, 1e30, -1e30], np.float32)
+        got = run.elementwise(f"{name}(a)", name, a_f32=huge)
+        assert got.tolist() == [info.max, info.min, info.max, info.min]
+
+
+FLOATS = np.concatenate(
+    [
+        rng.standard_normal(3000) * rng.choice([1e-3, 1, 1e3, 1e7], 3000),
+        [np.inf, -np.inf, np.nan, 0.0, -0.0, 0.5, -0.5, 1.5, 2.5, 1e-45, 8388609.0, 1e30],
+    ]
+).astype(np.float32)
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f64"])
+def test_float_words(run, dtype):
+    a = FLOATS.astype(np.float32 if dtype == "f32" else np.float64)
+    b = rng.permutation(a)
+    names = {f"a_{dtype}": a, f"b_{dtype}": b}
+    reference = {
+        "rint(a)": np.rint, "floor(a)": np.floor, "ceil(a)": np.ceil, "trunc(a)": np.trunc,
+        "fabs(a)": np.abs, "neg(a)": np.negative, "sqrt(a)": np.sqrt, "sign(a)": np.sign,
+    }  # fmt: skip
+    with np.errstate(all="ignore"):
+        for expression, function in reference.items():
+            assert np.array_equal(
+                run.elementwise(expression, dtype, **names), function(a), equal_nan=True
+            ), expression
+        for expression, function in {
+            "fmax(a, b)": np.maximum, "fmin(a, b)": np.minimum, "copysign(a, b)": np.copysign,
+            "a / b": np.divide, "a - b": np.subtract,
+        }.items():  # fmt: skip
+            got = run.elementwise(expression, dtype, **names)
+            assert np.array_equal(got, function(a, b), equal_nan=True), expression
+        for expression, function in {"ffmod(a, b)": np.fmod, "fmod(a, b)": np.mod}.items():
+            got = run.elementwise(expression, dtype, **names)
+            assert np.array_equal(got, function(a, b), equal_nan=True), expression
+        assert (run.elementwise("isnan(a)", "bool", **names) == np.isnan(a)).all()
+        assert (run.elementwise("isinf(a)", "bool", **names) == np.isinf(a)).all()
+        picked = run.elementwise("select(lt(a, b), a, b)", dtype, **names)
+        assert np.array_equal(picked, np.where(a < b, a, b), equal_nan=True)

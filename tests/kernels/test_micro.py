@@ -1,0 +1,80 @@
+"""Contraction tiles and packing against NumPy in float64, with edges and zero sizes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from evonnx.kernels import micro
+
+rng = np.random.default_rng(2)
+KINDS = {"f32": (np.float32, 1e-5), "f64": (np.float64, 1e-13)}
+
+
+def table(base: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """Addresses of elements of ``base``."""
+    return np.ascontiguousarray(base.ctypes.data + offsets.astype(np.int64) * base.itemsize)
+
+
+@pytest.mark.parametrize("dtype", KINDS)
+@pytest.mark.parametrize("strided", [False, True], ids=["rows", "strided"])
+def test_igemm(target, call_micro, dtype, strided):
+    kind, tolerance = KINDS[dtype]
+    for mr in micro.igemm_rows(target, dtype):
+        for nv in (1, 2):
+            tile = micro.igemm(target, dtype, mr, nv, strided)
+            call = call_micro(tile)
+            for taps, k in ((0, 4), (1, 0), (1, 1), (1, 7), (3, 5), (9, 64), (2, 129)):
+                a = rng.standard_normal((taps, mr, k)).astype(kind)
+                b = rng.standard_normal((taps * k, tile.nr)).astype(kind)
+                stored = np.ascontiguousarray(a.transpose(0, 2, 1)) if strided else a
+                row, tap = (1, mr * k) if strided else (k, mr * k)
+                rows = table(stored, np.arange(taps)[:, None] * tap + np.arange(mr) * row)
+                c = np.full((mr, tile.nr + 3), 7, kind)
+                extra = [mr] if strided else []
+                call(rows.ctypes.data, taps, k, b.ctypes.data, c.ctypes.data, tile.nr + 3, *extra)
+                exact = a.transpose(1, 0, 2).reshape(mr, -1).astype(np.float64) @ b
+                n = nv * tile.nr // 2
+                np.testing.assert_allclose(
+                    c[:, :n], exact[:, :n], rtol=tolerance, atol=tolerance * (taps * k + 1)
+                )
+                assert (c[:, n:] == 7).all()
+
+
+@pytest.mark.parametrize("dtype", KINDS)
+@pytest.mark.parametrize("mr", [None, 1, 2])
+def test_depthwise(target, call_micro, dtype, mr):
+    kind, tolerance = KINDS[dtype]
+    tile = micro.depthwise(target, dtype, mr)
+    call = call_micro(tile)
+    for taps in (0, 1, 9):
+        for channels in (1, 3, 16, 17, 31, 64, 65, 130, 144):
+            x = rng.standard_normal((taps, tile.mr, channels)).astype(kind)
+            w = rng.standard_normal((taps, channels)).astype(kind)
+            out = np.full((tile.mr, channels + 2), 7, kind)
+            rows = table(x, np.arange(taps * tile.mr) * channels)
+            call(rows.ctypes.data, taps, w.ctypes.data, channels, channels, out.ctypes.data,
+                 channels + 2)  # fmt: skip
+            exact = np.einsum("trc,tc->rc", x.astype(np.float64), w.astype(np.float64))
+            np.testing.assert_allclose(out[:, :channels], exact, atol=20 * tolerance)
+            assert (out[:, channels:] == 7).all()
+
+
+@pytest.mark.parametrize("dtype", KINDS)
+def test_pack(target, call_micro, dtype):
+    packer = micro.pack(target, dtype)
+    call = call_micro(packer)
+    for k in (0, 1, 3, 16, 17, 33, 64):
+        for n in (1, 5, 16, 31, 32, 33, 70):
+            b = rng.standard_normal((k, n)).astype(KINDS[dtype][0])
+            expected = micro.pack_b(b, packer.nr)
+            transposed = np.ascontiguousarray(b.T)
+            spaced = np.repeat(b, 2, axis=1)
+            for source, sk, sn in ((b, n, 1), (transposed, 1, k), (spaced, 2 * n, 2)):
+                out = np.full(expected.shape, 7, b.dtype)
+                call(source.ctypes.data, sk, sn, k, n, out.ctypes.data)
+                assert (out == expected).all(), (k, n, sk, sn)
+
+
+def test_objects_are_compiled_once(target):
+    assert micro.pack(target).object_bytes() is micro.pack(target).object_bytes()
