@@ -367,7 +367,15 @@ def _pictures() -> list[Model]:
             "table_lore_process",
             _LINELESS,
             "lineless_table_rec/models/lore_process.onnx",
-            (normal("slct_logi_feat", (1, 256, 256)), ids("dets", (1, 256, 8), 256)),
+            (normal("slct_logi_feat", (1, 256, 256)), ids("dets", (1, 256, 256), 256)),
+        ),
+        (
+            # As its application calls it: both inputs declare the same symbolic shape and yet
+            # differ in the last extent.
+            "table_lore_process_cells",
+            _LINELESS,
+            "lineless_table_rec/models/lore_process.onnx",
+            (normal("slct_logi_feat", (1, 40, 256)), ids("dets", (1, 40, 8), 256)),
         ),
         (
             "opennsfw",

@@ -53,6 +53,8 @@ class EngineResult:
     """Median of each block, in order."""
     difference: float | None = None
     """Largest error relative to the output's scale; None if it was not comparable."""
+    narrow: float | None = None
+    """The same against the interpreter in the declared types, if ``difference`` is large."""
     note: str = ""
 
 

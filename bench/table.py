@@ -23,7 +23,8 @@ HEADER = (
 LEGEND = (
     "ratio: best peer / evonnx, median over rounds; above 1 evonnx is faster. error: largest "
     "difference from the float64 reference over the output's scale (¹: reference is ONNX Runtime "
-    "in float32), peer error: the smallest among the peers. ms: median of block medians ± half of "
+    "in float32; ²: from the interpreter in the declared types, for models that round on purpose), "
+    "peer error: the smallest among the peers. ms: median of block medians ± half of "
     "the interquartile range. cold, cached: import and compile in a fresh process with an empty "
     "and a filled cache. peak: predicted / measured."
 )
@@ -52,6 +53,14 @@ def _error(value: float | None) -> str:
     return "-" if value is None else ("0" if value == 0 else f"{value:.1e}")
 
 
+def _errors(entry: EngineResult | None) -> str:
+    """Error against float64 and, where it is large, against the declared types."""
+    if entry is None:
+        return "-"
+    narrow = "" if entry.narrow is None else f" (²{_error(entry.narrow)})"
+    return _error(entry.difference) + narrow
+
+
 def _seconds(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
@@ -77,12 +86,13 @@ def row(result: Result) -> list[str]:
     ours = result.engines.get(OURS)
     peers = [result.engines.get(name) for name in PEERS]
     mark = "¹" if result.reference == FALLBACK else ""
-    errors = [
-        peer.difference
+    others = [
+        peer
         for peer in peers
         if peer is not None and peer.difference is not None
         and not (mark and peer.name == "onnxruntime")  # it is the reference
     ]  # fmt: skip
+    nearest = min(others, key=lambda peer: peer.difference or 0.0, default=None)
     difference = None if ours is None else ours.difference
     cold = result.cold
     peak = "-"
@@ -94,8 +104,8 @@ def row(result: Result) -> list[str]:
         milliseconds(ours),
         *(milliseconds(peer) for peer in peers),
         "-" if result.ratio is None else f"{result.ratio:.2f}",
-        _error(difference) + (mark if difference is not None else ""),
-        _error(min(errors) if errors else None),
+        _errors(ours) + (mark if difference is not None else ""),
+        _errors(nearest),
         _seconds(None if cold is None else cold.cold),
         _seconds(None if cold is None else cold.cached),
         peak,

@@ -150,7 +150,7 @@ def compile(  # noqa: A001  (the name users expect, as re.compile)
     clock.stage("schedule")
     chosen, fuser = _schedule(graph, schedule)
     clock.stage("lower")
-    program = _program(graph, chosen, where)
+    program = program_of(graph, chosen, where)
     clock.stage("kernels")
     folder = None if cache is True or cache is False else Path(cache)
     executable = Executable(program, graph.constants, where, threads,
@@ -216,7 +216,7 @@ def print_nodes(nodes: Sequence[Node]) -> str:
     return "(" + " ".join(n.op for n in nodes) + ")"
 
 
-def _program(graph: Graph, schedule: Schedule, target: Target) -> Program:
+def program_of(graph: Graph, schedule: Schedule, target: Target) -> Program:
     """The program; regions of control ops are optimized and scheduled like whole graphs."""
     lowered: Lowered = {}
 

@@ -19,11 +19,14 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
+from .. import __version__
 from .console import Progress, plain, print_json, print_table, warn
 
 if TYPE_CHECKING:
+    from ..ir.errors import Gap
     from ..ir.graph import Graph
     from ..ir.types import Type
+    from .api import Compiled
 
 EXIT_OK, EXIT_ERROR, EXIT_USAGE, EXIT_UNSUPPORTED, EXIT_MISMATCH = 0, 1, 2, 3, 4
 EXIT_DEFECT, EXIT_INTERRUPT = 70, 130
@@ -40,7 +43,7 @@ class _Group(click.Group):
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="evonnx", prog_name="evonnx")
+@click.version_option(__version__, prog_name="evonnx")
 def app() -> None:
     """Compile ONNX models to fast native code, run them, and look inside.
 
@@ -84,10 +87,11 @@ _compiling = _options(
 )  # fmt: skip
 
 
-def _compile(model: Path, label: str, options: dict[str, Any]) -> Any:
+def _compile(model: Path, label: str, options: dict[str, Any]) -> Compiled:
     """``compile()`` with the command-line options and a progress bar."""
     from ..ir.target import Target
     from .api import compile as compile_model
+    from .irfile import is_ir_text, read_graph
 
     target: Any = options["target"]
     if Path(target).is_file():
@@ -98,9 +102,10 @@ def _compile(model: Path, label: str, options: dict[str, Any]) -> Any:
         except KeyError as error:
             raise click.UsageError(f"--target: {error.args[0]}, or a file") from None
     schedule = options["schedule"]
+    source = read_graph(model) if is_ir_text(model) else model
     with Progress(label) as progress:
         return compile_model(
-            model, target=target, threads=options["threads"],
+            source, target=target, threads=options["threads"],
             schedule=None if schedule is None else str(schedule), pipeline=options["pipeline"],
             cache=not options["no_cache"], check=options["checked"], progress=progress,
         )  # fmt: skip
@@ -233,14 +238,14 @@ _VIEWS = ("ir", "schedule", "source", "dot", "svg", "onnx")
 @click.option("--what", type=click.Choice(_VIEWS), default="ir", show_default=True,
               help="What to print.")  # fmt: skip
 @click.option("--raw", is_flag=True, help="The graph as imported, before any pass.")
-@click.option("--group", help="Only this group, with --what source.")
+@click.option("--kernel", metavar="NAME", help="Only this kernel, with --what source.")
 @click.option("--explain", metavar="NODE",
               help="Which rules and fusions were tried at a node, and why not.")  # fmt: skip
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path),
               help="Write there instead of to standard output (needed for onnx).")  # fmt: skip
 @_json
 def dump(
-    model: Path, what: str, raw: bool, group: str | None, explain: str | None,
+    model: Path, what: str, raw: bool, kernel: str | None, explain: str | None,
     output: Path | None, as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Print MODEL as IR, schedule, kernel source or a drawing; or export it back to ONNX."""
@@ -249,7 +254,7 @@ def dump(
     if explain is not None or what in ("schedule", "source"):
         if raw:
             raise click.UsageError(f"--raw has no {what}: it is not compiled")
-        text = _compiled_view(model, what, group, explain, options)
+        text = _compiled_view(model, what, kernel, explain, options)
     else:
         graph = _load_graph(model)
         if not raw:
@@ -272,7 +277,7 @@ def dump(
 
 
 def _compiled_view(
-    model: Path, what: str, group: str | None, explain: str | None, options: dict[str, Any]
+    model: Path, what: str, kernel: str | None, explain: str | None, options: dict[str, Any]
 ) -> str:
     compiled = _compile(model, f"compile {model.name}", options)
     if explain is not None:
@@ -280,21 +285,21 @@ def _compiled_view(
     if what == "schedule":
         return str(compiled.schedule)
     source = compiled.source
-    if isinstance(source, str):
-        return source
-    if group is None:
+    if kernel is None:
         return "\n\n".join(f"# {name}\n{text}" for name, text in source.items())
-    if group not in source:
-        raise click.UsageError(f"no group {group!r}; there are: {', '.join(map(str, source))}")
-    return str(source[group])
+    if kernel not in source:
+        raise click.UsageError(f"no kernel {kernel!r}; there are: {', '.join(source)}")
+    return str(source[kernel])
 
 
 def _graph_view(graph: Graph, what: str) -> str:
-    from ..ir.text import print_graph
+    if what == "ir":
+        from ..ir.text import print_graph
+
+        return print_graph(graph)
     from ..ir.views import to_dot, to_svg
 
-    views: dict[str, Callable[[Graph], str]] = {"ir": print_graph, "dot": to_dot, "svg": to_svg}
-    return views[what](graph)
+    return to_dot(graph) if what == "dot" else to_svg(graph)
 
 
 def _export(graph: Graph, output: Path | None, as_json: bool) -> None:
@@ -312,9 +317,10 @@ def _export(graph: Graph, output: Path | None, as_json: bool) -> None:
 def check(model: Path, as_json: bool) -> None:
     """List everything in MODEL that EvoNNX does not support; exit 3 if there is anything."""
     from .api import check as find_gaps
+    from .irfile import is_ir_text, read_graph
 
     with Progress(f"check {model.name}"):
-        gaps = list(find_gaps(model))
+        gaps = find_gaps(read_graph(model) if is_ir_text(model) else model)
     if as_json:
         print_json({"supported": not gaps, "gaps": [_gap_row(gap) for gap in gaps]})
     elif gaps:
@@ -326,7 +332,7 @@ def check(model: Path, as_json: bool) -> None:
         raise SystemExit(EXIT_UNSUPPORTED)
 
 
-def _gap_row(gap: Any) -> dict[str, str]:
+def _gap_row(gap: Gap) -> dict[str, str]:
     return {"node": gap.node, "op": gap.op, "reason": gap.reason}
 
 

@@ -22,6 +22,7 @@ PIPELINE = [
     "canon",  # identities, chains of movement
     "recognize",  # norms, softmax, GELU, attention
     "fuse_affine",  # scales and offsets into weights
+    "expand:attention",  # no kernel of its own yet
     "layout",  # image ops channels-last from end to end
     "canon",
     "fold",

@@ -76,7 +76,7 @@ class Report:
         lines.append("host steps: " + (", ".join(self.host) if self.host else "none"))
         for p in self.passes:
             fired = ", ".join(f"{k} {v}" for k, v in p.get("fired", {}).items())
-            lines.append(f"  pass {p.get('name')}: {p.get('seconds', 0) * 1e3:.0f} ms {fired}")
+            lines.append(f"  pass {p['pass']}: {p.get('seconds', 0) * 1e3:.0f} ms {fired}")
         for g in self.groups:
             lines.append(f"  g{g.number} {g.implementation}: {g.ops}  C {g.flops}  D {g.nbytes}")
         return "\n".join(lines)

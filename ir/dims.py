@@ -330,9 +330,9 @@ def floordiv(a: Dim, b: Dim) -> Dim:
             inner, divisor = nested[0][0].args
             rest = r - _atom_expr(nested[0][0])
             return q + floordiv(inner + divisor * rest, divisor * b)
-    r, b = _cancel(r, b)
-    if b == 1:
-        return q + r
+    shorter, divisor = _cancel(r, b)
+    if divisor != b:
+        return q + floordiv(shorter, divisor)
     return q + _atom_expr(Atom("floordiv", "", (r, b)))
 
 

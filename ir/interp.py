@@ -26,7 +26,7 @@ from .graph import Attrs, Builder, Constants, Graph, Node, Value
 from .ops import lookup
 from .types import F64, DType, TensorType, Type
 
-Observer = Callable[[Node, tuple[Any, ...]], None]
+Observer = Callable[[Node, tuple[Any, ...]], "Sequence[Any] | None"]
 """Called after each node of the graph that is run, with its results."""
 
 
@@ -42,7 +42,7 @@ def run(
     ``feeds`` holds one array per input, of the declared dtype (any float in float64 mode) and a
     shape that fits the declared one. Results have the declared dtypes, or float64 for all floats
     in float64 mode. ``observe`` sees the nodes of ``graph``, not those inside regions or
-    expansions. Raises ``FeedError`` for feeds that do not fit, ``ModelError`` naming the node
+    expansions; what it returns, if not None, replaces the node's results for those after it. Raises ``FeedError`` for feeds that do not fit, ``ModelError`` naming the node
     whose data breaks its contract (an index out of range, shapes that do not match).
     """
     binding, arrays = bind_feeds(graph, feeds, float64=float64)
@@ -121,13 +121,15 @@ def bind_shapes(
 
 
 def _solve(dim: Dim, name: str, actual: int, binding: dict[str, int]) -> None:
+    """Binds ``name`` if ``dim`` is linear in it, which is the case where the size is unique."""
     known: dict[str, Dim] = dict(binding)
-    offset = substitute(dim, {**known, name: 0})
-    slope = substitute(dim, {**known, name: 1})
-    if not isinstance(offset, int) or not isinstance(slope, int) or slope == offset:
+    line = substitute(dim, known)
+    offset = substitute(line, {name: 0})
+    slope = substitute(line, {name: 1}) - offset
+    if not isinstance(offset, int) or not isinstance(slope, int) or slope == 0:
         return
-    size, rest = divmod(actual - offset, slope - offset)
-    if rest == 0 and size >= 0 and substitute(dim, {**known, name: size}) == actual:
+    size, rest = divmod(actual - offset, slope)
+    if line == offset + slope * sym(name) and rest == 0 and size >= 0:
         binding[name] = size
 
 
@@ -244,7 +246,8 @@ class _Machine:
                 operands = [None if v is None else values[v] for v in node.inputs]
                 results = self.node(graph, node, operands, binding)
                 if observe is not None:
-                    observe(node, results)
+                    seen = observe(node, results)
+                    results = results if seen is None else tuple(seen)
                 values.update(zip(node.outputs, results, strict=True))
             for v in drops.get(position, ()):
                 values.pop(v, None)

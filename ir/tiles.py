@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from .access import AccessMap, Cond
-from .axes import Axis, find_split, fresh_axes, name_of, split_axis
+from .axes import Axis, coefficient, find_split, fresh_axes, name_of, split_axis
 from .dims import Dim, Expr, free_vars, product, substitute, within
 from .elements import Ex, Gather, Index, Names, Puller, Refused, is_reduction, positions
 from .graph import Graph, Node, Value
@@ -237,9 +237,10 @@ class TileSpace:
                 if mine == theirs:
                     continue
                 names = free_vars(mine)
-                if len(names) == 1 and next(iter(names)) in own and is_var(mine) \
-                        and is_var(theirs):
-                    mapping[next(iter(names))] = theirs
+                name = next(iter(names)) if len(names) == 1 and is_var(mine) else ""
+                free = name in own and name not in tile_names and theirs not in mapping.values()
+                if free and is_var(theirs):
+                    mapping[name] = theirs
                     continue
                 raise Refused("a reduction is read at two positions")
         return mapping
@@ -274,6 +275,9 @@ def depending(graph: Graph, nodes: Sequence[Node]) -> set[Node]:
             found.add(n)
     return found
 
+
+MAX_TAPS = 512
+"""Row addresses per row of output, at most."""
 
 # -- contractions ------------------------------------------------------------------------------
 
@@ -324,3 +328,30 @@ class ContractionSpace(TileSpace):
             for d in (c.expr, c.lo, c.hi):
                 if free_vars(d) & {name_of(x.var) for x in self.columns}:
                     raise Refused("padding depends on the column")
+        self.split_run()
+
+    def split_run(self) -> None:
+        """Splits the reduced axes into the innermost ``run``, along which A is contiguous, and
+        ``taps``; ``direct`` tells whether rows of A can be addressed where they lie."""
+        self.direct = self.a.kind == "load"
+        self.run: list[Axis] = []
+        self.taps = list(self.body.reduced)
+        if self.direct:
+            position = self.a.data[1]
+            guarded = frozenset().union(
+                *(free_vars(d) for c in self.body.conds for d in (c.expr, c.lo, c.hi)))
+            step: Dim = 1
+            while self.taps:
+                axis = self.taps[-1]
+                name = name_of(axis.var)
+                if coefficient(position, name) != step or name in guarded:
+                    break
+                self.run.insert(0, axis)
+                step = step * axis.hi
+                self.taps.pop()
+            taps = product(a.hi for a in self.taps)
+            if isinstance(taps, int) and taps <= MAX_TAPS and (self.run or self.body.conds):
+                return
+        if self.body.conds:
+            raise Refused("a padded operand whose channels are not contiguous")
+        self.direct, self.run, self.taps = False, list(self.body.reduced), []

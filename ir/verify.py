@@ -8,7 +8,7 @@ before they are used, and once; inputs and outputs named uniquely.
 
 from __future__ import annotations
 
-from .dims import Expr
+from .dims import Expr, free_symbols, is_static, substitute, sym
 from .errors import EvonnxError, VerifyError
 from .graph import Graph, Node, attr_regions, attr_symbols
 from .ops import OPS
@@ -24,10 +24,7 @@ def verify(graph: Graph, *, outer: frozenset[str] = frozenset()) -> Graph:
     ``outer`` are symbols that are defined around the graph (for regions)."""
     _signature(graph)
     seen: set[Node] = set()
-    symbols = set(outer)
-    for v in graph.inputs:
-        symbols |= type_symbols(v.type)
-    bound: set[str] = set()
+    symbols, bound = _given(graph, outer)
     for node in graph.nodes:
         try:
             _node(graph, node, seen, symbols, bound)
@@ -38,6 +35,21 @@ def verify(graph: Graph, *, outer: frozenset[str] = frozenset()) -> Graph:
         if v.node not in seen or v.index >= len(v.node.types):
             raise _shown(graph, None, f"output {name!r} is not a value of the graph")
     return graph
+
+
+def _given(graph: Graph, outer: frozenset[str]) -> tuple[set[str], set[str]]:
+    """(symbols whose sizes the inputs determine or that ``outer`` gives, those that no ``bind``
+    may define again: sizes of their own)."""
+    sizes = [d for v in graph.inputs if isinstance(v.type, TensorType) for d in v.type.shape]
+    plain = {n for d in sizes for n in free_symbols(d) if d == sym(n)} | outer
+    known = set(plain)
+    for d in sizes:
+        for name in free_symbols(d) - known:
+            slope = substitute(d, {name: 1}) - substitute(d, {name: 0})
+            line = substitute(d, {name: 0}) + slope * sym(name)
+            if free_symbols(d) - known == {name} and line == d and is_static(slope):
+                known.add(name)
+    return known, set(plain)
 
 
 def _signature(graph: Graph) -> None:
@@ -135,7 +147,7 @@ def _symbols(node: Node, symbols: set[str], bound: set[str]) -> None:
         raise VerifyError(f"symbol {unknown[0]} is used before it is defined")
     if node.op == "bind":
         name = node.attrs["name"]
-        if name in bound or name in symbols:
+        if name in bound:
             raise VerifyError(f"symbol {name} is defined twice")
         bound.add(name)
         symbols.add(name)

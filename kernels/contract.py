@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from ..ir.access import Cond, linear_index
 from ..ir.axes import Axis, coefficient, name_of
 from ..ir.dims import Dim, Expr, ceil_div, dmax, dmin, free_vars, product, substitute
-from ..ir.elements import Ex, Refused, map_dims, renamer
+from ..ir.elements import Ex, map_dims, renamer
 from ..ir.graph import Graph
 from ..ir.tiles import ContractionSpace
 from ..ir.types import F32, I64
@@ -75,8 +75,7 @@ class _Plan:
         """Merges the reduced axes that are one run of A, and sizes the tiles."""
         s = self.space
         self.reduced = list(s.body.reduced)
-        self.direct = s.a.kind == "load"
-        self.run, self.taps = self.split_run()
+        self.direct, self.run, self.taps = s.direct, s.run, s.taps
         self.klen = product(a.hi for a in self.run)
         self.depth = product(a.hi for a in self.reduced)
         self.row_count = product(a.hi for a in s.rows)
@@ -95,31 +94,6 @@ class _Plan:
         else:
             self.panel_block = dmax(1, ceil_div(self.panels * tiles, TILES))
         self.panel_blocks = ceil_div(self.panels, self.panel_block)
-
-    def split_run(self) -> tuple[list[Axis], list[Axis]]:
-        """Innermost reduced axes along which A is contiguous, and the others (taps)."""
-        if not self.direct:
-            return self.reduced, []
-        position = self.space.a.data[1]
-        guarded = frozenset().union(
-            *(free_vars(d) for c in self.space.body.conds for d in (c.expr, c.lo, c.hi)))
-        run: list[Axis] = []
-        step: Dim = 1
-        rest = list(self.reduced)
-        while rest:
-            axis = rest[-1]
-            name = name_of(axis.var)
-            if coefficient(position, name) != step or name in guarded:
-                break
-            run.insert(0, axis)
-            step = step * axis.hi
-            rest.pop()
-        if not run:
-            self.direct = False
-            if self.space.body.conds:
-                raise Refused("a padded operand whose channels are not contiguous")
-            return self.reduced, []
-        return run, rest
 
     def block_rows(self) -> Dim:
         """Rows of one tile: whole micro-tiles, evenly, about ``BLOCK_ELEMENTS`` of A."""

@@ -387,7 +387,7 @@ class Emitter:
                 if not isinstance(axis.var, Expr):
                     continue
                 name, = free_vars(axis.var)
-                loop = self.fresh("i")
+                loop = self.fresh("j")
                 lo, hi = self.dim(axis.lo), self.dim(axis.hi)
                 bounds = hi if lo == "0" else f"{lo}, {hi}"
                 self.loop_names[name] = loop
@@ -448,7 +448,7 @@ class Emitter:
             if k == 0:
                 self.loop_names[name] = rest
                 continue
-            here, up = self.fresh("i"), self.fresh("r")
+            here, up = self.fresh("j"), self.fresh("r")
             extent = self.param(axis.hi)
             self.line(f"{up} = idiv({rest}, {extent})")
             self.line(f"{here} = {rest} - {up} * {extent}")
@@ -462,7 +462,7 @@ class Emitter:
     def lets(self, lets: tuple[tuple[Dim, Dim], ...]) -> None:
         for variable, value in lets:
             name, = free_vars(variable)
-            here = self.fresh("i")
+            here = self.fresh("j")
             self.line(f"{here} = {self.dim(value)}")
             self.loop_names[name] = here
             self.scope.bound = self.scope.bound | {name}

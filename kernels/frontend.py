@@ -260,15 +260,55 @@ def _check_types(func_ir: Any, typemap: Any, calltypes: Any) -> None:
 # --- lowering -------------------------------------------------------------------------------------
 
 
+_SHORT = 8
+
+
+def _short_loops(func_ir: Any) -> set[int]:
+    """Blocks that head a ``range`` loop over literals with at most ``_SHORT`` trips.
+
+    Unrolled early, a window of a pooling or a small vector disappears, and the vectorizer sees the
+    loop around it.
+    """
+    values: dict[str, Any] = {}
+    for block in func_ir.blocks.values():
+        for statement in block.find_insts(numba_ir.Assign):
+            name = statement.target.name
+            values[name] = None if name in values else statement.value
+
+    def resolve(var: Any) -> Any:
+        while isinstance(var, numba_ir.Var):
+            var = values.get(var.name)
+        return var
+
+    heads = set()
+    for offset, block in func_ir.blocks.items():
+        for expression in block.find_exprs("iternext"):
+            iterator = resolve(expression.value)
+            if not (isinstance(iterator, numba_ir.Expr) and iterator.op == "getiter"):
+                continue
+            made = resolve(iterator.value)
+            if not (isinstance(made, numba_ir.Expr) and made.op == "call"):
+                continue
+            literals = [resolve(a) for a in made.args]
+            if all(isinstance(c, numba_ir.Const) and type(c.value) is int for c in literals):
+                if len(range(*(c.value for c in literals))) <= _SHORT:
+                    heads.add(offset)
+    return heads
+
+
 class _Lower(lowering.Lower):
     """Numba's lowering without Python objects, reference counts and debug information."""
 
     def lower(self) -> None:
         self.genlower = None
+        self._short_loops = _short_loops(self.func_ir)
+        self._offsets = {id(block): offset for offset, block in self.blocks.items()}
+        self._offset = 0
         self.lower_normal_function(self.fndesc)
 
     def lower_block(self, block: Any) -> None:
         self.pre_block(block)
+        self._offset = self._offsets[id(block)]
         for statement in block.body:
             self.loc = statement.loc
             self.lower_inst(statement)
@@ -278,13 +318,24 @@ class _Lower(lowering.Lower):
             value = self.lower_assign(self.typeof(inst.target.name), inst)
             self.storevar(value, inst.target.name)
         elif isinstance(inst, numba_ir.Jump):
-            self.builder.branch(self.blkmap[inst.target])
+            branch = self.builder.branch(self.blkmap[inst.target])
+            if inst.target in self._short_loops and inst.target <= self._offset:
+                branch.set_metadata("llvm.loop", self._unroll_fully())
         elif isinstance(inst, (numba_ir.Del, numba_ir.PopBlock)):
             pass
         elif isinstance(inst, (numba_ir.Branch, numba_ir.Return)):
             super().lower_inst(inst)
         else:
             raise errors.UnsupportedError(f"statement {inst} in a kernel", loc=self.loc)
+
+    def _unroll_fully(self) -> Any:
+        """A loop identifier that asks LLVM to unroll; one per loop, or they would be merged."""
+        module = self.module
+        wish = module.add_metadata([ir.MetaDataString(module, "llvm.loop.unroll.full")])
+        # A loop identifier is a node whose first operand is the node itself.
+        node = ir.values.MDValue(module, [wish], name=str(len(module.metadata)))
+        node.operands = (node, wish)
+        return node
 
     def storevar(self, value: Any, name: str, argidx: Any = None) -> None:
         if name in self._singly_assigned_vars:

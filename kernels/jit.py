@@ -12,6 +12,8 @@ One lock guards LLVM and Numba, since neither front end is thread-safe.
 
 from __future__ import annotations
 
+import contextlib
+import re
 import struct
 import threading
 from collections.abc import Iterable, Iterator
@@ -39,19 +41,30 @@ def compile_source(
     other function raises ``CompileError``, as does source that does not type.
     """
     with _LOCK:
-        return _emit(_module(lower(source, symbol, target)), target, externals)
+        module = _module(lower(source, symbol, target))
+        _optimize(module, target)
+        return _emit(module, target, externals)
 
 
-def compile_ir_text(llvm_ir: str, target: Target, externals: Iterable[str] = ()) -> bytes:
-    """Optimize LLVM IR text for ``target`` and return the object; raises ``CompileError``."""
+def compile_ir_text(
+    llvm_ir: str, target: Target, externals: Iterable[str] = (), optimize: bool = True
+) -> bytes:
+    """The object of LLVM IR text; raises ``CompileError``.
+
+    Without ``optimize`` the text goes straight to code generation: micro-kernels, written with
+    explicit vectors, gain nothing from the pipeline, which more than doubles the time.
+    """
     with _LOCK:
-        return _emit(_module(llvm_ir), target, externals)
+        module = _module(llvm_ir)
+        if optimize:
+            _optimize(module, target)
+        return _emit(module, target, externals)
 
 
 def lower(source: str, symbol: str, target: Target) -> str:
     """LLVM IR of a kernel source before optimization."""
     with _LOCK:
-        from .frontend import lower_source
+        from .frontend import lower_source  # the import of Numba
 
         return lower_source(source, symbol, target, data_layout(target))
 
@@ -74,7 +87,8 @@ def asm_of_ir(text: str, target: Target) -> str:
     with _LOCK:
         module = _module(text)
         _optimize(module, target)
-        return _machine(target).emit_assembly(module)
+        with _address_mode(module, target):
+            return _machine(target).emit_assembly(module)
 
 
 def data_layout(target: Target) -> str:
@@ -124,14 +138,42 @@ def _optimize(module: llvm.ModuleRef, target: Target) -> None:
     builder.getModulePassManager().run(module, builder)
 
 
+@contextlib.contextmanager
+def _address_mode(module: llvm.ModuleRef, target: Target) -> Iterator[None]:
+    """Code generation without loop strength reduction where it has nothing to do.
+
+    The pass takes two thirds of the time of code generation. On x86 an address may be ``base + index
+    * scale``, so it only gains where an innermost loop multiplies integers. LLVM has this switch per
+    process only, so it is set back afterwards.
+    """
+    if target.arch != "x86_64" or _multiplies_in_loop(str(module)):
+        yield
+        return
+    llvm.set_option("evonnx", "-disable-lsr=true")
+    try:
+        yield
+    finally:
+        llvm.set_option("evonnx", "-disable-lsr=false")
+
+
+def _multiplies_in_loop(text: str) -> bool:
+    """Whether a block that branches to itself contains an integer multiplication."""
+    for block in re.split(r"\n\n|\n(?=[\w.]+:)", text):
+        label = re.match(r"\s*([\w.]+):", block)
+        if label and re.search(rf"label %{re.escape(label[1])}\b(?!\.)", block):
+            if re.search(r" = mul [a-z ]*i64 ", block):
+                return True
+    return False
+
+
 def _emit(module: llvm.ModuleRef, target: Target, externals: Iterable[str]) -> bytes:
-    _optimize(module, target)
     allowed = {*_RUNTIME, *externals}
     foreign = {f.name for f in module.functions if f.is_declaration} - allowed
     if foreign := {name for name in foreign if not name.startswith(_KNOWN)}:
         raise CompileError(f"generated code calls unknown functions: {', '.join(sorted(foreign))}")
     try:
-        return _machine(target).emit_object(module)
+        with _address_mode(module, target):
+            return _machine(target).emit_object(module)
     except RuntimeError as error:
         raise CompileError(f"LLVM could not emit an object for {target.name}: {error}") from error
 

@@ -58,14 +58,20 @@ class Sweeps:
     """Why the loop was ended by force, with the rules' names; empty after a fixed point."""
 
 
+Declined = set[tuple[str, Node]]
+"""(rule, root) of matches whose result could not be built."""
+
+
 def find(
     graph: Graph,
     rules: Sequence[Rule],
     hopeless: set[Node] | None = None,
     refused: Counter[str] | None = None,
+    declined: Declined | None = None,
 ) -> list[Match]:
     """All matches whose conditions hold: per node the first rule that fits, in graph order.
-    ``hopeless`` holds nodes known to fit no pattern, and is extended."""
+    ``hopeless`` holds nodes known to fit no pattern, and is extended; what is ``declined`` is not
+    found again."""
     table = index_rules(tuple(rules))
     found: list[Match] = []
     for node in graph.nodes:
@@ -78,6 +84,8 @@ def find(
             if match is None:
                 continue
             fits = True
+            if declined and (rule.name, node) in declined:
+                continue
             if refusal(match) is None:
                 found.append(match)
                 break
@@ -101,10 +109,10 @@ def choose(matches: Iterable[Match]) -> list[Match]:
 
 
 def apply(
-    graph: Graph, matches: Sequence[Match], refused: Counter[str] | None = None
+    graph: Graph, matches: Sequence[Match], declined: Declined | None = None
 ) -> tuple[Graph, Counter[str]]:
     """``graph`` with every match replaced, and how often each rule fired. A match whose result
-    cannot be built, or has another type, is left as it was."""
+    cannot be built, or has another type, is left as it was and added to ``declined``."""
     at_root = {m.root: m for m in matches}
     builder = Builder(graph.constants)
     mapping: dict[Value, Value] = {}
@@ -123,8 +131,8 @@ def apply(
                 fired[match.rule.name] += 1
                 continue
             except Refusal:
-                if refused is not None:
-                    refused[match.rule.name] += 1
+                if declined is not None:
+                    declined.add((match.rule.name, node))
         carry(builder, node, mapping)
     if not fired:
         return graph, fired
@@ -154,14 +162,18 @@ def rewrite(
     """Applies ``rules`` until none fits, the measure stops falling, or ``fuel`` sweeps are done."""
     done = Sweeps()
     hopeless: set[Node] = set()
+    declined: Declined = set()
     level = measure(graph)
-    for _ in range(fuel):
-        chosen = choose(find(graph, rules, hopeless, done.refused))
+    while done.count < fuel:
+        chosen = choose(find(graph, rules, hopeless, done.refused, declined))
         if not chosen:
             return graph, done
-        after, fired = apply(graph, chosen, done.refused)
+        known = len(declined)
+        after, fired = apply(graph, chosen, declined)
         if not fired:
-            return graph, done
+            if len(declined) == known:
+                return graph, done
+            continue  # what was declined no longer stands in the way of other matches
         reached = measure(after)
         if not reached < level:
             after, fired, reached = _one_by_one(graph, chosen, measure, level, done)
@@ -184,7 +196,7 @@ def _one_by_one(
     for match in matches:
         by_rule.setdefault(match.rule.name, []).append(match)
     for name, group in by_rule.items():
-        after, fired = apply(graph, group)
+        after, fired = apply(graph, group, set())
         reached = measure(after)
         if fired and reached < level:
             return after, fired, reached
@@ -208,5 +220,14 @@ def explain(node: Node, graph: Graph, rules: Sequence[Rule]) -> list[tuple[str, 
         if match is None:
             verdicts.append((rule.name, trace.reason or "the pattern does not fit"))
         else:
-            verdicts.append((rule.name, refusal(match) or "applies"))
+            verdicts.append((rule.name, refusal(match) or _dry_run(match) or "applies"))
     return verdicts
+
+
+def _dry_run(match: Match) -> str | None:
+    """Why the result of a match cannot be built, or None."""
+    try:
+        build_result(match, Builder(match.graph.constants), lambda v: v)
+    except Refusal as e:
+        return str(e)
+    return None

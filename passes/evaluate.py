@@ -20,8 +20,12 @@ FACTOR = 4
 """A folded result may be this many times as large as its operands."""
 CAP = 64 << 20
 """Largest folded result in bytes."""
-SMALL = 4096
-"""Results of at most this many bytes are folded whatever their operands."""
+SMALL = 256 << 10
+"""Results of at most this many bytes are folded whatever their operands..."""
+TINY = 4096
+"""... but for ops that only move or repeat elements, which cost less than reading a constant."""
+RAMP = 64 << 10
+"""Ramps of at most this many bytes count as constants where something is computed from them."""
 _NEVER = frozenset({"random", "control", "host", "dynamic"})
 
 
@@ -41,15 +45,36 @@ def refusal_to_fold(node: Node, cap: int = CAP) -> str | None:
     source = sum(int(v.tensor.nbytes()) for v in node.operands)  # type: ignore[arg-type]
     if size > cap:
         return f"the result has {size} bytes, more than {cap}"
-    if size > SMALL and size > FACTOR * source:
+    free = TINY if op.has("movement") or not node.inputs else SMALL
+    if size > free and size > FACTOR * source:
         return f"the result has {size} bytes, its operands {source}"
     return None
+
+
+def is_known(value: Value | None) -> bool:
+    """Whether a value can be an operand of an evaluation: a constant or a small ramp."""
+    if value is None or value.node.op == "const":
+        return True
+    if value.node.op != "iota":
+        return False
+    nbytes = value.tensor.nbytes()
+    return isinstance(nbytes, int) and nbytes <= RAMP
+
+
+def _array(value: Value, constants: Constants) -> np.ndarray:
+    node = value.node
+    if node.op == "const":
+        return constants.get(node.attrs["digest"])
+    reference = lookup(node.op).reference
+    assert reference is not None
+    found: np.ndarray = reference((), node.attrs, node.types)[0]
+    return found
 
 
 def evaluate_node(node: Node, constants: Constants) -> tuple[np.ndarray, ...]:
     """Results of a node whose operands are all constants; raises ``Refusal``."""
     op = lookup(node.op)
-    args = [None if v is None else constants.get(v.node.attrs["digest"]) for v in node.inputs]
+    args = [None if v is None else _array(v, constants) for v in node.inputs]
     try:
         if op.reference is None:
             feeds = {f"a{i}": x for i, x in enumerate(args) if x is not None}

@@ -16,7 +16,7 @@ from ..ir.graph import Builder, Graph, Node, Value
 from ..ir.ops import lookup
 from ..ir.types import BOOL, I64, TensorType
 from .driver import carry
-from .evaluate import evaluate_node, refusal_to_fold
+from .evaluate import evaluate_node, is_known, refusal_to_fold
 from .facts import Refusal, scalar_of
 
 SYMBOLIC_LIMIT = 64
@@ -55,7 +55,7 @@ def _folded(
     inputs = [None if v is None else mapping.get(v, v) for v in node.inputs]
     if node.op == "if":
         return _known_branch(builder, node, inputs)
-    if all(v is None or v.node.op == "const" for v in inputs) and not _large_ramp(node):
+    if all(is_known(v) for v in inputs) and not _large_ramp(node):
         here = Node(node.op, tuple(inputs), node.attrs, node.types)
         if refusal_to_fold(here) is None:
             try:

@@ -5,9 +5,9 @@ takes are not inserted but carried along: a value may be known as ``Turned(v, pe
 ``transpose(v, perm)``, and each following op is computed on ``v`` in the order it has, as long as
 the op can be (elementwise ops, joins, cuts, reductions, reshapes whose blocks of axes stay whole,
 softmax, gathers). Only where an op needs the logical order is the transpose written down. A
-transpose that the model brings along is carried, too, if an image op follows. So a network of
-convolutions keeps one transpose at its entry and at most one at its exit, and exporters' own
-channels-first/last conversions cancel.
+transpose that the model brings along is carried, too. So a network of convolutions keeps one
+transpose at its entry and at most one at its exit, and exporters' own channels-first/last
+conversions cancel.
 """
 
 from __future__ import annotations
@@ -191,7 +191,7 @@ class _Layout:
         if isinstance(source, Turned):
             perm = tuple(source.perm[i] for i in q)
             return (settle(Turned(source.value, perm)),)
-        if node.out not in self.wanted or is_const(source):
+        if is_const(source):
             return None
         return (settle(Turned(source, q)),)
 

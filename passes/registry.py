@@ -6,9 +6,11 @@ from collections import Counter
 from collections.abc import Sequence
 
 from ..ir.graph import Graph
+from . import conv_transpose as conv_transpose_pass
 from . import expand as expand_pass
 from . import fold as fold_pass
 from . import layout as layout_pass
+from . import siblings as siblings_pass
 from .manager import GraphPass, Pass, RulePass
 from .rule import Rule
 from .rules import activations, arithmetic, attention, casts, convolution, movement, norms
@@ -25,6 +27,14 @@ def _dce(graph: Graph, fired: Counter[str], options: Sequence[str]) -> Graph:
     return fold_pass.dce(graph)
 
 
+def _siblings(graph: Graph, fired: Counter[str], options: Sequence[str]) -> Graph:
+    return siblings_pass.merge_siblings(graph, fired, options or ("dot", "conv"))
+
+
+def _conv_transpose(graph: Graph, fired: Counter[str], options: Sequence[str]) -> Graph:
+    return conv_transpose_pass.lower_conv_transpose(graph, fired)
+
+
 def _layout(graph: Graph, fired: Counter[str], options: Sequence[str]) -> Graph:
     return layout_pass.to_channels_last(graph, fired)
 
@@ -39,6 +49,9 @@ _ALL: tuple[Pass, ...] = (
     RulePass("canon", CANON, "arithmetic identities; cast, transpose, reshape, slice chains"),
     RulePass("fuse_affine", convolution.RULES, "constant scales and offsets into conv and dot"),
     RulePass("recognize", RECOGNIZE, "norms, softmax, GELU and attention from their parts"),
+    GraphPass("siblings", _siblings, "parallel dots and convs of one value merged",
+              options=("dot", "conv")),
+    GraphPass("conv_transpose", _conv_transpose, "transposed convolutions as convolutions"),
     GraphPass("layout", _layout, "image ops channels-last, transposes carried to the edges",
               post=(layout_pass.images_are_last,)),
     GraphPass("expand", _expand, "composites into core ops", options=expand_pass.COMPOSITES),

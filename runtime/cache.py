@@ -31,6 +31,7 @@ from importlib import metadata
 from pathlib import Path
 
 from ..ir.target import Target
+from .forks import after_fork
 
 _MAGIC = b"evonnx object 1\n"
 _HEADER = struct.Struct("<QQ32s")
@@ -99,6 +100,10 @@ class ObjectCache:
         self.max_bytes = max_bytes
         self._trusted: str | None = None
         self._written = 0
+        self._lock = threading.Lock()
+        after_fork(self)
+
+    def _after_fork(self) -> None:
         self._lock = threading.Lock()
 
     def get(self, symbol: str, text: str, target: Target) -> tuple[bytes | None, str]:

@@ -36,6 +36,7 @@ from typing import Any
 
 from ..ir.target import Target
 from ..kernels.jit import Loader, compile_ir_text
+from .forks import call_after_fork
 
 CALL_WORDS = 8
 CALL_STEPS, CALL_COUNT, CALL_BASES, CALL_PRIVATE, CALL_STRIDE, CALL_SCRATCH = range(6)
@@ -419,8 +420,16 @@ def futex_number() -> int:
     return _FUTEX.get(platform.machine(), 0) if platform.system() == "Linux" else 0
 
 
-_LOCK = threading.Lock()
+_lock = threading.Lock()
 _DRIVER: list[Driver] = []
+
+
+def _in_child() -> None:
+    global _lock
+    _lock = threading.Lock()
+
+
+call_after_fork(_in_child)
 
 
 def driver(cache: Any = None) -> Driver:
@@ -428,7 +437,7 @@ def driver(cache: Any = None) -> Driver:
 
     One per process: its code belongs to the machine, not to any model.
     """
-    with _LOCK:
+    with _lock:
         if not _DRIVER:
             target = Target.detect()
             futex = futex_number()

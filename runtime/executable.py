@@ -9,7 +9,6 @@ takes memory of its own, and the thread team if it is free (else it runs alone).
 from __future__ import annotations
 
 import os
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -98,7 +97,6 @@ class Executable:
         self.input_names = self._feeds.names
         self.output_names = tuple(name for name, _ in program.outputs)
         self._team: Team | None = None
-        self._team_lock = threading.Lock()
         self.seconds["total"] = time.perf_counter() - start
 
     def run(self, feeds: Mapping[str, Any]) -> dict[str, Any]:

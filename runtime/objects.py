@@ -27,13 +27,15 @@ from ..ir.target import Target
 from ..kernels import jit, micro
 from .cache import CacheRecord, ObjectCache
 from .program import KernelCode, Program
+from .team import usable_cores
 
 Progress = Callable[[str, int, int], None]
 """(stage, done, total)."""
 
-_WORTH_WORKERS = 24
-"""Missing kernels from which on a second process is faster: it needs about 0.9 s to start."""
-_WORKER_START_S = 60.0
+_WORTH_WORKERS = 20
+"""Missing kernels from which on another process pays. Measured: a process takes 0.8 s of processor
+time to start, a kernel of a convolutional network 90 ms."""
+_MOST_WORKERS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +50,12 @@ class Job:
     def compile(self, target: Target) -> bytes:
         """The object; raises ``CompileError``."""
         if self.is_ir:
-            return jit.compile_ir_text(self.text, target, self.externs)
+            return jit.compile_ir_text(self.text, target, self.externs, optimize=False)
         return jit.compile_source(self.text, self.symbol, target, self.externs)
+
+
+Answer = tuple[Job, "bytes | Exception", float]
+"""A job, its object or what went wrong, and the seconds it took."""
 
 
 @dataclass(slots=True)
@@ -153,47 +159,11 @@ def _compile_all(
 ) -> None:
     """Compiles what is missing, on this thread and in workers, largest source first."""
     reasons = {job.symbol: why for job, why in missing}
-    todo: queue.SimpleQueue[Job] = queue.SimpleQueue()
-    for job, _ in sorted(missing, key=lambda m: (m[0].is_ir, -len(m[0].text))):
-        todo.put(job)
-    done: list[tuple[Job, bytes | Exception, float]] = []
-
-    def finish(job: Job, result: bytes | Exception, seconds: float) -> None:
-        done.append((job, result, seconds))
-
+    jobs = sorted((job for job, _ in missing), key=lambda j: (j.is_ir, -len(j.text)))
     if workers is None:
-        workers = min(target.cores, 4) - 1 if len(missing) >= _WORTH_WORKERS else 0
-    helpers = [_Helper(todo, finish, target) for _ in range(workers)]
-    try:
-        reported = 0
-        while len(done) < len(missing):
-            job: Job | None
-            try:
-                job = todo.get(timeout=0.002) if helpers else todo.get_nowait()
-            except queue.Empty:
-                if not any(h.is_alive() for h in helpers) and len(done) < len(missing):
-                    if todo.empty():
-                        break
-                job = None
-            if job is not None:
-                began = time.perf_counter()
-                result: bytes | Exception
-                try:
-                    result = job.compile(target)
-                except Exception as error:
-                    result = error
-                finish(job, result, time.perf_counter() - began)
-            failed = next((r for _, r, _ in done if isinstance(r, Exception)), None)
-            if failed is not None:
-                raise failed
-            if progress is not None and len(done) > reported:
-                reported = len(done)
-                progress("compile kernels", reported, len(missing))
-    finally:
-        for helper in helpers:
-            helper.stop()
-    for job, data, seconds in done:
-        assert isinstance(data, bytes)
+        workers = _free_cores() - 1 if len(jobs) >= _WORTH_WORKERS else 0
+        workers = max(0, min(workers, _MOST_WORKERS, len(jobs) // 10))
+    for job, data, seconds in _compile_jobs(jobs, target, progress, workers):
         objects[job.symbol] = data
         why = reasons[job.symbol]
         fault = cache.put(job.symbol, job.text, target, data) if cache is not None else ""
@@ -202,17 +172,66 @@ def _compile_all(
         records[job.symbol] = CacheRecord(job.symbol, False, why, seconds, len(data))
 
 
+def _compile_jobs(
+    jobs: list[Job], target: Target, progress: Progress | None, workers: int
+) -> list[tuple[Job, bytes, float]]:
+    """(job, object, seconds) of every job, in the order they were done."""
+    todo: queue.SimpleQueue[Job] = queue.SimpleQueue()
+    for job in jobs:
+        todo.put(job)
+    answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
+    done: list[tuple[Job, bytes, float]] = []
+    helpers = [_Helper(todo, answers, target) for _ in range(workers)]
+    try:
+        while len(done) < len(jobs):
+            try:
+                answers.put(_compile_one(todo.get_nowait(), target))
+            except queue.Empty:
+                if not any(h.is_alive() for h in helpers) and todo.empty() and answers.empty():
+                    raise CompileError("compile workers lost a kernel") from None
+                time.sleep(0.001)
+            while not answers.empty():
+                job, result, seconds = answers.get()
+                if isinstance(result, Exception):
+                    raise result
+                done.append((job, result, seconds))
+                if progress is not None:
+                    progress("compile kernels", len(done), len(jobs))
+    finally:
+        for helper in helpers:
+            helper.stop()
+    return done
+
+
+def _compile_one(job: Job, target: Target) -> Answer:
+    began = time.perf_counter()
+    result: bytes | Exception
+    try:
+        result = job.compile(target)
+    except Exception as error:
+        result = error
+    return job, result, time.perf_counter() - began
+
+
+def _free_cores() -> int:
+    """Cores that this process may use and that others leave idle: on a busy machine a second
+    process only takes time from the first."""
+    try:
+        load = os.getloadavg()[0]
+    except (OSError, AttributeError):
+        load = 0.0
+    # This process itself accounts for up to one.
+    return usable_cores() - round(max(0.0, load - 1.0))
+
+
 class _Helper(threading.Thread):
     """Feeds one worker process from the queue; puts back what the worker could not do."""
 
     def __init__(
-        self,
-        todo: queue.SimpleQueue[Job],
-        finish: Callable[[Job, bytes | Exception, float], None],
-        target: Target,
+        self, todo: queue.SimpleQueue[Job], answers: queue.SimpleQueue[Answer], target: Target
     ) -> None:
         super().__init__(daemon=True, name="evonnx-compile")
-        self._todo, self._finish, self._target = todo, finish, target
+        self._todo, self._answers, self._target = todo, answers, target
         self._process: subprocess.Popen[bytes] | None = None
         self._stopped = False
         self.start()
@@ -225,7 +244,7 @@ class _Helper(threading.Thread):
                 job = self._todo.get_nowait()
                 began = time.perf_counter()
                 result = _ask(process, job)
-                self._finish(job, result, time.perf_counter() - began)
+                self._answers.put((job, result, time.perf_counter() - began))
                 job = None
         except queue.Empty:
             pass

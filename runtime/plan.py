@@ -207,8 +207,8 @@ def _used_symbols(program: Program) -> frozenset[str]:
                 used |= free_symbols(dim)
     for _, b in program.outputs:
         used |= type_symbols(program.buffers[b].type)
-    for a, b, _ in program.checks:
-        used |= free_symbols(a) | free_symbols(b)
+    for left, right, _ in program.checks:
+        used |= free_symbols(left) | free_symbols(right)
     return frozenset(used)
 
 

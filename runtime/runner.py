@@ -22,12 +22,13 @@ from ..ir.ops.control import CONTROL
 from ..ir.target import Target
 from ..ir.types import TensorType
 from .driver import Driver
+from .forks import after_fork
 from .frame import Frame, data_address
 from .host import lookup
 from .plan import HostItem, Layout, Segment, layout
 from .program import BindStep, ControlStep, HostStep, Program, bare_symbol
 from .tables import Binding, StageTemplate
-from .team import Holder, Team, after_fork
+from .team import Holder, Team
 
 _BINDINGS = 32
 """Bindings a runner keeps; the least recently used one goes first."""
@@ -93,6 +94,11 @@ class Runner:
         self._stages = [
             StageTemplate(self.layout, k, machine.addresses) for k in range(self.layout.stages)
         ]
+        self._host = {
+            i: lookup(step.kind)
+            for i, step in enumerate(program.steps)
+            if isinstance(step, HostStep)
+        }
         self._bodies = {
             i: tuple(Runner(body, machine) for body in step.bodies)
             for i, step in enumerate(program.steps)
@@ -242,7 +248,7 @@ class Runner:
         assert isinstance(step, (ControlStep, HostStep))
         inputs = [None if b is None else self._value(frame, binding, b) for b in step.inputs]
         if isinstance(step, HostStep):
-            outputs = lookup(step.kind)(inputs, step.attrs)
+            outputs = self._host[item.position](inputs, step.attrs)
         else:
             outputs = self._control(step, self._bodies[item.position], inputs, binding, lease)
         if len(outputs) != len(step.outputs):

@@ -15,11 +15,9 @@ from __future__ import annotations
 
 import atexit
 import ctypes
-import os
 import threading
 import time
 import weakref
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -27,6 +25,7 @@ import numpy as np
 from ..ir.target import Target
 from . import driver as native
 from .driver import Driver
+from .forks import call_after_fork
 
 _BARRIER_SPIN_S = 40e-6
 """How long a thread spins at a barrier before it sleeps."""
@@ -143,7 +142,6 @@ class _Call:
 
 
 _TEAMS: weakref.WeakValueDictionary[int, Team] = weakref.WeakValueDictionary()
-_RESET: weakref.WeakSet[Any] = weakref.WeakSet()
 _lock = threading.Lock()
 
 
@@ -156,11 +154,6 @@ def team(threads: int, driver: Driver) -> Team:
         return found
 
 
-def after_fork(obj: Any) -> None:
-    """Have ``obj._after_fork()`` called in every child process (new locks, no threads)."""
-    _RESET.add(obj)
-
-
 def _in_child() -> None:
     global _lock
     _lock = threading.Lock()
@@ -169,8 +162,6 @@ def _in_child() -> None:
         member._lock = threading.Lock()
     for key in list(_TEAMS.keys()):
         _TEAMS.pop(key, None)
-    for obj in list(_RESET):
-        obj._after_fork()
 
 
 def _at_exit() -> None:
@@ -178,7 +169,5 @@ def _at_exit() -> None:
         member.close()
 
 
-_register: Callable[..., None] | None = getattr(os, "register_at_fork", None)
-if _register is not None:
-    _register(after_in_child=_in_child)
+call_after_fork(_in_child)
 atexit.register(_at_exit)

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import onnx
 from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto
 
 from ...ir.errors import EvonnxError, Gap, LimitError, ModelError, UnsupportedError, quote
@@ -219,11 +220,20 @@ class Importer:
     def published_body(self, ctx: Ctx) -> tuple[Value | None, ...]:
         """See ``Ctx.function_body``."""
         node = ctx.node
+        attrs = self._attributes(node, ctx._frame)
+        if any(a.ref_attr_name for a in node.attribute):  # the builder reads actual values
+            node = NodeProto()
+            node.CopyFrom(ctx.node)
+            del node.attribute[:]
+            for name, a in attrs.items():
+                copy = node.attribute.add()
+                copy.CopyFrom(a)
+                copy.name = name
         sig = signature(canonical_domain(node.domain), node.op_type, ctx.opset)
         body = None if sig is None else function_body(sig, ctx.opset, node, ctx.inputs)
         if body is None:
             ctx.fail("the operator is not supported yet")
-        return self._call(body, ctx, self._attributes(node, ctx._frame), sig)
+        return self._call(body, ctx, attrs, sig)
 
     def _opset(self, domain: str, frame: Frame, node: NodeProto) -> int:
         found = frame.opsets.get(domain)
@@ -338,6 +348,7 @@ class Importer:
                        if a.default_value.name}  # fmt: skip
         actual |= attrs
         opsets = read_opsets(fn.opset_import, f"function {quote(fn.name)}") or dict(frame.opsets)
+        opsets.setdefault("", frame.opsets.get("", onnx.defs.onnx_opset_version()))
         scope = Scope(frame.scope.b)
         for i, name in enumerate(fn.input):
             value = ctx.optional(i)

@@ -77,7 +77,7 @@ def power(ctx: Ctx, node: NodeProto) -> Value:
 def modulo(ctx: Ctx, node: NodeProto) -> Value:
     a, b = ctx.input(0), ctx.input(1)
     fmod = ctx.attr("fmod", 0)
-    if a.dtype.is_float and not fmod:
+    if a.dtype.is_float and not fmod and ctx.opset < 28:
         raise ModelError(f"Mod of {a.dtype} needs fmod=1")
     return ctx.b.op("fmod" if fmod else "mod", a, b)
 
@@ -292,7 +292,7 @@ def mish(ctx: Ctx, node: NodeProto) -> Value:
 def thresholded_relu(ctx: Ctx, node: NodeProto) -> Value:
     b, x, alpha = ctx.b, ctx.input(0), ctx.attr("alpha", 1.0)
     limit = b.const(np.asarray(alpha, x.dtype.np))
-    return b.op("select", b.op("lt", limit, x), x, 0.0)
+    return b.op("select", b.op("lt", limit, x), x, b.const(np.zeros((), x.dtype.np)))
 
 
 @lowering("Shrink")

@@ -12,7 +12,7 @@ from onnx.defs import OpSchema
 
 from ...ir.errors import ModelError, quote
 from ...ir.graph import Value
-from ...ir.types import TensorType
+from ...ir.types import OptionalType, SequenceType, TensorType, Type
 from .tensors import DTYPE_OF
 
 _NUMBER_OF = {dtype: number for number, dtype in DTYPE_OF.items()}
@@ -85,7 +85,10 @@ def function_body(
         text = schema.get_function_with_opset_version(version)
         return FunctionProto.FromString(text) if isinstance(text, bytes) else text
     if schema.has_context_dependent_function:
-        types = [_type_proto(v).SerializeToString() for v in inputs]
+        # The builder reads one type per operand the schema allows, without looking at the count.
+        count = max(len(node.input), min(sig.inputs[1], 32))
+        padded = [*inputs, *(None for _ in range(count - len(inputs)))]
+        types = [_type_proto(None if v is None else v.type).SerializeToString() for v in padded]
         versions = [v for v in schema.context_dependent_function_opset_versions if v <= opset]
         version = max(versions, default=opset)
         data = schema.get_context_dependent_function_with_opset_version(
@@ -95,16 +98,20 @@ def function_body(
     return None
 
 
-def _type_proto(value: Value | None) -> TypeProto:
+def _type_proto(type_: Type | None) -> TypeProto:
     proto = TypeProto()
-    if value is not None and isinstance(value.type, TensorType):
-        proto.tensor_type.elem_type = _NUMBER_OF[value.dtype]
-        for d in value.shape:
+    if isinstance(type_, TensorType):
+        proto.tensor_type.elem_type = _NUMBER_OF[type_.dtype]
+        for d in type_.shape:
             dim = proto.tensor_type.shape.dim.add()
             if isinstance(d, int):
                 dim.dim_value = d
             else:
                 dim.dim_param = str(d)
+    elif isinstance(type_, SequenceType):
+        proto.sequence_type.elem_type.CopyFrom(_type_proto(type_.elem))
+    elif isinstance(type_, OptionalType):
+        proto.optional_type.elem_type.CopyFrom(_type_proto(type_.elem))
     return proto
 
 

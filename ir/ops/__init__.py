@@ -14,10 +14,12 @@ from . import (  # noqa: F401  (each module registers its ops)
     control,
     dynamic,
     elementwise,
+    host,
     movement,
     recurrent,
     reduction,
     source,
+    strings,
     trees,
 )
 

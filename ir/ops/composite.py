@@ -80,6 +80,8 @@ def _attention(b: Builder, xs: tuple[Any, ...], attrs: Attributes) -> Value:
     if mask is not None:
         scores = b.op("add", scores, mask)
     weights = b.op("softmax", scores, axis=scores.rank - 1)
+    if attrs.get("safe"):  # a row without a finite score has the weights 0 instead of NaN
+        weights = b.op("select", b.op("isnan", weights), b.const(0.0, weights.dtype), weights)
     return b.op("dot", weights, v, ta=False, tb=False)
 
 
@@ -104,4 +106,5 @@ register(OpDef("rms_norm", (2, 2), _same_type("rms_norm"), None, _COMPOSITE, exp
 register(OpDef("gelu", (1, 1), _same_type("gelu"), None, _COMPOSITE, expand=_gelu,
                attrs=("approximate",), doc="x * normal CDF(x), exact (erf) or tanh form"))
 register(OpDef("attention", (4, 4), _infer_attention, None, _COMPOSITE, expand=_attention,
-               attrs=("scale",), doc="softmax(q k^T * scale + mask) v; mask may be absent"))
+               attrs=("scale", "safe"),
+               doc="softmax(q k^T * scale + mask) v; mask may be absent; safe: NaN weights are 0"))

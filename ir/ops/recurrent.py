@@ -11,10 +11,15 @@ recurrence proper. Operands, with T steps, B rows, D directions, H hidden units,
 ``h0, c0``  [D, B, H], optional    initial state, 0 where absent
 ``peep``    [D, 3*H], optional     LSTM peepholes in the order i, o, f
 ``rb``      [D, H], optional       GRU bias of the hidden gate inside the reset product
+``scale``   [D, G*H]               ``qlstm``: ``r`` is i8 or u8 and means (r - zero) * scale
+``zero``    like ``r``, [D, G*H]
 ==========  =====================  ==========================================================
 
 Gates are ordered as in ONNX: LSTM i, o, f, c; GRU z, r, h. Results are the states of all steps
 ``y [T, D, B, H]`` and the last state ``[D, B, H]`` (LSTM: and the last cell).
+
+``qlstm`` has quantized recurrence weights. Its state, too, is quantized before each product: all
+rows of a step together, to u8 with the range of the state and 0 (ONNX's DynamicQuantizeLinear).
 """
 
 from __future__ import annotations
@@ -36,8 +41,8 @@ ACTIVATIONS = (
 )  # fmt: skip
 """Names of ONNX activations, in lower case."""
 
-_GATES = {"lstm": 4, "gru": 3, "rnn": 1}
-_ACTIVATIONS_PER_DIRECTION = {"lstm": 3, "gru": 2, "rnn": 1}
+GATES = {"lstm": 4, "qlstm": 4, "gru": 3, "rnn": 1}
+_ACTIVATIONS_PER_DIRECTION = {"lstm": 3, "qlstm": 3, "gru": 2, "rnn": 1}
 
 
 def reversed_directions(direction: str) -> tuple[bool, ...]:
@@ -83,7 +88,10 @@ def _check_operand(op: str, name: str, t: Any, shape: tuple[Dim, ...], like: Ten
         isinstance(a, int) and isinstance(b, int) and a != b
         for a, b in zip(t.shape, shape, strict=True)
     )
-    if wrong or (t.dtype != like.dtype if name != "lens" else not t.dtype.is_integer):
+    loose = {"lens": t.dtype.is_integer, "r": t.dtype.name in ("i8", "u8")}
+    loose["zero"] = loose["r"]
+    free = name == "lens" or (op == "qlstm" and name in ("r", "zero"))
+    if wrong or not (loose[name] if free else t.dtype == like.dtype):
         raise ModelError(f"{op}: {name} is {t}, but must have shape {shape}")
 
 
@@ -95,19 +103,20 @@ def _infer(op: str, names: tuple[str, ...]) -> Any:
         steps, rows, _, _ = xw.shape
         hidden = r.shape[1]
         directions = len(_check_attrs(op, attrs))
-        gates = _GATES[op]
+        gates = GATES[op]
         state = (directions, rows, hidden)
         _check_operand(op, "xw", xw, (steps, rows, directions, hidden * gates), xw)
         _check_operand(op, "r", r, (directions, hidden, hidden * gates), xw)
         shapes: dict[str, tuple[Dim, ...]] = {
             "lens": (rows,), "h0": state, "c0": state, "peep": (directions, 3 * hidden),
-            "rb": (directions, hidden),
+            "rb": (directions, hidden), "scale": (directions, hidden * gates),
+            "zero": (directions, hidden * gates),
         }  # fmt: skip
         for name, t in zip(names, types[2:], strict=False):
             _check_operand(op, name, t, shapes[name], xw)
         last = xw.with_shape(state)
         y = xw.with_shape((steps, directions, rows, hidden))
-        return (y, last, last) if op == "lstm" else (y, last)
+        return (y, last, last) if "lstm" in op else (y, last)
 
     return infer
 
@@ -144,12 +153,27 @@ def _walk(
     return y
 
 
-def _lstm_step(d: int, r: np.ndarray, peep: Any, attrs: Attributes, clip: Any) -> Step:
+def _quantized_product(r: np.ndarray, scale: np.ndarray, zero: np.ndarray) -> Any:
+    """The function h -> h R for quantized R; h is quantized, too, all rows together."""
+
+    def times(hidden: np.ndarray) -> np.ndarray:
+        low = min(hidden.min(initial=0.0), 0.0)
+        step = hidden.dtype.type((max(hidden.max(initial=0.0), 0.0) - low) / 255)
+        step = step if step else hidden.dtype.type(1)
+        offset = np.clip(np.rint(-low / step), 0, 255)
+        small = np.clip(np.rint(hidden / step) + offset, 0, 255) - offset
+        total = small.astype(np.int64) @ (r.astype(np.int64) - zero.astype(np.int64))
+        return (total * (step * scale)).astype(hidden.dtype)
+
+    return times
+
+
+def _lstm_step(d: int, times: Any, peep: Any, attrs: Attributes, clip: Any) -> Step:
     f, g, h = (activation(*a) for a in attrs["activations"][3 * d : 3 * d + 3])
 
     def step(xw: np.ndarray, state: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
         hidden, cell = state
-        i, o, fg, c = np.split(xw + hidden @ r, 4, axis=-1)
+        i, o, fg, c = np.split(xw + times(hidden), 4, axis=-1)
         p = np.split(peep, 3) if peep is not None else (0, 0, 0)
         i = f(clip(i + p[0] * cell))
         fg = 1 - i if attrs["input_forget"] else f(clip(fg + p[2] * cell))
@@ -190,7 +214,7 @@ def _reference(op: str, names: tuple[str, ...]) -> Any:
         kept = xw.dtype
         work = np.float32 if kept.itemsize < 4 else kept
         given = dict(zip(names, args[2:], strict=False))
-        xw, r = xw.astype(work), r.astype(work)
+        xw, r = xw.astype(work), r.astype(work) if op != "qlstm" else r
         steps, rows, directions, _ = xw.shape
         units = r.shape[1]
         lens = given.get("lens")
@@ -211,8 +235,11 @@ def _reference(op: str, names: tuple[str, ...]) -> Any:
                 first = operand(name, d)
                 if first is not None:
                     state[d] = first
-            if op == "lstm":
-                step = _lstm_step(d, r[d], operand("peep", d), attrs, clip)
+            if op == "qlstm":
+                times = _quantized_product(r[d], operand("scale", d), given["zero"][d])
+                step = _lstm_step(d, times, operand("peep", d), attrs, clip)
+            elif op == "lstm":
+                step = _lstm_step(d, lambda h, m=r[d]: h @ m, operand("peep", d), attrs, clip)
             elif op == "gru":
                 step = _gru_step(d, r[d], operand("rb", d), attrs, clip)
             else:
@@ -243,6 +270,7 @@ def _work(operands: tuple[Any, ...], attrs: Attributes, results: tuple[Any, ...]
 _TRAITS = frozenset({"recurrent", "opaque"})
 OPERANDS = {
     "lstm": ("lens", "h0", "c0", "peep"),
+    "qlstm": ("scale", "zero", "lens", "h0", "c0", "peep"),
     "gru": ("rb", "lens", "h0"),
     "rnn": ("lens", "h0"),
 }
@@ -250,6 +278,7 @@ OPERANDS = {
 
 for _op, _extra, _doc in (
     ("lstm", ("input_forget",), "long short-term memory (Hochreiter and Schmidhuber 1997)"),
+    ("qlstm", ("input_forget",), "lstm with quantized recurrence weights and state"),
     ("gru", ("linear_before_reset",), "gated recurrent unit (Cho et al. 2014)"),
     ("rnn", (), "simple recurrence h = f(x W + h R)"),
 ):

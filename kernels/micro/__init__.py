@@ -10,7 +10,10 @@ Pointers may be passed as typed pointers or as int64 addresses. All symbols star
 ===================  =====================================================================
 ``igemm(...)``       ``(rows, taps, klen, b, c, ldc[, ldk])``, see ``gemm``
 ``depthwise(...)``   ``(rows, taps, w, ldw, channels, out, ldo)``, see ``depthwise``
+``window(...)``      ``(x, ldx, ldy, kh, w, ldw, channels, out, ldo)``, see ``depthwise``
 ``pack(...)``        ``(src, stride_k, stride_n, k, n, dst)``, see ``packing``
+``igemm_i8(...)``    ``(rows, taps, klen, b, c, ldc)``, see ``quantized``
+``pack_i8(...)``     ``(src, stride_k, stride_n, k, n, dst, bias)``, see ``quantized``
 ===================  =====================================================================
 
 ``rows`` is a table of addresses (int64) ``[taps][mr]``; ``ldc``, ``ldw``, ``ldo`` and strides
@@ -20,15 +23,19 @@ row's address for missing rows, and give ``c`` room for them.
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from ...ir.errors import CompileError, quote
 from ...ir.target import Target
 from . import depthwise as _depthwise
 from . import gemm as _gemm
 from . import packing as _packing
+from . import quantized as _quantized
 from .packing import pack_b
+from .quantized import pack_b_i8
 
 
 @dataclass(frozen=True)
@@ -60,7 +67,7 @@ class MicroKernel:
         key = (self.symbol, self.target.isa)
         with _LOCK:
             if key not in _OBJECTS:
-                _OBJECTS[key] = compile_ir_text(self.text(), self.target)
+                _OBJECTS[key] = compile_ir_text(self.text(), self.target, optimize=False)
             return _OBJECTS[key]
 
 
@@ -110,6 +117,25 @@ def depthwise(target: Target, dtype: str = "f32", mr: int | None = None) -> Micr
     return MicroKernel(symbol, target, rows, nv, nv * width, arguments, text)
 
 
+def window(
+    target: Target, kw: int, stride: int, dtype: str = "f32", mr: int | None = None
+) -> MicroKernel:
+    """The depthwise tile for windows inside the image, ``kw`` pixels wide, no dilation in x.
+
+    ``x`` is the first input pixel, ``ldx`` the distance of neighboring pixels, ``ldy`` that of
+    the rows of the window, ``w`` is ``[kh][kw][ldw]``.
+    """
+    full_mr, nv, width = _depthwise.window_shape(target, kw, dtype)
+    rows = mr or full_mr
+    symbol = f"mk_window_{dtype}_k{kw}s{stride}_{rows}"
+    arguments = ("x", "ldx", "ldy", "kh", "w", "ldw", "channels", "out", "ldo")
+
+    def text() -> str:
+        return _depthwise.window_text(symbol, target, dtype, kw, stride, rows, nv)
+
+    return MicroKernel(symbol, target, rows, nv, nv * width, arguments, text)
+
+
 def pack(target: Target, dtype: str = "f32") -> MicroKernel:
     """Run-time packing of a ``[k, n]`` matrix with any strides into the panels of ``igemm``."""
     _, nv, width = _gemm.tile_shape(target, dtype)
@@ -122,4 +148,66 @@ def pack(target: Target, dtype: str = "f32") -> MicroKernel:
     return MicroKernel(symbol, target, 0, nv, nv * width, arguments, text)
 
 
-__all__ = ["MicroKernel", "igemm", "igemm_rows", "depthwise", "pack", "pack_b"]
+def igemm_i8(
+    target: Target, mr: int | None = None, nv: int | None = None, flip: bool = False
+) -> MicroKernel:
+    """The exact integer tile: unsigned bytes (signed ones plus 128 with ``flip``) times signed.
+
+    Rows and vectors as in ``igemm``; C is int32. Row counts: ``igemm_rows(target)``.
+    """
+    full_mr, full_nv, width = _gemm.tile_shape(target, "f32")
+    rows, vectors = mr or full_mr, nv or full_nv
+    symbol = f"mk_igemm_{'s8' if flip else 'u8'}_{rows}x{vectors}"
+    arguments = ("rows", "taps", "klen", "b", "c", "ldc")
+
+    def text() -> str:
+        return _quantized.igemm_i8_text(symbol, target, rows, vectors, full_nv, flip)
+
+    return MicroKernel(symbol, target, rows, vectors, full_nv * width, arguments, text)
+
+
+def pack_i8(target: Target) -> MicroKernel:
+    """Run-time packing of a ``[k, n]`` byte matrix into the panels of ``igemm_i8``."""
+    _, nv, width = _gemm.tile_shape(target, "f32")
+    arguments = ("src", "stride_k", "stride_n", "k", "n", "dst", "bias")
+
+    def text() -> str:
+        return _quantized.pack_i8_text("mk_pack_i8", target, nv)
+
+    return MicroKernel("mk_pack_i8", target, 0, nv, nv * width, arguments, text)
+
+
+_NAMES = re.compile(
+    r"mk_(?:(?P<gemm>igemmk?)_(?P<type>f32|f64)_(?P<rows>\d+)x(?P<nv>\d+)"
+    r"|igemm_(?P<byte>[us])8_(?P<byte_rows>\d+)x(?P<byte_nv>\d+)"
+    r"|depthwise_(?P<table_type>f32|f64)_(?P<table_rows>\d+)"
+    r"|window_(?P<window_type>f32|f64)_k(?P<kw>\d+)s(?P<stride>\d+)_(?P<window_rows>\d+)"
+    r"|pack_(?P<pack>f32|f64|i8))"
+)
+
+
+def named(symbol: str, target: Target) -> MicroKernel:
+    """The micro-kernel with this symbol, the inverse of ``symbol``; raises ``CompileError``."""
+    found = _NAMES.fullmatch(symbol)
+    if found is None:
+        raise CompileError(f"there is no micro-kernel {quote(symbol)}")
+    part = found.groupdict()
+    if part["gemm"]:
+        strided = part["gemm"] == "igemmk"
+        return igemm(target, part["type"], int(part["rows"]), int(part["nv"]), strided)
+    if part["byte"]:
+        flip = part["byte"] == "s"
+        return igemm_i8(target, int(part["byte_rows"]), int(part["byte_nv"]), flip)
+    if part["table_type"]:
+        return depthwise(target, part["table_type"], int(part["table_rows"]))
+    if part["kw"]:
+        size = int(part["kw"]), int(part["stride"])
+        return window(target, *size, part["window_type"], int(part["window_rows"]))
+    return pack_i8(target) if part["pack"] == "i8" else pack(target, part["pack"])
+
+
+__all__ = [
+    "named",
+    "MicroKernel", "igemm", "igemm_rows", "depthwise", "window", "pack", "pack_b", "igemm_i8",
+    "pack_i8", "pack_b_i8",
+]  # fmt: skip

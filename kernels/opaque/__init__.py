@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import dynamic, lines, recurrent, scatters, sources, trees  # noqa: F401  (each registers)
+from . import dynamic, lines, recurrent, scatters, sources, trees  # (each registers)
 from .base import OPAQUE, OpaqueKernel
 
 __all__ = ["OPAQUE", "OpaqueKernel"]

@@ -5,6 +5,9 @@ h R is a product with a small left side: rows are taken four at a time and the h
 blocks, so that every loaded vector of R is used by four rows and every gate is loaded and stored
 once per block; the inner loops run over contiguous gate columns and vectorize. Then one loop over
 the hidden units applies activations and updates the state. State and gates stay in scratch.
+
+Quantized recurrences multiply whole numbers held as floats (their sums are exact up to 2^24). All
+rows of a step share one range, so a tile is one direction with all rows.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from collections.abc import Callable
 from ...ir.dims import ceil_div
 from ...ir.errors import UnsupportedError
 from ...ir.graph import Node
-from ...ir.ops.recurrent import OPERANDS, reversed_directions
+from ...ir.ops.recurrent import GATES, OPERANDS, reversed_directions
 from ...ir.target import Target
 from .base import OpaqueKernel, Source, opaque
 
@@ -23,8 +26,8 @@ ROWS = 4
 """Rows of a block."""
 _UNROLL = {1: 8, ROWS: 4}
 """Hidden units per pass over the gates, by number of rows."""
-_GATES = {"lstm": 4, "gru": 3, "rnn": 1}
-_OPTIONAL = {"lens": "len_", "h0": "h0", "c0": "c0", "peep": "pe", "rb": "rb"}
+_NAMES = {"lens": "len_", "h0": "h0", "c0": "c0", "peep": "pe", "rb": "rb", "scale": "rs",
+          "zero": "rz"}  # fmt: skip
 
 
 def _literal(kind: str, value: float) -> str:
@@ -63,8 +66,9 @@ class _Recurrence:
         xw = node.inputs[0]
         assert xw is not None
         self.kind = "f64" if xw.dtype.name == "f64" else "f32"
-        self.gates = _GATES[node.op]
-        self.states = ("h", "c") if node.op == "lstm" else ("h",)
+        self.gates = GATES[node.op]
+        self.quantized = node.op == "qlstm"
+        self.states = ("h", "c") if "lstm" in node.op else ("h",)
         self.has = {
             name: k + 2 < len(node.inputs) and node.inputs[k + 2] is not None
             for k, name in enumerate(OPERANDS[node.op])
@@ -77,8 +81,11 @@ class _Recurrence:
         assert xw is not None
         self._declare()
         with s.block("for q in range(begin, end):"):
-            s.line(f"d = idiv(q, blocks)\nr0 = (q - d * blocks) * {ROWS}")
-            s.line(f"rn = imin({ROWS}, rows - r0)")
+            if self.quantized:
+                s.line("d = q\nr0 = 0\nrn = rows")
+            else:
+                s.line(f"d = idiv(q, blocks)\nr0 = (q - d * blocks) * {ROWS}")
+                s.line(f"rn = imin({ROWS}, rows - r0)")
             self._initial_state()
             walks = reversed_directions(self.node.attrs["direction"])
             s.line("back = d" if len(walks) == 2 else f"back = {int(walks[0])}")
@@ -87,7 +94,7 @@ class _Recurrence:
                 self._recurrence()
                 self._update()
             self._finish()
-        return s.finish(xw.shape[2] * ceil_div(self.rows, ROWS))
+        return s.finish(xw.shape[2] * (1 if self.quantized else ceil_div(self.rows, ROWS)))
 
     def _declare(self) -> None:
         s, node = self.s, self.node
@@ -96,7 +103,7 @@ class _Recurrence:
         s.operand("rw", 1)
         for k, name in enumerate(OPERANDS[self.op]):
             if self.has[name]:
-                s.operand(_OPTIONAL[name], k + 2)
+                s.operand(_NAMES[name], k + 2)
         s.result("y", 0)
         for k, name in enumerate(self.states):
             s.result(f"{name}n", k + 1)
@@ -107,13 +114,15 @@ class _Recurrence:
         s.size("hid", hidden)
         s.size("cols", hidden * self.gates)
         s.size("blocks", ceil_div(self.rows, ROWS))
-        held = 1 if self.one_row else ROWS
+        held = self.rows if self.quantized else 1 if self.one_row else ROWS
         size = 8 if self.kind == "f64" else 4
         s.scratch("g", self.kind, hidden * self.gates * held, size)
         for name in self.states:
             s.scratch(name, self.kind, hidden * held, size)
         if self._resets_first():
             s.scratch("rh", self.kind, hidden * held, size)
+        if self.quantized:
+            s.scratch("hq", self.kind, hidden * held, size)
 
     def _resets_first(self) -> bool:
         return self.op == "gru" and not self.node.attrs["linear_before_reset"]
@@ -141,6 +150,10 @@ class _Recurrence:
         GRU starts with its own bias)."""
         s = self.s
         inner = self.op == "gru" and self.node.attrs["linear_before_reset"]
+        if self.quantized:
+            with s.block("for j in range(rn * cols):"):
+                s.line(f"st(g, j, {self.kind}(0.0))")
+            return
         with s.block("for r in range(rn):"):
             self._row_time()
             with s.block(f"for j in range({'2 * hid' if self.op == 'gru' else 'cols'}):"):
@@ -152,12 +165,47 @@ class _Recurrence:
                     s.line(f"st(g, r * cols + 2 * hid + j, {value})")
 
     def _recurrence(self) -> None:
+        if self.quantized:
+            self._quantize_state()
+            self._product("hq", "0", "cols")
+            self._add_scaled()
+            return
         if not self._resets_first():
             self._product("h", "0", "cols")
             return
         self._product("h", "0", "2 * hid")
         self._per_direction(self._reset)
         self._product("rh", "2 * hid", "cols")
+
+    def _quantize_state(self) -> None:
+        """Sets ``hq`` to the whole numbers (quantized h) - (zero point), ``hs`` to their unit.
+
+        Rows that are over keep their last state and still count, as they do not in ONNX Runtime;
+        rows of one length are the case that exists."""
+        s, k = self.s, self.kind
+        s.line(f"top = {k}(0.0)\nlow = {k}(0.0)")
+        with s.block("for j in range(rn * hid):"):
+            s.line("hv = ld(h, j)\ntop = fmax(top, hv)\nlow = fmin(low, hv)")
+        s.line(f"hs = (top - low) * {k}({1 / 255!r})" if k == "f64" else
+               f"hs = fdiv(top - low, {k}(255.0))")
+        s.line(f"hs = select(gt(hs, {k}(0.0)), hs, {k}(1.0))")
+        s.line(f"hz = fmin(fmax(rint(fdiv(neg(low), hs)), {k}(0.0)), {k}(255.0))")
+        with s.block("for j in range(rn * hid):"):
+            s.line("hv = rint(fdiv(ld(h, j), hs)) + hz")
+            s.line(f"st(hq, j, fmin(fmax(hv, {k}(0.0)), {k}(255.0)) - hz)")
+
+    def _add_scaled(self) -> None:
+        """g = projected input + (g - zero * sum of hq) * unit * scale."""
+        s, k = self.s, self.kind
+        with s.block("for r in range(rn):"):
+            self._row_time()
+            s.line(f"total = {k}(0.0)")
+            with s.block("for j in range(hid):"):
+                s.line("total = total + ld(hq, r * hid + j)")
+            with s.block("for j in range(cols):"):
+                s.line(f"gv = ld(g, r * cols + j) - {k}(ld(rz, d * cols + j)) * total")
+                s.line("gv = ld(xw, xb + j) + gv * (hs * ld(rs, d * cols + j))")
+                s.line("st(g, r * cols + j, gv)")
 
     def _reset(self, d: int) -> None:
         """rh = reset gate * h."""
@@ -174,6 +222,10 @@ class _Recurrence:
             s.line("r = 0")
             self._passes(state, 1, lo, hi)
             return
+        if self.quantized:
+            with s.block("for r in range(rn):"):
+                self._passes(state, 1, lo, hi)
+            return
         with s.block(f"if rn == {ROWS}:"):
             s.line("r = 0")
             self._passes(state, ROWS, lo, hi)
@@ -182,6 +234,7 @@ class _Recurrence:
 
     def _passes(self, state: str, rows: int, lo: str, hi: str) -> None:
         s, unroll = self.s, _UNROLL[rows]
+        load = f"{self.kind}(ld(rw, {{}}))" if self.quantized else "ld(rw, {})"
         s.line("u = 0")
         for step in (unroll, 1):
             with s.block(f"while u + {step} <= hid:"):
@@ -191,7 +244,7 @@ class _Recurrence:
                 s.line("rb0 = (d * hid + u) * cols")
                 with s.block(f"for j in range({lo}, {hi}):"):
                     for e in range(step):
-                        s.line(f"w{e} = ld(rw, rb0 + {e} * cols + j)")
+                        s.line(f"w{e} = {load.format(f'rb0 + {e} * cols + j')}")
                     for i in range(rows):
                         total = f"ld(g, (r + {i}) * cols + j)"
                         for e in range(step):
@@ -219,7 +272,8 @@ class _Recurrence:
             emit(1)
 
     def _update(self) -> None:
-        self._per_direction({"lstm": self._lstm, "gru": self._gru, "rnn": self._rnn}[self.op])
+        update = {"gru": self._gru, "rnn": self._rnn}.get(self.op, self._lstm)
+        self._per_direction(update)
 
     def _rows_alive(self, d: int, body: Callable[[int], None]) -> None:
         """One loop over rows that are not over yet, and in it one over the hidden units."""
@@ -299,7 +353,7 @@ class _Recurrence:
                     s.line(f"st({name}n, ob + j, ld({name}, r * hid + j))")
 
 
-@opaque("lstm", "gru", "rnn")
+@opaque("lstm", "qlstm", "gru", "rnn")
 def recurrent(node: Node, target: Target) -> OpaqueKernel:
     """The recurrence of one layer, all directions."""
     return _Recurrence(node).build()

@@ -20,7 +20,7 @@ def tree_ensemble(node: Node, target: Target) -> OpaqueKernel:
     weight = tables["weight"].dtype
     s = Source(node)
     s.operand("x", 0)
-    for k, name in enumerate(TABLES):
+    for k in range(len(TABLES)):
         s.operand(f"t{k}", 1 + k)
     s.result("y")
     s.size("f", x.shape[1])

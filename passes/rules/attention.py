@@ -1,8 +1,8 @@
 """Scaled dot-product attention: softmax(scale * q k^T + mask) v.
 
-The core is recognized with the scale and the mask that stand between product and softmax; factors
-on the queries or keys are absorbed afterwards. Keys that are stored transposed are turned back only
-where that transpose merges with one that is there already.
+Scalar factors before and after the product of queries and keys are gathered into the scale. Keys
+that are stored as columns are turned back only where that transpose merges with one that is there
+already. Exporters of newer PyTorch replace weights that are NaN by 0: the composite's ``safe``.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from ...ir.dims import Dim
-from ...ir.graph import Builder, Value
+from ...ir.graph import Attrs, Builder, Value
 from ...ir.ops.base import broadcast_shapes
-from ..facts import Refusal, scalar_of
+from ..facts import Refusal, is_identity, scalar_of
+from ..pattern import strip_scale
 from ..rule import Answer, Match, Rule, broadcasts_into, floats, term
 
 # -- helpers -----------------------------------------------------------------------------------
@@ -43,18 +44,44 @@ def _check_scale(scale: float, like: Value) -> None:
 
 
 @term
-def attend(b: Builder, q: Value, k: Value, t: bool, v: Value, mask: Value | None, scale: Any) -> Value:
-    """The composite; ``t`` tells whether keys are stored as rows (the composite's way)."""
+def attend(b: Builder, q: Value, k: Value, t: bool, v: Value, mask: Value | None, scale: Any,
+           safe: bool) -> Value:  # fmt: skip
+    """The composite; ``t`` tells whether keys are stored as rows (the composite's way). Scalar
+    factors on queries and keys join the scale, on either side of a transpose."""
     factor = scale if not isinstance(scale, Value) else scalar_of(b.constants, scale)
     if factor is None:
         raise Refusal("the scale is not one number")
-    _check_scale(float(factor), q)
+    on_q, q, turn = _peel(b, q)
+    q = _turned(b, q, turn)
+    on_k, k, turn = _peel(b, k)
+    n = len(turn)
     if not t:
-        if k.node.op != "transpose":
+        if is_identity(turn):
             raise Refusal("the keys are stored as columns")
-        n = k.rank
-        k = b.op("transpose", k, perm=(*range(n - 2), n - 1, n - 2))
-    return b.op("attention", q, k, v, mask, scale=float(factor))  # type: ignore[no-any-return]
+        turn = (*turn[:-2], turn[n - 1], turn[n - 2])
+    k = _turned(b, k, turn)
+    total = float(factor) * on_q * on_k
+    _check_scale(total, q)
+    more = {"safe": True} if safe else {}
+    return b.op("attention", q, k, v, mask, scale=total, **more)  # type: ignore[no-any-return]
+
+
+def _peel(b: Builder, v: Value) -> tuple[float, Value, tuple[int, ...]]:
+    """(c, w, perm) with ``v == c * transpose(w, perm)``."""
+    scale, perm = 1.0, tuple(range(v.rank))
+    while True:
+        number, inner, _ = strip_scale(b.constants, v)
+        if number != 0 and inner is not v:
+            scale, v = scale * number, inner
+        elif v.node.op == "transpose":
+            perm = tuple(v.node.attrs["perm"][i] for i in perm)
+            v = v.node.operands[0]
+        else:
+            return scale, v, perm
+
+
+def _turned(b: Builder, v: Value, perm: tuple[int, ...]) -> Value:
+    return v if is_identity(perm) else b.op("transpose", v, perm=perm)
 
 
 @term
@@ -68,14 +95,14 @@ def inverse_scale(b: Builder, c: Value) -> Any:
 
 @term
 def rescale(b: Builder, q: Value, k: Value, v: Value, mask: Value | None, scale: float,
-            factor: Value, divide: bool) -> Value:  # fmt: skip
-    """An attention whose queries or keys were multiplied (or divided) by a number before."""
+            factor: Value, a: Attrs) -> Value:  # fmt: skip
+    """An attention whose queries or keys were multiplied by a number before."""
     number = scalar_of(b.constants, factor)
     if number is None or number == 0:
         raise Refusal("the factor is not one number")
-    total = scale / float(number) if divide else scale * float(number)
+    total = scale * float(number)
     _check_scale(total, q)
-    return b.op("attention", q, k, v, mask, scale=total)  # type: ignore[no-any-return]
+    return b.op("attention", q, k, v, mask, scale=total, **a)  # type: ignore[no-any-return]
 
 
 def _scalar_kept(name: str) -> Any:
@@ -88,10 +115,14 @@ def _scalar_kept(name: str) -> Any:
     return holds
 
 
-def _rule(name: str, scores: str, mask: str, scale: str, when: tuple[Any, ...]) -> Rule:
+def _rule(name: str, scores: str, mask: str, scale: str, when: tuple[Any, ...],
+          safe: bool = False) -> Rule:  # fmt: skip
+    weights = f"softmax({scores}, axis=k)"
+    if safe:
+        name, weights = f"{name}_safe", f"select(isnan((p := {weights})), 0, p)"
     return Rule(
-        name, f"dot(softmax({scores}, axis=k), v, ta=False, tb=False)",
-        f"attend(q, k_, t, v, {mask}, {scale})", when=when, exact=False,
+        name, f"dot({weights}, v, ta=False, tb=False)",
+        f"attend(q, k_, t, v, {mask}, {scale}, {safe})", when=when, exact=False,
         sizes="q[b,n,d] k_[b,m,d] v[b,m,e] m[b,n,m] C[]",
     )  # fmt: skip
 
@@ -100,37 +131,30 @@ _PLAIN = (floats("v"), floats("q"), _last_axis, _queries)
 _MASKED = (*_PLAIN, _mask_fits)
 _QK = "dot(q, k_, ta=False, tb=t)"
 
-RULES: tuple[Rule, ...] = (
+_SPELLINGS: tuple[tuple[Any, ...], ...] = (
     # softmax(q k^T) v
-    _rule("attention", _QK, "none", "1", _PLAIN),
+    ("attention", _QK, "none", "1", _PLAIN),
     # softmax(q k^T c) v
-    _rule("attention_scaled", f"{_QK} * C", "none", "C", _PLAIN),
+    ("attention_scaled", f"{_QK} * C", "none", "C", _PLAIN),
     # softmax(q k^T / c) v
-    _rule("attention_divided", f"{_QK} / C", "none", "inverse_scale(C)", _PLAIN),
+    ("attention_divided", f"{_QK} / C", "none", "inverse_scale(C)", _PLAIN),
     # softmax(q k^T + m) v
-    _rule("attention_masked", f"{_QK} + m", "m", "1", _MASKED),
+    ("attention_masked", f"{_QK} + m", "m", "1", _MASKED),
     # softmax(q k^T c + m) v
-    _rule("attention_scaled_masked", f"{_QK} * C + m", "m", "C", _MASKED),
+    ("attention_scaled_masked", f"{_QK} * C + m", "m", "C", _MASKED),
     # softmax(q k^T / c + m) v
-    _rule("attention_divided_masked", f"{_QK} / C + m", "m", "inverse_scale(C)", _MASKED),
-    # (q c) k^T = q k^T c
-    Rule("attention_query_scale", "attention(q * C, k, v, maybe_m, scale=s)",
-         "rescale(q, k, v, maybe_m, s, C, False)", when=(floats("q"), _scalar_kept("q")), exact=False,
+    ("attention_divided_masked", f"{_QK} / C + m", "m", "inverse_scale(C)", _MASKED),
+)
+
+RULES: tuple[Rule, ...] = (
+    *(_rule(*spelling) for spelling in _SPELLINGS),
+    # the same with weights that are NaN (no finite score in the row) replaced by 0
+    *(_rule(*spelling, safe=True) for spelling in _SPELLINGS),
+    # (q c) k^T = q k^T c, q (k c)^T = q k^T c
+    Rule("attention_query_scale", "attention(q * C, k, v, maybe_m, scale=s, **a)",
+         "rescale(q, k, v, maybe_m, s, C, a)", when=(floats("q"), _scalar_kept("q")), exact=False,
          sizes="q[b,n,d] k[b,m,d] v[b,m,e] C[] maybe_m[b,n,m]"),
-    Rule("attention_query_divided", "attention(q / C, k, v, maybe_m, scale=s)",
-         "rescale(q, k, v, maybe_m, s, C, True)", when=(floats("q"), _scalar_kept("q")), exact=False,
+    Rule("attention_key_scale", "attention(q, k * C, v, maybe_m, scale=s, **a)",
+         "rescale(q, k, v, maybe_m, s, C, a)", when=(floats("q"), _scalar_kept("k")), exact=False,
          sizes="q[b,n,d] k[b,m,d] v[b,m,e] C[] maybe_m[b,n,m]"),
-    # q (k c)^T = q k^T c
-    Rule("attention_key_scale", "attention(q, k * C, v, maybe_m, scale=s)",
-         "rescale(q, k, v, maybe_m, s, C, False)", when=(floats("q"), _scalar_kept("k")), exact=False,
-         sizes="q[b,n,d] k[b,m,d] v[b,m,e] C[] maybe_m[b,n,m]"),
-    Rule("attention_key_divided", "attention(q, k / C, v, maybe_m, scale=s)",
-         "rescale(q, k, v, maybe_m, s, C, True)", when=(floats("q"), _scalar_kept("k")), exact=False,
-         sizes="q[b,n,d] k[b,m,d] v[b,m,e] C[] maybe_m[b,n,m]"),
-    # a transpose of a scaled value is the scaled transpose (keys are scaled before being turned)
-    Rule("attention_key_transposed_scale",
-         "attention(q, transpose(k * C, perm=p), v, maybe_m, scale=s)",
-         "rescale(q, transpose(k, perm=p), v, maybe_m, s, C, False)",
-         when=(floats("q"), _scalar_kept("k")), exact=False,
-         sizes="q[b,n,d] k[b,d,m] v[b,m,e] C[] maybe_m[b,n,m]"),
 )

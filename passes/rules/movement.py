@@ -7,6 +7,7 @@ from typing import Any
 from ...ir.dims import Dim, known_ge
 from ...ir.graph import Attrs, Builder, Value
 from ..facts import Refusal, is_identity, moves_only_units, scalar_of
+from ..reshape_blocks import turned_reshape
 from ..rule import Answer, Match, Rule, attribute, broadcasts_into, term
 
 # -- attributes --------------------------------------------------------------------------------
@@ -125,6 +126,21 @@ def _unit_axes(m: Match) -> Answer:
     return any(shape[a] == 1 for a in m["a"]) or "no reduced axis has size 1"
 
 
+def _rows(m: Match) -> Answer:
+    x, w = m["x"], m["W"]
+    if w.rank != 2 or x.rank < 2:
+        return "the constant is not one matrix"
+    inner = w.shape[1 if m["t"] else 0]
+    if x.shape[-1] != inner:
+        return "the summed axis is split or merged"
+    result = (*x.shape[:-1], w.shape[0 if m["t"] else 1])
+    return result == m.root.out.shape or "the result has another shape"
+
+
+def _row_vector(m: Match) -> Answer:
+    return all(d == 1 for d in m["B"].shape[:-1]) or "the sum varies along the rows"
+
+
 # -- terms -------------------------------------------------------------------------------------
 
 
@@ -236,6 +252,18 @@ def _progression(b: Builder, index: Value) -> tuple[Any, int, int]:
 
 
 @term
+def turned_view(b: Builder, x: Value, middle: Value, perm: tuple[int, ...], shape: Any) -> Value:
+    """A reshape of a transpose of a reshape that is a transpose, or the reshape of one."""
+    turned = tuple(middle.shape[p] for p in perm)
+    plan = turned_reshape(turned, shape, perm)
+    if plan is None or not is_identity(plan.before):
+        raise Refusal("the reshapes join or split what the transpose moves")
+    if plan.shape != x.shape:
+        raise Refusal("a reshape would be left before the transpose")
+    return b.op("transpose", x, perm=plan.perm)  # type: ignore[no-any-return]
+
+
+@term
 def padded_conv(b: Builder, x: Value, w: Value, zero: Value, lo: Any, hi: Any, a: Attrs) -> Value:
     """A convolution that pads by itself what was padded with zeros before."""
     if scalar_of(b.constants, zero) != 0:
@@ -295,6 +323,17 @@ RULES: tuple[Rule, ...] = (
          "transpose(binary(f, transpose(x, perm=p), transpose(y, perm=p)), perm=q)",
          "binary(f, transpose(x, perm=compose(p, q)), transpose(y, perm=compose(p, q)))",
          sizes="x[a,b,c] y[a,b,c]"),
+    # split, transposed and merged again: a transpose
+    Rule("reshape_transpose_reshape",
+         "reshape(transpose((y := reshape(x)), perm=p), shape=s)", "turned_view(x, y, p, s)",
+         shared=True, sizes="x[a,b,c]"),
+    # (x as rows) A, back in the shape of x: a product of stacks with one matrix needs no rows
+    Rule("reshape_dot", "reshape(dot(reshape(x), W, ta=False, tb=t, **a), shape=s)",
+         "dot(x, W, ta=False, tb=t, **a)", when=(_rows,), sizes="x[a,b,k] W[k,m]"),
+    # the same with a row vector added
+    Rule("reshape_dot_add", "reshape(dot((y := reshape(x)), W, ta=False, tb=t, **a) + B, shape=s)",
+         "dot(x, W, ta=False, tb=t, **a) + B", when=(_rows, _row_vector),
+         sizes="x[a,b,k] W[k,m] B[m]"),
     # a b with b stored transposed
     Rule("dot_transpose_b", "dot(x, transpose(y, perm=p), ta=s, tb=t, **a)",
          "dot(x, y, ta=s, tb=negated(t), **a)", when=(_swaps_last_two,), shared=True),

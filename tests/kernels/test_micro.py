@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from evonnx.ir.errors import CompileError
 from evonnx.kernels import micro
 
 rng = np.random.default_rng(2)
@@ -61,6 +62,28 @@ def test_depthwise(target, call_micro, dtype, mr):
 
 
 @pytest.mark.parametrize("dtype", KINDS)
+def test_window(target, call_micro, dtype):
+    kind, tolerance = KINDS[dtype]
+    for kh, kw, stride, mr in ((3, 3, 1, None), (3, 3, 2, None), (5, 5, 1, 2), (7, 7, 1, None),
+                               (1, 2, 3, 1), (0, 3, 1, 1)):  # fmt: skip
+        tile = micro.window(target, kw, stride, dtype, mr)
+        call = call_micro(tile)
+        columns = (tile.mr - 1) * stride + kw
+        for channels in (1, 16, 17, 65, 130):
+            x = rng.standard_normal((max(kh, 1), columns, channels + 1)).astype(kind)
+            w = rng.standard_normal((kh, kw, channels)).astype(kind)
+            out = np.full((tile.mr, channels + 2), 7, kind)
+            call(x.ctypes.data, channels + 1, columns * (channels + 1), kh, w.ctypes.data,
+                 channels, channels, out.ctypes.data, channels + 2)  # fmt: skip
+            exact = np.zeros((tile.mr, channels))
+            for r in range(tile.mr):
+                part = x[:kh, r * stride : r * stride + kw, :channels].astype(np.float64)
+                exact[r] = (part * w).sum((0, 1))
+            np.testing.assert_allclose(out[:, :channels], exact, atol=50 * tolerance)
+            assert (out[:, channels:] == 7).all()
+
+
+@pytest.mark.parametrize("dtype", KINDS)
 def test_pack(target, call_micro, dtype):
     packer = micro.pack(target, dtype)
     call = call_micro(packer)
@@ -74,6 +97,55 @@ def test_pack(target, call_micro, dtype):
                 out = np.full(expected.shape, 7, b.dtype)
                 call(source.ctypes.data, sk, sn, k, n, out.ctypes.data)
                 assert (out == expected).all(), (k, n, sk, sn)
+
+
+@pytest.mark.parametrize("flip", [False, True], ids=["u8", "s8"])
+def test_igemm_i8(target, call_micro, flip):
+    """Exact on all bytes, extremes included, for k that do not fill a group of four."""
+    low, high = (-128, 128) if flip else (0, 256)
+    for mr in micro.igemm_rows(target):
+        tile = micro.igemm_i8(target, mr, None, flip)
+        call = call_micro(tile)
+        for taps, k in ((0, 4), (1, 1), (1, 3), (3, 5), (9, 64), (1, 1000)):
+            stored = rng.integers(low, high, taps * mr * k + 4).astype(np.int8 if flip else np.uint8)
+            stored[:k] = low if flip else high - 1
+            a = stored[:-4].reshape(taps, mr, k)
+            w = rng.integers(-128, 128, (taps, k, tile.nr)).astype(np.int8)
+            w[..., 0] = -128
+            b = micro.pack_b_i8(w, tile.nr)
+            rows = table(stored, np.arange(taps * mr) * k)
+            c = np.full((mr, tile.nr + 3), 7, np.int32)
+            call(rows.ctypes.data, taps, k, b.ctypes.data, c.ctypes.data, tile.nr + 3)
+            shifted = a.astype(np.int64) + (128 if flip else 0)
+            exact = np.einsum("trk,tkn->rn", shifted, w.astype(np.int64))
+            assert (c[:, : tile.nr] == exact).all(), (mr, taps, k)
+            assert (c[:, tile.nr :] == 7).all()
+
+
+def test_pack_i8(target, call_micro):
+    packer = micro.pack_i8(target)
+    call = call_micro(packer)
+    for k, n in ((1, 1), (3, 5), (4, 32), (9, 33), (16, 70)):
+        b = rng.integers(0, 256, (k, n)).astype(np.uint8)
+        expected = micro.pack_b_i8((b.astype(int) - 128).astype(np.int8)[None], packer.nr)
+        transposed = np.ascontiguousarray(b.T)
+        for source, sk, sn in ((b, n, 1), (transposed, 1, k)):
+            out = np.full(expected.shape, 7, np.int8)
+            call(source.ctypes.data, sk, sn, k, n, out.ctypes.data, 128)
+            assert (out == expected).all()
+
+
+def test_symbols_name_their_kernel(target):
+    made = [
+        micro.igemm(target, "f64", 2, 1, True), micro.igemm(target), micro.igemm_i8(target, 4),
+        micro.igemm_i8(target, flip=True), micro.depthwise(target, "f64"), micro.pack_i8(target),
+        micro.window(target, 3, 2), micro.pack(target),
+    ]  # fmt: skip
+    for kernel in made:
+        assert micro.named(kernel.symbol, target) == kernel
+        assert micro.named(kernel.symbol, target).text() == kernel.text()
+    with pytest.raises(CompileError, match="mk_nothing"):
+        micro.named("mk_nothing", target)
 
 
 def test_objects_are_compiled_once(target):

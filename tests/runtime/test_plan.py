@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from evonnx.ir.dims import ceil_div, dmax, dmin, sym
+from evonnx.ir.dims import bcast, ceil_div, dmax, dmin, sym
 from evonnx.ir.errors import FeedError, LimitError, ModelError
+from evonnx.ir.target import Target
 from evonnx.runtime.plan import ALIGN, Lifetime, aligned, layout, lower_bound, place
 from evonnx.runtime.sizes import Sizes
 from evonnx.runtime.tables import StageTemplate
@@ -67,8 +68,6 @@ def test_sizes_as_one_function(n: int, k: int) -> None:
 def test_size_errors() -> None:
     a, b = sym("a"), sym("b")
     sizes = Sizes(["a", "b"])
-    from evonnx.ir.dims import bcast
-
     sizes.slot(bcast(a, b))
     assert sizes.evaluate([1, 5]) == [5]
     with pytest.raises(FeedError, match="sizes 3 and 5 do not broadcast"):
@@ -91,10 +90,10 @@ def test_symbol_names_are_only_keys() -> None:
 
 
 @given(st.data())
-def test_programs_keep_live_buffers_apart(data: Any) -> None:
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+def test_programs_keep_live_buffers_apart(make: Any, data: Any) -> None:
     """Random chains with skips and views: whatever a step touches is intact when it runs."""
-    make = data.draw(st.just(_maker()))
-    n = sym("N")
+    make, n = make(), sym("N")
     values = [make.input("x", ("N",))]
     for _ in range(data.draw(st.integers(1, 25))):
         a, b = (data.draw(st.sampled_from(values)) for _ in range(2))
@@ -105,8 +104,6 @@ def test_programs_keep_live_buffers_apart(data: Any) -> None:
     program = make.program()
     shape = layout(program)
     stage = StageTemplate(shape, 0, {k.symbol: 1 for k in program.kernels.values()})
-    from evonnx.ir.target import Target
-
     size = data.draw(st.integers(1, 3000))
     bound = stage.bind([size], None, {}, Target.detect(), 2)
     spans = [
@@ -119,7 +116,3 @@ def test_programs_keep_live_buffers_apart(data: Any) -> None:
             if first <= last2 and first2 <= last:
                 assert hi <= lo2 or hi2 <= lo
     assert bound.bound <= bound.chunk
-
-
-def _maker() -> Any:
-    raise NotImplementedError
