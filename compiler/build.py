@@ -22,6 +22,7 @@ from ..kernels.group import GroupKernels, Kernel, group_kernels, opaque_kernel
 from ..runtime.program import (
     BindStep, Buffer, ConstSpec, ControlStep, HostStep, KernelCode, KernelStep, Program, Step,
 )  # fmt: skip
+from ..search.cost import group_work
 
 Lowered = dict[tuple[Any, ...], GroupKernels]
 """Kernels by structure, shared by all programs of one compilation."""
@@ -165,20 +166,6 @@ class ProgramBuilder:
 def _written(kernel: Kernel) -> int:
     count = sum(what == "out" for what, _ in kernel.buffers)
     return count if count else 1
-
-
-def group_work(nodes: list[Node], ins: list[Value], outs: list[Value]) -> tuple[Dim, Dim]:
-    """C and D of a group: all its operations, but only the bytes that enter and leave."""
-    flops: Dim = 0
-    for n in nodes:
-        definition = lookup(n.op)
-        operands = tuple(v.type for v in n.operands)
-        flops = flops + definition.work(operands, n.attrs, n.types).flops
-    nbytes: Dim = 0
-    for v in (*ins, *outs):
-        if isinstance(v.type, TensorType):
-            nbytes = nbytes + v.type.nbytes()
-    return flops, nbytes
 
 
 def size_checks(graph: Graph) -> list[tuple[Dim, Dim, str]]:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ..ir.errors import Gap
     from ..ir.graph import Graph
     from ..ir.types import Type
+    from ..ir.views import Groups
     from .api import Compiled
 
 EXIT_OK, EXIT_ERROR, EXIT_USAGE, EXIT_UNSUPPORTED, EXIT_MISMATCH = 0, 1, 2, 3, 4
@@ -238,6 +239,7 @@ _VIEWS = ("ir", "schedule", "source", "dot", "svg", "onnx")
 @click.option("--what", type=click.Choice(_VIEWS), default="ir", show_default=True,
               help="What to print.")  # fmt: skip
 @click.option("--raw", is_flag=True, help="The graph as imported, before any pass.")
+@click.option("--groups", is_flag=True, help="Draw the groups of the schedule into dot or svg.")
 @click.option("--kernel", metavar="NAME", help="Only this kernel, with --what source.")
 @click.option("--explain", metavar="NODE",
               help="Which rules and fusions were tried at a node, and why not.")  # fmt: skip
@@ -245,16 +247,19 @@ _VIEWS = ("ir", "schedule", "source", "dot", "svg", "onnx")
               help="Write there instead of to standard output (needed for onnx).")  # fmt: skip
 @_json
 def dump(
-    model: Path, what: str, raw: bool, kernel: str | None, explain: str | None,
+    model: Path, what: str, raw: bool, groups: bool, kernel: str | None, explain: str | None,
     output: Path | None, as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Print MODEL as IR, schedule, kernel source or a drawing; or export it back to ONNX."""
     from .irfile import write_graph
 
-    if explain is not None or what in ("schedule", "source"):
-        if raw:
-            raise click.UsageError(f"--raw has no {what}: it is not compiled")
-        text = _compiled_view(model, what, kernel, explain, options)
+    if raw and (groups or explain is not None or what in ("schedule", "source")):
+        raise click.UsageError("--raw shows the graph before it is scheduled")
+    if groups and what not in ("dot", "svg"):
+        raise click.UsageError("--groups is for --what dot or svg")
+    if groups or explain is not None or what in ("schedule", "source"):
+        compiled = _compile(model, f"compile {model.name}", options)
+        text = _compiled_view(compiled, what, kernel, explain)
     else:
         graph = _load_graph(model)
         if not raw:
@@ -276,14 +281,18 @@ def dump(
         click.echo(text, nl=not text.endswith("\n"))
 
 
-def _compiled_view(
-    model: Path, what: str, kernel: str | None, explain: str | None, options: dict[str, Any]
-) -> str:
-    compiled = _compile(model, f"compile {model.name}", options)
+def _compiled_view(compiled: Compiled, what: str, kernel: str | None, explain: str | None) -> str:
     if explain is not None:
         return plain(compiled.explain(explain))
     if what == "schedule":
         return str(compiled.schedule)
+    if what in ("dot", "svg"):
+        members = compiled.schedule.members(compiled.graph)
+        groups = {
+            f"g{k} {group.implementation}": nodes
+            for k, (group, nodes) in enumerate(zip(compiled.schedule.groups, members, strict=True))
+        }
+        return _graph_view(compiled.graph, what, groups)
     source = compiled.source
     if kernel is None:
         return "\n\n".join(f"# {name}\n{text}" for name, text in source.items())
@@ -292,14 +301,14 @@ def _compiled_view(
     return str(source[kernel])
 
 
-def _graph_view(graph: Graph, what: str) -> str:
+def _graph_view(graph: Graph, what: str, groups: Groups | None = None) -> str:
     if what == "ir":
         from ..ir.text import print_graph
 
         return print_graph(graph)
     from ..ir.views import to_dot, to_svg
 
-    return to_dot(graph) if what == "dot" else to_svg(graph)
+    return to_dot(graph, groups) if what == "dot" else to_svg(graph, groups)
 
 
 def _export(graph: Graph, output: Path | None, as_json: bool) -> None:

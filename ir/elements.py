@@ -149,7 +149,6 @@ class Puller:
         self.buffers = {v: k for k, v in enumerate(graph.inputs)}
         self.provided: dict[Value, Provider] = {}
         self.gathers: dict[str, Gather] = {}
-        self._gather_vars: dict[Ex, Dim] = {}
         self.start()
 
     def start(self) -> None:
@@ -158,6 +157,7 @@ class Puller:
         self.holes: dict[tuple[Value, Index], Ex] = {}
         self.visits: dict[Value, list[Index]] = {}
         self.partitions: list[tuple[Region, ...]] = []
+        self._gather_vars: dict[Ex, Dim] = {}
 
     def element(self, v: Value, index: Index) -> Ex:
         """``v[index]``."""

@@ -65,7 +65,7 @@ class Attrs(Mapping[str, Any]):
 class Node:
     """One application of an op. Equality is identity: the builder interns equal nodes."""
 
-    __slots__ = ("__weakref__", "attrs", "inputs", "op", "origin", "types")
+    __slots__ = ("__weakref__", "attrs", "inputs", "op", "origin", "symbols_", "types")
 
     def __init__(
         self,
@@ -85,6 +85,8 @@ class Node:
         """Type of each output."""
         self.origin = origin
         """Provenance: ONNX node names and rule names; not part of the interning key."""
+        self.symbols_: frozenset[str] | None = None
+        """What ``node_symbols`` found; None until it is asked."""
 
     @property
     def outputs(self) -> tuple[Value, ...]:
@@ -146,7 +148,7 @@ class Value:
         return isinstance(other, Value) and self.node is other.node and self.index == other.index
 
     def __hash__(self) -> int:
-        return hash((id(self.node), self.index))
+        return id(self.node) + self.index
 
     def __repr__(self) -> str:
         return f"<{self.node.op}#{self.index} {self.type}>"
@@ -244,10 +246,12 @@ def attr_regions(attrs: Attrs) -> list[Graph]:
 
 def node_symbols(node: Node) -> frozenset[str]:
     """Symbols that the node's types and attributes mention."""
-    found = frozenset().union(*(type_symbols(t) for t in node.types))
-    for value in node.attrs.values():
-        found |= attr_symbols(value)
-    return found
+    if node.symbols_ is None:
+        found = frozenset().union(*(type_symbols(t) for t in node.types))
+        for _, value in node.attrs.items_:
+            found |= attr_symbols(value)
+        node.symbols_ = found
+    return node.symbols_
 
 
 class Graph:
@@ -316,9 +320,10 @@ class Graph:
     def dependencies(self, node: Node) -> tuple[Node, ...]:
         """Nodes that must run before ``node``: operands' nodes and definers of its symbols."""
         deps = {v.node: None for v in node.operands}
-        if self.symbol_definers:
-            for s in sorted(node_symbols(node)):
-                definer = self.symbol_definers.get(s)
+        definers = self.symbol_definers
+        if definers and (symbols := node_symbols(node)):
+            for s in sorted(symbols):
+                definer = definers.get(s)
                 if definer is not None and definer is not node:
                     deps[definer] = None
         return tuple(deps)
@@ -417,8 +422,9 @@ class Builder:
     def op(self, op: str, *inputs: Any, origin: tuple[str, ...] = (), **attrs: Any) -> Any:
         """Applies ``op``: a ``Value``, or a tuple of them where the op has several outputs.
 
-        Python numbers among the inputs become scalar constants of the first operand's dtype."""
-        values = self._coerce(inputs)
+        Python numbers among the inputs become scalar constants of the first operand's dtype (of
+        the first branch's for ``select``)."""
+        values = self._coerce(inputs, skip=int(op == "select"))
         frozen = Attrs((k, _freeze(v)) for k, v in attrs.items())
         node = self.node(op, values, frozen, origin)
         return node.out if len(node.types) == 1 else node.outputs
@@ -443,8 +449,8 @@ class Builder:
             types = lookup(op).infer_types(values, attrs)
         return self._intern(op, values, attrs, types, origin)
 
-    def _coerce(self, inputs: Sequence[Any]) -> tuple[Value | None, ...]:
-        like = next((v.dtype for v in inputs if isinstance(v, Value)), None)
+    def _coerce(self, inputs: Sequence[Any], skip: int = 0) -> tuple[Value | None, ...]:
+        like = next((v.dtype for v in inputs[skip:] if isinstance(v, Value)), None)
         return tuple(
             v if v is None or isinstance(v, Value) else self.const(v, like) for v in inputs
         )
@@ -502,21 +508,27 @@ class Builder:
         """The graph of everything the outputs need (dead nodes are dropped, inputs kept)."""
         pairs = list(outputs.items()) if isinstance(outputs, Mapping) else list(outputs)
         whole = Graph(self.inputs, pairs, self.nodes, self.constants)
-        live: set[Node] = {v.node for v in self.inputs}
+        live: dict[Node, tuple[Node, ...]] = {v.node: () for v in self.inputs}
         stack = [v.node for _, v in pairs]
         while stack:
             node = stack.pop()
-            if node in live:
-                continue
-            live.add(node)
-            stack.extend(whole.dependencies(node))
-        ordered = _order([n for n in self.nodes if n in live], whole)
+            if node not in live:
+                live[node] = whole.dependencies(node)
+                stack.extend(live[node])
+        ordered = _order([n for n in self.nodes if n in live], live)
         return Graph(self.inputs, pairs, ordered, self.constants)
 
 
-def _order(nodes: list[Node], graph: Graph) -> list[Node]:
+def _order(nodes: list[Node], needs: Mapping[Node, tuple[Node, ...]]) -> list[Node]:
     """Stable topological order (iterative depth-first)."""
     done: set[Node] = set()
+    for node in nodes:
+        if not done.issuperset(needs[node]):
+            break
+        done.add(node)
+    else:
+        return nodes
+    done.clear()
     order: list[Node] = []
     for root in nodes:
         stack: list[tuple[Node, bool]] = [(root, False)]
@@ -529,7 +541,7 @@ def _order(nodes: list[Node], graph: Graph) -> list[Node]:
                 order.append(node)
                 continue
             stack.append((node, True))
-            stack.extend((d, False) for d in reversed(graph.dependencies(node)) if d not in done)
+            stack.extend((d, False) for d in reversed(needs[node]) if d not in done)
     return order
 
 

@@ -9,6 +9,7 @@ is then verified, since people edit this text.
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import numpy as np
@@ -183,7 +184,7 @@ def _float(cursor: Cursor) -> float | None:
         return None
     if sign < 0:
         cursor.take()
-    return sign * float(cursor.take().text)
+    return math.copysign(float(cursor.take().text), sign)
 
 
 def _const(cursor: Cursor, constants: Constants) -> Node:
@@ -235,8 +236,8 @@ def _array(cursor: Cursor, start: Token, items: list[Any], types: tuple[Type, ..
     with np.errstate(over="ignore"):
         if t.dtype.kind == "c":
             pairs = np.array(items, dtype=np.float64).reshape(-1, 2)
-            flat = (pairs[:, 0] + 0j).astype(t.dtype.np)
-            flat.imag = pairs[:, 1]
+            flat = np.empty(len(pairs), dtype=t.dtype.np)
+            flat.real, flat.imag = pairs[:, 0], pairs[:, 1]
         elif t.dtype.kind == "s":
             flat = np.empty(len(items), dtype=object)
             flat[:] = items

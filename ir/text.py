@@ -162,7 +162,7 @@ def element_text(x: Any, dtype: DType) -> str | None:
 
 
 def _float_text(x: Any, dtype: DType) -> str | None:
-    candidates = [repr(float(x))]
+    candidates = [repr(float(x)), "-nan"]
     if dtype.name in ("f32", "f16"):
         candidates.insert(
             0,

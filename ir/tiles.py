@@ -322,13 +322,34 @@ class ContractionSpace(TileSpace):
             kind = self.batch if name in in_a and name in in_b else (
                 self.rows if name in in_a else self.columns)
             kind.append(axis)
+        self.channel: Axis | None = None
         if not self.columns:
-            raise Refused("a contraction without columns (depthwise) has its own loops")
+            self.depthwise()
+            return
         for c in body.conds:
             for d in (c.expr, c.lo, c.hi):
                 if free_vars(d) & {name_of(x.var) for x in self.columns}:
                     raise Refused("padding depends on the column")
         self.split_run()
+
+    def depthwise(self) -> None:
+        """The form without columns: one channel axis moves both operands, contiguously."""
+        if len(self.batch) != 1 or not self.body.reduced:
+            raise Refused("a contraction without columns and not depthwise has its own loops")
+        channel = self.batch[0]
+        name = name_of(channel.var)
+        step: Dim = channel.hi
+        ok = self.a.kind == self.b.kind == "load"
+        ok = ok and all(coefficient(x.data[1], name) == 1 for x in (self.a, self.b))
+        for axis in reversed(self.body.reduced):
+            ok = ok and coefficient(self.b.data[1], name_of(axis.var)) == step
+            step = step * axis.hi
+        guarded = {n for c in self.body.conds for d in (c.expr, c.lo, c.hi) for n in free_vars(d)}
+        taps = product(a.hi for a in self.body.reduced)
+        if not ok or name in guarded or not isinstance(taps, int) or taps > MAX_TAPS:
+            raise Refused("a depthwise window whose channels are not contiguous")
+        self.channel = channel
+        self.direct, self.run, self.taps = True, [], list(self.body.reduced)
 
     def split_run(self) -> None:
         """Splits the reduced axes into the innermost ``run``, along which A is contiguous, and

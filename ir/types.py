@@ -157,8 +157,13 @@ class OptionalType:
 Type = Union[TensorType, SequenceType, OptionalType]
 
 
+_NO_SYMBOLS: frozenset[str] = frozenset()
+
+
 def type_symbols(t: Type) -> frozenset[str]:
-    """Names of all symbols in the type's shape."""
+    """Names of all symbols in the type's shape. Sizes of a container's elements differ from one
+    element to the next: symbols there are placeholders and name nothing."""
     if isinstance(t, TensorType):
-        return frozenset().union(*(free_symbols(d) for d in t.shape))
-    return type_symbols(t.elem)
+        sizes = [d for d in t.shape if not isinstance(d, int)]
+        return frozenset().union(*map(free_symbols, sizes)) if sizes else _NO_SYMBOLS
+    return _NO_SYMBOLS

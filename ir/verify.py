@@ -16,6 +16,8 @@ from .types import DType, TensorType, type_symbols
 
 _AROUND = 4
 """Lines shown before and after a fault."""
+_OPTIONAL = frozenset({"acc"})
+"""Attributes that may be left out."""
 
 
 def verify(graph: Graph, *, outer: frozenset[str] = frozenset()) -> Graph:
@@ -84,6 +86,8 @@ def _node(graph: Graph, node: Node, seen: set[Node], symbols: set[str], bound: s
         raise VerifyError(f"{node.op} takes {op.arity} operands, got {len(node.inputs)}")
     if unknown := sorted(set(node.attrs) - set(op.attrs)):
         raise VerifyError(f"{node.op} has no attribute {', '.join(unknown)}")
+    if missing := sorted(set(op.attrs) - set(node.attrs) - _OPTIONAL):
+        raise VerifyError(f"{node.op} lacks attribute {', '.join(missing)}")
     _types(graph, node)
     _symbols(node, symbols, bound)
     for region in attr_regions(node.attrs):
@@ -114,9 +118,7 @@ def _types(graph: Graph, node: Node) -> None:
         return
     try:
         inferred = op.infer_types(node.inputs, node.attrs)
-    except KeyError as e:
-        raise VerifyError(f"{node.op} lacks attribute {e.args[0]}") from None
-    except (TypeError, ValueError, IndexError) as e:
+    except (KeyError, TypeError, ValueError, IndexError) as e:
         raise VerifyError(f"{node.op}: types cannot be inferred: {e}") from None
     if inferred != node.types:
         said, found = (", ".join(str(t) for t in ts) for ts in (node.types, inferred))

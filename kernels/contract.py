@@ -60,10 +60,14 @@ class Contraction:
 class _Plan:
     """Sizes and variables of one contraction's tiling."""
 
+    packs = True
+    """Whether B is read from packed panels."""
+
     def __init__(self, graph: Graph, tile: MicroKernel, constants: frozenset[int]) -> None:
         self.low = Lowering(graph)
-        self.low.first_output += 1  # packed B sits between inputs and outputs
-        self.low.first_scratch += 1
+        if self.packs:  # packed B sits between inputs and outputs
+            self.low.first_output += 1
+            self.low.first_scratch += 1
         self.packed = len(graph.inputs)
         self.space = ContractionSpace(self.low)
         self.mr, self.nr, self.tile = tile.mr, tile.nr, tile
@@ -107,7 +111,7 @@ class _Plan:
         return max(1, -(-rows // (blocks * self.mr))) * self.mr
 
 
-class _Writer(_Plan):
+class Writer(_Plan):
     """Writes the nests."""
 
     def contraction(self) -> Contraction:
@@ -128,28 +132,36 @@ class _Writer(_Plan):
         panels = self.constant_panels()
         size = self.batches_of_b() * self.panels * self.depth * self.nr
         pack = None if panels is not None else self.packing()
-        return Contraction(replace(nest, buffers=buffers), size, panels, pack)
+        return Contraction(replace(nest, buffers=buffers, shared=True), size, panels, pack)
 
     def start(self) -> None:
         """Variables of the tile: its block of rows and its block of panels."""
-        n = self.names
-        rb, pb = n.var(self.row_blocks), n.var(self.panel_blocks)
-        self.row_axis = Axis(rb, self.row_blocks)
+        self.start_rows()
+        pb = self.names.var(self.panel_blocks)
         self.panel_axis = Axis(pb, self.panel_blocks)
-        self.first_row = rb * self.block
-        self.last_row = dmin(self.row_count, self.first_row + self.block) if isinstance(
-            rb, Expr) else self.row_count
         self.first_panel = pb * self.panel_block
         self.last_panel = dmin(self.panels, self.first_panel + self.panel_block) if isinstance(
             pb, Expr) else self.panels
-        self.micro_tiles = ceil_div(self.last_row - self.first_row, self.mr)
         self.strip = self.low.new_scratch(F32, self.block * self.nr)
+
+    def start_rows(self) -> None:
+        """Variables of the tile's block of rows."""
+        rb = self.names.var(self.row_blocks)
+        self.row_axis = Axis(rb, self.row_blocks)
+        self.first_row = rb * self.block
+        self.last_row = dmin(self.row_count, self.first_row + self.block) if isinstance(
+            rb, Expr) else self.row_count
+        self.micro_tiles = ceil_div(self.last_row - self.first_row, self.mr)
 
     def row_mapping(self, row: Dim) -> dict[str, Dim]:
         """The row axes' variables as functions of a linear row."""
+        return self.linear_mapping(self.space.rows, row)
+
+    def linear_mapping(self, axes: Sequence[Axis], row: Dim) -> dict[str, Dim]:
+        """The variables of ``axes`` as functions of their row-major number."""
         mapping: dict[str, Dim] = {}
         rest = row
-        for k, axis in reversed(list(enumerate(self.space.rows))):
+        for k, axis in reversed(list(enumerate(axes))):
             mapping[name_of(axis.var)] = rest if k == 0 else rest % axis.hi
             rest = rest // axis.hi
         return mapping
@@ -175,7 +187,8 @@ class _Writer(_Plan):
         zeros: Dim = -1
         steps: list[Step] = []
         rename = renamer(self.row_mapping(variable))
-        start = renamer({name_of(a.var): 0 for a in self.run})
+        fixed = [*self.run, *([self.space.channel] if self.space.channel else [])]
+        start = renamer({name_of(a.var): 0 for a in fixed})
         buffer, position = self.space.a.data
         conds = tuple(Cond(rename(c.expr), rename(c.lo), rename(c.hi))
                       for c in self.space.body.conds)
@@ -243,15 +256,8 @@ class _Writer(_Plan):
             body.append(Store(low.first_output + k, linear_index(v.shape, index), ex))
         rows, body = low.simplify(self.space.rows, body)
         mapping = {name_of(self.column.var): panel * self.nr + lane}
-        rest = j // self.panel_count if self.outer else j
-        for k, axis in reversed(list(enumerate(self.outer))):
-            mapping[name_of(axis.var)] = rest if k == 0 else rest % axis.hi
-            rest = rest // axis.hi
-        linear = row
-        for k, axis in reversed(list(enumerate(rows))):
-            mapping[name_of(axis.var)] = linear if k == 0 else linear % axis.hi
-            linear = linear // axis.hi
-        body = low.rename(body, mapping)
+        mapping |= self.linear_mapping(self.outer, j // self.panel_count if self.outer else j)
+        body = low.rename(body, mapping | self.linear_mapping(rows, row))
         axes = [Axis(row, self.last_row, self.first_row)] if isinstance(row, Expr) else []
         axes += [Axis(lane, width)] if isinstance(lane, Expr) else []
         return Loop(tuple(axes), tuple(body))
@@ -302,7 +308,7 @@ class _Writer(_Plan):
 def lower_contraction(graph: Graph, tile: MicroKernel, constants: frozenset[int]) -> Contraction:
     """Lowers a group around one contraction; ``constants`` are the inputs known at load time.
     Raises ``Refused`` where the group is not of that form."""
-    return _Writer(graph, tile, constants).contraction()
+    return Writer(graph, tile, constants).contraction()
 
 
 def choose_rows(heights: Sequence[int], rows: Dim) -> int:

@@ -25,8 +25,10 @@ from .nest import (
     Address, Domain, Loop, Nest, Nested, SetRows, Step, Store,
 )  # fmt: skip
 
-LITERAL = 16
+LITERAL = 2
 """Integers up to this magnitude are written into the source, larger ones become parameters."""
+UNROLLED = 8
+"""Loops of up to this many iterations keep their length in the source, so LLVM can unroll them."""
 
 _FLOAT_FN = {
     "add": "{0} + {1}", "sub": "{0} - {1}", "mul": "{0} * {1}", "div": "{0} / {1}",
@@ -135,9 +137,11 @@ class Emitter:
 
     def param(self, size: Dim) -> str:
         """A size as a literal or as a parameter."""
-        if isinstance(size, int) and abs(size) <= LITERAL:
+        shared = self.nest.shared
+        if isinstance(size, int) and abs(size) <= (1 if shared else LITERAL):
             return str(size)
-        key = ("param", size)
+        # Sizes that happen to be equal in one layer are not equal in the next one.
+        key = ("param", len(self.params)) if shared else ("param", size)
         if key not in self.root.names:
             name = f"p{len(self.params)}"
             self.params.append(size)
@@ -379,6 +383,11 @@ class Emitter:
             self.scope = outer
             outer.open_at = saved
 
+    def bound(self, size: Dim) -> str:
+        """The end of a loop."""
+        short = isinstance(size, int) and size <= UNROLLED and not self.nest.shared
+        return str(size) if short else self.dim(size)
+
     @contextmanager
     def loops(self, axes: tuple[Axis, ...]) -> Iterator[None]:
         """Opens ``for`` loops over the axes."""
@@ -388,7 +397,7 @@ class Emitter:
                     continue
                 name, = free_vars(axis.var)
                 loop = self.fresh("j")
-                lo, hi = self.dim(axis.lo), self.dim(axis.hi)
+                lo, hi = self.dim(axis.lo), self.bound(axis.hi)
                 bounds = hi if lo == "0" else f"{lo}, {hi}"
                 self.loop_names[name] = loop
                 stack.enter_context(

@@ -12,9 +12,10 @@ from ..ir.graph import Graph, Node
 from ..ir.target import Target
 from ..ir.tiles import ContractionSpace, Space
 from .contract import Panels, choose_rows, lower_contraction
+from .depthwise import lower_depthwise
 from .emit import Emitted, emit
 from .lower import lower_loops
-from .micro import igemm, igemm_rows
+from .micro import depthwise, igemm, igemm_rows
 from .opaque import OPAQUE
 
 
@@ -70,7 +71,12 @@ def group_kernels(
 
 def _contraction(graph: Graph, target: Target, constants: frozenset[int],
                  ins: list[tuple[str, int]], outs: list[tuple[str, int]]) -> GroupKernels:
-    rows = product(a.hi for a in ContractionSpace(Space(graph)).rows)
+    space = ContractionSpace(Space(graph))
+    rows = product(a.hi for a in space.rows)
+    if space.channel is not None:
+        window = depthwise(target)
+        return GroupKernels((_kernel(emit(lower_depthwise(graph, window)), [*ins, *outs],
+                                     (window.symbol,)),))
     tile = igemm(target, mr=choose_rows(igemm_rows(target), rows))
     c = lower_contraction(graph, tile, constants)
     packed = ("packed", 0)

@@ -1,7 +1,7 @@
 """From generated kernel source to machine code, and from machine code to callable addresses.
 
 ``compile_source`` types the source with Numba's front end (``frontend``), hands the LLVM module to
-one optimization pipeline (LLVM's O3 with loop and SLP vectorizers, its own target machine made from
+one optimization pipeline (LLVM's O2 with loop and SLP vectorizers, its own target machine made from
 the ``Target``, so foreign processors work as well) and returns a relocatable object.
 ``load_objects`` links objects into this process with LLVM's MCJIT; symbols that several kernels
 share (micro-kernels) are resolved by name at that moment. Loading needs ``llvmlite.binding`` only:
@@ -124,12 +124,13 @@ def _machine(target: Target) -> llvm.TargetMachine:
 
 
 def _optimize(module: llvm.ModuleRef, target: Target) -> None:
-    """LLVM's default O3 pipeline, once.
+    """LLVM's default O2 pipeline with both vectorizers, once.
 
-    Runtime unrolling is left out: the vectorizer's interleaving already hides latencies, and
+    What O3 adds (unswitching loops, mostly) took a third more time and sped no kernel up. Runtime
+    unrolling is left out: the vectorizer's interleaving already hides latencies, and
     unrolled scalar remainders are half of the code that would have to be compiled.
     """
-    options = llvm.create_pipeline_tuning_options(3)
+    options = llvm.create_pipeline_tuning_options(2)
     options.loop_vectorization = True
     options.slp_vectorization = True
     options.loop_interleaving = True

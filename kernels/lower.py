@@ -93,7 +93,8 @@ class Lowering(Space):
         if not mapping:
             return list(body)
         rename, memo = renamer(mapping), {}
-        for name, g in list(self.puller.gathers.items()):
+        dims = [d for item in body for d in (item.position, *positions(item.value))]
+        for name, g in self.used_gathers(dims).items():
             self.puller.gathers[name] = Gather(map_dims(g.value, rename, memo), g.extent)
         return [substitute_body(item, rename, memo) for item in body]
 

@@ -128,6 +128,9 @@ class Nest:
     buffers: tuple[BufferDecl, ...]
     domains: tuple[Domain, ...]
     gathers: dict[str, Gather] = field(default_factory=dict)
+    shared: bool = False
+    """Whether short loops take their length as a parameter too: the work is in micro-kernels, and
+    one source should serve as many layers as it can."""
 
 
 def substitute_body(

@@ -395,6 +395,16 @@ simple("ifmod", "Remainder with the sign of ``a``; 0 for ``b == 0``.", 2, same_i
 simple("imod", "Remainder with the sign of ``b``; 0 for ``b == 0``.", 2, same_integer, _emit_imod)
 
 
+simple(
+    "qdiv", "Quotient of indices, ``a >= 0`` and ``b > 0`` promised: nothing is checked.", 2,
+    same_integer, _method("udiv"),
+)  # fmt: skip
+simple(
+    "qmod", "Remainder of indices, ``a >= 0`` and ``b > 0`` promised: nothing is checked.", 2,
+    same_integer, _method("urem"),
+)  # fmt: skip
+
+
 def _emit_ishl(builder: ir.IRBuilder, _: types.Type, a: Any, b: Any) -> Any:
     width = ir.Constant(a.type, a.type.width)
     fits = builder.icmp_unsigned("<", b, width)

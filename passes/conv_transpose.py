@@ -3,9 +3,9 @@
 An output position ``j = q*s + p`` (phase ``p`` of stride ``s``) of the uncropped result receives
 ``x[q - e] * w[k]`` from exactly those taps ``k`` with ``k*d = e*s + p``. So every phase is an
 ordinary convolution of stride 1, and the phases are interleaved afterwards by a reshape. All phases
-are computed by one convolution with ``s`` times the channels where none of its weights would be a
-zero put in (the stride divides the kernel); otherwise each phase has a convolution of its own, since
-a zero put in would turn an infinity of the image into NaN. Source:
+are computed by one convolution with ``s`` times the channels where that puts no zeros into its
+weights (the stride divides the kernel); otherwise each phase has a convolution of its own, since a
+zero put in would turn an infinity of the image into NaN. Source:
 Shi et al. 2016, "Is the deconvolution layer the same as a convolutional layer?".
 """
 
@@ -16,14 +16,16 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from ..ir.dims import Dim, ceil_div, known_ge
+from ..ir.dims import Dim, ceil_div, dmax, dmin, known_ge
 from ..ir.graph import Attrs, Builder, Graph, Node, Value
 from .driver import carry
 from .evaluate import CAP
 from .facts import Refusal, array_of, is_const
+
 
 @dataclass(frozen=True)
 class Axis:
@@ -172,14 +174,16 @@ def _joint_weights(w: np.ndarray, groups: int, axes: Sequence[Axis]) -> np.ndarr
         raise Refusal("the weights of all phases are too large")
     wg = w.reshape(groups, c // groups, mg, *w.shape[2:])
     for tap in itertools.product(*(range(k) for k in w.shape[2:])):
-        phase, at = [], []
+        phase: list[int] = []
+        at: list[int] = []
         for axis, t in zip(axes, tap, strict=True):
             p = next(i for i, found in enumerate(axis.shifts) if t in found)
             phase.append(p)
             at.append((axis.reach - axis.shifts[p][t]) // axis.step)
-        out[(slice(None), *phase, slice(None), slice(None), *at)] = np.swapaxes(
-            wg[(slice(None), slice(None), slice(None), *tap)], 1, 2
-        )
+        whole = slice(None)
+        target: tuple[Any, ...] = (whole, *phase, whole, whole, *at)
+        source: tuple[Any, ...] = (whole, whole, whole, *tap)
+        out[target] = np.swapaxes(wg[source], 1, 2)
     return out.reshape(groups * math.prod(strides) * mg, c // groups, *taps)
 
 
@@ -207,7 +211,9 @@ def _convolve(
     after: Sequence[Dim], shifts: list[list[int]] | None,
 ) -> Value:  # fmt: skip
     """A convolution of stride 1 that reads ``x[q - e]``; tap 0 has the largest shift."""
-    lo, hi, dilations = [], [], []
+    lo: list[int] = []
+    hi: list[Dim] = []
+    dilations: list[int] = []
     for k, axis in enumerate(axes):
         own = [0, axis.reach] if shifts is None else shifts[k]
         steps = {y - z for y, z in itertools.pairwise(own[::-1])}
@@ -218,10 +224,10 @@ def _convolve(
         hi.append(after[k] - own[0])
         dilations.append(step)
     if any(isinstance(h, int) and h < 0 for h in hi):
-        sizes = [d + min(int(h), 0) for d, h in zip(x.shape[2:], hi, strict=True)]  # type: ignore[arg-type]
+        sizes = [d + dmin(h, 0) for d, h in zip(x.shape[2:], hi, strict=True)]
         x = b.op("slice", x, starts=(0,) * x.rank, sizes=(*x.shape[:2], *sizes),
                  steps=(1,) * x.rank)  # fmt: skip
-        hi = [max(int(h), 0) for h in hi]  # type: ignore[arg-type]
+        hi = [dmax(h, 0) for h in hi]
     result: Value = b.op(
         "conv", x, b.const(weights), strides=(1,) * len(axes), dilations=dilations, pads_lo=lo,
         pads_hi=hi, groups=groups, layout="first",

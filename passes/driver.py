@@ -1,8 +1,8 @@
 """The rule driver: find matches, choose those that do not overlap, rebuild once; again until none.
 
 The three steps are pure functions, so that matches can be printed, counted and chosen by others.
-Nodes that a sweep does not touch are taken over as they are, and a node that no rule's pattern fits
-is not tried again: its whole upstream is the same object. Every set of rules declares a measure
+Nodes that a sweep does not touch are taken over as they are, and a node where no rule applies is
+not tried again: its whole upstream is the same object. Every set of rules declares a measure
 that each sweep must lower; one that does not, or an empty fuel tank, ends the loop and is reported
 with the names of the rules that fired.
 """
@@ -16,7 +16,16 @@ from dataclasses import dataclass, field
 from ..ir.graph import Builder, Graph, Node, Value, copy_node
 from .facts import Refusal
 from .pattern import Trace
-from .rule import Match, Rule, build_result, find_at, index_rules, refusal
+from .rule import (
+    Match,
+    Rule,
+    build_result,
+    condition_refusal,
+    find_at,
+    index_rules,
+    refusal,
+    shared_refusal,
+)  # fmt: skip
 
 Measure = Callable[[Graph], float]
 """What every sweep of a rule set must lower."""
@@ -58,41 +67,44 @@ class Sweeps:
     """Why the loop was ended by force, with the rules' names; empty after a fixed point."""
 
 
-Declined = set[tuple[str, Node]]
-"""(rule, root) of matches whose result could not be built."""
+@dataclass
+class Memory:
+    """What a run of the driver knows about nodes; they never change, so neither does this."""
+
+    settled: set[Node] = field(default_factory=set)
+    """No rule applies at the node, whatever else the graph holds."""
+    declined: set[tuple[str, Node]] = field(default_factory=set)
+    """(rule, root) of matches whose result could not be built."""
+    refused: Counter[str] = field(default_factory=Counter)
+    """Matches refused by a condition, by rule."""
 
 
-def find(
-    graph: Graph,
-    rules: Sequence[Rule],
-    hopeless: set[Node] | None = None,
-    refused: Counter[str] | None = None,
-    declined: Declined | None = None,
-) -> list[Match]:
+def find(graph: Graph, rules: Sequence[Rule], memory: Memory | None = None) -> list[Match]:
     """All matches whose conditions hold: per node the first rule that fits, in graph order.
-    ``hopeless`` holds nodes known to fit no pattern, and is extended; what is ``declined`` is not
-    found again."""
+    ``memory`` holds what earlier sweeps found out, and is extended."""
     table = index_rules(tuple(rules))
+    memory = memory or Memory()
     found: list[Match] = []
     for node in graph.nodes:
         candidates = table.get(node.op)
-        if not candidates or (hopeless is not None and node in hopeless):
+        if not candidates or node in memory.settled:
             continue
-        fits = False
+        settled = True
         for rule in candidates:
             match = find_at(rule, node, graph)
-            if match is None:
+            if match is None or (rule.name, node) in memory.declined:
                 continue
-            fits = True
-            if declined and (rule.name, node) in declined:
-                continue
-            if refusal(match) is None:
+            if condition_refusal(match) is not None:
+                memory.refused[rule.name] += 1
+            elif shared_refusal(match) is not None:
+                memory.refused[rule.name] += 1
+                settled = False
+            else:
                 found.append(match)
+                settled = False
                 break
-            if refused is not None:
-                refused[rule.name] += 1
-        if not fits and hopeless is not None:
-            hopeless.add(node)
+        if settled:
+            memory.settled.add(node)
     return found
 
 
@@ -109,10 +121,11 @@ def choose(matches: Iterable[Match]) -> list[Match]:
 
 
 def apply(
-    graph: Graph, matches: Sequence[Match], declined: Declined | None = None
+    graph: Graph, matches: Sequence[Match], memory: Memory | None = None
 ) -> tuple[Graph, Counter[str]]:
     """``graph`` with every match replaced, and how often each rule fired. A match whose result
-    cannot be built, or has another type, is left as it was and added to ``declined``."""
+    cannot be built, or has another type, is left as it was and noted in ``memory``."""
+    memory = memory or Memory()
     at_root = {m.root: m for m in matches}
     builder = Builder(graph.constants)
     mapping: dict[Value, Value] = {}
@@ -131,8 +144,7 @@ def apply(
                 fired[match.rule.name] += 1
                 continue
             except Refusal:
-                if declined is not None:
-                    declined.add((match.rule.name, node))
+                memory.declined.add((match.rule.name, node))
         carry(builder, node, mapping)
     if not fired:
         return graph, fired
@@ -161,17 +173,17 @@ def rewrite(
 ) -> tuple[Graph, Sweeps]:
     """Applies ``rules`` until none fits, the measure stops falling, or ``fuel`` sweeps are done."""
     done = Sweeps()
-    hopeless: set[Node] = set()
-    declined: Declined = set()
+    memory = Memory(refused=done.refused)
     level = measure(graph)
+    fired: Counter[str] = Counter()
     while done.count < fuel:
-        chosen = choose(find(graph, rules, hopeless, done.refused, declined))
+        chosen = choose(find(graph, rules, memory))
         if not chosen:
             return graph, done
-        known = len(declined)
-        after, fired = apply(graph, chosen, declined)
+        known = len(memory.declined)
+        after, fired = apply(graph, chosen, memory)
         if not fired:
-            if len(declined) == known:
+            if len(memory.declined) == known:
                 return graph, done
             continue  # what was declined no longer stands in the way of other matches
         reached = measure(after)
@@ -196,7 +208,7 @@ def _one_by_one(
     for match in matches:
         by_rule.setdefault(match.rule.name, []).append(match)
     for name, group in by_rule.items():
-        after, fired = apply(graph, group, set())
+        after, fired = apply(graph, group)
         reached = measure(after)
         if fired and reached < level:
             return after, fired, reached

@@ -42,7 +42,10 @@ def refusal_to_fold(node: Node, cap: int = CAP) -> str | None:
         if not isinstance(nbytes, int):
             return f"the size of {t} is not known"
         size += nbytes
-    source = sum(int(v.tensor.nbytes()) for v in node.operands)  # type: ignore[arg-type]
+    source = 0
+    for v in node.operands:
+        nbytes = v.tensor.nbytes()
+        source += nbytes if isinstance(nbytes, int) else 0
     if size > cap:
         return f"the result has {size} bytes, more than {cap}"
     free = TINY if op.has("movement") or not node.inputs else SMALL

@@ -77,7 +77,8 @@ class Draw:
         if dtype.is_integer:
             info = np.iinfo(dtype.np)
             low, high = (max(info.min, -6), 9) if constant else (info.min, info.max)
-            return self.rng.integers(low, high, shape, dtype=np.int64, endpoint=True).astype(dtype.np)
+            drawn = self.rng.integers(low, high, shape, dtype=np.int64, endpoint=True)
+            return drawn.astype(dtype.np)
         data = self.rng.standard_normal(shape) * self.pick(0.5, 1.0, 3.0)
         if self.special and not constant and data.size:
             odd = self.rng.random(shape) < 0.3

@@ -169,7 +169,9 @@ class _Layout:
         result = handler(self, node, first)
         return None if result is None else tuple(settle(r) for r in result)
 
-    def make(self, node: Node, inputs: Sequence[Value | None], **attrs: object) -> tuple[Value, ...]:
+    def make(
+        self, node: Node, inputs: Sequence[Value | None], **attrs: object
+    ) -> tuple[Value, ...]:
         """The node's op on other operands, with some attributes replaced."""
         merged = Attrs({**node.attrs, **attrs}.items())
         return self.builder.node(node.op, inputs, merged, node.origin).outputs

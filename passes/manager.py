@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, Union
+from typing import Protocol
 
 from ..ir.errors import CompileError, EvonnxError
 from ..ir.graph import Attrs, Graph, Node, attr_regions
@@ -22,7 +22,7 @@ from .rule import Rule
 
 Progress = Callable[[str, int, int], None]
 """progress(stage, done, total)."""
-Check = Callable[[Graph], Union[bool, str]]
+Check = Callable[[Graph], bool | str]
 """A condition on graphs: True, or the reason why it does not hold."""
 
 

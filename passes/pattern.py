@@ -20,14 +20,15 @@ import ast
 import itertools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from functools import lru_cache
-from typing import Any, Union
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, TypeAlias
 
 from ..ir.errors import ParseError
 from ..ir.graph import Attrs, Constants, Node, Value
 from ..ir.ops import OPS
 from .facts import scalar_of
+from .products import factors_of, strip_scale
 
 TOLERANCE = 2e-6
 """Relative difference allowed between a number in an approximate rule and the constant found."""
@@ -94,7 +95,7 @@ class Product:
     name: str | None = None
 
 
-Pattern = Union[Var, Const, Number, Absent, Apply, Product]
+Pattern: TypeAlias = "Var | Const | Number | Absent | Apply | Product"
 
 _UNARY = frozenset(n for n, o in OPS.items() if o.has("elementwise") and o.arity == (1, 1))
 _BINARY = frozenset(n for n, o in OPS.items() if o.has("elementwise") and o.arity == (2, 2))
@@ -113,7 +114,7 @@ REDUCTIONS = {"mean": "mean", "total": "sum", "largest": "max"}
 # -- reading -----------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=None)
+@cache
 def parse_pattern(text: str) -> Pattern:
     """The pattern that ``text`` spells; raises ``ParseError``."""
     return _Reader(text).read()
@@ -129,7 +130,7 @@ def parse_expression(text: str) -> ast.expr:
 
 def number_of(tree: ast.expr) -> float | None:
     """The number that a literal (maybe negated) spells, else None."""
-    if isinstance(tree, ast.Constant) and type(tree.value) in (int, float, bool):
+    if isinstance(tree, ast.Constant) and isinstance(tree.value, (int, float)):
         return tree.value
     if isinstance(tree, ast.UnaryOp) and isinstance(tree.op, ast.USub):
         inner = number_of(tree.operand)
@@ -252,7 +253,7 @@ class Trace:
             self.depth, self.reason = depth, reason
 
 
-Goals = Union[tuple[Any, Any, Any], None]
+Goals: TypeAlias = "tuple[Any, Any, Any] | None"
 """A linked list of (pattern, value, rest)."""
 
 
@@ -263,7 +264,6 @@ class Matcher:
     constants: Constants
     exact: bool = True
     trace: Trace | None = None
-    _scalars: dict[Value, Any] = field(default_factory=dict)
 
     def match(self, pattern: Pattern, value: Value) -> tuple[Env, tuple[Node, ...]] | None:
         """(bindings, matched nodes with the root first), or None."""
@@ -375,7 +375,7 @@ class Matcher:
             return None
         deep = [p for p in pattern.parts if isinstance(p, Apply)]
         plain = [p for p in pattern.parts if not isinstance(p, Apply)]
-        if not deep and len(plain) == 1 and plain[0].name not in env:  # type: ignore[union-attr]
+        if not deep and len(plain) == 1 and getattr(plain[0], "name", None) not in env:
             number, inner, nodes = strip_scale(self.constants, value)
             if not close(pattern.number, number, value.dtype.np, False) or number == 1.0:
                 self._fail(seen, pattern, value)
@@ -474,6 +474,19 @@ def possible(pattern: Pattern, value: Value | None) -> bool:
     return value.node.op == "const"
 
 
+def plausible(pattern: Pattern, node: Node) -> bool:
+    """A cheap necessary condition for a match rooted in ``node``: the ops of the operands."""
+    if not isinstance(pattern, Apply) or pattern.star is not None:
+        return True
+    parts, operands = pattern.args, node.inputs
+    if len(parts) != len(operands):
+        return False
+    if pattern.commutative:
+        (p, q), (a, b) = parts, operands
+        return possible(p, a) and possible(q, b) or possible(p, b) and possible(q, a)
+    return all(map(possible, parts, operands))
+
+
 def _attributes(pattern: Apply, node: Node, env: Env) -> bool:
     attrs = node.attrs
     for key, how, wanted in pattern.attrs:
@@ -510,51 +523,6 @@ def close(wanted: float, found: float, dtype: Any, exact: bool) -> bool:
         return False
     slack = max(TOLERANCE, 2.0**-8 if dtype.itemsize < 4 else 0.0)
     return abs(found - wanted) <= slack * abs(wanted)
-
-
-def strip_scale(constants: Constants, value: Value) -> tuple[float, Value, list[Node]]:
-    """(c, v, nodes) with ``value == c * v``: the constant factors at the top of a product."""
-    number, nodes = 1.0, []
-    while True:
-        node = value.node
-        if not value.dtype.is_float or node.op not in ("mul", "div", "neg"):
-            return number, value, nodes
-        if node.op == "neg":
-            scale: float | None = -1.0
-            inner = node.inputs[0]
-        else:
-            scale, inner = _scale_of(constants, node)
-        if scale is None or inner is None or inner.type != value.type:
-            return number, value, nodes
-        number, value = number * scale, inner
-        nodes.append(node)
-
-
-def _scale_of(constants: Constants, node: Node) -> tuple[float | None, Value | None]:
-    a, b = node.inputs
-    c = scalar_of(constants, b)
-    if c is not None:
-        if node.op == "mul":
-            return float(c), a
-        return (1.0 / c if c else None), a
-    c = scalar_of(constants, a) if node.op == "mul" else None
-    return (None, None) if c is None else (float(c), b)
-
-
-def factors_of(constants: Constants, value: Value) -> tuple[float, list[Value], list[Node]]:
-    """(c, factors, nodes) with ``value == c * f1 * f2 * ...``: a product taken apart."""
-    number, factors, nodes = 1.0, [], []
-    stack = [value]
-    while stack:
-        scale, v, passed = strip_scale(constants, stack.pop())
-        number *= scale
-        nodes += passed
-        if v.node.op == "mul" and len(nodes) < 16:
-            nodes.append(v.node)
-            stack.extend(reversed(v.node.operands))
-        else:
-            factors.append(v)
-    return number, factors, nodes
 
 
 # -- looking at patterns -----------------------------------------------------------------------

@@ -11,8 +11,8 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from typing import Any, Union
+from functools import cache, cached_property
+from typing import Any
 
 import numpy as np
 
@@ -24,11 +24,21 @@ from ..ir.types import DType
 from .evaluate import fold_tree
 from .facts import Refusal, array_of, scalar_of
 from .pattern import (
-    ALIASES, OPERATORS, REDUCTIONS, Env, Matcher, Pattern, Trace, number_of, parse_expression,
-    parse_pattern, root_ops,
+    ALIASES,
+    OPERATORS,
+    REDUCTIONS,
+    Env,
+    Matcher,
+    Pattern,
+    Trace,
+    number_of,
+    parse_expression,
+    parse_pattern,
+    plausible,
+    root_ops,
 )  # fmt: skip
 
-Answer = Union[bool, str]
+Answer = bool | str
 """True, or the reason why not."""
 Condition = Callable[["Match"], Answer]
 
@@ -115,7 +125,7 @@ def find_at(
     rule: Rule, node: Node, graph: Graph, trace: Trace | None = None
 ) -> Match | None:
     """The match of ``rule`` rooted in ``node``, conditions not looked at; or None."""
-    if len(node.types) != 1:
+    if len(node.types) != 1 or (trace is None and not plausible(rule.left, node)):
         return None
     found = Matcher(graph.constants, rule.exact, trace).match(rule.left, node.out)
     if found is None:
@@ -126,10 +136,18 @@ def find_at(
 
 def refusal(match: Match) -> str | None:
     """The first condition of the rule that does not hold, as a reason; None if all hold."""
-    if not match.rule.shared:
-        shared = shared_part(match)
-        if shared is not None:
-            return f"{shared.op} is used outside the match, too"
+    return shared_refusal(match) or condition_refusal(match)
+
+
+def shared_refusal(match: Match) -> str | None:
+    """The part that is used elsewhere, where the rule does not pay then; None if all is well. This
+    depends on the whole graph, conditions only on what the root is computed from."""
+    shared = None if match.rule.shared else shared_part(match)
+    return None if shared is None else f"{shared.op} is used outside the match, too"
+
+
+def condition_refusal(match: Match) -> str | None:
+    """The first condition that does not hold, as a reason; None if all hold."""
     for condition in match.rule.when:
         try:
             answer = condition(match)
@@ -320,7 +338,7 @@ def broadcasts_into(small: tuple[Dim, ...], large: tuple[Dim, ...]) -> bool:
     return all(a == 1 or a == b for a, b in zip(small, tail))
 
 
-@lru_cache(maxsize=None)
+@cache
 def index_rules(rules: tuple[Rule, ...]) -> dict[str, tuple[Rule, ...]]:
     """Rules by the op that their matches are rooted in."""
     table: dict[str, list[Rule]] = {}
@@ -339,6 +357,6 @@ def free_names(rule: Rule) -> Iterator[str]:
 
 __all__ = [
     "Answer", "Attrs", "Condition", "Match", "Rule", "attribute", "broadcasts_into",
-    "build_result", "find_at", "finite", "fits", "floats", "free_names", "index_rules",
-    "integers", "refusal", "scalar", "shared_part", "term",
+    "build_result", "condition_refusal", "find_at", "finite", "fits", "floats", "free_names",
+    "index_rules",    "integers", "refusal", "scalar", "shared_part", "shared_refusal", "term",
 ]  # fmt: skip

@@ -1,10 +1,10 @@
 """Parallel products and convolutions of one value merged into one.
 
 Products ``x A``, ``x B`` with constant matrices become ``x [A B]`` and two slices; convolutions of
-one image with kernels of one size likewise. What follows all of them in the same way, an elementwise
-op without a second operand or with a constant per channel, is done before the slices, so that the
-merged op keeps its epilogue. Sums per output are the same as before, so the results are equal up to
-the order of summation inside a kernel.
+one image with kernels of one size likewise. What follows all of them in the same way, an
+elementwise op without a second operand or with a constant per channel, is done before the slices,
+so that the merged op keeps its epilogue. Sums per output are the same as before, so the results are
+equal up to the order of summation inside a kernel.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..ir.dims import Dim, known_ge
 from ..ir.graph import Attrs, Builder, Graph, Node, Value
 from ..ir.ops import OPS
+from ..ir.ops.base import sum_dims
 from .driver import carry
 from .evaluate import CAP, fold_tree
 from .facts import Refusal, is_const
@@ -94,11 +96,9 @@ def _key(node: Node) -> tuple[object, ...] | None:
 
 
 def _pays(group: Group) -> bool:
-    channels = [n.out.shape[group.axis] for n in group.members]
-    if not all(isinstance(c, int) for c in channels):
-        return False
-    nbytes = [n.operands[1].tensor.nbytes() for n in group.members]
-    return sum(channels) <= WIDEST and sum(nbytes) <= CAP  # type: ignore[arg-type]
+    channels = sum_dims(n.out.shape[group.axis] for n in group.members)
+    nbytes = sum_dims(n.operands[1].tensor.nbytes() for n in group.members)
+    return known_ge(WIDEST, channels) and known_ge(CAP, nbytes)
 
 
 def _common_chains(graph: Graph, members: Sequence[Node], axis: int) -> list[list[Node]]:
@@ -155,9 +155,9 @@ def _merge(b: Builder, group: Group, mapping: dict[Value, Value]) -> dict[Value,
     for step in zip(*group.chains, strict=True):
         y = _follow(b, y, step, group, widths)
     ends: dict[Value, Value] = {}
-    at = 0
+    at: Dim = 0
     for member, chain, width in zip(group.members, group.chains, widths, strict=True):
-        starts = [0] * y.rank
+        starts: list[Dim] = [0] * y.rank
         starts[axis] = at
         sizes = (*y.shape[:axis], width, *y.shape[axis + 1 :])
         cut = b.op("slice", y, starts=starts, sizes=sizes, steps=(1,) * y.rank)
@@ -174,7 +174,9 @@ def _weight_axis(node: Node) -> int:
     return 0 if node.attrs["layout"] == "first" else node.operands[1].rank - 1
 
 
-def _follow(b: Builder, y: Value, step: Sequence[Node], group: Group, widths: Sequence[object]) -> Value:
+def _follow(
+    b: Builder, y: Value, step: Sequence[Node], group: Group, widths: Sequence[object]
+) -> Value:
     """One op of the common chain on the merged value."""
     head = step[0]
     source = group.members[0] if head is group.chains[0][0] else (

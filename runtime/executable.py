@@ -152,13 +152,24 @@ class Executable:
             shapes = self.static_shapes()
             if shapes is None:
                 raise FeedError("the model's input shapes are symbolic: give shapes")
-        binding = self.binding(shapes)
+        return self._peak([self.binding(shapes)])
+
+    def last_call(self) -> tuple[dict[str, int], Peak] | None:
+        """Sizes of all symbols in the call that came last, and its predicted peak; None before
+        the first call."""
+        chain = self._runner.recent()
+        if not chain:
+            return None
+        symbols = zip(self._runner.layout.symbols, chain[-1].values, strict=False)
+        return dict(symbols), self._peak(chain)
+
+    def _peak(self, chain: Sequence[Binding]) -> Peak:
         return Peak(
-            arena=binding.chunk,
-            outputs=sum(n for _, n in binding.allocate),
-            scratch=binding.stride * self.threads,
+            arena=sum(b.chunk for b in chain),
+            outputs=sum(n for b in chain for _, n in b.allocate),
+            scratch=max(b.stride for b in chain) * self.threads,
             constants=self.constant_bytes,
-            bound=binding.bound,
+            bound=sum(b.bound for b in chain),
         )
 
     @property

@@ -349,6 +349,14 @@ class Runner:
         key = tuple(tuple(s) for s in shapes)
         return self._bindings.get((key, ())) or self._bind(key, ())
 
+    def recent(self) -> list[Binding]:
+        """The bindings of the call that came last, stage by stage; empty before the first."""
+        with self._lock:
+            chain = [*self._bindings.values()][-1:]
+            while chain and chain[-1].children:
+                chain.append(next(reversed(chain[-1].children.values())))
+        return chain
+
     @property
     def frame_bytes(self) -> int:
         """Bytes the idle frames hold, the bodies' included."""

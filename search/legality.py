@@ -80,9 +80,7 @@ def _fused(graph: Graph, members: Sequence[Node]) -> tuple[str | None, str]:
             return "contract", ""
         except Refused as refusal:
             reason = str(refusal)
-            if len(members) > 1 and contractions[0].out.dtype.name == "f32" and not (
-                "depthwise" in reason
-            ):
+            if len(members) > 1 and contractions[0].out.dtype.name == "f32":
                 return None, reason
     elif contractions and len(members) > 1:
         return None, "a contraction with another reduction"

@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from ...ir.errors import Gap, UnsupportedError
 from ...ir.graph import Graph
@@ -29,23 +30,26 @@ def import_model(
     *,
     shapes: Mapping[str, Sequence[int | str]] | None = None,
     sizes: Mapping[str, int] | None = None,
+    constants: Mapping[str, Any] | None = None,
 ) -> Graph:
     """Imports an ONNX model: a path, the bytes of a file, or a ``ModelProto``.
 
     ``shapes`` replaces the declared shape of inputs (sizes, or names of symbolic sizes);
-    ``sizes`` fixes named sizes of the model, ``{"batch": 1}``. External data is found beside a
-    path only. Inputs that have an initializer are constants.
+    ``sizes`` fixes named sizes of the model, ``{"batch": 1}``; ``constants`` gives inputs a fixed
+    value (an array), so that axes or shapes that a model takes as inputs are known. External data
+    is found beside a path only. Inputs that have an initializer are constants.
 
     Raises ``ModelError`` for a broken model, ``ExternalDataError`` for data files outside the
     model's folder, ``LimitError`` for declared sizes or nesting beyond any machine, and
     ``UnsupportedError``, whose ``gaps`` lists everything that is missing."""
     source = read(model)
     try:
-        return Importer(source, SizeNames(sizes), shapes).run()
+        return Importer(source, SizeNames(sizes), shapes, constants).run()
     except UnsupportedError as error:
         if not error.gaps:
             raise
-        gaps = _gaps(Importer(source, SizeNames(sizes), shapes, collect=True)) or error.gaps
+        everything = Importer(source, SizeNames(sizes), shapes, constants, collect=True)
+        gaps = _gaps(everything) or error.gaps
         shown = "\n".join(f"  {g}" for g in gaps[:20])
         more = f"\n  (and {len(gaps) - 20} more)" if len(gaps) > 20 else ""
         raise UnsupportedError(f"the model needs what is not supported:\n{shown}{more}",
@@ -57,12 +61,13 @@ def missing(
     *,
     shapes: Mapping[str, Sequence[int | str]] | None = None,
     sizes: Mapping[str, int] | None = None,
+    constants: Mapping[str, Any] | None = None,
 ) -> tuple[Gap, ...]:
     """Everything the model needs that is not supported, at once; empty if it imports.
 
     A node behind an unsupported one is judged by its operator alone, since its operands are
     unknown. Raises like ``import_model`` for a broken model."""
-    return _gaps(Importer(read(model), SizeNames(sizes), shapes, collect=True))
+    return _gaps(Importer(read(model), SizeNames(sizes), shapes, constants, collect=True))
 
 
 def _gaps(importer: Importer) -> tuple[Gap, ...]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import onnx
@@ -24,7 +25,7 @@ from .scope import Poisoned, Scope, ordered
 from .signature import Signature, check_node, function_body, signature
 from .tensors import check_size, dtype_of, sparse_to_array, to_constant
 from .tidy import tidy
-from .types import SizeNames, input_type, type_of
+from .types import SizeNames, input_type
 
 
 @dataclass(slots=True)
@@ -48,10 +49,12 @@ class Importer:
         source: Source,
         sizes: SizeNames,
         shapes: Mapping[str, Sequence[int | str]] | None = None,
+        fixed: Mapping[str, Any] | None = None,
         collect: bool = False,
     ) -> None:
         self.source, self.sizes = source, sizes
         self.shapes = dict(shapes or {})
+        self.fixed = dict(fixed or {})
         self.constants = Constants()
         self.gaps: list[Gap] | None = [] if collect else None
         self._depth = 0
@@ -75,10 +78,13 @@ class Importer:
                 continue  # a default; we take it as the constant it is nearly always
             if not info.name:
                 raise ModelError("an input has no name")
-            scope.values[info.name] = b.input(info.name, self._input_type(info, b))
-        unknown = sorted(set(self.shapes) - {i.name for i in graph.input})
+            if info.name in self.fixed:
+                scope.values[info.name] = self._fixed_input(info, b)
+            else:
+                scope.values[info.name] = b.input(info.name, self._input_type(info, b))
+        unknown = sorted({*self.shapes, *self.fixed} - {i.name for i in graph.input})
         if unknown:
-            raise ModelError(f"shapes: the model has no input {quote(unknown[0])}")
+            raise ModelError(f"the model has no input {quote(unknown[0])}")
         self._body(graph, frame)
         outputs = self._outputs(graph, scope)
         return b.build(outputs)
@@ -94,6 +100,16 @@ class Importer:
         type_ = TensorType(dtype_of(info.type.tensor_type.elem_type, what), shape)
         check_size(type_, what)
         return type_
+
+    def _fixed_input(self, info, b: Builder) -> Value:  # type: ignore[no-untyped-def]
+        what = f"input {quote(info.name)}"
+        array = np.asarray(self.fixed[info.name])
+        if info.type.WhichOneof("value") != "tensor_type":
+            raise ModelError(f"{what} is not a tensor; it cannot be given as a constant")
+        declared = dtype_of(info.type.tensor_type.elem_type, what)
+        if array.dtype != declared.np:
+            raise ModelError(f"{what} is {declared}, but its constant is {array.dtype}")
+        return b.const(array)
 
     def _outputs(self, graph: GraphProto, scope: Scope) -> list[tuple[str, Value]]:
         outputs: list[tuple[str, Value]] = []
@@ -414,5 +430,3 @@ def _check_declared(info, value: Value) -> None:  # type: ignore[no-untyped-def]
             f"output {quote(info.name)} is declared as {declared}, but is computed as {value.type}"
         )
 
-
-__all__ = ["Frame", "Importer", "np", "type_of"]

@@ -85,9 +85,28 @@ def grouped_attention(
     return reshape_to(ctx, y, (n, heads, t, v.shape[3]))
 
 
+def _unusual(ctx: Ctx) -> bool:
+    """Whether the node asks for more than the composite says: ONNX's body is used then."""
+    return bool(
+        ctx.attr("softcap", 0.0) or ctx.wants(3) or ctx.optional(6) is not None
+        or ctx.attr("left_window_size", -1) >= 0 or ctx.attr("right_window_size", -1) >= 0
+    )  # fmt: skip
+
+
+def _masked_rows(ctx: Ctx, y: Value, mask: Value) -> Value:
+    """A query that may attend to nothing gives 0, as ONNX defines, not 0 / 0."""
+    b = ctx.b
+    if mask.rank < 2:
+        mask = reshape_to(ctx, mask, (1, *mask.shape))
+    low = b.const(np.asarray(-np.inf, mask.dtype.np))
+    best = b.op("reduce", mask, kind="max", axes=(mask.rank - 1,), keepdims=True)
+    result: Value = b.op("select", b.op("le", best, low), b.const(np.zeros((), y.dtype.np)), y)
+    return result
+
+
 @lowering("Attention", since=23)
 def attention(ctx: Ctx, node: NodeProto) -> tuple[Value | None, ...]:
-    if ctx.attr("softcap", 0.0) or ctx.wants(3) or ctx.optional(6) is not None:
+    if _unusual(ctx):
         return ctx.function_body()
     b = ctx.b
     q, k, v = (ctx.input(i) for i in range(3))
@@ -110,11 +129,13 @@ def attention(ctx: Ctx, node: NodeProto) -> tuple[Value | None, ...]:
         if not isinstance(depth, int):
             ctx.fail("the head size must be static, or scale given")
         scale = 1.0 / math.sqrt(depth)
-    mask = ctx.optional(3)
+    mask = given = ctx.optional(3)
     if mask is not None:
         mask = additive(ctx, mask, q)
     if ctx.attr("is_causal", 0):
         triangle = causal_mask(ctx, q.shape[2], k.shape[2], past, q)
         mask = triangle if mask is None else b.op("add", mask, triangle)
     y = grouped_attention(ctx, q, k, v, mask, float(scale))
+    if given is not None and mask is not None:
+        y = _masked_rows(ctx, y, mask)
     return (merge_heads(ctx, y) if flat else y, k, v)

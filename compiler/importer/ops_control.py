@@ -16,7 +16,8 @@ from onnx import GraphProto, NodeProto
 from ...ir.dims import Dim, free_symbols
 from ...ir.errors import ModelError
 from ...ir.graph import Attrs, Value
-from ...ir.types import BOOL, I64, DType, TensorType, Type
+from ...ir.ops.host import result_spec
+from ...ir.types import BOOL, I64, DType, SequenceType, TensorType, Type
 from .registry import lowering
 
 if TYPE_CHECKING:
@@ -26,7 +27,27 @@ _UNROLLED_NODES = 256
 """Nodes up to which a loop with a known trip count is unrolled."""
 _MAX_ROUNDS = 64
 
-Result = tuple[DType, tuple[Dim, ...]]
+Result = tuple[Any, ...]
+"""A result type as plain data, see ``ir.ops.host.result_spec``."""
+
+
+def _value(ctx: Ctx, t: Type, what: str) -> Type:
+    """A type that may enter or leave a region: a tensor of numbers, or a sequence of them."""
+    if isinstance(t, SequenceType):
+        return SequenceType(_tensor(ctx, t.elem, what))
+    return _tensor(ctx, t, what)
+
+
+def _outer(ctx: Ctx, t: Type, known: frozenset[str], prefix: str) -> Result:
+    """A region's type as the surrounding graph sees it."""
+    if isinstance(t, SequenceType):
+        return result_spec(SequenceType(_renamed(ctx, t.elem, known, prefix)))
+    return result_spec(_renamed(ctx, t, known, prefix))
+
+
+def _renamed(ctx: Ctx, t: Type, known: frozenset[str], prefix: str) -> TensorType:
+    t = _tensor(ctx, t, "a result of a region")
+    return t.with_shape(tuple(_outer_dim(ctx, d, known, prefix) for d in t.shape))
 
 
 def _tensor(ctx: Ctx, t: Type, what: str) -> TensorType:
@@ -110,6 +131,10 @@ def _size_equality(ctx: Ctx, cond: Value) -> bool | None:
 
 
 def _joined(ctx: Ctx, x: Type, y: Type, before: frozenset[str]) -> Result:
+    if isinstance(x, SequenceType) and isinstance(y, SequenceType):
+        x = y if _unknown(x) else x
+        joined = _joined(ctx, x.elem, x.elem if _unknown(y) else y.elem, before)
+        return ("seq", *joined)
     s, t = _tensor(ctx, x, "a result of If"), _tensor(ctx, y, "a result of If")
     if s.dtype != t.dtype:
         raise ModelError(f"the branches give {s} and {t}")
@@ -155,7 +180,7 @@ def loop(ctx: Ctx, node: NodeProto) -> tuple[Value, ...]:
     region, types, before = _fixed_point(ctx, body, state, own, ())
     outputs = [v.type for _, v in region.graph.outputs]
     results: list[Result] = [
-        (t.dtype, tuple(_outer_dim(ctx, d, before, "loop") for d in t.shape)) for t in types
+        _outer(ctx, t, before, "loop") for t in types
     ]
     total = None
     if first is None and limit is not None and _always(region):
@@ -227,31 +252,42 @@ def _fixed_point(
     state: list[Value],
     before_state: Sequence[Type],
     after_state: Sequence[Type],
-) -> tuple[Region, list[TensorType], frozenset[str]]:
+) -> tuple[Region, list[Type], frozenset[str]]:
     """(region, state types, symbols known before): sizes of the state that an iteration changes
     become symbols of the region, until the body gives back the types that it takes."""
     before = frozenset(ctx.b.taken)
-    types = [_tensor(ctx, v.type, "a state") for v in state]
+    types = [_value(ctx, v.type, "a state") for v in state]
     first = 1 if before_state else 0  # a loop's body gives its condition first
     for _ in range(_MAX_ROUNDS):
         region = ctx.region(body, [*before_state, *types, *after_state])
         given = [v.type for _, v in region.graph.outputs][first : first + len(types)]
-        wider = [_wider(ctx, t, g) for t, g in zip(types, given, strict=True)]
+        wider = [_wider(ctx, t, g, before) for t, g in zip(types, given, strict=True)]
         if wider == types:
             return region, types, before
         types = wider
     raise ModelError(f"the sizes of the state do not settle within {_MAX_ROUNDS} rounds")
 
 
-def _wider(ctx: Ctx, t: TensorType, given: Type) -> TensorType:
-    g = _tensor(ctx, given, "a state of a loop")
+def _wider(ctx: Ctx, t: Type, given: Type, before: frozenset[str]) -> Type:
+    """``t`` with a symbol of its own in every place where ``given`` differs."""
+    if isinstance(t, SequenceType) and isinstance(given, SequenceType):
+        if _unknown(t) and not _unknown(given):
+            return given
+        return SequenceType(_wider(ctx, t.elem, given.elem, before))
+    t, g = _tensor(ctx, t, "a state of a loop"), _tensor(ctx, given, "a state of a loop")
     if g.dtype != t.dtype:
         raise ModelError(f"a state enters as {t} and leaves as {g}")
     if g.rank != t.rank:
         ctx.fail(f"a state that enters as {t} and leaves as {g}: its rank must not change")
     return t.with_shape(tuple(
-        d if d == e else ctx.b.fresh("state") for d, e in zip(t.shape, g.shape, strict=True)
+        d if d == e or not free_symbols(d) <= before else ctx.b.fresh("state")
+        for d, e in zip(t.shape, g.shape, strict=True)
     ))
+
+
+def _unknown(t: SequenceType) -> bool:
+    """Whether the element type is the one of an empty sequence, which says nothing."""
+    return isinstance(t.elem, TensorType) and t.elem.rank == 0
 
 
 # -- Scan --------------------------------------------------------------------------------------
@@ -286,7 +322,7 @@ def scan(ctx: Ctx, node: NodeProto) -> tuple[Value, ...]:
     if len(outputs) != ctx.n_outputs:
         raise ModelError(f"the body gives {len(outputs)} values for {ctx.n_outputs} outputs")
     results: list[Result] = [
-        (t.dtype, tuple(_outer_dim(ctx, d, before, "scan") for d in t.shape)) for t in types
+        _outer(ctx, t, before, "scan") for t in types
     ]
     for t in outputs[carried:]:
         item = _tensor(ctx, t, "an item of Scan")

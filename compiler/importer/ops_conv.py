@@ -121,7 +121,7 @@ def conv_transpose(ctx: Ctx, node: NodeProto) -> Value:
     _check_kernel_shape(ctx, kernel)
     strides, dilations = _spatial(ctx, "strides", rank), _spatial(ctx, "dilations", rank)
     extra = _spatial(ctx, "output_padding", rank, 0)
-    lo, hi = _transposed_pads(ctx, x.shape[2:], kernel, strides, dilations, extra)
+    lo, hi, extra = _transposed_pads(ctx, x.shape[2:], kernel, strides, dilations, extra)
     y = ctx.b.op(
         "conv_transpose", x, w, strides=strides, dilations=dilations, pads_lo=lo, pads_hi=hi,
         groups=ctx.attr("group", 1), layout="first", output_padding=extra,
@@ -135,10 +135,10 @@ def _transposed_pads(
     kernel: Sequence[Dim],
     strides: Sequence[int],
     dilations: Sequence[int],
-    extra: Sequence[int],
-) -> tuple[tuple[Dim, ...], tuple[Dim, ...]]:
-    """Pads of the transposed convolution; ``output_shape`` and SAME decide them by the size of
-    the result, the odd element going where ONNX's ConvTranspose says."""
+    extra: tuple[int, ...],
+) -> tuple[tuple[Dim, ...], tuple[Dim, ...], tuple[Dim, ...]]:
+    """(lo, hi, padding of the output) of a transposed convolution; ``output_shape`` and SAME
+    decide them by the size of the result, the odd element going where ONNX says."""
     rank = len(sizes)
     pads = ctx.attr("pads") or (0,) * (2 * rank)
     if len(pads) != 2 * rank:
@@ -150,21 +150,22 @@ def _transposed_pads(
     if wanted is None and not auto.startswith("SAME"):
         if auto == "VALID":
             pads = (0,) * (2 * rank)
-        return tuple(pads[:rank]), tuple(pads[rank:])
+        return tuple(pads[:rank]), tuple(pads[rank:]), extra
     if wanted is not None and len(wanted) == rank + 2:
         wanted = wanted[2:]
     lo: list[Dim] = []
     hi: list[Dim] = []
+    beyond: list[Dim] = list(extra)
     for i in range(rank):
         out = wanted[i] if wanted is not None else sizes[i] * strides[i]
         span = (kernel[i] - 1) * dilations[i] + 1
         total = strides[i] * (sizes[i] - 1) + extra[i] + span - out
-        if isinstance(total, int) and total < 0:
-            ctx.fail(f"output_shape {wanted} is larger than what strides and kernel reach")
+        if isinstance(total, int) and total < 0:  # beyond what the kernel reaches: zeros
+            beyond[i], total = beyond[i] - total, 0
         half = total // 2
         lo.append(half if auto == "SAME_UPPER" else total - half)
         hi.append(total - half if auto == "SAME_UPPER" else half)
-    return tuple(lo), tuple(hi)
+    return tuple(lo), tuple(hi), tuple(beyond)
 
 
 # -- pooling -----------------------------------------------------------------------------------
@@ -237,8 +238,8 @@ def mean_of(
     divisor = ctx.b.op("cast", counts, to=x.dtype)
     from .tidy import tidy
 
-    result = ctx.b.op("div", total, tidy(ctx.b, divisor))
-    return result
+    mean: Value = ctx.b.op("div", total, tidy(ctx.b, divisor))
+    return mean
 
 
 def _axis_counts(

@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import reduce as fold
 from typing import TYPE_CHECKING
 
+import ml_dtypes
 import numpy as np
 from onnx import NodeProto
 
@@ -87,7 +88,10 @@ def bit_shift(ctx: Ctx, node: NodeProto) -> Value:
     direction = ctx.required("direction")
     if direction not in ("LEFT", "RIGHT"):
         raise ModelError(f"direction is LEFT or RIGHT, not {direction[:20]!r}")
-    return ctx.b.op("shl" if direction == "LEFT" else "shr", ctx.input(0), ctx.input(1))
+    x, by = ctx.input(0), ctx.input(1)
+    if direction == "RIGHT" and x.dtype.kind == "i":
+        by = ctx.b.op("min", by, x.dtype.bits - 1)  # the sign fills however far it goes
+    return ctx.b.op("shl" if direction == "LEFT" else "shr", x, by)
 
 
 @lowering("IsInf")
@@ -123,8 +127,9 @@ def _cast(ctx: Ctx, x: Value, to: DType) -> Value:
         return x
     if x.dtype.kind == "s" or to.kind == "s":
         ctx.fail(f"conversion from {x.dtype} to {to} is not supported: strings have no kernels")
-    if not ctx.attr("saturate", 1) and to.name.startswith("f8"):
-        ctx.fail("conversion to float8 with saturate=0 is not supported")
+    if to.name.startswith("f8") and ctx.attr("saturate", 1) and x.dtype.is_float:
+        largest = float(ml_dtypes.finfo(to.np).max)
+        x = ctx.b.op("min", ctx.b.op("max", x, -largest), largest)
     return ctx.b.op("cast", x, to=to)
 
 
@@ -146,7 +151,7 @@ def bit_cast(ctx: Ctx, node: NodeProto) -> Value:
     known = ctx.constant(x)
     if known is None or to.itemsize != x.dtype.itemsize:
         ctx.fail("BitCast is supported for constants only")
-    return ctx.b.const(np.ascontiguousarray(known).view(to.np))
+    return ctx.b.const(np.ascontiguousarray(known).view(to.np).reshape(known.shape))
 
 
 @lowering("Clip")
@@ -208,8 +213,6 @@ def leaky_relu(ctx: Ctx, node: NodeProto) -> Value:
 def prelu(ctx: Ctx, node: NodeProto) -> Value:
     x, slope = ctx.input(0), ctx.input(1)
     zero = ctx.b.const(np.zeros((), x.dtype.np))
-    if slope.rank < x.rank or slope.rank == 0:
-        pass
     scaled = ctx.b.op("mul", x, slope)
     return ctx.b.op("select", ctx.b.op("lt", x, zero), scaled, x)
 

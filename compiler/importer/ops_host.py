@@ -60,6 +60,8 @@ def _sequence(ctx: Ctx, items: Sequence[Value], elem: TensorType | None = None) 
 def _common(ctx: Ctx, a: TensorType, b: TensorType) -> TensorType:
     if a.dtype != b.dtype:
         raise ModelError(f"a sequence of {a} and {b}")
+    if a.rank == 0:
+        return b  # the type of an empty sequence says nothing
     if a.rank != b.rank:
         ctx.fail(f"a sequence of {a} and {b}: elements of different ranks")
     return a.with_shape(tuple(
@@ -195,7 +197,7 @@ def split_to_sequence(ctx: Ctx, node: NodeProto) -> Value:
             part = ctx.b.op("reshape", part, shape=(*sizes[:axis], *sizes[axis + 1 :]))
         items.append(part)
         at += size
-    return _sequence(ctx, items, x.tensor)
+    return _sequence(ctx, items, None if items else x.tensor)
 
 
 def _pieces(ctx: Ctx, size: Dim, lengths: Value | None) -> list[int] | None:

@@ -369,8 +369,12 @@ def space_to_depth(ctx: Ctx, node: NodeProto) -> Value:
     n, c, h, w = x.shape
     if any(isinstance(d, int) and d % k for d in (h, w)):
         raise ModelError(f"{x.type} does not split into blocks of {k} x {k}")
+    mode = ctx.attr("mode", "DCR")
+    if mode not in ("DCR", "CRD"):
+        raise ModelError(f"mode {mode[:20]!r}")
     blocks = reshape_to(ctx, x, (n, c, h // k, k, w // k, k))
-    blocks = ctx.b.op("transpose", blocks, perm=(0, 3, 5, 1, 2, 4))
+    perm = (0, 3, 5, 1, 2, 4) if mode == "DCR" else (0, 1, 3, 5, 2, 4)
+    blocks = ctx.b.op("transpose", blocks, perm=perm)
     return reshape_to(ctx, blocks, (n, c * k * k, h // k, w // k))
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from ...ir.errors import ModelError
 from ...ir.graph import Value
-from ...ir.types import BOOL, F32, I64, STR, SequenceType, TensorType
+from ...ir.types import F32, I64, STR, DType, SequenceType, TensorType
 from .ops_host import host_node
 from .ops_shape import reshape_to
 from .registry import lowering
@@ -260,9 +260,12 @@ def label_encoder(ctx: Ctx, node: NodeProto) -> Value:
     x = ctx.input(0)
     keys, _ = _table(ctx, "keys")
     values, kind = _table(ctx, "values")
+    table_values = ctx.attr("values_tensor")
     if len(keys) != len(values):
         raise ModelError(f"{len(keys)} keys and {len(values)} values")
     dtype = {"string": STR, "int64": I64, "float": F32}[kind]
+    if table_values is not None:
+        dtype = DType.of(table_values.dtype)
     default = ctx.attr(f"default_{kind}", {"string": "_Unused", "int64": -1, "float": -0.0}[kind])
     if ctx.has("default_tensor"):
         default = ctx.attr("default_tensor").reshape(-1)[0]
@@ -292,7 +295,7 @@ def _table(ctx: Ctx, what: str) -> tuple[tuple[Any, ...], str]:
         array = ctx.attr(f"{what}_tensor")
         kinds = {"O": "string", "i": "int64", "f": "float"}
         kind = kinds.get(array.dtype.kind)
-        if kind is None or (kind == "int64" and array.dtype != np.int64):
+        if kind is None:
             ctx.fail(f"{what}_tensor of {array.dtype} is not supported")
         return tuple(array.reshape(-1).tolist()), kind
     raise ModelError(f"LabelEncoder without {what}")
@@ -310,4 +313,18 @@ def zipmap(ctx: Ctx, node: NodeProto) -> Value:
     return host_node(ctx, "zipmap", [x], {"labels": labels}, [row])[0]
 
 
-__all__ = ["BOOL", "binary_scores", "choose", "labels_of", "post_transform", "rows_of"]
+@lowering("CategoryMapper", domain=_ML)
+def category_mapper(ctx: Ctx, node: NodeProto) -> Value:
+    """Strings to integers, or integers to strings."""
+    x = ctx.input(0)
+    strings, ints = tuple(ctx.attr("cats_strings", ())), tuple(ctx.attr("cats_int64s", ()))
+    if len(strings) != len(ints):
+        raise ModelError(f"{len(strings)} strings and {len(ints)} integers")
+    if x.dtype == STR:
+        keys, values, dtype = strings, ints, I64
+        default: Any = ctx.attr("default_int64", -1)
+    else:
+        keys, values, dtype = ints, strings, STR
+        default = ctx.attr("default_string", "_Unused")
+    params = {"keys": keys, "values": values, "default": default, "dtype": dtype}
+    return host_node(ctx, "label_encoder", [x], params, [TensorType(dtype, x.shape)])[0]

@@ -19,7 +19,7 @@ from onnx import NodeProto
 from ...ir.dims import Dim
 from ...ir.errors import ModelError
 from ...ir.types import F32, I64
-from .ops_shape import axes_of, reshape_to
+from .ops_shape import axes_of, cut, reshape_to
 from .registry import lowering
 
 if TYPE_CHECKING:
@@ -59,6 +59,8 @@ class Axis:
     scale: float | None
     """The given scale; None where sizes decide (``out / size``)."""
     crop: tuple[float, float] | None
+    scale_value: Value | None = None
+    """The scale, where it is computed while the model runs."""
 
 
 @lowering("Upsample", since=7)
@@ -169,14 +171,17 @@ def _computed(
     scales: Value,
     crops: list[tuple[float, float]] | None,
 ) -> list[Axis]:
-    """Scales computed while the model runs: they are used as the sizes that they give."""
+    """Scales computed while the model runs; the sizes that they give are bound."""
     b = ctx.b
     if crops is not None or scales.rank != 1 or scales.shape[0] != len(axes):
         ctx.fail(f"scales {scales.type} computed while the model runs, for axes {list(axes)}")
     sizes = b.dims([x.shape[a] for a in axes])
     wanted = b.op("mul", b.op("cast", sizes, to=F32), scales)
     whole = b.op("cast", b.op("floor", wanted), to=I64)
-    return _sized(ctx, x, axes, ctx.dims(whole), None)
+    return [
+        Axis(a, x.shape[a], d, None, None, reshape_to(ctx, cut(ctx, scales, 0, k, 1), ()))
+        for k, (a, d) in enumerate(zip(axes, ctx.dims(whole), strict=True))
+    ]
 
 
 def _sized(
@@ -213,9 +218,10 @@ def _resize(ctx: Ctx, x: Value, plan: Plan, axes: list[Axis]) -> Value:
     y = x
     outside: list[tuple[int, np.ndarray]] = []
     for a in axes:
-        if a.out == a.size and a.crop is None and (a.scale is None or a.scale == 1.0):
+        plain = a.scale in (None, 1.0) and a.scale_value is None
+        if a.out == a.size and a.crop is None and plain:
             continue
-        if isinstance(a.out, int) and isinstance(a.size, int):
+        if isinstance(a.out, int) and isinstance(a.size, int) and a.scale_value is None:
             if a.out <= 0 or a.size <= 0:
                 ctx.fail(f"resizing an axis of {a.size} to {a.out}")
             y, mask = _static_axis(ctx, y, plan, a)
@@ -253,7 +259,8 @@ def coordinates(plan: Plan, a: Axis) -> np.ndarray:
     if kind == "asymmetric":
         return (o / scale).astype(np.float32)
     if kind == "align_corners":
-        return o * f(0) if a.out == 1 else (o * (size - 1) / (out - 1)).astype(np.float32)
+        wide = scale * size  # not rounded down, as ONNX's own tests have it
+        return o * f(0) if wide == 1 else (o * (size - 1) / (wide - 1)).astype(np.float32)
     if kind == "pytorch_half_pixel" and a.out == 1:
         return o * f(0)
     if kind == "tf_half_pixel_for_nn":
@@ -310,8 +317,10 @@ def taps(plan: Plan, a: Axis, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         count += 2
     index = first[:, None] + np.arange(count)[None, :]
     weights = _kernel(plan, (index - x[:, None]) * shrink)
-    if plan.exclude_outside or plan.antialias:
+    if plan.exclude_outside:
         weights = np.where((index >= 0) & (index < a.size), weights, 0.0)
+        weights = weights / weights.sum(axis=1, keepdims=True)
+    if plan.antialias:
         weights = weights / weights.sum(axis=1, keepdims=True)
     index = np.clip(index, 0, a.size - 1)
     used = np.abs(weights).max(axis=0) > 0
@@ -374,13 +383,18 @@ def _as_float(ctx: Ctx, d: Dim) -> Value:
 def _symbolic_coordinates(ctx: Ctx, plan: Plan, a: Axis) -> Value:
     b = ctx.b
     size, out = _as_float(ctx, a.size), _as_float(ctx, a.out)
-    scale = b.const(np.float32(a.scale)) if a.scale is not None else b.op("div", out, size)
+    if a.scale_value is not None:
+        scale = a.scale_value
+    else:
+        scale = b.const(np.float32(a.scale)) if a.scale is not None else b.op("div", out, size)
     o = b.op("iota", shape=(a.out,), axis=0, dtype=F32)
     kind = plan.coordinates
     if kind == "asymmetric":
         return b.op("div", o, scale)
     if kind == "align_corners":
-        span = b.op("max", b.op("sub", out, 1.0), 1.0)
+        wide = out if a.scale is None and a.scale_value is None else b.op("mul", size, scale)
+        span = b.op("sub", wide, 1.0)
+        span = b.op("select", b.op("eq", span, 0.0), b.const(np.float32(1)), span)
         return b.op("div", b.op("mul", o, b.op("sub", size, 1.0)), span)
     shifted = b.op("div", b.op("add", o, 0.5), scale)
     if kind == "tf_half_pixel_for_nn":
@@ -389,8 +403,8 @@ def _symbolic_coordinates(ctx: Ctx, plan: Plan, a: Axis) -> Value:
         ctx.fail(f"{kind} with the symbolic size {a.size} is not supported")
     x = b.op("sub", shifted, 0.5)
     if kind == "pytorch_half_pixel":
-        return b.op("select", b.op("lt", out, 1.5), 0.0, x) if a.out == 1 else b.op(
-            "mul", x, b.op("cast", b.op("lt", b.const(np.float32(1.5)), out), to=F32))
+        single = b.op("lt", out, b.const(np.float32(1.5)))  # one output takes position 0
+        return b.op("select", single, b.const(np.float32(0)), x)
     return x
 
 

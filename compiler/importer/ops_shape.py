@@ -14,8 +14,11 @@ from onnx import NodeProto
 
 from ...ir.dims import Dim, ceil_div, dmax, known_ge, product
 from ...ir.errors import ModelError
+from ...ir.shapes import partial_value
 from ...ir.types import I64
+from .context import vector_type
 from .registry import lowering
+from .sizes import bind_leaves, nonnegative
 
 if TYPE_CHECKING:
     from ...ir.graph import Value
@@ -78,9 +81,35 @@ def resolve_reshape(
 
 @lowering("Reshape")
 def reshape(ctx: Ctx, node: NodeProto) -> Value:
-    x = ctx.input(0)
-    wanted = ctx.dims(ctx.input(1))
-    return reshape_to(ctx, x, resolve_reshape(ctx, x, wanted, bool(ctx.attr("allowzero", 0))))
+    x, shape_value = ctx.input(0), ctx.input(1)
+    allow_zero = bool(ctx.attr("allowzero", 0))
+    if ctx.b.dims_value(shape_value) is None:
+        shape_value = _resolved_shape(ctx, x, shape_value, allow_zero)
+    return reshape_to(ctx, x, resolve_reshape(ctx, x, ctx.dims(shape_value), allow_zero))
+
+
+def _resolved_shape(ctx: Ctx, x: Value, wanted: Value, allow_zero: bool) -> Value:
+    """A shape computed from data with 0 and -1 replaced by IR arithmetic: sizes to bind.
+
+    Nothing is done where its elements are known not to be special."""
+    b, t = ctx.b, vector_type(wanted)
+    n = t.shape[0] if t.rank else 1
+    bind_leaves(ctx, wanted)
+    parts = partial_value(wanted, b.constants, b.dims_memo)
+    known = [None] * n if parts is None else list(parts.reshape(-1))  # type: ignore[operator]
+    if not isinstance(n, int) or all(d is not None for d in known):
+        return wanted
+    if nonnegative(ctx, wanted):
+        return wanted
+    sizes = ctx.as_dtype(wanted, I64)
+    if not allow_zero:
+        own = b.dims([*x.shape[:n], *(0,) * (n - x.rank)])
+        sizes = b.op("select", b.op("eq", sizes, 0), own, sizes)
+    free = b.op("lt", sizes, 0)
+    one = b.const(np.ones((), np.int64))
+    rest = b.op("reduce", b.op("select", free, one, sizes), kind="prod", axes=(0,), keepdims=True)
+    total = b.dims([x.tensor.numel()], scalar=True)
+    return b.op("select", free, b.op("div", total, b.op("max", rest, 1)), sizes)
 
 
 @lowering("Flatten")

@@ -14,7 +14,7 @@ import numpy as np
 from onnx import NodeProto
 
 from ...ir.errors import ModelError
-from ...ir.types import I64, TensorType
+from ...ir.types import F32, I64, TensorType
 from .ops_shape import cut, reshape_to
 from .registry import lowering
 
@@ -55,10 +55,8 @@ def _dft(ctx: Ctx, axis: int) -> Value:
     if not isinstance(length, int) or length > _MAX_LENGTH:
         ctx.fail(f"a transform of length {length}: it must be static and at most {_MAX_LENGTH}")
     if inverse and onesided:
-        ctx.fail("the inverse one-sided transform is not supported")
-    have = x.shape[axis]
-    if have != length:
-        x = _fitted(ctx, x, axis, length)
+        return _real_inverse(ctx, x, axis, length if given is not None else None)
+    x = _fitted(ctx, x, axis, length)
     bins = length // 2 + 1 if onesided else length
     cosines, sines = (m / (length if inverse else 1) for m in fourier_basis(length, bins, inverse))
     # [.., n, .., parts] -> [parts][.., n]: the transformed axis goes last.
@@ -76,6 +74,38 @@ def _dft(ctx: Ctx, axis: int) -> Value:
     back = [*order, axis]
     perm = tuple(back.index(i) for i in range(x.rank - 1))
     return b.op("transpose", both, perm=(*perm, x.rank - 1))
+
+
+def _real_inverse(ctx: Ctx, x: Value, axis: int, length: int | None) -> Value:
+    """The real signal of a one-sided spectrum [.., bins, .., 2]: bins other than the first and
+    (for an even length) the last stand for two."""
+    b, bins = ctx.b, x.shape[axis]
+    if not isinstance(bins, int) or x.shape[-1] != 2:
+        ctx.fail(f"the inverse one-sided transform of {x.type}: static and complex is supported")
+    n = 2 * (bins - 1) if length is None else length
+    x = _fitted(ctx, x, axis, n // 2 + 1)
+    bins = n // 2 + 1
+    twice = np.full((bins, 1), 2.0)
+    twice[0] = 1.0
+    if n % 2 == 0:
+        twice[-1] = 1.0
+    cosines, sines = (m.T * twice / n for m in fourier_basis(n, bins, True))
+    order = [i for i in range(x.rank - 1) if i != axis]
+    halves = []
+    for p in range(2):
+        half = reshape_to(ctx, cut(ctx, x, x.rank - 1, p, 1), x.shape[:-1])
+        half = b.op("transpose", half, perm=(*order, axis))
+        halves.append(half if order else reshape_to(ctx, half, (1, bins)))
+    kind = x.dtype.np
+    y = b.op(
+        "sub", b.op("dot", halves[0], b.const(cosines.astype(kind)), ta=False, tb=False),
+        b.op("dot", halves[1], b.const(sines.astype(kind)), ta=False, tb=False),
+    )  # fmt: skip
+    if not order:
+        return reshape_to(ctx, y, (n, 1))
+    back = [*order, axis]
+    y = b.op("transpose", y, perm=tuple(back.index(i) for i in range(x.rank - 1)))
+    return reshape_to(ctx, y, (*y.shape, 1))
 
 
 def _transform(
@@ -100,6 +130,8 @@ def _transform(
 def _fitted(ctx: Ctx, x: Value, axis: int, length: int) -> Value:
     """The axis cut, or filled with zeros, to ``length``."""
     have = x.shape[axis]
+    if have == length:
+        return x
     if not isinstance(have, int):
         ctx.fail(f"a transform of length {length} over an axis of symbolic size {have}")
     if have > length:
@@ -191,14 +223,13 @@ def mel_weight_matrix(ctx: Ctx, node: NodeProto) -> Value:
         if upper > center:
             for j in range(center, upper):
                 matrix[j, i] = (upper - j) / (upper - center)
-    dtype = ctx.attr_dtype("output_datatype")
+    dtype = ctx.attr_dtype("output_datatype", F32)
     return ctx.b.const(matrix.astype(dtype.np))
 
 
 @lowering("HannWindow", "HammingWindow", "BlackmanWindow")
 def window_function(ctx: Ctx, node: NodeProto) -> Value:
-    b, dtype = ctx.b, ctx.attr_dtype("output_datatype", None if ctx.has("output_datatype") else
-                                     ctx_float())  # fmt: skip
+    b, dtype = ctx.b, ctx.attr_dtype("output_datatype", F32)
     coefficients = {
         "HannWindow": (0.5, -0.5, 0.0),
         "HammingWindow": (25.0 / 46.0, -21.0 / 46.0, 0.0),
@@ -210,7 +241,7 @@ def window_function(ctx: Ctx, node: NodeProto) -> Value:
         n = np.arange(size) / (size if periodic else max(size - 1, 1))
         wave = sum(a * np.cos(2 * np.pi * k * n) for k, a in enumerate(coefficients))
         return b.const(np.asarray(wave, dtype=np.float64).reshape(size).astype(dtype.np))
-    work = dtype if dtype.is_float else ctx_float()
+    work = dtype if dtype.is_float else F32
     span = b.op("cast", b.dims([size if periodic else size - 1], scalar=True), to=work)
     ramp = b.op("cast", b.op("iota", shape=(size,), axis=0, dtype=I64), to=work)
     angle = b.op("mul", b.op("div", ramp, span), 2 * np.pi)
@@ -220,9 +251,3 @@ def window_function(ctx: Ctx, node: NodeProto) -> Value:
         total = b.op("add", total, b.op("mul", double, coefficients[2]))
     return ctx.as_dtype(total, dtype)
 
-
-def ctx_float():  # type: ignore[no-untyped-def]
-    """Default element type of window functions."""
-    from ...ir.types import F32
-
-    return F32

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...ir.dims import Dim, sym
+from ...ir.dims import Dim
 from ...ir.errors import ModelError
 from ...ir.shapes import EVALUATED_OPS, partial_value
-from ...ir.types import I64, TensorType
+from ...ir.types import TensorType
 
 if TYPE_CHECKING:
     from ...ir.graph import Value
@@ -28,7 +28,7 @@ _MAX_LEAF = 8
 _NONNEGATIVE = frozenset({"nonzero", "argmax", "argmin", "exp", "sigmoid", "relu", "abs", "sqrt",
                           "iota"})  # fmt: skip
 _KEEPS_SIGN = frozenset({"cast", "floor", "ceil", "round", "reshape", "transpose", "expand",
-                         "slice", "gather", "cumulate", "gather_elements", "neg_neg"})
+                         "slice", "gather", "cumulate", "gather_elements"})
 _CLOSED = frozenset({"add", "mul", "div", "min", "concat"})
 
 
@@ -56,8 +56,7 @@ def _element(ctx: Ctx, value: Value, i: int) -> Dim:
     one = value
     if value.rank:
         one = b.op("slice", value, starts=(i,), sizes=(1,), steps=(1,))
-    symbol = ctx.bind(one)
-    return symbol
+    return ctx.bind(one)
 
 
 def bind_leaves(ctx: Ctx, value: Value) -> None:
@@ -137,10 +136,3 @@ def _plain(d: Dim) -> bool:
 
     return known_ge(d, 0)
 
-
-def scalar_of(ctx: Ctx, d: Dim) -> Value:
-    """A size as an i64 scalar value."""
-    return ctx.b.dims([d], scalar=True)
-
-
-__all__ = ["I64", "nonnegative", "scalar_of", "size_elements", "sym"]

@@ -18,8 +18,8 @@ op          operands; region inputs                     region outputs; results
             state..., elements..., captured...          state..., items stacked along a new axis 0
 ==========  ==========================================  =========================================
 
-Result types are the attribute ``results``, pairs (dtype, shape): what a region computes may have
-sizes of its own, and those become new symbols outside, which the node defines.
+Result types are the attribute ``results`` (plain data, see ``host.result_spec``): what a region
+computes may have sizes of its own, and those become new symbols outside, which the node defines.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ import numpy as np
 from ..errors import ModelError
 from ..types import BOOL, I64, TensorType
 from .base import Attributes, OpDef, Work, register, tensor
+from .host import result_type
 
 if TYPE_CHECKING:
     from ..graph import Graph
@@ -41,7 +42,7 @@ RunRegion = Callable[["Graph", Sequence[Any]], Sequence[Any]]
 
 
 def _infer_results(types: tuple[Any, ...], attrs: Attributes) -> tuple[Any, ...]:
-    return tuple(TensorType(dtype, tuple(shape)) for dtype, shape in attrs["results"])
+    return tuple(result_type(spec) for spec in attrs["results"])
 
 
 def _match(op: str, what: str, region: Graph, inputs: Sequence[Any], outputs: int) -> None:

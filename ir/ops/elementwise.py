@@ -7,7 +7,6 @@ division by an integer zero gives 0 (the interpreter and every kernel agree).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -15,15 +14,14 @@ import numpy as np
 
 from ..access import AccessMap, Region, broadcast_index
 from ..dims import Dim
+from ..erf import erf
 from ..errors import ModelError
 from ..types import BOOL, DType, TensorType
 from .base import Attributes, OpDef, broadcast_shapes, exact, register, tensor
 
-_erf = np.vectorize(math.erf, otypes=[np.float64])
-
 
 def _np_erf(x: np.ndarray) -> np.ndarray:
-    return _erf(x).astype(x.dtype) if x.size else x.copy()
+    return erf(x).astype(x.dtype)
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:

@@ -56,7 +56,8 @@ def result_spec(t: Type) -> tuple[Any, ...]:
     return ("seq" if isinstance(t, SequenceType) else "opt", t.elem.dtype, t.elem.shape)
 
 
-def _type(spec: tuple[Any, ...]) -> Type:
+def result_type(spec: tuple[Any, ...]) -> Type:
+    """The type that ``result_spec`` wrote down."""
     if spec[0] == "seq":
         return SequenceType(TensorType(spec[1], tuple(spec[2])))
     if spec[0] == "opt":
@@ -66,7 +67,7 @@ def _type(spec: tuple[Any, ...]) -> Type:
 
 def _infer(types: tuple[Any, ...], attrs: Attributes) -> tuple[Any, ...]:
     host_function(attrs["kind"])
-    return tuple(_type(spec) for spec in attrs["results"])
+    return tuple(result_type(spec) for spec in attrs["results"])
 
 
 def _reference(args: Any, attrs: Attributes, types: Any) -> tuple[Any, ...]:

@@ -15,7 +15,7 @@ from ...ir.dims import Dim
 from ...ir.graph import Attrs, Builder, Value
 from ...ir.ops.base import broadcast_shapes
 from ..facts import Refusal, is_identity, scalar_of
-from ..pattern import strip_scale
+from ..products import strip_scale
 from ..rule import Answer, Match, Rule, broadcasts_into, floats, term
 
 # -- helpers -----------------------------------------------------------------------------------
@@ -62,7 +62,7 @@ def attend(b: Builder, q: Value, k: Value, t: bool, v: Value, mask: Value | None
     k = _turned(b, k, turn)
     total = float(factor) * on_q * on_k
     _check_scale(total, q)
-    more = {"safe": True} if safe else {}
+    more: dict[str, Any] = {"safe": True} if safe else {}
     return b.op("attention", q, k, v, mask, scale=total, **more)  # type: ignore[no-any-return]
 
 
@@ -131,7 +131,7 @@ _PLAIN = (floats("v"), floats("q"), _last_axis, _queries)
 _MASKED = (*_PLAIN, _mask_fits)
 _QK = "dot(q, k_, ta=False, tb=t)"
 
-_SPELLINGS: tuple[tuple[Any, ...], ...] = (
+_SPELLINGS: tuple[tuple[str, str, str, str, tuple[Any, ...]], ...] = (
     # softmax(q k^T) v
     ("attention", _QK, "none", "1", _PLAIN),
     # softmax(q k^T c) v

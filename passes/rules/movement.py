@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 from ...ir.dims import Dim, known_ge
@@ -21,11 +22,13 @@ def compose(p: tuple[int, ...], q: tuple[int, ...]) -> tuple[int, ...]:
 
 @attribute
 def shape_of(v: Value) -> tuple[Dim, ...]:
+    """The shape of a value."""
     return v.shape
 
 
 @attribute
 def permuted(shape: tuple[Any, ...], perm: tuple[int, ...]) -> tuple[Any, ...]:
+    """One item per axis, in the order after a transpose."""
     return tuple(shape[p] for p in perm)
 
 
@@ -37,11 +40,13 @@ def swapped(perm: tuple[int, ...]) -> tuple[int, ...]:
 
 @attribute
 def added(a: tuple[Dim, ...], b: tuple[Dim, ...]) -> tuple[Dim, ...]:
+    """Sums axis by axis."""
     return tuple(x + y for x, y in zip(a, b, strict=True))
 
 
 @attribute
 def multiplied(a: tuple[Dim, ...], b: tuple[Dim, ...]) -> tuple[Dim, ...]:
+    """Products axis by axis."""
     return tuple(x * y for x, y in zip(a, b, strict=True))
 
 
@@ -55,6 +60,7 @@ def nested_starts(
 
 @attribute
 def negated(flag: bool) -> bool:
+    """The other value of a flag."""
     return not flag
 
 
@@ -244,7 +250,7 @@ def _progression(b: Builder, index: Value) -> tuple[Any, int, int]:
     step = flat[1] - flat[0]
     if not isinstance(step, int) or step == 0:
         raise Refusal("the positions are not evenly spaced")
-    if any(y - x != step for x, y in zip(flat, flat[1:])):
+    if any(y - x != step for x, y in itertools.pairwise(flat)):
         raise Refusal("the positions are not evenly spaced")
     if any(isinstance(v, int) and v < 0 for v in flat):
         raise Refusal("several positions count from the end")
@@ -291,7 +297,10 @@ def _window_pads(lo: Any, hi: Any, a: Attrs) -> dict[str, Any]:
     widths = (*lo[spatial], *hi[spatial])
     if not all(isinstance(w, int) and w >= 0 for w in widths):
         raise Refusal("the padding is negative or not known")
-    return {"pads_lo": added(a["pads_lo"], lo[spatial]), "pads_hi": added(a["pads_hi"], hi[spatial])}
+    return {
+        "pads_lo": added(a["pads_lo"], lo[spatial]),
+        "pads_hi": added(a["pads_hi"], hi[spatial]),
+    }
 
 
 @term

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ...ir.dims import product
 from ...ir.graph import Builder, Value
 from ..facts import Refusal, scalar_of
 from ..rule import Answer, Match, Rule, attribute, broadcasts_into, floats, term
@@ -19,23 +20,18 @@ from ..rule import Answer, Match, Rule, attribute, broadcasts_into, floats, term
 
 @attribute
 def only_axis(axes: tuple[int, ...]) -> int:
+    """The one axis of a reduction."""
     return axes[0]
-
-
-@attribute
-def first_axis(axes: tuple[int, ...]) -> int:
-    return min(axes)
 
 
 @term
 def ones_for(b: Builder, x: Value, axes: tuple[int, ...]) -> Value:
     """The scale that changes nothing: ones over the normalized axes."""
     shape = tuple(x.shape[a] for a in sorted(axes))
-    if not all(isinstance(d, int) for d in shape):
+    count = product(shape)
+    if not isinstance(count, int) or count > 1 << 16:
         return b.const(1.0, x.dtype)
-    if int(np.prod(shape, dtype=np.int64)) > 1 << 16:  # type: ignore[arg-type]
-        return b.const(1.0, x.dtype)
-    return b.const(np.ones(shape, dtype=x.dtype.np))  # type: ignore[call-overload]
+    return b.const(np.ones([int(str(d)) for d in shape], dtype=x.dtype.np))
 
 
 def _one_axis(m: Match) -> Answer:

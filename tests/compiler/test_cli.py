@@ -176,6 +176,12 @@ def test_dump_views(evonnx: Cli, model: Path, what: str, tmp_path: Path) -> None
     file = tmp_path / "out"
     assert evonnx("dump", model, "--what", what, "-o", file)[:2] == (0, "")
     assert file.read_text().strip() == out.strip()
+    code, grouped, _ = evonnx("dump", model, "--what", what, "--groups")
+    if what in ("dot", "svg"):
+        assert code == 0
+        assert "g0 " in grouped
+    else:
+        assert code == cli.EXIT_USAGE
 
 
 def test_dumped_schedule_replays(evonnx: Cli, model: Path, tmp_path: Path) -> None:

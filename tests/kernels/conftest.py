@@ -9,8 +9,12 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from evonnx.ir.graph import Builder, Node
+from evonnx.ir.ops import lookup
 from evonnx.ir.target import Target
+from evonnx.ir.types import DType, TensorType
 from evonnx.kernels.jit import Loader, compile_source, load_objects
+from evonnx.kernels.opaque import OPAQUE
 
 NUMPY = {
     "f32": np.float32, "f64": np.float64, "f16": np.float16, "bf16": ml_dtypes.bfloat16,
@@ -52,18 +56,24 @@ class Runner:
 
     def elementwise(self, expression: str, out: str, **inputs: np.ndarray) -> np.ndarray:
         """``expression`` over inputs named ``<name>_<element type>``, e.g. ``a_f32=...``."""
+        return self.many({expression: out}, **inputs)[expression]
+
+    def many(self, expressions: dict[str, str], **inputs: np.ndarray) -> dict[str, np.ndarray]:
+        """Expression -> result, of expression -> element type, by one kernel."""
         lines = ["def kernel(bufs, params, begin, end):"]
-        buffers, loads = [], []
+        buffers, body = [], ["    for i in range(begin, end):"]
         for k, (name, array) in enumerate(inputs.items()):
             short, dtype = name.split("_")
             buffers.append(np.ascontiguousarray(array, NUMPY[dtype]))
             lines.append(f"    p{k} = ptr_{dtype}(bufs, {k})")
-            loads.append(f"        {short} = ld(p{k}, i)")
-        result = np.empty(buffers[0].shape, NUMPY[out])
-        lines.append(f"    o = ptr_{out}(bufs, {len(buffers)})")
-        lines += ["    for i in range(begin, end):", *loads, f"        st(o, i, {expression})"]
-        self.kernel("\n".join(lines) + "\n", [*buffers, result], [0], result.size)
-        return result
+            body.append(f"        {short} = ld(p{k}, i)")
+        results = {e: np.empty(buffers[0].shape, NUMPY[out]) for e, out in expressions.items()}
+        for k, (expression, out) in enumerate(expressions.items(), len(buffers)):
+            lines.append(f"    p{k} = ptr_{out}(bufs, {k})")
+            body.append(f"        st(p{k}, i, {expression})")
+        source = "\n".join([*lines, *body]) + "\n"
+        self.kernel(source, [*buffers, *results.values()], [0], buffers[0].size)
+        return results
 
 
 @pytest.fixture
@@ -80,3 +90,75 @@ def call_micro() -> Callable[..., Callable[..., None]]:
         return c_function(loader, kernel.symbol, len(kernel.arguments))
 
     return make
+
+
+class OpaqueRunner:
+    """Runs opaque kernels on arrays, beside the op's reference; remembers compiled sources."""
+
+    def __init__(self) -> None:
+        self.target = Target.detect()
+        self._loaded: dict[str, Callable[..., None]] = {}
+
+    def node(self, op: str, args: Sequence[np.ndarray | None], **attrs: object) -> Node:
+        """The op on inputs of the arrays' types."""
+        b = Builder()
+        values = [
+            None if a is None else b.input(f"x{i}", TensorType(DType.of(a.dtype), a.shape))
+            for i, a in enumerate(args)
+        ]
+        made = b.op(op, *values, **attrs)
+        node: Node = (made[0] if isinstance(made, tuple) else made).node
+        return node
+
+    def run(self, node: Node, args: Sequence[np.ndarray | None]) -> list[np.ndarray]:
+        """Results of the compiled kernel, called on two halves of its tiles; fails where anything
+        around a result or the scratch was written."""
+        kernel = OPAQUE[node.op](node, self.target)
+        call = self._loaded.get(kernel.symbol)
+        if call is None:
+            loader = load_objects([compile_source(kernel.source, kernel.symbol, self.target)])
+            call = self._loaded[kernel.symbol] = c_function(loader, kernel.symbol, 4)
+        inputs = [np.ascontiguousarray(a) for a in args if a is not None]
+        frames = [_frame(t.numel() * t.dtype.itemsize) for t in node.types]
+        frames.append(_frame(int(kernel.scratch_bytes)))
+        buffers = [a.ctypes.data for a in inputs] + [f.ctypes.data + _GUARD for f in frames]
+        addresses = np.array(buffers, np.int64)
+        sizes = np.array([*kernel.params, 0], np.int64)
+        tiles = int(kernel.tiles)
+        for begin, end in ((0, tiles // 2), (tiles // 2, tiles)):
+            call(addresses.ctypes.data, sizes.ctypes.data, begin, end)
+        for frame in frames:
+            assert (frame[:_GUARD] == _MARK).all() and (frame[-_GUARD:] == _MARK).all()
+        return [
+            f[_GUARD:-_GUARD].view(t.dtype.np).reshape(t.shape)
+            for f, t in zip(frames, node.types, strict=False)
+        ]
+
+    def check(
+        self, op: str, args: Sequence[np.ndarray | None], tolerance: float = 0.0, **attrs: object
+    ) -> None:
+        """The kernel's results equal the reference's."""
+        node = self.node(op, args, **attrs)
+        wanted = lookup(op).reference(args, node.attrs, node.types)  # type: ignore[misc]
+        for got, want in zip(self.run(node, args), wanted, strict=True):
+            assert got.shape == want.shape and got.dtype == want.dtype
+            wide = np.float64 if want.dtype.kind != "i" else np.int64
+            np.testing.assert_allclose(
+                got.astype(wide), want.astype(wide), rtol=tolerance, atol=tolerance,
+                err_msg=f"{op} {attrs}",
+            )  # fmt: skip
+
+
+_GUARD, _MARK = 256, 0xA5
+
+
+def _frame(nbytes: int) -> np.ndarray:
+    """Bytes with guards around them, aligned to a cache line."""
+    raw = np.full(nbytes + 2 * _GUARD + 64, _MARK, np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start : start + nbytes + 2 * _GUARD]
+
+
+@pytest.fixture(scope="session")
+def opaque() -> OpaqueRunner:
+    return OpaqueRunner()

@@ -223,27 +223,36 @@ def test_integer_words(run, name):
     a[200:250], b[220:270] = info.min, (-1 if info.min else info.max)
     names = {f"a_{name}": a, f"b_{name}": b}
     nonzero = b != 0
+    c = rng.integers(0, 20, 500).astype(kind)
+    names[f"c_{name}"] = c
     reference = {
-        "iadd": np.add, "isub": np.subtract, "imul": np.multiply, "imod": np.mod,
-        "ifmod": np.fmod, "imax": np.maximum, "imin": np.minimum, "iand": np.bitwise_and,
-        "ixor": np.bitwise_xor,
+        "iadd(a, b)": np.add, "isub(a, b)": np.subtract, "imul(a, b)": np.multiply,
+        "imod(a, b)": np.mod, "ifmod(a, b)": np.fmod, "imax(a, b)": np.maximum,
+        "imin(a, b)": np.minimum, "iand(a, b)": np.bitwise_and, "ixor(a, b)": np.bitwise_xor,
     }  # fmt: skip
+    others = ["idiv(a, b)", "ipow(a, c)", "ishl(a, c)"]
+    got = run.many(
+        {**dict.fromkeys([*reference, *others], name), "lt(a, b)": "bool", "f32(a)": "f32"}, **names
+    )
     with np.errstate(all="ignore"):
-        for word, function in reference.items():
-            got = run.elementwise(f"{word}(a, b)", name, **names)
-            assert (got == function(a, b))[nonzero].all(), word
-        assert (run.elementwise("lt(a, b)", "bool", **names) == (a < b)).all()
-        assert (run.elementwise("f32(a)", "f32", **names) == a.astype(np.float32)).all()
-        quotient = run.elementwise("idiv(a, b)", name, **names)
+        for expression, function in reference.items():
+            assert (got[expression] == function(a, b))[nonzero].all(), expression
+        assert (got["lt(a, b)"] == (a < b)).all()
+        assert (got["f32(a)"] == a.astype(np.float32)).all()
         exact = [abs(int(x)) // abs(int(y)) * (1 if (x < 0) == (y < 0) else -1) if y else 0
                  for x, y in zip(a, b)]  # fmt: skip
-        assert all((int(x) - y) % (1 << info.bits) == 0 for x, y in zip(quotient, exact))
-        small = rng.integers(0, 20, 500).astype(kind)
-        power = run.elementwise("ipow(a, b)", name, **{f"a_{name}": a, f"b_{name}": small})
-        assert (power == np.power(a, small)).all()
-        shifted = run.elementwise("ishl(a, b)", name, **{f"a_{name}": a, f"b_{name}": small})
-        assert (shifted[small < info.bits] == (a << small)[small < info.bits]).all()
-        assert not shifted[small >= info.bits].any()
+        assert all((int(x) - y) % (1 << info.bits) == 0 for x, y in zip(got["idiv(a, b)"], exact))
+        assert (got["ipow(a, c)"] == np.power(a, c)).all()
+        fits = c < info.bits
+        assert (got["ishl(a, c)"] == (a << c))[fits].all()
+        assert not got["ishl(a, c)"][~fits].any()
+
+
+def test_index_division(run):
+    a, b = rng.integers(0, 1 << 40, 500), rng.integers(1, 1 << 20, 500)
+    got = run.many({"qdiv(a, b)": "i64", "qmod(a, b)": "i64"}, a_i64=a, b_i64=b)
+    assert (got["qdiv(a, b)"] == a // b).all()
+    assert (got["qmod(a, b)"] == a % b).all()
 
 
 def test_division_by_zero_is_zero(run):
@@ -278,25 +287,24 @@ def test_float_words(run, dtype):
     a = FLOATS.astype(np.float32 if dtype == "f32" else np.float64)
     b = rng.permutation(a)
     names = {f"a_{dtype}": a, f"b_{dtype}": b}
-    reference = {
+    one = {
         "rint(a)": np.rint, "floor(a)": np.floor, "ceil(a)": np.ceil, "trunc(a)": np.trunc,
         "fabs(a)": np.abs, "neg(a)": np.negative, "sqrt(a)": np.sqrt, "sign(a)": np.sign,
     }  # fmt: skip
+    two = {
+        "fmax(a, b)": np.maximum, "fmin(a, b)": np.minimum, "copysign(a, b)": np.copysign,
+        "a / b": np.divide, "a - b": np.subtract, "ffmod(a, b)": np.fmod, "fmod(a, b)": np.mod,
+    }  # fmt: skip
+    picked = "select(lt(a, b), a, b)"
+    got = run.many(
+        {**dict.fromkeys([*one, *two, picked], dtype), "isnan(a)": "bool", "isinf(a)": "bool"},
+        **names,
+    )
     with np.errstate(all="ignore"):
-        for expression, function in reference.items():
-            assert np.array_equal(
-                run.elementwise(expression, dtype, **names), function(a), equal_nan=True
-            ), expression
-        for expression, function in {
-            "fmax(a, b)": np.maximum, "fmin(a, b)": np.minimum, "copysign(a, b)": np.copysign,
-            "a / b": np.divide, "a - b": np.subtract,
-        }.items():  # fmt: skip
-            got = run.elementwise(expression, dtype, **names)
-            assert np.array_equal(got, function(a, b), equal_nan=True), expression
-        for expression, function in {"ffmod(a, b)": np.fmod, "fmod(a, b)": np.mod}.items():
-            got = run.elementwise(expression, dtype, **names)
-            assert np.array_equal(got, function(a, b), equal_nan=True), expression
-        assert (run.elementwise("isnan(a)", "bool", **names) == np.isnan(a)).all()
-        assert (run.elementwise("isinf(a)", "bool", **names) == np.isinf(a)).all()
-        picked = run.elementwise("select(lt(a, b), a, b)", dtype, **names)
-        assert np.array_equal(picked, np.where(a < b, a, b), equal_nan=True)
+        for expression, function in one.items():
+            assert np.array_equal(got[expression], function(a), equal_nan=True), expression
+        for expression, function in two.items():
+            assert np.array_equal(got[expression], function(a, b), equal_nan=True), expression
+        assert (got["isnan(a)"] == np.isnan(a)).all()
+        assert (got["isinf(a)"] == np.isinf(a)).all()
+        assert np.array_equal(got[picked], np.where(a < b, a, b), equal_nan=True)

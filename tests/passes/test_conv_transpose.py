@@ -6,6 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
+
 from evonnx.ir.dims import sym
 from evonnx.ir.graph import Builder, Graph
 from evonnx.ir.interp import run

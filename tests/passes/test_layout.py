@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from evonnx.ir.dims import sym
 from evonnx.ir.graph import Builder, Graph, Value
 from evonnx.ir.interp import run
@@ -48,9 +49,9 @@ class Net:
                                  layout="first"),
             "join": lambda: b.op("slice", b.op("concat", x, other, axis=1),
                                  starts=(0, 1, *(0,) * r), sizes=x.shape, steps=(1,) * x.rank),
-            "pad": lambda: b.op("slice", b.op("pad", x, b.const(np.float32(0)), lo=(0, 1, *(0,) * r),
-                                hi=(0, 0, *(1,) * r), mode="constant"), starts=(0,) * x.rank,
-                                sizes=x.shape, steps=(1,) * x.rank),
+            "pad": lambda: b.op("slice", b.op(
+                "pad", x, b.const(np.float32(0)), lo=(0, 1, *(0,) * r), hi=(0, 0, *(1,) * r),
+                mode="constant"), starts=(0,) * x.rank, sizes=x.shape, steps=(1,) * x.rank),
             "softmax": lambda: b.op("softmax", x, axis=int(self.rng.integers(1, self.rank))),
             "norm": lambda: b.op("layer_norm", x, self.const(int(s[-1])), None, axis=x.rank - 1,
                                  eps=1e-5),

@@ -6,6 +6,7 @@ import zlib
 
 import numpy as np
 import pytest
+
 from evonnx.ir.errors import ModelError
 from evonnx.ir.interp import run
 from evonnx.ir.verify import verify
@@ -70,8 +71,10 @@ def test_rule(name: str) -> None:
         except ModelError:  # shapes or types that only the composite's expansion rejects
             continue
         got = run(after, feeds, float64=wide)["y"]
-        equal = near(want, got, special, graph.outputs[0][1].dtype.name) if wide else same_bits(want, got)
-        assert equal, f"{rule}\nfeeds {feeds}\nbefore {graph.nodes}\n{want}\nafter {after.nodes}\n{got}"
+        dtype = graph.outputs[0][1].dtype.name
+        equal = near(want, got, special, dtype) if wide else same_bits(want, got)
+        text = f"before {graph.nodes}\n{want}\nafter {after.nodes}\n{got}"
+        assert equal, f"{rule}\nfeeds {feeds}\n{text}"
         found += 1
         if found >= WANTED:
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+
 from evonnx.ir.graph import Builder, Graph
 from evonnx.ir.interp import run
 from evonnx.ir.types import F32, TensorType

@@ -1,0 +1,175 @@
+"""Opaque kernels against the references of their ops: odd and empty shapes, NaN, bad indices."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+
+from evonnx.ir.types import F16, F32, F64
+from evonnx.kernels.opaque import OPAQUE
+
+RNG = np.random.default_rng(7)
+X = RNG.standard_normal((3, 5, 4)).astype(np.float32)
+X[1, 2, 3] = np.nan
+CLEAN = np.round(np.nan_to_num(X) * 3)
+
+
+@pytest.mark.parametrize(("axis", "largest"), itertools.product(range(3), (True, False)))
+@pytest.mark.parametrize("dtype", ["f4", "f8", "f2", "i8", "u1", "u8", "i2"])
+def test_topk(opaque: Any, axis: int, largest: bool, dtype: str) -> None:
+    x = (X if dtype[0] == "f" else CLEAN + 20).astype(dtype)
+    for k in (0, 1, x.shape[axis]):
+        opaque.check("topk", [x], axis=axis, k=k, largest=largest, sorted=True)
+
+
+def test_topk_breaks_ties_by_position(opaque: Any) -> None:
+    x = np.array([1.0, 3, 3, np.nan, -0.0, 0.0, 3, np.nan], np.float32)
+    for largest in (True, False):
+        opaque.check("topk", [x], axis=0, k=8, largest=largest, sorted=True)
+
+
+@pytest.mark.parametrize(("axis", "last"), itertools.product(range(3), (True, False)))
+@pytest.mark.parametrize("op", ["argmax", "argmin"])
+def test_arg_extremes(opaque: Any, op: str, axis: int, last: bool) -> None:
+    attrs = {"axis": axis, "keepdims": True, "select_last": last}
+    for x in (CLEAN, CLEAN.astype(np.int64), CLEAN > 0, CLEAN.astype(np.float16)):
+        opaque.check(op, [x], **attrs)
+    opaque.check(op, [X], axis=axis, keepdims=False, select_last=False)
+    node = opaque.node(op, [X[:, :0]], axis=1, keepdims=False, select_last=last)
+    assert (opaque.run(node, [X[:, :0]])[0] == 0).all()  # the interpreter refuses this one
+
+
+@pytest.mark.parametrize("kind", ["sum", "prod"])
+@pytest.mark.parametrize(("exclusive", "reverse"), itertools.product((False, True), repeat=2))
+def test_cumulate(opaque: Any, kind: str, exclusive: bool, reverse: bool) -> None:
+    for axis in range(3):
+        attrs = {"kind": kind, "axis": axis, "exclusive": exclusive, "reverse": reverse}
+        opaque.check("cumulate", [X], 1e-6, **attrs)
+        opaque.check("cumulate", [CLEAN.astype(np.int32)], **attrs)
+        opaque.check("cumulate", [X[:0].astype(np.float64)], **attrs)
+
+
+@pytest.mark.parametrize("how", ["none", "add", "mul", "max", "min"])
+def test_scatter_elements(opaque: Any, how: str) -> None:
+    for axis in range(3):
+        index = RNG.integers(-2, 2, (2, 3, 4)).astype(np.int64)
+        updates = RNG.standard_normal((3, 3, 4)).astype(np.float32)
+        opaque.check("scatter_elements", [X, index, updates], 1e-6, axis=axis, reduction=how)
+        whole = [CLEAN.astype(np.int16), index.astype(np.int32), updates.astype(np.int16)]
+        opaque.check("scatter_elements", whole, axis=axis, reduction=how)
+
+
+@pytest.mark.parametrize("how", ["none", "add", "mul", "max", "min"])
+def test_scatter_nd(opaque: Any, how: str) -> None:
+    for depth in (1, 2, 3):
+        index = RNG.integers(-3, 3, (4, depth)).astype(np.int64)
+        updates = RNG.standard_normal((4, *X.shape[depth:])).astype(np.float32)
+        opaque.check("scatter_nd", [X, index, updates], 1e-6, reduction=how)
+    many = RNG.integers(0, 300, (900, 1))
+    big = RNG.standard_normal((300, 100)).astype(np.float32)
+    opaque.check("scatter_nd", [big, many, big[many[:, 0]]], 1e-5, reduction=how)
+    opaque.check("scatter_nd", [big, many[:0], big[:0]], reduction=how)
+
+
+def test_scatters_never_write_outside(opaque: Any) -> None:
+    """The guards around the result catch a write that an index out of range would do."""
+    far = np.array([10**15, -(10**15), 5, -6, 4], np.int64)
+    x, u = np.zeros(5, np.float32), np.ones(5, np.float32)
+    node = opaque.node("scatter_elements", [x, far, u], axis=0, reduction="none")
+    assert opaque.run(node, [x, far, u])[0].tolist() == [0, 0, 0, 0, 1]
+    node = opaque.node("scatter_nd", [x, far[:, None], u], reduction="add")
+    assert opaque.run(node, [x, far[:, None], u])[0].tolist() == [0, 0, 0, 0, 1]
+
+
+def test_nonzero(opaque: Any) -> None:
+    cases = [X, X > 0, CLEAN, CLEAN.astype(np.int8), X[:0], np.array(True), np.array(0.0)]
+    for x in cases:
+        opaque.check("nonzero", [x])
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_unique(opaque: Any, ordered: bool) -> None:
+    nan = np.array([[3, np.nan], [1, 0], [2, 1], [1, -0.0], [3, np.nan]], np.float32)
+    for x in (
+        np.array([[3], [1], [2], [1], [3]], np.int64), nan, nan.astype(np.float16),
+        RNG.integers(0, 3, (57, 2)).astype(np.uint64), np.zeros((0, 1), np.float32),
+        np.zeros((4, 0), np.float32),
+    ):  # fmt: skip
+        opaque.check("unique", [x], sorted=ordered)
+
+
+@pytest.mark.parametrize("center", [False, True])
+def test_nms(opaque: Any, center: bool) -> None:
+    boxes = RNG.uniform(0, 1, (2, 30, 4)).astype(np.float32)
+    scores = np.round(RNG.uniform(0, 1, (2, 3, 30)), 1).astype(np.float32)
+    scores[0, 0, 3] = np.nan
+    iou, least = np.array(0.3, np.float32), np.array([0.2], np.float32)
+    for limit, known in ((5, 5), (40, None), (0, 0), (-3, None)):
+        most = np.array([limit], np.int64)
+        if limit >= 0:
+            opaque.check("nms", [boxes, scores, most, iou, least], center=center, limit=known)
+        opaque.check("nms", [boxes, scores, np.abs(most), iou, None], center=center, limit=None)
+    opaque.check("nms", [boxes, scores, None, None, None], center=center, limit=None)
+    empty = [boxes[:, :0], scores[:, :, :0], most, iou, least]
+    opaque.check("nms", empty, center=center, limit=None)
+
+
+def test_dims_writes_its_sizes(opaque: Any) -> None:
+    opaque.check("dims", [], values=(3, 4, 5), shape=(3,))
+    opaque.check("dims", [], values=(7,), shape=())
+
+
+@pytest.mark.parametrize("dtype", [F32, F64, F16])
+def test_random_numbers_are_the_same_everywhere(opaque: Any, dtype: Any) -> None:
+    common = {"shape": (3, 2000), "dtype": dtype}
+    loose = 1e-3 if dtype is F16 else 1e-6
+    opaque.check("random_uniform", [], loose, low=-1.0, high=2.0, seed=-5, **common)
+    opaque.check("random_normal", [], loose, mean=-1.0, scale=2.0, seed=1 << 63, **common)
+
+
+def _forest(mode: int) -> dict[str, np.ndarray]:
+    """Two small trees; nodes 2, 3 and 5, 6 are leaves, leaf 6 without weights."""
+    i32 = lambda *v: np.array(v, np.int32)  # noqa: E731
+    return {
+        "feature": i32(0, 1, 0, 0, 2, 0, 0),
+        "value": np.array([0.1, 0.2, 0, 0, -0.3, 0, 0], np.float32),
+        "left": i32(1, 2, 2, 3, 5, 5, 6), "right": i32(4, 3, 2, 3, 6, 5, 6),
+        "mode": np.array([mode, mode, 6, 6, mode, 6, 6], np.uint8),
+        "missing": np.array([1, 0, 0, 0, 1, 0, 0], np.bool_),
+        "start": i32(0, 0, 0, 1, 0, 2, 4), "count": i32(0, 0, 1, 1, 0, 2, 0),
+        "target": i32(0, 1, 0, 1), "weight": np.array([1, 2, -3, 4], np.float32),
+        "roots": i32(0, 4),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("aggregate", ["sum", "average", "min", "max"])
+def test_tree_ensemble(opaque: Any, aggregate: str) -> None:
+    rows = np.round(RNG.standard_normal((11, 3)), 1).astype(np.float32)
+    rows[0, 0] = rows[3, 2] = np.nan
+    for mode in range(6):
+        tables = list(_forest(mode).values())
+        for x in (rows, rows.astype(np.float64), np.nan_to_num(rows * 3).astype(np.int64)):
+            opaque.check("tree_ensemble", [x, *tables], targets=2, aggregate=aggregate)
+
+
+def test_tree_tables_that_lie_do_no_harm(opaque: Any) -> None:
+    tables = _forest(0)
+    tables["left"][:] = 10**9
+    tables["right"][:] = 0  # a cycle
+    tables["feature"][:] = -(10**9)
+    tables["start"][:] = -5
+    tables["count"][:] = 10**9
+    tables["target"][:] = 10**9
+    rows = np.ones((3, 2), np.float32)
+    args = [rows, *tables.values()]
+    opaque.run(opaque.node("tree_ensemble", args, targets=2, aggregate="sum"), args)
+
+
+def test_every_opaque_op_has_a_kernel() -> None:
+    from evonnx.ir.ops import OPS
+
+    opaque_ops = {name for name, op in OPS.items() if op.has("opaque")}
+    assert opaque_ops - set(OPAQUE) <= {"conv_transpose"}  # lowered by phases in the passes
