@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         Gap,
         LimitError,
         ModelError,
+        OptionError,
         ParseError,
         ScheduleError,
         UnsupportedError,
@@ -44,6 +45,7 @@ _HOMES = {
     "ir.errors": (
         "EvonnxError", "ModelError", "ExternalDataError", "UnsupportedError", "Gap", "FeedError",
         "ParseError", "VerifyError", "ScheduleError", "LimitError", "CompileError", "CheckError",
+        "OptionError",
     ),
 }  # fmt: skip
 """Module -> the names it lends to the face."""

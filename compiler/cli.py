@@ -13,7 +13,7 @@ from __future__ import annotations
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -83,8 +83,10 @@ _compiling = _options(
                  help="Replay this schedule instead of choosing one."),
     _pipeline,
     click.option("--no-cache", is_flag=True, help="Neither read nor write the compile cache."),
-    click.option("--check", "checked", is_flag=True,
-                 help="Compare with the reference interpreter; exit 4 on a difference."),
+)  # fmt: skip
+_check = click.option(
+    "--check", "checked", is_flag=True,
+    help="Compare with the reference interpreter; exit 4 on a difference.",
 )  # fmt: skip
 
 
@@ -108,18 +110,36 @@ def _compile(model: Path, label: str, options: dict[str, Any]) -> Compiled:
         return compile_model(
             source, target=target, threads=options["threads"],
             schedule=None if schedule is None else str(schedule), pipeline=options["pipeline"],
-            cache=not options["no_cache"], check=options["checked"], progress=progress,
+            cache=not options["no_cache"], progress=progress,
         )  # fmt: skip
 
 
+def _verify(
+    model: Path, compiled: Compiled, pipeline: str | None, feeds: Mapping[str, Any]
+) -> None:
+    """Compares with the reference interpreter on ``feeds``; raises ``CheckError``."""
+    from .checking import check_compiled
+
+    with Progress(f"check {model.name}"):
+        check_compiled(compiled, pipeline, dict(feeds))
+
+
 @app.command("compile")
-@_options(_model, _compiling)
+@_options(_model, _compiling, _check, _dims, _seed)
 @click.option("--save-schedule", type=click.Path(dir_okay=False, path_type=Path),
               help="Write the schedule, to edit and replay with --schedule.")  # fmt: skip
 @_json
-def compile_command(model: Path, save_schedule: Path | None, as_json: bool, **options: Any) -> None:
+def compile_command(
+    model: Path, checked: bool, dims: tuple[str, ...], seed: int, save_schedule: Path | None,
+    as_json: bool, **options: Any,
+) -> None:  # fmt: skip
     """Compile MODEL (and fill the cache); print what was fused, planned and predicted."""
+    from .feeds import random_feeds
+
     compiled = _compile(model, f"compile {model.name}", options)
+    if checked:
+        feeds = random_feeds(input_types(compiled.graph), _sizes(dims), seed)
+        _verify(model, compiled, options["pipeline"], feeds)
     if save_schedule is not None:
         save_schedule.write_text(str(compiled.schedule), encoding="utf-8")
     report = compiled.report()
@@ -134,17 +154,15 @@ def compile_command(model: Path, save_schedule: Path | None, as_json: bool, **op
 @click.option("-i", "--input", "inputs", metavar="[NAME=]VALUE", multiple=True,
               help="NAME=FILE.npy, NAME=random, NAME=zeros, NAME=ones or NAME=<number>; FILE.npz "
               "for several by name; 'random' for all that are left. Repeatable.")  # fmt: skip
-@_options(_dims, _seed)
+@_options(_dims, _seed, _check)
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path),
               help="Write the outputs to this .npz file (.npy for a single output).")  # fmt: skip
 @_json
 def run(
     model: Path, inputs: tuple[str, ...], dims: tuple[str, ...], seed: int,
-    output: Path | None, as_json: bool, **options: Any,
+    checked: bool, output: Path | None, as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Compile MODEL and run it once."""
-    import numpy as np
-
     from .feeds import read_feeds, write_arrays
 
     compiled = _compile(model, f"compile {model.name}", options)
@@ -154,9 +172,11 @@ def run(
         began = time.perf_counter()
         results = compiled.run(None, feeds)
         seconds = time.perf_counter() - began
+    if checked:
+        _verify(model, compiled, options["pipeline"], feeds)
     named = {name: array for (name, _), array in zip(graph.outputs, results, strict=True)}
     if output is not None:
-        write_arrays(output, {name: np.asarray(array) for name, array in named.items()})
+        write_arrays(output, named)
     rows = [_describe(name, array) for name, array in named.items()]
     if as_json:
         print_json({"seconds": seconds, "outputs": rows})

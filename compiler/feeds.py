@@ -12,6 +12,7 @@ import hashlib
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -35,18 +36,27 @@ def concrete_shape(name: str, tensor: TensorType, dims: Mapping[str, int]) -> tu
 
 
 def random_feeds(
-    inputs: Mapping[str, Type], dims: Mapping[str, int] | None = None, seed: int = 0
+    inputs: Mapping[str, Type],
+    dims: Mapping[str, int] | None = None,
+    seed: int = 0,
+    *,
+    others: int | None = None,
 ) -> dict[str, np.ndarray]:
     """One array per input, by name; the same for the same types, ``dims`` and ``seed``.
 
-    ``dims`` gives the sizes of symbolic dimensions. Raises ``FeedError`` for a symbol without a
-    size and for an input that is not a tensor.
+    ``dims`` gives the sizes of symbolic dimensions, ``others`` that of every symbol not in it.
+    Raises ``FeedError`` for a symbol without a size and for an input that is not a tensor.
     """
     feeds = {}
+    sizes = dict(dims or {})
+    if others is not None:
+        for declared in inputs.values():
+            for dim in getattr(declared, "shape", ()):
+                sizes |= {s: others for s in free_symbols(dim) if s not in sizes}
     for name, declared in inputs.items():
         if not isinstance(declared, TensorType):
             raise FeedError(f"input {quote(name)} is {declared}: only tensors can be made up")
-        shape = concrete_shape(name, declared, dims or {})
+        shape = concrete_shape(name, declared, sizes)
         own = hashlib.sha256(f"{seed}:{name}".encode()).digest()
         feeds[name] = _draw(declared, shape, np.random.default_rng(list(own)))
     return feeds
@@ -149,18 +159,27 @@ def _load_all(path: str) -> dict[str, np.ndarray]:
         raise FeedError(f"cannot read {quote(path)}: {error}") from None
 
 
-def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
     """Writes ``arrays`` by name to an ``.npz`` file, or a single one to an ``.npy`` file.
 
-    Any name is kept as it is (``np.savez`` gives some a meaning of their own). Raises
-    ``FeedError`` for another suffix or for several arrays in one ``.npy``.
+    Any name is kept as it is (``np.savez`` gives some a meaning of their own); text becomes
+    NumPy's fixed-width strings. Raises ``FeedError`` for another suffix, for several arrays in one
+    ``.npy`` and for what is not an array (a sequence, a map).
     """
-    if path.suffix == ".npy" and len(arrays) == 1:
-        np.save(path, next(iter(arrays.values())), allow_pickle=False)
-    elif path.suffix == ".npz":
-        with zipfile.ZipFile(path, "w") as archive:
-            for name, array in arrays.items():
-                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                    np.lib.format.write_array(member, array, allow_pickle=False)
-    else:
+    if path.suffix not in (".npy", ".npz") or (path.suffix == ".npy" and len(arrays) != 1):
         raise FeedError(f"{quote(path)}: {len(arrays)} outputs need a .npz file")
+    dense = {name: _storable(name, array) for name, array in arrays.items()}
+    if path.suffix == ".npy":
+        np.save(path, next(iter(dense.values())), allow_pickle=False)
+        return
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, array in dense.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
+
+
+def _storable(name: str, array: Any) -> np.ndarray:
+    """``array`` in a form that NumPy stores without pickling."""
+    if not isinstance(array, np.ndarray):
+        raise FeedError(f"output {quote(name)} is a {type(array).__name__}: it has no array form")
+    return array.astype(str) if array.dtype == object else array

@@ -23,9 +23,11 @@ PIPELINE = [
     "recognize",  # norms, softmax, GELU, attention
     "fuse_affine",  # scales and offsets into weights
     "expand:attention",  # no kernel of its own yet
+    "siblings:dot",  # queries, keys and values by one product
+    "conv_transpose",  # as convolutions
     "layout",  # image ops channels-last from end to end
     "canon",
-    "fold",
+    "fold:all",  # what is still constant is computed once, not in every call
 ]
 """The passes that ``compile`` runs, in order."""
 

@@ -1,18 +1,36 @@
-"""The report of a compilation: what was done, why, and what it should cost."""
+"""The report of a compilation: what was done, why, and what it should cost.
+
+A ``Report`` is a snapshot. What depends on sizes (C, D, predicted time and memory) is given for the
+sizes of the model itself or, where those are symbolic, for the sizes of the call that came last;
+the expressions in the model's symbols are kept beside the numbers.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..ir.dims import Dim, free_symbols
-from ..ir.graph import Graph, Value
-from ..ir.groups import escaping
-from ..ir.ops import lookup
+from ..ir.dims import Dim, evaluate, free_symbols
+from ..ir.errors import EvonnxError
+from ..ir.graph import Graph
 from ..ir.schedule import Schedule
 from ..ir.types import TensorType
-from ..runtime.executable import Executable
+from ..passes.manager import PassReport
+from ..runtime.executable import Executable, Peak
+from ..runtime.program import HostStep
+from ..search.cost import Estimate, GroupCost, Roofline, schedule_cost, unfused_work
+
+
+@dataclass(frozen=True, slots=True)
+class Amount:
+    """A number of operations or bytes that may depend on sizes."""
+
+    value: int | None
+    """The number; None while a size in it is unknown."""
+    formula: str = ""
+    """The expression in the model's symbols; empty for a plain number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,123 +40,234 @@ class GroupLine:
     number: int
     implementation: str
     ops: str
-    flops: str
-    """C: scalar operations; an expression in the model's symbols where it has any."""
-    nbytes: str
+    origin: tuple[str, ...]
+    """ONNX nodes it came from."""
+    flops: Amount
+    """C: scalar operations."""
+    nbytes: Amount
     """D: bytes that enter and leave."""
+    estimate: Estimate | None
+    """Predicted time and what binds it; None while sizes are unknown."""
+
+
+@dataclass(frozen=True)
+class Costs:
+    """C and D before and after, as expressions: computed once per compilation."""
+
+    before: tuple[Dim, Dim]
+    """The imported graph, run op by op."""
+    groups: tuple[GroupCost, ...]
+
+    @classmethod
+    def of(cls, imported: Graph, graph: Graph, schedule: Schedule) -> Costs:
+        """Walks both graphs once."""
+        return cls(unfused_work(imported), tuple(schedule_cost(graph, schedule)))
+
+    @property
+    def after(self) -> tuple[Dim, Dim]:
+        """Sums over the groups."""
+        flops: Dim = 0
+        nbytes: Dim = 0
+        for g in self.groups:
+            flops, nbytes = flops + g.flops, nbytes + g.nbytes
+        return flops, nbytes
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes of one call; None where not known yet."""
+
+    predicted: Peak | None
+    """What the memory plan promises."""
+    held: int | None
+    """Constants and the memory kept between calls, as allocated; None before the first call."""
+    measured: int | None
+    """Constants plus the growth of the process's resident memory in ``measure_memory``'s call."""
 
 
 @dataclass
 class Report:
     """Everything ``Compiled.report()`` knows. ``str()`` prints it; ``to_dict()`` is for JSON."""
 
+    target: str
+    threads: int
     seconds: dict[str, float]
     """Wall time of each stage."""
     passes: list[dict[str, Any]]
-    """Each pass: name, seconds, nodes before and after, rules fired."""
-    nodes_imported: int = 0
-    nodes: int = 0
-    groups: list[GroupLine] = field(default_factory=list)
-    c_before: str = ""
-    d_before: str = ""
-    c_after: str = ""
-    d_after: str = ""
-    kernels: int = 0
-    cache_hits: int = 0
-    cache_misses: int = 0
-    cache_reasons: dict[str, int] = field(default_factory=dict)
-    dtypes: dict[str, int] = field(default_factory=dict)
+    """Each pass: ``pass``, ``seconds``, ``nodes``, ``fired``; ``refused`` and ``stopped`` if any."""
+    nodes_before: int
+    """Nodes of the imported graph."""
+    nodes_after: int
+    """Nodes after the passes."""
+    groups: list[GroupLine]
+    before: tuple[Amount, Amount]
+    """C and D of the imported graph, run op by op."""
+    after: tuple[Amount, Amount]
+    """C and D of the groups."""
+    sizes: dict[str, int]
+    """Sizes that numbers stand for, by symbol; empty for a static model or before any call."""
+    memory: Memory
+    kernels: int
+    """Distinct objects of machine code, micro-kernels included."""
+    cache_hits: int
+    cache_misses: int
+    cache_reasons: dict[str, int]
+    """Why objects were not taken from the cache."""
+    dtypes: dict[str, int]
+    """Results by element type."""
     host: list[str] = field(default_factory=list)
-    """Ops that run on the host (strings, sequences); empty for a fully native model."""
-    predicted_peak: int | None = None
-    """Bytes; None where it depends on sizes that are not known yet."""
-    threads: int = 1
-    target: str = ""
+    """Steps that run on the host (strings, sequences); empty for a fully native model."""
+
+    @property
+    def rules(self) -> dict[str, int]:
+        """Rules that fired, and how often, over all passes."""
+        total: Counter[str] = Counter()
+        for entry in self.passes:
+            total.update(entry["fired"])
+        return dict(total.most_common())
+
+    @property
+    def predicted_seconds(self) -> float | None:
+        """Roofline estimate of one call; None while sizes are unknown."""
+        times = [g.estimate.seconds for g in self.groups if g.estimate is not None]
+        return sum(times) if len(times) == len(self.groups) else None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        from dataclasses import asdict
-
-        return asdict(self)
+        """Plain values for JSON. Times are seconds, memory and D bytes, C operations."""
+        peak = self.memory.predicted
+        measured = self.memory.held if self.memory.measured is None else self.memory.measured
+        return {
+            "target": self.target, "threads": self.threads, "seconds": dict(self.seconds),
+            "passes": list(self.passes), "rules": self.rules,
+            "nodes": {"before": self.nodes_before, "after": self.nodes_after},
+            "groups": len(self.groups), "group_list": [_group_dict(g) for g in self.groups],
+            "cost": {
+                "before": _pair(self.before), "after": _pair(self.after),
+                "formulas": {k: _formulas(v) for k, v in (("before", self.before),
+                                                          ("after", self.after))},
+            },
+            "sizes": dict(self.sizes),
+            "time": {"predicted": self.predicted_seconds},
+            "memory": {
+                "predicted_peak": None if peak is None else peak.total,
+                "measured_peak": measured,
+                "measured_by": "resident memory" if self.memory.measured is not None
+                else "allocation" if measured is not None else None,
+                "parts": None if peak is None else {
+                    "constants": peak.constants, "arena": peak.arena, "scratch": peak.scratch,
+                    "outputs": peak.outputs,
+                },
+            },
+            "kernels": self.kernels,
+            "cache": {"hits": self.cache_hits, "misses": self.cache_misses,
+                      "reasons": dict(self.cache_reasons)},
+            "dtypes": dict(self.dtypes), "host": list(self.host),
+        }  # fmt: skip
 
     def __str__(self) -> str:
-        lines = [f"target {self.target}, {self.threads} threads"]
-        lines.append("stages: " + ", ".join(f"{k} {v * 1e3:.0f} ms"
-                                            for k, v in self.seconds.items()))
-        lines.append(f"nodes: {self.nodes_imported} imported, {self.nodes} after the passes, "
-                     f"{len(self.groups)} groups, {self.kernels} distinct kernels")
-        lines.append(f"C: {self.c_before} -> {self.c_after} operations; "
-                     f"D: {self.d_before} -> {self.d_after} bytes")
-        if self.predicted_peak is not None:
-            lines.append(f"predicted peak: {self.predicted_peak / 2**20:.1f} MiB")
-        lines.append(f"kernel cache: {self.cache_hits} hits, {self.cache_misses} misses "
-                     f"{self.cache_reasons or ''}")
-        lines.append("host steps: " + (", ".join(self.host) if self.host else "none"))
-        for p in self.passes:
-            fired = ", ".join(f"{k} {v}" for k, v in p.get("fired", {}).items())
-            lines.append(f"  pass {p['pass']}: {p.get('seconds', 0) * 1e3:.0f} ms {fired}")
-        for g in self.groups:
-            lines.append(f"  g{g.number} {g.implementation}: {g.ops}  C {g.flops}  D {g.nbytes}")
-        return "\n".join(lines)
+        from .report_text import render
+
+        return render(self)
 
 
-def graph_work(graph: Graph) -> tuple[Dim, Dim]:
-    """C and D of a graph run op by op: every operand read and every result written."""
-    flops: Dim = 0
-    nbytes: Dim = 0
-    for n in graph.nodes:
-        if n.op in ("input", "const"):
-            continue
-        definition = lookup(n.op)
-        work = definition.work(tuple(v.type for v in n.operands), n.attrs, n.types)
-        flops = flops + work.flops
-        if not definition.has("view"):
-            nbytes = nbytes + work.nbytes
-    return flops, nbytes
+def _pair(amounts: tuple[Amount, Amount]) -> dict[str, int | None]:
+    return {"C": amounts[0].value, "D": amounts[1].value}
 
 
-def _shown(d: Dim) -> str:
-    text = f"{d:,}" if isinstance(d, int) else str(d)
-    return text if len(text) <= 60 else f"f({', '.join(sorted(free_symbols(d)))})"
+def _formulas(amounts: tuple[Amount, Amount]) -> dict[str, str]:
+    return {k: a.formula for k, a in zip("CD", amounts, strict=True) if a.formula}
 
 
-def make_report(imported: Graph, graph: Graph, schedule: Schedule, executable: Executable,
-                passes: list[Any], seconds: dict[str, float]) -> Report:
-    """Collects the report of one compilation."""
-    from .build import group_work
+def _group_dict(g: GroupLine) -> dict[str, Any]:
+    entry: dict[str, Any] = {
+        "number": g.number, "implementation": g.implementation, "ops": g.ops,
+        "origin": list(g.origin), **_pair((g.flops, g.nbytes)),
+        "seconds": None if g.estimate is None else g.estimate.seconds,
+        "bound": None if g.estimate is None else g.estimate.bound,
+    }  # fmt: skip
+    formulas = _formulas((g.flops, g.nbytes))
+    return entry | ({"formulas": formulas} if formulas else {})
 
-    report = Report({**seconds, **{f"kernels.{k}": v for k, v in executable.seconds.items()
-                                   if k != "total"}},
-                    [p.as_dict() for p in passes])
-    report.nodes_imported, report.nodes = len(imported.nodes), len(graph.nodes)
-    total_c: Dim = 0
-    total_d: Dim = 0
-    for k, (group, nodes) in enumerate(zip(schedule.groups, schedule.members(graph), strict=True)):
-        inside = set(nodes)
-        ins = list(dict.fromkeys(v for n in nodes for v in n.operands if v.node not in inside))
-        outs: list[Value] = list(escaping(graph, nodes))
-        c, d = group_work(list(nodes), ins, outs)
-        if group.implementation == "view":
-            c, d = 0, 0
-        total_c, total_d = total_c + c, total_d + d
-        report.groups.append(GroupLine(k, group.implementation, " ".join(n.op for n in nodes),
-                                       _shown(c), _shown(d)))
-    c, d = graph_work(imported)
-    report.c_before, report.d_before = _shown(c), _shown(d)
-    report.c_after, report.d_after = _shown(total_c), _shown(total_d)
+
+def make_report(
+    imported: Graph,
+    graph: Graph,
+    schedule: Schedule,
+    executable: Executable,
+    costs: Costs,
+    passes: Sequence[PassReport],
+    seconds: Mapping[str, float],
+    measured: int | None = None,
+) -> Report:
+    """Collects the report of one compilation. ``measured``: peak of ``measure_memory``, bytes."""
+    sizes, memory = _memory(executable, measured)
     records = executable.cache_records
-    report.kernels = len(records)
-    report.cache_hits = sum(r.hit for r in records)
-    report.cache_misses = len(records) - report.cache_hits
-    report.cache_reasons = dict(Counter(r.reason for r in records if not r.hit))
-    report.dtypes = dict(Counter(str(t.dtype) for n in graph.nodes for t in n.types
-                                 if isinstance(t, TensorType)))
-    report.host = [n.attrs.get("kind", n.op) for n in graph.nodes if lookup(n.op).has("host")]
-    report.predicted_peak = _peak(executable)
-    report.threads, report.target = executable.threads, executable.target.name
-    return report
+    inner = {f"kernels.{k}": v for k, v in executable.seconds.items() if k != "total"}
+    misses = [r for r in records if not r.hit]
+    return Report(
+        target=executable.target.name,
+        threads=executable.threads,
+        seconds={**seconds, **inner},
+        passes=[p.as_dict() for p in passes],
+        nodes_before=_operations(imported),
+        nodes_after=_operations(graph),
+        groups=_groups(graph, schedule, costs, executable, sizes),
+        before=(_amount(costs.before[0], sizes), _amount(costs.before[1], sizes)),
+        after=(_amount(costs.after[0], sizes), _amount(costs.after[1], sizes)),
+        sizes=sizes,
+        memory=memory,
+        kernels=len(records),
+        cache_hits=len(records) - len(misses),
+        cache_misses=len(misses),
+        cache_reasons=dict(Counter(r.reason for r in misses)),
+        dtypes=dict(Counter(str(t.dtype) for n in graph.nodes for t in n.types
+                            if isinstance(t, TensorType)).most_common()),
+        host=[s.kind for p in executable.program.walk() for s in p.steps
+              if isinstance(s, HostStep)],
+    )  # fmt: skip
 
 
-def _peak(executable: Executable) -> int | None:
-    shapes = executable.static_shapes()
-    return None if shapes is None else executable.predicted_peak(shapes).total
+def _operations(graph: Graph) -> int:
+    return sum(n.op not in ("input", "const") for n in graph.nodes)
+
+
+def _memory(executable: Executable, measured: int | None) -> tuple[dict[str, int], Memory]:
+    """(sizes of the last call, memory) of an executable."""
+    last = executable.last_call()
+    held = None if last is None else executable.measured_bytes()
+    if last is None and executable.static_shapes() is not None:
+        last = {}, executable.predicted_peak()
+    sizes, peak = last if last is not None else ({}, None)
+    return sizes, Memory(peak, held, measured)
+
+
+def _groups(graph: Graph, schedule: Schedule, costs: Costs, executable: Executable,
+            sizes: Mapping[str, int]) -> list[GroupLine]:
+    numbers = [
+        (c.implementation, *(_amount(d, sizes).value for d in (c.flops, c.constant, c.moved)))
+        for c in costs.groups
+    ]
+    known = [n for n in numbers if None not in n]
+    roofline = Roofline(executable.target, executable.threads)
+    estimates: list[Estimate | None] = [None] * len(numbers)
+    if len(known) == len(numbers):
+        estimates = list(roofline.schedule(known))  # type: ignore[arg-type]
+    lines = []
+    for k, (cost, nodes) in enumerate(zip(costs.groups, schedule.members(graph), strict=True)):
+        lines.append(GroupLine(
+            k, cost.implementation, " ".join(n.op for n in nodes),
+            tuple(dict.fromkeys(o for n in nodes for o in n.origin)),
+            _amount(cost.flops, sizes), _amount(cost.nbytes, sizes), estimates[k],
+        ))  # fmt: skip
+    return lines
+
+
+def _amount(d: Dim, sizes: Mapping[str, int]) -> Amount:
+    if isinstance(d, int):
+        return Amount(d)
+    if not free_symbols(d) <= sizes.keys():
+        return Amount(None, str(d))
+    try:
+        return Amount(evaluate(d, sizes), str(d))
+    except EvonnxError:  # sizes that do not go together: the call itself says so
+        return Amount(None, str(d))

@@ -69,6 +69,10 @@ class CompileError(EvonnxError):
     """Code generation failed for a group; the message names its nodes."""
 
 
+class OptionError(EvonnxError, ValueError):
+    """An argument of ``compile`` has a value that makes no sense."""
+
+
 class CheckError(EvonnxError):
     """``check=True`` found a result that differs from the reference interpreter."""
 

@@ -176,9 +176,10 @@ class Constants:
             h.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
         return h.hexdigest()[:40]
 
-    def add(self, array: np.ndarray) -> str:
-        """Stores ``array`` (made read-only) and returns its digest."""
-        digest = self.digest_of(array)
+    def add(self, array: np.ndarray, digest: str | None = None) -> str:
+        """Stores ``array`` (made read-only) and returns its digest (``digest``, where the caller
+        has computed it already)."""
+        digest = self.digest_of(array) if digest is None else digest
         if digest not in self:
             kept = np.ascontiguousarray(array).reshape(array.shape)
             if kept.flags.writeable:

@@ -1,12 +1,13 @@
-"""The machine a program is compiled for: instruction set, memory sizes and measured or imagined rates.
+"""The machine a program is compiled for: instruction set, memory sizes, rates.
 
-A ``Target`` is plain frozen data and a small text file of ``key = value`` lines. The code generator
-reads only the instruction-set half (``triple``, ``cpu``, ``features``, ``vector_bits``,
-``registers``), whose joined text ``isa`` is the part of every object-code cache key; the cost
-models read the rest. ``Target.detect()`` describes the running machine: LLVM names the processor
-and its features, sysfs the caches, and the processor affinity and the cgroup CPU quota (v2
-``cpu.max``, v1 ``cfs_quota_us``) bound the core count. Rates that were not measured are estimated
-from the clock with the peak formula ``lanes * 2 (multiply and add) * pipes * clock``.
+A ``Target`` is plain frozen data and a small text file of ``key = value`` lines; its rates may be
+measured or imagined. The code generator reads only the instruction-set half (``triple``, ``cpu``,
+``features``, ``vector_bits``, ``registers``), whose joined text ``isa`` is part of every object-
+code cache key; the cost models read the rest. ``Target.detect()`` describes the running machine:
+LLVM names the processor and its features, sysfs the caches, and the processor affinity and the
+cgroup CPU quota (v2 ``cpu.max``, v1 ``cfs_quota_us``) bound the core count. Rates that were not
+measured are estimated from the clock with the peak formula ``lanes * 2 (multiply and add) * pipes
+* clock``.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ class Target:
 
     @property
     def isa(self) -> str:
-        """Everything object code depends on, as one line; two targets with equal ``isa`` share code."""
+        """All that object code depends on, as one line; targets of equal ``isa`` share code."""
         return f"{self.triple}/{self.cpu}/{self.vector_bits}/{self.registers}/{self.features}"
 
     @property

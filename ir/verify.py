@@ -12,12 +12,11 @@ from .dims import Expr, free_symbols, is_static, substitute, sym
 from .errors import EvonnxError, VerifyError
 from .graph import Graph, Node, attr_regions, attr_symbols
 from .ops import OPS
+from .ops.base import OPTIONAL
 from .types import DType, TensorType, type_symbols
 
 _AROUND = 4
 """Lines shown before and after a fault."""
-_OPTIONAL = frozenset({"acc"})
-"""Attributes that may be left out."""
 
 
 def verify(graph: Graph, *, outer: frozenset[str] = frozenset()) -> Graph:
@@ -86,7 +85,7 @@ def _node(graph: Graph, node: Node, seen: set[Node], symbols: set[str], bound: s
         raise VerifyError(f"{node.op} takes {op.arity} operands, got {len(node.inputs)}")
     if unknown := sorted(set(node.attrs) - set(op.attrs)):
         raise VerifyError(f"{node.op} has no attribute {', '.join(unknown)}")
-    if missing := sorted(set(op.attrs) - set(node.attrs) - _OPTIONAL):
+    if missing := sorted(set(op.attrs) - set(node.attrs) - OPTIONAL):
         raise VerifyError(f"{node.op} lacks attribute {', '.join(missing)}")
     _types(graph, node)
     _symbols(node, symbols, bound)

@@ -15,8 +15,13 @@ from llvmlite import ir
 
 
 def mark(builder: ir.IRBuilder, access: Any, tag: int) -> Any:
-    """Put a load or store into the scope of ``tag``; returns ``access``."""
+    """Put a load or store into the scope of ``tag``; returns ``access``.
+
+    Under plain ``numba.njit`` nobody calls ``close_scopes``: then nothing is marked.
+    """
     module = builder.module
+    if not hasattr(module, "evonnx_target"):
+        return access
     scopes = getattr(module, "evonnx_scopes", None)
     if scopes is None:
         module.evonnx_scopes = scopes = {}

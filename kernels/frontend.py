@@ -74,7 +74,7 @@ def lower_source(source: str, symbol: str, target: Target, layout: str) -> str:
 
 @contextlib.contextmanager
 def _no_collection() -> Iterator[None]:
-    """Without cyclic garbage collection, which takes half the time: many objects, all short-lived."""
+    """Without cyclic garbage collection: it takes half the time and finds nothing."""
     if not gc.isenabled():
         yield
         return
@@ -356,9 +356,8 @@ class _Lower(lowering.Lower):
             flags: tuple[str, ...] = ("contract",)
         else:
             flags = () if method.endswith(("_", "xor")) else ("nsw",)
-        return getattr(self.builder, method)(a, b, flags=flags) if flags else getattr(
-            self.builder, method
-        )(a, b)
+        keywords = {"flags": flags} if flags else {}  # bit operations take none
+        return getattr(self.builder, method)(a, b, **keywords)
 
     # A range is the struct (start, stop, step); its iterator (pointer to the next index, stop,
     # step, unused), the layouts of Numba's own data models.

@@ -157,10 +157,11 @@ def st(context: Any, p: types.Type, i: types.Type, v: types.Type) -> Any:
     if types.unliteral(v) != wanted:
         raise types_error(f"st to {p} takes {wanted}, not {v}")
 
-    def build(_: Any, builder: ir.IRBuilder, signature: Any, values: list[Any]) -> Any:
+    def build(target: Any, builder: ir.IRBuilder, signature: Any, values: list[Any]) -> Any:
         raw = narrow(builder, values[2], p.dtype)
         store = builder.store(raw, builder.gep(values[0], [values[1]]))
         mark(builder, store, p.tag)
+        return target.get_dummy_value()
 
     return types.void(p, types.int64, wanted), build
 
@@ -172,8 +173,9 @@ def ccall(context: Any, name: types.Type, *args: types.Type) -> Any:
         raise types_error("ccall takes the function's name as a literal string")
     symbol, plain = name.literal_value, tuple(types.unliteral(a) for a in args)
 
-    def build(_: Any, builder: ir.IRBuilder, signature: Any, values: list[Any]) -> Any:
+    def build(target: Any, builder: ir.IRBuilder, signature: Any, values: list[Any]) -> Any:
         call(builder, symbol, ir.VoidType(), values[1:])
+        return target.get_dummy_value()
 
     return types.void(name, *plain), build
 

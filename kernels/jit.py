@@ -117,7 +117,8 @@ def _machine(target: Target) -> llvm.TargetMachine:
                 cpu=target.cpu, features=target.features, opt=3, reloc="pic", codemodel="small"
             )
         except RuntimeError as error:
-            raise CompileError(f"LLVM has no code generator for {target.triple}: {error}") from error
+            message = f"LLVM has no code generator for {target.triple}: {error}"
+            raise CompileError(message) from error
         machine.set_asm_verbosity(False)
         _MACHINES[target.isa] = machine
     return machine
@@ -143,9 +144,9 @@ def _optimize(module: llvm.ModuleRef, target: Target) -> None:
 def _address_mode(module: llvm.ModuleRef, target: Target) -> Iterator[None]:
     """Code generation without loop strength reduction where it has nothing to do.
 
-    The pass takes two thirds of the time of code generation. On x86 an address may be ``base + index
-    * scale``, so it only gains where an innermost loop multiplies integers. LLVM has this switch per
-    process only, so it is set back afterwards.
+    The pass takes up to two thirds of the time of code generation. On x86 an address may be ``base
+    + index * scale``, so it only gains where an innermost loop multiplies integers. LLVM has this
+    switch per process only, so it is set back afterwards.
     """
     if target.arch != "x86_64" or _multiplies_in_loop(str(module)):
         yield

@@ -1,7 +1,7 @@
 """Arithmetic on one LLVM value with Python operators, so that formulas read as formulas.
 
 A ``Lane`` is a scalar (the loop vectorizer turns it into a vector lane, hence the name). Float
-operators carry the flag ``contract`` and nothing else: multiply-adds fuse where the target has them,
+operators carry the flag ``contract`` and nothing else: multiply-adds fuse where the target can,
 but nothing is reordered, so range reductions stay as written. Python numbers become constants of
 the other operand's type.
 """

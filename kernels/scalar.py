@@ -329,9 +329,7 @@ def _emit_python_mod(builder: ir.IRBuilder, result: types.Type, a: Any, b: Any) 
     zero = ir.Constant(rest.type, 0.0)
     mixed = builder.fcmp_ordered("<", builder.fmul(rest, b), zero)
     # Tiny operands: the product may underflow to -0, so compare signs of non-zero remainders.
-    signs = builder.xor(
-        builder.fcmp_ordered("<", rest, zero), builder.fcmp_ordered("<", b, zero)
-    )
+    signs = builder.xor(builder.fcmp_ordered("<", rest, zero), builder.fcmp_ordered("<", b, zero))
     nonzero = builder.fcmp_ordered("!=", rest, zero)
     mixed = builder.or_(mixed, builder.and_(signs, nonzero))
     return builder.select(mixed, builder.fadd(rest, b), rest)

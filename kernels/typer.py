@@ -1,7 +1,7 @@
 """Types of a kernel's names: one forward pass over Numba's IR.
 
-Numba infers types with a constraint network because a Python name may change its type and a loop may
-feed a type back. In generated source a name keeps one type and is defined before it is used, in
+Numba infers types with a constraint network because a Python name may change its type and a loop
+may feed a type back. In generated source a name keeps one type and is defined before it is used, in
 program order, so the first definition decides and every later one is checked against it. How
 operators and functions are typed is still asked of Numba's typing context, once per combination of
 argument types in a process; words answer for themselves.
@@ -131,7 +131,7 @@ class _Typer:
     def _resolve(self, function: Any, kinds: tuple[types.Type, ...]) -> Any:
         """Signature of a word, an operator or one of Numba's functions."""
         plain = tuple(types.unliteral(k) for k in kinds)
-        templates = getattr(function, "templates", ())
+        templates: Any = getattr(function, "templates", ())
         if len(templates) == 1 and issubclass(templates[0], _IntrinsicTemplate):
             return _resolve_word(self.context, function, templates[0], kinds)
         found = self.context.resolve_function_type(function, plain, {})
@@ -142,7 +142,7 @@ class _Typer:
         return found
 
 
-_STEPS = {
+_STEPS: dict[str, tuple[Any, Any]] = {
     "getiter": (_RANGE, _RANGE_ITERATOR),
     "iternext": (_RANGE_ITERATOR, _PAIR),
     "pair_first": (_PAIR, types.int64),
@@ -155,13 +155,13 @@ _STEPS = {
 def _resolve_word(context: Any, function: Any, template: Any, kinds: tuple[Any, ...]) -> Any:
     if not template.prefer_literal:
         kinds = tuple(types.unliteral(k) for k in kinds)
+    shown = f"{template.key.__name__} does not take ({', '.join(map(str, kinds))})"
     try:
         typed = template._definition_func(context, *kinds)
     except TypeError as error:  # wrong number of arguments
-        raise errors.TypingError(str(error)) from error
+        raise errors.TypingError(shown) from error
     if typed is None:
-        shown = ", ".join(map(str, kinds))
-        raise errors.TypingError(f"{template.key.__name__} does not take ({shown})")
+        raise errors.TypingError(shown)
     found, build = typed
     BUILDERS[function, found.args] = build
     return found
@@ -172,7 +172,5 @@ def is_literal_range(value: Any) -> bool:
     return isinstance(value, numba_ir.Const) and type(value.value) is int
 
 
-INPLACE = {
-    getattr(operator, f"i{name}"): getattr(operator, name) for name in ("add", "sub", "mul")
-}
+INPLACE = {getattr(operator, f"i{name}"): getattr(operator, name) for name in ("add", "sub", "mul")}
 """``a += b`` as the operator it stands for."""

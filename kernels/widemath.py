@@ -15,6 +15,8 @@ Coefficients are our own fits (Lawson's iteration with 50 digits).
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from llvmlite import ir
 
 from .lanes import Lane, horner
@@ -282,9 +284,7 @@ def _reduce_large(x: Lane) -> tuple[Lane, Lane]:
     words = _digits(x.b, skip.logical_shift(6))
     shift = skip & 63
     back = shift ^ 63
-    w0, w1, w2 = (
-        (a << shift) | b.logical_shift(1).logical_shift(back) for a, b in zip(words, words[1:])
-    )
+    w0, w1, w2 = ((a << shift) | b.logical_shift(1).logical_shift(back) for a, b in pairwise(words))
     m = (bits & 0xFFFFFFFFFFFFF) | 0x10000000000000
     # 128 bits of m * (w0 w1 w2), the top two of them the quadrant.
     low = w1 * m + _high_product(w2, m)
@@ -439,7 +439,7 @@ def _two_sum(a: Lane, b: Lane) -> tuple[Lane, Lane]:
 
 
 def _log_pair(x: Lane) -> tuple[Lane, Lane]:
-    """log x of a positive finite number as a sum of two float64, about 2^-66 accurate."""
+    """Logarithm of a positive finite number as a sum of two float64, about 2^-66 accurate."""
     n, f = _normalize(x)
     bottom = f + 2.0
     _, bottom_low = _two_sum(f.like(2.0), f)
@@ -483,4 +483,3 @@ def pow64(x: Lane, y: Lane) -> Lane:
     corrected = (power < float("inf")).choose(corrected, power)
     plain = exp64(y * log64(size))  # zero, infinity and NaN
     return _pow_domain(x, y, usable.choose(y.isnan().choose(y, corrected), plain))
-

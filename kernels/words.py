@@ -62,9 +62,9 @@ def simple(
     type, *values)`` its code. Literal types arrive widened.
     """
 
-    def define(context: Any, *args: types.Type) -> Any:
+    def type_it(*args: types.Type) -> Any:
         plain = tuple(types.unliteral(a) for a in args)
-        result = pick(*plain) if len(plain) == arity else None
+        result = pick(*plain)
         if result is None:
             return None
 
@@ -73,6 +73,18 @@ def simple(
 
         return result(*plain), build
 
+    # Numba reads the number of arguments off the function.
+    def one(context: Any, a: types.Type) -> Any:
+        return type_it(a)
+
+    def two(context: Any, a: types.Type, b: types.Type) -> Any:
+        return type_it(a, b)
+
+    def three(context: Any, a: types.Type, b: types.Type, c: types.Type) -> Any:
+        return type_it(a, b, c)
+
+    forms: dict[int, Callable[..., Any]] = {1: one, 2: two, 3: three}
+    define = forms[arity]
     define.__name__ = define.__qualname__ = name
     define.__doc__ = doc
     word(define)

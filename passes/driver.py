@@ -42,12 +42,21 @@ WEIGHTS: dict[str, int] = {
 """Weight of one node in ``op_weight``; 10 where not listed."""
 
 
+_PASSED = frozenset(
+    {"reshape", "transpose", "expand", "slice", "concat", "pad", "neg", "cast", "not", "abs"}
+)
+
+
 def op_weight(graph: Graph) -> float:
-    """The default measure: a weight per node, higher for ops that rules replace by simpler ones;
-    operands and reduced axes count a little, so that dropping one is progress, too."""
+    """The default measure: a weight per node, higher for ops that rules replace by simpler ones.
+    Operands and reduced axes count a little, operands that were only moved or negated a little
+    more, so that reading past such an op is progress even where others keep it alive."""
     total = 0.0
     for node in graph.nodes:
-        total += WEIGHTS.get(node.op, 10) + 0.01 * len(node.inputs)
+        total += WEIGHTS.get(node.op, 10)
+        for v in node.inputs:
+            if v is not None:
+                total += 0.05 if v.node.op in _PASSED else 0.01
         if node.op == "reduce":
             total += 0.01 * len(node.attrs["axes"])
     return total

@@ -29,8 +29,9 @@ RAMP = 64 << 10
 _NEVER = frozenset({"random", "control", "host", "dynamic"})
 
 
-def refusal_to_fold(node: Node, cap: int = CAP) -> str | None:
-    """Why a node with constant operands is not to be evaluated, or None."""
+def refusal_to_fold(node: Node, cap: int = CAP, grow: bool = False) -> str | None:
+    """Why a node with constant operands is not to be evaluated, or None; with ``grow`` the result
+    may be any times larger than its operands, up to the cap."""
     op = lookup(node.op)
     if op.traits & _NEVER or node.op in ("input", "const", "dims"):
         return f"{node.op} is not a function of its operands"
@@ -49,9 +50,13 @@ def refusal_to_fold(node: Node, cap: int = CAP) -> str | None:
     if size > cap:
         return f"the result has {size} bytes, more than {cap}"
     free = TINY if op.has("movement") or not node.inputs else SMALL
-    if size > free and size > FACTOR * source:
+    if not grow and size > free and size > FACTOR * source:
         return f"the result has {size} bytes, its operands {source}"
     return None
+
+
+LOAD_CAP = 1 << 29
+"""Most bytes of one result that ``fold:all`` computes."""
 
 
 def is_known(value: Value | None) -> bool:

@@ -16,7 +16,7 @@ from ..ir.graph import Builder, Graph, Node, Value
 from ..ir.ops import lookup
 from ..ir.types import BOOL, I64, TensorType
 from .driver import carry
-from .evaluate import evaluate_node, is_known, refusal_to_fold
+from .evaluate import CAP, LOAD_CAP, evaluate_node, is_known, refusal_to_fold
 from .facts import Refusal, scalar_of
 
 SYMBOLIC_LIMIT = 64
@@ -24,15 +24,17 @@ SYMBOLIC_LIMIT = 64
 _SOURCES = frozenset({"input", "const", "dims", "iota", "bind"})
 
 
-def fold(graph: Graph, fired: Counter[str] | None = None) -> Graph:
-    """``graph`` with constant subgraphs evaluated; counts go into ``fired``."""
+def fold(graph: Graph, fired: Counter[str] | None = None, everything: bool = False) -> Graph:
+    """``graph`` with constant subgraphs evaluated; counts go into ``fired``. With ``everything``
+    (the last step before scheduling) results may outgrow their operands: what is constant is
+    computed once, when the model is compiled, and not in every call."""
     builder = Builder(graph.constants)
     for v in graph.inputs:
         builder.adopt(v.node)
     mapping: dict[Value, Value] = {}
     changes = 0
     for node in graph.nodes:
-        outs = _folded(builder, node, mapping)
+        outs = _folded(builder, node, mapping, everything)
         if outs is None:
             carry(builder, node, mapping)
             continue
@@ -47,7 +49,7 @@ def fold(graph: Graph, fired: Counter[str] | None = None) -> Graph:
 
 
 def _folded(
-    builder: Builder, node: Node, mapping: dict[Value, Value]
+    builder: Builder, node: Node, mapping: dict[Value, Value], everything: bool
 ) -> tuple[Value, ...] | None:
     """Replacements of the node's outputs, or None where it stays."""
     if node.op in _SOURCES and node.op != "iota":
@@ -57,7 +59,7 @@ def _folded(
         return _known_branch(builder, node, inputs)
     if all(is_known(v) for v in inputs) and not _large_ramp(node):
         here = Node(node.op, tuple(inputs), node.attrs, node.types)
-        if refusal_to_fold(here) is None:
+        if refusal_to_fold(here, LOAD_CAP if everything else CAP, everything) is None:
             try:
                 results = evaluate_node(here, builder.constants)
             except Refusal:

@@ -8,7 +8,8 @@ from .facts import scalar_of
 
 def strip_scale(constants: Constants, value: Value) -> tuple[float, Value, list[Node]]:
     """(c, v, nodes) with ``value == c * v``: the constant factors at the top of a product."""
-    number, nodes = 1.0, []
+    number = 1.0
+    nodes: list[Node] = []
     while True:
         node = value.node
         if not value.dtype.is_float or node.op not in ("mul", "div", "neg"):

@@ -20,7 +20,7 @@ RECOGNIZE: tuple[Rule, ...] = (*norms.RULES, *activations.RULES, *attention.RULE
 
 
 def _fold(graph: Graph, fired: Counter[str], options: Sequence[str]) -> Graph:
-    return fold_pass.fold(graph, fired)
+    return fold_pass.fold(graph, fired, "all" in options)
 
 
 def _dce(graph: Graph, fired: Counter[str], options: Sequence[str]) -> Graph:
@@ -44,7 +44,8 @@ def _expand(graph: Graph, fired: Counter[str], options: Sequence[str]) -> Graph:
 
 
 _ALL: tuple[Pass, ...] = (
-    GraphPass("fold", _fold, "evaluates constant subgraphs and shape arithmetic, within bounds"),
+    GraphPass("fold", _fold, "evaluates constant subgraphs and shape arithmetic, within bounds",
+              options=("all",)),
     GraphPass("dce", _dce, "drops dead and duplicate nodes"),
     RulePass("canon", CANON, "arithmetic identities; cast, transpose, reshape, slice chains"),
     RulePass("fuse_affine", convolution.RULES, "constant scales and offsets into conv and dot"),

@@ -19,6 +19,7 @@ from .context import Ctx, Region
 from .graphs import Importer
 from .model import Model, read
 from .registry import lowering
+from .sharing import share
 from .types import SizeNames
 
 for _module in sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name.startswith("ops_")):
@@ -43,8 +44,16 @@ def import_model(
     model's folder, ``LimitError`` for declared sizes or nesting beyond any machine, and
     ``UnsupportedError``, whose ``gaps`` lists everything that is missing."""
     source = read(model)
+    given = {*(shapes or {}), *(constants or {})}
+
+    def attempt(names: SizeNames) -> Graph:
+        return Importer(source, names, shapes, constants).run()
+
     try:
-        return Importer(source, SizeNames(sizes), shapes, constants).run()
+        names = SizeNames(sizes, share(source.proto.graph, given, attempt))
+        graph = attempt(names)
+        names.check_used()
+        return graph
     except UnsupportedError as error:
         if not error.gaps:
             raise

@@ -16,14 +16,14 @@ import onnx
 from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto
 
 from ...ir.errors import EvonnxError, Gap, LimitError, ModelError, UnsupportedError, quote
-from ...ir.graph import Builder, Constants, Graph, Value
+from ...ir.graph import Builder, Graph, Value
 from ...ir.types import TensorType, Type
 from .context import Ctx, Region, node_name, op_title
 from .model import MAX_NESTING, Source, canonical_domain, read_opsets, subgraphs
 from .registry import find_lowering
 from .scope import Poisoned, Scope, ordered
 from .signature import Signature, check_node, function_body, signature
-from .tensors import check_size, dtype_of, sparse_to_array, to_constant
+from .tensors import check_size, dtype_of, load_constants, sparse_to_array
 from .tidy import tidy
 from .types import SizeNames, input_type
 
@@ -55,7 +55,7 @@ class Importer:
         self.source, self.sizes = source, sizes
         self.shapes = dict(shapes or {})
         self.fixed = dict(fixed or {})
-        self.constants = Constants()
+        self.constants = source.constants
         self.gaps: list[Gap] | None = [] if collect else None
         self._depth = 0
 
@@ -85,7 +85,7 @@ class Importer:
         unknown = sorted({*self.shapes, *self.fixed} - {i.name for i in graph.input})
         if unknown:
             raise ModelError(f"the model has no input {quote(unknown[0])}")
-        self._body(graph, frame)
+        self._body(graph, frame, main=True)
         outputs = self._outputs(graph, scope)
         return b.build(outputs)
 
@@ -128,18 +128,30 @@ class Importer:
             outputs.append((info.name, value))
         return outputs
 
-    def _body(self, graph: GraphProto, frame: Frame) -> None:
+    def _body(self, graph: GraphProto, frame: Frame, main: bool = False) -> None:
         scope = frame.scope
-        for t in graph.initializer:
-            if not t.name or scope.values.get(t.name) is not None:
-                raise ModelError(f"initializer {quote(t.name)} has no name of its own")
-            scope.values[t.name] = to_constant(t, scope.b, self.source.files)
+        for name, (digest, type_) in self._initializers(graph, main):
+            if not name or name in scope.values:
+                raise ModelError(f"initializer {quote(name)} has no name of its own")
+            scope.values[name] = scope.b.const_ref(digest, type_)
         for s in graph.sparse_initializer:
             if not s.values.name or s.values.name in scope.values:
                 raise ModelError(f"initializer {quote(s.values.name)} has no name of its own")
             array = sparse_to_array(s, self.source.files)
             scope.values[s.values.name] = scope.b.const(array)
         self._nodes(graph.node, frame)
+
+    def _initializers(
+        self, graph: GraphProto, main: bool
+    ) -> list[tuple[str, tuple[str, TensorType]]]:
+        """(name, (digest, type)) of the initializers; those of the main graph are read once."""
+        tensors = list(graph.initializer)
+        if not main:
+            loaded = load_constants(tensors, self.constants, self.source.files)
+            return [(t.name, entry) for t, entry in zip(tensors, loaded, strict=True)]
+        if self.source.initializers is None:
+            self.source.initializers = load_constants(tensors, self.constants, self.source.files)
+        return [(t.name, e) for t, e in zip(tensors, self.source.initializers, strict=True)]
 
     def _nodes(self, nodes: Sequence[NodeProto], frame: Frame) -> None:
         self._depth += 1

@@ -17,6 +17,8 @@ from google.protobuf.message import DecodeError
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto
 
 from ...ir.errors import LimitError, ModelError, UnsupportedError, quote
+from ...ir.graph import Constants
+from ...ir.types import TensorType
 from .external import ExternalFiles
 
 Model = Union[str, "os.PathLike[str]", bytes, ModelProto]
@@ -38,6 +40,10 @@ class Source:
     opsets: dict[str, int]
     functions: dict[tuple[str, str, str], FunctionProto] = field(default_factory=dict)
     """Functions of the model by (domain, name, overload)."""
+    constants: Constants = field(default_factory=Constants)
+    """Arrays of the initializers, shared by all imports of this source."""
+    initializers: list[tuple[str, TensorType]] | None = None
+    """(digest, type) of each initializer of the main graph, once they have been read."""
 
 
 def canonical_domain(domain: str) -> str:

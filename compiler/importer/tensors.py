@@ -6,13 +6,17 @@ are packed two to a byte, the low half first (ONNX IR specification, "Tensors").
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from onnx import SparseTensorProto, TensorProto
 
 from ...ir.errors import LimitError, ModelError, UnsupportedError, quote
+from ...ir.graph import Constants
 from ...ir.types import (
     BF16,
     BOOL,
@@ -41,7 +45,6 @@ from ...ir.types import (
 )  # fmt: skip
 
 if TYPE_CHECKING:
-    from ...ir.graph import Builder, Value
     from .external import ExternalFiles
 
 DTYPE_OF: dict[int, DType] = {
@@ -58,6 +61,9 @@ DTYPE_OF: dict[int, DType] = {
 
 MAX_BYTES = 1 << 38
 """Largest tensor a model may declare (256 GiB); more is a broken or hostile file."""
+
+_PARALLEL_BYTES = 1 << 24
+"""Digesting releases the interpreter lock: from this size on threads pay."""
 
 _MAX_DENSE = 1 << 32
 """Bytes that a sparse tensor may take when dense: its size is not backed by data in the file."""
@@ -184,16 +190,34 @@ def _typed_field(proto: TensorProto, type_: TensorType, n: int, what: str) -> np
     return flat.reshape(type_.shape)  # type: ignore[arg-type]
 
 
-def to_constant(proto: TensorProto, b: Builder, files: ExternalFiles | None) -> Value:
-    """A ``const`` node of the tensor; large external data stays on disk until it is used."""
+def load_constants(
+    protos: Sequence[TensorProto], constants: Constants, files: ExternalFiles
+) -> list[tuple[str, TensorType]]:
+    """Puts tensors into the table; (digest, type) of each. Large external data stays on disk
+    until it is used; large inline data is digested on several threads."""
     from .external import eager
 
-    if proto.data_location == TensorProto.EXTERNAL and files is not None:
-        type_ = tensor_type(proto)
-        if not eager(type_):
-            digest, load = files.tensor(proto.name, external_entries(proto), type_)
-            return b.const_ref(b.constants.add_lazy(digest, load), type_)
-    return b.const(to_array(proto, files))
+    found: list[tuple[str, TensorType]] = []
+    arrays: list[tuple[int, np.ndarray]] = []
+    for i, proto in enumerate(protos):
+        if proto.data_location == TensorProto.EXTERNAL:
+            type_ = tensor_type(proto)
+            if not eager(type_):
+                digest, load = files.tensor(proto.name, external_entries(proto), type_)
+                found.append((constants.add_lazy(digest, load), type_))
+                continue
+        array = to_array(proto, files)
+        found.append(("", TensorType(DType.of(array.dtype), array.shape)))
+        arrays.append((i, array))
+    total = sum(a.nbytes for _, a in arrays)
+    if total < _PARALLEL_BYTES:
+        digests = [Constants.digest_of(a) for _, a in arrays]
+    else:
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            digests = list(pool.map(Constants.digest_of, (a for _, a in arrays)))
+    for (i, array), digest in zip(arrays, digests, strict=True):
+        found[i] = (constants.add(array, digest), found[i][1])
+    return found
 
 
 def sparse_to_array(proto: SparseTensorProto, files: ExternalFiles | None = None) -> np.ndarray:

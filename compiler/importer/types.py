@@ -25,25 +25,51 @@ _RESERVED = frozenset({"max", "min", "bcast"})
 _MAX_RANK = 64
 
 
+Occurrence = tuple[str, int]
+"""(input, axis) where a size name stands."""
+
+
 class SizeNames:
     """Symbols of one model's named sizes."""
 
-    def __init__(self, fixed: Mapping[str, int] | None = None) -> None:
+    def __init__(
+        self,
+        fixed: Mapping[str, int] | None = None,
+        groups: Mapping[tuple[str, Occurrence], int] | None = None,
+    ) -> None:
         self.fixed = dict(fixed or {})
         """Sizes the caller fixed, by the model's own name or the symbol's."""
-        self.symbols: dict[str, str] = {}
-        """Symbol of each name that the model uses."""
+        self.groups = dict(groups or {})
+        """Occurrences of a name that are sizes of their own, by group; see ``sharing``."""
+        self.symbols: dict[tuple[str, int], str] = {}
+        """Symbol of each name (and group) that the model uses."""
         self._taken: set[str] = set()
 
-    def dim(self, param: str) -> Dim:
-        """The size called ``param`` in the model."""
-        name = self.symbols.get(param)
+    def symbol(self, param: str, at: Occurrence | None = None) -> str:
+        """The symbol's name of the size called ``param`` in the model."""
+        key = (param, 0 if at is None else self.groups.get((param, at), 0))
+        name = self.symbols.get(key)
         if name is None:
             name = self._identifier(param)
-            self.symbols[param] = name
+            self.symbols[key] = name
             self._taken.add(name)
+        return name
+
+    def dim(self, param: str, at: Occurrence | None = None) -> Dim:
+        """The size called ``param`` in the model, or what the caller fixed it to."""
+        name = self.symbol(param, at)
         value = self.fixed.get(param, self.fixed.get(name))
         return sym(name) if value is None else value
+
+    def check_used(self) -> None:
+        """Raises ``ModelError`` for a fixed size that the model does not name."""
+        known = {p for p, _ in self.symbols} | set(self.symbols.values())
+        unknown = sorted(set(self.fixed) - known)
+        if unknown:
+            raise ModelError(
+                f"sizes: the model has no size {quote(unknown[0])}; there are "
+                + (", ".join(quote(p) for p in sorted(p for p, _ in self.symbols)) or "none")
+            )
 
     def _identifier(self, param: str) -> str:
         stem = re.sub(r"[^A-Za-z0-9_]+", "_", param)[:40].strip("_") or "d"
@@ -92,7 +118,7 @@ def _tensor(
         if kind == "dim_value" and d.dim_value >= 0:
             shape.append(d.dim_value)
         elif kind == "dim_param" and d.dim_param:
-            shape.append(sizes.dim(d.dim_param))
+            shape.append(sizes.dim(d.dim_param, (name, axis)))
         else:
             shape.append(b.fresh(f"{name[:40]}_{axis}"))
     result = TensorType(dtype, tuple(shape))

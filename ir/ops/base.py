@@ -58,7 +58,7 @@ class OpDef:
     doc: str = ""
     """One line for people."""
     attrs: tuple[str, ...] = field(default=())
-    """Names of the attributes, all required unless the declaration says otherwise."""
+    """Names of the attributes; all but those in ``OPTIONAL`` are required."""
     work_fn: Callable[[tuple[Any, ...], Attributes, tuple[Any, ...]], Work] | None = None
     """C and D where the general rule does not fit (recurrences, trees)."""
 
@@ -100,6 +100,9 @@ class OpDef:
             )
         return Work(points * self.flops_per_element, nbytes)
 
+
+OPTIONAL = frozenset({"acc", "safe"})
+"""Attributes that may be left out: the accumulator's dtype, attention's care for empty rows."""
 
 OPS: dict[str, OpDef] = {}
 """The table."""

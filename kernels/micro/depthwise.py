@@ -157,9 +157,7 @@ def window_text(
                 at = code.at(kind, at, "%ldw")
             for column in range((mr - 1) * stride + kw):
                 users = [
-                    (r, column - r * stride)
-                    for r in range(mr)
-                    if 0 <= column - r * stride < kw
+                    (r, column - r * stride) for r in range(mr) if 0 <= column - r * stride < kw
                 ]
                 xs = [access.load(pixel, v) for v in range(vectors)] if users else []
                 for r, kx in users:

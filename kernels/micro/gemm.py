@@ -1,10 +1,10 @@
 """Indirect GEMM tiles: the contraction inside matrix products and convolutions.
 
-One call computes ``C[r, :] = sum over taps t and k of A_t[r, k] B[t, k, :]`` for ``mr`` rows and one
-panel of ``nr`` columns. A row of A is reached through a table of addresses (M. Dukhan, "The Indirect
-Convolution Algorithm", 2019): for a matrix product there is one tap whose addresses are rows; for a
-convolution over channels-last images there is one tap per kernel element, and a row is the
-channels of one input pixel (a row of zeros outside the image). So no im2col is ever written.
+One call computes ``C[r, :] = sum over taps t and k of A_t[r, k] B[t, k, :]`` for ``mr`` rows and
+one panel of ``nr`` columns. A row of A is reached through a table of addresses (M. Dukhan, "The
+Indirect Convolution Algorithm", 2019): for a matrix product there is one tap whose addresses are
+rows; for a convolution over channels-last images there is one tap per kernel element, and a row is
+the channels of one input pixel (zeros outside the image). So no im2col is ever written.
 
 The ``mr * nv`` accumulator vectors stay in registers over all taps and k (K. Goto and R. van de
 Geijn, 2008): each step loads ``nv`` vectors of the packed panel and broadcasts ``mr`` scalars. Tile
@@ -53,9 +53,7 @@ def igemm_text(
 
     def step(k: str, panel: str, rows: list[str], acc: Carried, which: int) -> None:
         """One k: ``acc`` of set ``which`` in place."""
-        bs = [
-            code.load(vector, code.at(kind, panel, v * width), size) for v in range(nv)
-        ]
+        bs = [code.load(vector, code.at(kind, panel, v * width), size) for v in range(nv)]
         index = code.let(f"mul nsw i64 {k}, %ldk") if strided else k
         for r in range(mr):
             a = code.splat(kind, width, code.load(kind, code.at(kind, rows[r], index), size))

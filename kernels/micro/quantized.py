@@ -1,7 +1,7 @@
 """Exact integer GEMM tile: ``C[r, :] = sum over taps and k of A_t[r, k] B[t, k, :]`` in 32 bits.
 
-A holds unsigned bytes, B signed bytes, C wraps in int32; rows come through a table of addresses as in
-``gemm``. Other signedness is a shift of zero points by 128, which the caller folds into the
+A holds unsigned bytes, B signed bytes, C wraps in int32; rows come through a table of addresses as
+in ``gemm``. Other signedness is a shift of zero points by 128, which the caller folds into the
 correction it makes for them anyway: with ``flip`` the tile reads signed bytes and adds 128 to each
 (an exclusive or of the sign bit), and unsigned weights are packed as ``b - 128``.
 

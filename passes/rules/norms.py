@@ -31,7 +31,8 @@ def ones_for(b: Builder, x: Value, axes: tuple[int, ...]) -> Value:
     count = product(shape)
     if not isinstance(count, int) or count > 1 << 16:
         return b.const(1.0, x.dtype)
-    return b.const(np.ones([int(str(d)) for d in shape], dtype=x.dtype.np))
+    sizes = [d for d in shape if isinstance(d, int)]
+    return b.const(np.ones(sizes, dtype=x.dtype.np))
 
 
 def _one_axis(m: Match) -> Answer:

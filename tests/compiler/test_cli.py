@@ -299,6 +299,7 @@ def test_made_up_feeds() -> None:
     np.testing.assert_array_equal(alone["x"], feeds["x"])
     with pytest.raises(FeedError, match="'N'"):
         random_feeds(types)
+    assert random_feeds(types, others=4)["x"].shape == (4, 3)
 
 
 def test_feeds_from_text(tmp_path: Path) -> None:
@@ -308,6 +309,12 @@ def test_feeds_from_text(tmp_path: Path) -> None:
     assert feeds["a=b"].tolist() == [7] * 5  # N was measured on the array of "a"
     write_arrays(tmp_path / "all.npz", {"a": np.ones(2, np.float32), "file": np.ones(1)})
     assert read_feeds([str(tmp_path / "all.npz")], types, {}, 0)["file"].shape == (1,)
+    text = np.array(["a", "bc"], dtype=object)
+    write_arrays(tmp_path / "text.npy", {"t": text})
+    assert np.load(tmp_path / "text.npy").tolist() == ["a", "bc"]
+    for path, arrays in (("a.txt", {}), ("a.npy", {"a": text, "b": text}), ("a.npz", {"a": [1]})):
+        with pytest.raises(FeedError):
+            write_arrays(tmp_path / path, arrays)
     for bad in ("c=1", "a=word", "a=absent.npy", "absent.npz"):
         with pytest.raises(FeedError):
             read_feeds([bad], types, {"N": 1}, 0)

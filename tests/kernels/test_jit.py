@@ -73,9 +73,7 @@ def test_vector_width_and_no_overlap_checks():
     avx2 = jit.asm(TWO_LOOPS, "k", Target.named("avx2"))
     assert "ymm" in avx2
     assert "zmm" not in avx2
-    text = jit.optimized_ir(
-        jit.lower(TWO_LOOPS, "k", Target.named("avx2")), Target.named("avx2")
-    )
+    text = jit.optimized_ir(jit.lower(TWO_LOOPS, "k", Target.named("avx2")), Target.named("avx2"))
     assert "vector.body" in text
     assert "memcheck" not in text
 
@@ -178,6 +176,28 @@ def test_target_text():
         assert Target.parse(str(target)) == target
     with pytest.raises(KeyError):
         Target.named("pentium")
+
+
+def test_source_is_plain_numba():
+    """The same source compiles under ``numba.cfunc``, whatever our shortcuts do."""
+    import ctypes
+
+    import numba
+    from numba import types
+
+    from evonnx.kernels import words
+
+    namespace = dict(words.load())
+    exec(TWO_LOOPS.replace("a * ld(y, i) + a", "exp(a) * ld(y, i) + fmax(a, f32(0))"), namespace)
+    pointer = types.CPointer(types.int64)
+    signature = types.void(pointer, pointer, types.int64, types.int64)
+    kernel = numba.cfunc(signature)(namespace["kernel"])
+    x, y = rng.random((7, 37), np.float32), rng.random(37, np.float32)
+    out = np.zeros_like(x)
+    buffers, params = np.array([v.ctypes.data for v in (x, y, out)]), np.array([37])
+    kind = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 4)
+    kind(kernel.address)(buffers.ctypes.data, params.ctypes.data, 0, 7)
+    np.testing.assert_allclose(out, (np.exp(x) * y + x) * y, rtol=1e-5)
 
 
 # --- words ----------------------------------------------------------------------------------------

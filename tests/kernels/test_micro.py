@@ -107,7 +107,9 @@ def test_igemm_i8(target, call_micro, flip):
         tile = micro.igemm_i8(target, mr, None, flip)
         call = call_micro(tile)
         for taps, k in ((0, 4), (1, 1), (1, 3), (3, 5), (9, 64), (1, 1000)):
-            stored = rng.integers(low, high, taps * mr * k + 4).astype(np.int8 if flip else np.uint8)
+            stored = rng.integers(low, high, taps * mr * k + 4).astype(
+                np.int8 if flip else np.uint8
+            )
             stored[:k] = low if flip else high - 1
             a = stored[:-4].reshape(taps, mr, k)
             w = rng.integers(-128, 128, (taps, k, tile.nr)).astype(np.int8)

@@ -17,7 +17,7 @@ X[1, 2, 3] = np.nan
 CLEAN = np.round(np.nan_to_num(X) * 3)
 
 
-@pytest.mark.parametrize(("axis", "largest"), itertools.product(range(3), (True, False)))
+@pytest.mark.parametrize(("axis", "largest"), list(itertools.product(range(3), (True, False))))
 @pytest.mark.parametrize("dtype", ["f4", "f8", "f2", "i8", "u1", "u8", "i2"])
 def test_topk(opaque: Any, axis: int, largest: bool, dtype: str) -> None:
     x = (X if dtype[0] == "f" else CLEAN + 20).astype(dtype)
@@ -31,7 +31,7 @@ def test_topk_breaks_ties_by_position(opaque: Any) -> None:
         opaque.check("topk", [x], axis=0, k=8, largest=largest, sorted=True)
 
 
-@pytest.mark.parametrize(("axis", "last"), itertools.product(range(3), (True, False)))
+@pytest.mark.parametrize(("axis", "last"), list(itertools.product(range(3), (True, False))))
 @pytest.mark.parametrize("op", ["argmax", "argmin"])
 def test_arg_extremes(opaque: Any, op: str, axis: int, last: bool) -> None:
     attrs = {"axis": axis, "keepdims": True, "select_last": last}
@@ -43,7 +43,7 @@ def test_arg_extremes(opaque: Any, op: str, axis: int, last: bool) -> None:
 
 
 @pytest.mark.parametrize("kind", ["sum", "prod"])
-@pytest.mark.parametrize(("exclusive", "reverse"), itertools.product((False, True), repeat=2))
+@pytest.mark.parametrize(("exclusive", "reverse"), list(itertools.product((False, True), repeat=2)))
 def test_cumulate(opaque: Any, kind: str, exclusive: bool, reverse: bool) -> None:
     for axis in range(3):
         attrs = {"kind": kind, "axis": axis, "exclusive": exclusive, "reverse": reverse}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from evonnx.ir.errors import ModelError
+from evonnx.ir.graph import Graph
 from evonnx.ir.interp import run
 from evonnx.ir.verify import verify
 from evonnx.passes.driver import apply, op_weight
@@ -64,6 +66,11 @@ def test_rule(name: str) -> None:
             continue
         verify(after)
         assert op_weight(after) < op_weight(graph), f"{rule} does not lower the measure"
+        if rule.shared:  # ... not even where all parts of the match are used elsewhere
+            outputs = [(f"y{k}", n.out) for k, n in enumerate(match.nodes)]
+            kept = Graph(graph.inputs, outputs, graph.nodes, graph.constants)
+            again, _ = apply(kept, [replace(match, graph=kept)])
+            assert op_weight(again) < op_weight(kept), f"{rule} does not pay with shared parts"
         wide = not rule.exact
         feeds = {v.node.attrs["name"]: feeds[v.node.attrs["name"]] for v in graph.inputs}
         try:

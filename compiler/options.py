@@ -1,0 +1,150 @@
+"""The arguments of ``compile``, checked: each function answers the value to use or raises.
+
+What a caller got wrong is an ``OptionError`` (a schedule: ``ScheduleError``), raised before any
+work is done, that names the argument, what was given and what would do.
+"""
+
+from __future__ import annotations
+
+import operator
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..ir.errors import OptionError, ParseError, ScheduleError, quote
+from ..ir.graph import Graph
+from ..ir.schedule import Group, Schedule, check_order, parse_schedule
+from ..ir.target import Target
+from ..runtime.cache import ObjectCache
+from ..search.legality import implementation
+
+MAX_THREADS = 1024
+"""More threads than this are taken for a mistake."""
+
+Pathlike = str | os.PathLike[str]
+
+
+def target_of(given: object) -> Target:
+    """A ``Target``, from itself, the name of a preset, or the path of a target file."""
+    if isinstance(given, Target):
+        found = given
+    elif isinstance(given, (str, os.PathLike)):
+        found = _named_target(given)
+    else:
+        raise OptionError(f"target: a name, a file or a Target, not {type(given).__name__}")
+    if not found.runs_here():
+        raise OptionError(f"target {quote(found.name)} ({found.isa[:80]}) needs instructions that "
+                          "this machine lacks: code for it could not be run here")
+    return found
+
+
+def _named_target(given: Pathlike) -> Target:
+    path = Path(given)
+    if path.suffix or path.is_file():
+        try:
+            return Target.parse(path.read_text("utf-8"))
+        except OSError as error:
+            raise OptionError(f"target file {quote(given)}: {error.strerror}") from None
+        except (ParseError, UnicodeDecodeError) as error:
+            raise OptionError(f"target file {quote(given)}: {error}") from None
+    try:
+        return Target.named(str(given))
+    except KeyError as error:
+        raise OptionError(f"target: {error.args[0]}, or the path of a target file") from None
+
+
+def threads_of(given: object) -> int | None:
+    """A number of threads; None stays None (the cores this process may use)."""
+    if given is None:
+        return None
+    try:
+        if isinstance(given, bool):
+            raise TypeError
+        count = operator.index(given)  # type: ignore[arg-type]
+    except TypeError:
+        raise OptionError(f"threads: a whole number, not {quote(given)}") from None
+    if not 1 <= count <= MAX_THREADS:
+        raise OptionError(f"threads: 1 to {MAX_THREADS}, not {count}")
+    return count
+
+
+def cache_of(given: object) -> ObjectCache | None:
+    """The object cache: True the default folder, False none, a path that folder."""
+    if given is True:
+        return ObjectCache()
+    if given is False or given is None:
+        return None
+    if not isinstance(given, (str, os.PathLike)):
+        raise OptionError(f"cache: True, False or a folder, not {type(given).__name__}")
+    if Path(given).is_file():
+        raise OptionError(f"cache: {quote(given)} is a file, not a folder")
+    return ObjectCache(Path(given))
+
+
+def sizes_of(given: Mapping[str, Any] | None) -> dict[str, int] | None:
+    """Fixed sizes by name, as plain integers."""
+    return None if given is None else {str(k): _size(v, "sizes", k) for k, v in given.items()}
+
+
+def shapes_of(given: Mapping[str, Sequence[Any]] | None) -> dict[str, list[int | str]] | None:
+    """Shapes of inputs by name: integers, or names of symbolic sizes."""
+    if given is None:
+        return None
+    found: dict[str, list[int | str]] = {}
+    for name, shape in given.items():
+        if isinstance(shape, (str, int)):
+            raise OptionError(f"shapes[{quote(name)}]: a list of sizes and names, not {shape!r}")
+        found[name] = [d if isinstance(d, str) else _size(d, "shapes", name) for d in shape]
+    return found
+
+
+def _size(given: Any, what: str, name: object) -> int:
+    try:
+        if isinstance(given, bool):
+            raise TypeError
+        size = operator.index(given)
+    except TypeError:
+        raise OptionError(f"{what}[{quote(name)}]: {quote(given)} is not a size") from None
+    if size < 0:
+        raise OptionError(f"{what}[{quote(name)}]: a size is not negative, got {size}")
+    return size
+
+
+def schedule_of(given: object, graph: Graph) -> Schedule:
+    """A schedule for ``graph`` from itself, its text or a file; raises ``ScheduleError`` with the
+    reason if it is not legal, ``ParseError`` if the text cannot be read."""
+    if isinstance(given, str) and ("\n" in given or given.lstrip().startswith("schedule ")):
+        found = parse_schedule(given)
+    elif isinstance(given, (str, os.PathLike)):
+        try:
+            found = parse_schedule(Path(given).read_text("utf-8"))
+        except OSError as error:
+            raise ScheduleError(f"schedule file {quote(given)}: {error.strerror}") from None
+        except UnicodeDecodeError as error:
+            raise ScheduleError(f"schedule file {quote(given)}: {error}") from None
+    elif isinstance(given, Schedule):
+        found = given
+    else:
+        raise OptionError(f"schedule: a Schedule, its text or a file, not {type(given).__name__}")
+    check_schedule(found, graph)
+    ordered = (Group(tuple(sorted(g.nodes)), g.implementation, g.tiles) for g in found.groups)
+    return Schedule(found.graph, tuple(ordered))
+
+
+def check_schedule(schedule: Schedule, graph: Graph) -> None:
+    """Raises ``ScheduleError`` with the first reason why ``schedule`` is not legal."""
+    check_order(schedule, graph)
+    for k, (group, nodes) in enumerate(zip(schedule.groups, schedule.members(graph), strict=True)):
+        shown = "(" + " ".join(n.op for n in nodes) + ")"
+        if not nodes:
+            raise ScheduleError(f"group g{k} is empty")
+        if group.tiles:
+            raise ScheduleError(f"group g{k} {shown}: tile sizes of {group.implementation} groups "
+                                "are chosen by the kernel and cannot be set")
+        found, reason = implementation(graph, nodes)
+        if found is None:
+            raise ScheduleError(f"group g{k} {shown} is not legal: {reason}")
+        if found != group.implementation and (found, group.implementation) != ("contract", "loops"):
+            raise ScheduleError(
+                f"group g{k} {shown} runs as {found}, not as {group.implementation}")

@@ -1,0 +1,143 @@
+"""A ``Report`` as text for people: a few lines of totals, then passes and the costliest groups.
+
+Names come from models and are data: they are shown as plain text, never as rich markup.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from io import StringIO
+
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from .console import plain
+from .report import Amount, GroupLine, Report
+
+WIDTH = 110
+GROUPS = 20
+"""Groups that are listed, the costliest first."""
+
+
+def render(report: Report) -> str:
+    """The report as text of at most ``WIDTH`` columns."""
+    parts: list[RenderableType] = [_totals(report), _passes(report), _groups(report)]
+    out = StringIO()
+    console = Console(file=out, width=WIDTH, color_system=None, force_terminal=False,
+                      markup=False, highlight=False)  # fmt: skip
+    for part in parts:
+        console.print(part)
+    lines = (line.rstrip() for line in out.getvalue().splitlines())
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def quantity(value: float | None, unit: str = "") -> str:
+    """A number with a metric prefix: 1234567 -> ``1.23 M``."""
+    if value is None:
+        return "?"
+    for factor, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= factor:
+            return f"{value / factor:.3g} {prefix}{unit}"
+    return f"{value:.3g} {unit}".rstrip()
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as s, ms or us."""
+    if seconds is None:
+        return "?"
+    for factor, unit in ((1.0, "s"), (1e-3, "ms")):
+        if seconds >= factor:
+            return f"{seconds / factor:.3g} {unit}"
+    return f"{seconds / 1e-6:.3g} us"
+
+
+def _cells(values: Sequence[str]) -> list[Text]:
+    return [Text(plain(v).replace("\n", " ")) for v in values]
+
+
+def _amount(a: Amount, unit: str) -> str:
+    if a.value is None:
+        return a.formula if len(a.formula) <= 40 else a.formula[:37] + "..."
+    return quantity(a.value, unit)
+
+
+def _totals(r: Report) -> Table:
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_column()
+    table.add_column(overflow="fold")
+    for name, text in _total_rows(r):
+        table.add_row(*_cells((name, text)))
+    return table
+
+
+def _total_rows(r: Report) -> list[tuple[str, str]]:
+    peak, memory = r.memory.predicted, r.memory
+    rows = [
+        ("target", f"{r.target}, {r.threads} thread{'s' if r.threads > 1 else ''}"),
+        ("stages", ", ".join(f"{k} {duration(v)}" for k, v in r.seconds.items())),
+        ("nodes", f"{r.nodes_before} imported, {r.nodes_after} after the passes, "
+                  f"{len(r.groups)} groups"),
+        ("C", f"{_amount(r.before[0], 'op')} before, {_amount(r.after[0], 'op')} after"),
+        ("D", f"{_amount(r.before[1], 'B')} before, {_amount(r.after[1], 'B')} after"),
+        ("time", f"{duration(r.predicted_seconds)} predicted"),
+    ]
+    if r.sizes:
+        rows.append(("sizes", ", ".join(f"{k} = {v}" for k, v in r.sizes.items())))
+    if peak is not None:
+        rows.append(("memory", f"{quantity(peak.total, 'B')} predicted peak: constants "
+                               f"{quantity(peak.constants, 'B')}, arena {quantity(peak.arena, 'B')}"
+                               f", scratch {quantity(peak.scratch, 'B')}, outputs "
+                               f"{quantity(peak.outputs, 'B')}"))
+    if memory.held is not None:
+        rows.append(("", f"{quantity(memory.held, 'B')} held after the last call"))
+    if memory.measured is not None:
+        rows.append(("", f"{quantity(memory.measured, 'B')} measured peak (resident)"))
+    reasons = "; ".join(f"{n} {why}" for why, n in r.cache_reasons.items())
+    rows += [
+        ("kernels", f"{r.kernels} objects, {r.cache_hits} from the cache, {r.cache_misses} compiled"
+                    + (f" ({reasons})" if reasons else "")),
+        ("dtypes", ", ".join(f"{k} {v}" for k, v in r.dtypes.items())),
+        ("host", ", ".join(r.host) if r.host else "nothing runs on the host"),
+    ]
+    return rows
+
+
+def _passes(r: Report) -> Table:
+    table = Table(title="passes", title_justify="left", box=None, padding=(0, 2, 0, 0))
+    for name in ("pass", "time", "nodes", "fired"):
+        table.add_column(name, overflow="fold", justify="right" if name == "time" else "left")
+    for entry in r.passes:
+        fired = ", ".join(f"{k} {v}" for k, v in entry["fired"].items())
+        if refused := entry.get("refused"):
+            fired += ("; " if fired else "") + f"refused {sum(refused.values())} matches"
+        if stopped := entry.get("stopped"):
+            fired += f"; stopped: {stopped}"
+        table.add_row(*_cells((entry["pass"], duration(entry["seconds"]), entry["nodes"], fired)))
+    return table
+
+
+def _groups(r: Report) -> Table:
+    def weight(g: GroupLine) -> tuple[float, int]:
+        return (-(g.estimate.seconds if g.estimate is not None else 0.0), g.number)
+
+    shown = sorted(r.groups, key=weight)[:GROUPS]
+    title = "groups" if len(shown) == len(r.groups) else (
+        f"groups ({len(shown)} costliest of {len(r.groups)})")
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
+    for name in ("", "as", "C", "D", "time", "bound", "ops", "from"):
+        right = name in ("C", "D", "time")
+        table.add_column(name, justify="right" if right else "left", no_wrap=True,
+                         overflow="ellipsis")  # fmt: skip
+    for g in shown:
+        table.add_row(*_cells((
+            f"g{g.number}", g.implementation, _amount(g.flops, ""), _amount(g.nbytes, "B"),
+            "?" if g.estimate is None else duration(g.estimate.seconds),
+            "?" if g.estimate is None else g.estimate.bound, _short(g.ops, 34),
+            _short(" ".join(g.origin), 30),
+        )))  # fmt: skip
+    return table
+
+
+def _short(text: str, limit: int) -> str:
+    return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -1,0 +1,326 @@
+"""Whole groups, compiled as one kernel and compared with the reference interpreter.
+
+Every case is one group of a hand-written graph: fusion is forced by the schedule, so a case that
+cannot be one kernel fails instead of being cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+
+from evonnx.compiler.build import build_program
+from evonnx.ir import interp
+from evonnx.ir.dims import sym
+from evonnx.ir.errors import ScheduleError
+from evonnx.ir.graph import Builder, Graph, Value
+from evonnx.ir.schedule import Group, Schedule
+from evonnx.ir.target import Target
+from evonnx.ir.types import BF16, F16, F32, F64, I32, I64, U8, DType, TensorType
+from evonnx.runtime.executable import Executable
+from evonnx.search.legality import implementation
+
+N, S = sym("N"), sym("S")
+RNG = np.random.default_rng(7)
+Feeds = dict[str, np.ndarray]
+
+
+def array(*shape: int, dtype: DType = F32) -> np.ndarray:
+    """Random numbers of a dtype."""
+    if dtype.is_float:
+        return RNG.standard_normal(shape).astype(dtype.np)
+    return RNG.integers(-50 if dtype.kind == "i" else 0, 50, shape).astype(dtype.np)
+
+
+def run_as_one(graph: Graph, feeds: Mapping[str, np.ndarray], target: str = "cpu", threads: int = 1
+               ) -> tuple[dict[str, Any], str]:
+    """Results of the graph as a single group, and the implementation that legality chose."""
+    nodes = [n for n in graph.nodes if n.op not in ("input", "const")]
+    found, reason = implementation(graph, nodes)
+    if found is None:
+        raise ScheduleError(reason)
+    schedule = Schedule(graph.digest, (Group(tuple(graph.index[n] for n in nodes), found),))
+
+    def no_regions(body: Graph) -> Any:
+        raise AssertionError("no control flow here")
+
+    program = build_program(graph, schedule, Target.named(target), no_regions)
+    return Executable(program, graph.constants, Target.named(target), threads).run(feeds), found
+
+
+def check(outputs: Value | dict[str, Value], b: Builder, feeds: Feeds, tolerance: float = 2e-5,
+          target: str = "cpu", threads: int = 1) -> str:
+    """Compiles, runs and compares with the float64 interpreter; answers the implementation."""
+    graph = b.build(outputs if isinstance(outputs, dict) else {"y": outputs})
+    got, found = run_as_one(graph, feeds, target, threads)
+    want = interp.run(graph, feeds, float64=True)
+    for name, reference in want.items():
+        result = np.asarray(got[name])
+        assert result.shape == reference.shape
+        r, e = result.astype(np.float64), np.asarray(reference, dtype=np.float64)
+        finite = np.isfinite(e)
+        np.testing.assert_array_equal(r[~finite], e[~finite])
+        scale = float(np.abs(e[finite]).max()) if finite.any() else 1.0
+        np.testing.assert_allclose(r[finite], e[finite], rtol=0, atol=tolerance * max(scale, 1e-3))
+    return found
+
+
+def tensor(b: Builder, name: str, *shape: Any, dtype: DType = F32) -> Value:
+    return b.input(name, TensorType(dtype, shape))
+
+
+# -- maps --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", [0, 1, 3, 17])
+def test_broadcast_and_symbols(n: int) -> None:
+    b = Builder()
+    x, c, r = tensor(b, "x", N, 5, S), tensor(b, "c", 5, 1), tensor(b, "r", N, 1, S)
+    y = b.op("relu", b.op("mul", b.op("add", x, c), r))
+    check(y, b, {"x": array(n, 5, 9), "c": array(5, 1), "r": array(n, 1, 9)})
+
+
+@pytest.mark.parametrize("size", [1, 6])
+def test_a_size_that_may_be_one_broadcasts_at_run_time(size: int) -> None:
+    b = Builder()
+    x, y = tensor(b, "x", N, 4), tensor(b, "y", S, 4)
+    check(b.op("add", x, y), b, {"x": array(6, 4), "y": array(size, 4)})
+
+
+def test_special_values_survive_fusion() -> None:
+    b = Builder()
+    x = tensor(b, "x", 7)
+    special = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-40, 3e38], dtype=np.float32)
+    outputs = {name: b.op(name, x) for name in ("exp", "tanh", "sigmoid", "erf", "abs", "relu")}
+    outputs["max"] = b.op("max", x, 1.0)
+    outputs["sum"] = b.op("add", b.op("mul", x, 2.0), b.op("neg", x))
+    outputs["sqrt"] = b.op("sqrt", b.op("abs", x))
+    with np.errstate(all="ignore"):
+        check(outputs, b, {"x": special})
+
+
+@pytest.mark.parametrize("dtype", [F64, F16, BF16, I32, I64, U8])
+def test_element_types(dtype: DType) -> None:
+    b = Builder()
+    x, z = tensor(b, "x", 3, 37, dtype=dtype), tensor(b, "z", 37, dtype=dtype)
+    y = b.op("max", b.op("add", b.op("mul", x, z), x), z)
+    tolerance = {F16: 2e-3, BF16: 2e-2}.get(dtype, 1e-6)
+    check(y, b, {"x": array(3, 37, dtype=dtype), "z": array(37, dtype=dtype)}, tolerance)
+
+
+def test_shuffle_is_index_arithmetic() -> None:
+    b = Builder()
+    x = tensor(b, "x", 2, 12, 5, 4)
+    y = b.op("reshape", x, shape=(2, 3, 4, 5, 4))
+    y = b.op("reshape", b.op("transpose", y, perm=(0, 2, 1, 3, 4)), shape=(2, 12, 20))
+    check(b.op("neg", y), b, {"x": array(2, 12, 5, 4)})
+
+
+def test_concat_pieces_with_an_epilogue() -> None:
+    b = Builder()
+    x, z = tensor(b, "x", 2, 3, S), tensor(b, "z", 2, 3, N)
+    y = b.op("exp", b.op("concat", x, z, b.op("neg", x), axis=2))
+    check(y, b, {"x": array(2, 3, 5), "z": array(2, 3, 4)})
+
+
+@pytest.mark.parametrize("mode", ["constant", "edge", "reflect", "wrap"])
+def test_pad(mode: str) -> None:
+    b = Builder()
+    x = tensor(b, "x", 3, S)
+    y = b.op("pad", x, 7.0, lo=(1, 5), hi=(0, 3), mode=mode)
+    check(y, b, {"x": array(3, 11)})
+
+
+def test_slice_backwards_and_gather_negative() -> None:
+    b = Builder()
+    x, i = tensor(b, "x", 9, 6), tensor(b, "i", 4, dtype=I64)
+    y = b.op("slice", x, starts=(8, 1), sizes=(4, 3), steps=(-2, 2))
+    check({"y": b.op("gather", y, i, axis=0)}, b,
+          {"x": array(9, 6), "i": np.array([0, -1, 3, -4])})
+
+
+def test_gathers_on_two_axes_meet_in_a_concat() -> None:
+    b = Builder()
+    x, z = tensor(b, "x", 1, 3, 3, 2), tensor(b, "z", 1, 6, 6, 2)
+    i = tensor(b, "i", 6, dtype=I64)
+    y = b.op("gather", b.op("gather", x, i, axis=1), i, axis=2)
+    idx = np.array([0, 0, 1, 1, 2, 2])
+    check(b.op("concat", y, z, axis=3), b,
+          {"x": array(1, 3, 3, 2), "z": array(1, 6, 6, 2), "i": idx})
+
+
+def test_a_wrong_index_does_not_reach_foreign_memory() -> None:
+    b = Builder()
+    x, i = tensor(b, "x", 4, 3), tensor(b, "i", 2, dtype=I64)
+    graph = b.build({"y": b.op("gather", x, i, axis=0)})
+    data = array(4, 3)
+    got, _ = run_as_one(graph, {"x": data, "i": np.array([10**12, -(10**12)])})
+    np.testing.assert_array_equal(got["y"], data[[3, 0]])
+
+
+# -- reductions --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape,axis", [((2, 3, 65), 2), ((2, 33, 7), 1), ((5, 1), 1), ((0, 4), 1)])
+def test_softmax_is_one_kernel(shape: tuple[int, ...], axis: int) -> None:
+    b = Builder()
+    x = tensor(b, "x", *shape)
+    y = b.op("softmax", b.op("mul", x, 0.125), axis=axis)
+    assert check(y, b, {"x": array(*shape) * 5}) == "loops"
+
+
+def test_layer_norm_keeps_the_sum_it_reads() -> None:
+    b = Builder()
+    x, r = tensor(b, "x", N, S, 48), tensor(b, "r", N, S, 48)
+    g, c = tensor(b, "g", 48), tensor(b, "c", 48)
+    a = b.op("add", x, r)
+    y = b.op("layer_norm", a, g, c, axis=2, eps=1e-5)
+    check({"a": a, "y": y}, b, {"x": array(2, 3, 48), "r": array(2, 3, 48), "g": array(48),
+                                "c": array(48)})
+
+
+@pytest.mark.parametrize("kind", ["sum", "mean", "max", "min", "prod"])
+@pytest.mark.parametrize("axes", [(2,), (1, 2), (0,), (1,), (0, 1, 2)])
+def test_reduce(kind: str, axes: tuple[int, ...]) -> None:
+    b = Builder()
+    x = tensor(b, "x", N, 5, 19)
+    y = b.op("reduce", b.op("abs", x), kind=kind, axes=axes, keepdims=False)
+    check(b.op("add", y, 1.0), b, {"x": array(3, 5, 19)})
+
+
+def test_reduction_over_nothing_is_neutral() -> None:
+    b = Builder()
+    x = tensor(b, "x", 3, S)
+    y = {k: b.op("reduce", x, kind=k, axes=(1,), keepdims=False) for k in ("sum", "max", "prod")}
+    for name, value in y.items():
+        graph = b.build({name: value})
+        got, _ = run_as_one(graph, {"x": array(3, 0)})
+        want = interp.run(graph, {"x": array(3, 0)})
+        np.testing.assert_array_equal(got[name], want[name])
+
+
+@pytest.mark.parametrize("kind,layout", [("max", "last"), ("sum", "last"), ("max", "first")])
+def test_pool(kind: str, layout: str) -> None:
+    b = Builder()
+    shape = (2, 9, 8, 5) if layout == "last" else (2, 5, 9, 8)
+    x = tensor(b, "x", *shape)
+    y = b.op("pool", x, kind=kind, kernel=(3, 2), strides=(2, 1), dilations=(1, 2),
+             pads_lo=(1, 1), pads_hi=(1, 0), layout=layout)
+    check(b.op("relu", y), b, {"x": array(*shape)})
+
+
+# -- contractions ------------------------------------------------------------------------------
+
+TARGETS = ["cpu", "avx2", "generic"]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("m,k,n", [(1, 64, 40), (33, 65, 70), (14, 1, 32), (50, 7, 33), (3, 5, 2)])
+def test_dot_with_epilogue(m: int, k: int, n: int, target: str) -> None:
+    b = Builder()
+    x = tensor(b, "x", 1, m, k)
+    y = b.op("dot", x, b.const(array(k, n)), ta=False, tb=False)
+    y = b.op("gelu", b.op("add", y, b.const(array(n))), approximate="none")
+    assert check(y, b, {"x": array(1, m, k)}, target=target) == "contract"
+
+
+@pytest.mark.parametrize("ta", [False, True])
+@pytest.mark.parametrize("tb", [False, True])
+def test_dot_of_two_activations(ta: bool, tb: bool) -> None:
+    b = Builder()
+    x = tensor(b, "x", 2, 3, *((9, S) if ta else (S, 9)))
+    z = tensor(b, "z", 3, *((20, 9) if tb else (9, 20)))
+    y = b.op("dot", x, z, ta=ta, tb=tb)
+    shape = (2, 3, 9, 11) if ta else (2, 3, 11, 9)
+    feeds = {"x": array(*shape), "z": array(3, *((20, 9) if tb else (9, 20)))}
+    assert check(y, b, feeds) == "contract"
+
+
+def test_heads_are_address_arithmetic() -> None:
+    b = Builder()
+    q, k = tensor(b, "q", N, S, 48), tensor(b, "k", N, S, 48)
+
+    def heads(x: Value) -> Value:
+        return b.op("transpose", b.op("reshape", x, shape=(N, S, 4, 12)), perm=(0, 2, 1, 3))
+
+    y = b.op("mul", b.op("dot", heads(q), heads(k), ta=False, tb=True), 0.25)
+    assert check(y, b, {"q": array(2, 19, 48), "k": array(2, 19, 48)}) == "contract"
+
+
+def test_heads_are_put_back_by_the_epilogue() -> None:
+    b = Builder()
+    p, v = tensor(b, "p", 2, 4, 10, 19), tensor(b, "v", 2, 4, 19, 12)
+    y = b.op("transpose", b.op("dot", p, v, ta=False, tb=False), perm=(0, 2, 1, 3))
+    y = b.op("reshape", y, shape=(2, 10, 48))
+    assert check(y, b, {"p": array(2, 4, 10, 19), "v": array(2, 4, 19, 12)}) == "contract"
+
+
+def conv(b: Builder, x: Value, w: np.ndarray, **changes: Any) -> Value:
+    r = x.rank - 2
+    attrs: dict[str, Any] = {"strides": (1,) * r, "dilations": (1,) * r, "pads_lo": (0,) * r,
+                             "pads_hi": (0,) * r, "groups": 1, "layout": "last"}
+    return b.op("conv", x, b.const(w), **{**attrs, **changes})
+
+
+CONVS: list[tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = [
+    ((2, 9, 8, 16), (3, 3, 16, 20), {"pads_lo": (1, 1), "pads_hi": (1, 1)}),
+    ((1, 11, 12, 3), (5, 5, 3, 33), {"strides": (2, 3), "pads_lo": (2, 1), "pads_hi": (0, 2)}),
+    ((1, 7, 7, 8), (1, 1, 8, 64), {}),
+    ((1, 12, 12, 6), (3, 3, 6, 5), {"dilations": (2, 3), "pads_lo": (2, 3), "pads_hi": (2, 3)}),
+    ((2, 10, 10, 12), (3, 3, 3, 8), {"groups": 4, "pads_lo": (1, 1), "pads_hi": (1, 1)}),
+    ((2, 9, 9, 1), (3, 3, 1, 4), {"pads_lo": (1, 1), "pads_hi": (1, 1)}),
+    ((2, 30, 5), (4, 5, 7), {"strides": (2,), "pads_lo": (3,), "pads_hi": (1,)}),
+    ((1, 5, 6, 7, 4), (3, 2, 3, 4, 9), {"pads_lo": (1, 0, 1), "pads_hi": (1, 1, 1)}),
+    ((1, 14, 15, 40), (3, 3, 1, 40), {"groups": 40, "pads_lo": (1, 1), "pads_hi": (1, 1)}),
+    ((2, 9, 9, 33), (5, 5, 1, 33), {"groups": 33, "strides": (2, 2), "pads_lo": (2, 2),
+                                    "pads_hi": (2, 2)}),
+]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("case", range(len(CONVS)))
+def test_conv_with_residual(case: int, target: str) -> None:
+    shape, kernel, changes = CONVS[case]
+    b = Builder()
+    x = tensor(b, "x", *shape)
+    y = conv(b, x, array(*kernel), **changes)
+    r = tensor(b, "r", *y.shape)
+    y = b.op("relu", b.op("add", b.op("add", y, b.const(array(kernel[-1]))), r))
+    feeds = {"x": array(*shape), "r": array(*(int(d) for d in r.shape))}
+    assert check(y, b, feeds, target=target) == "contract"
+
+
+def test_integer_products_are_exact() -> None:
+    b = Builder()
+    x, w = tensor(b, "x", 5, 300, dtype=U8), tensor(b, "w", 300, 7, dtype=U8)
+    graph = b.build({"y": b.op("dot", x, w, ta=False, tb=False, acc=I32)})
+    feeds = {"x": np.full((5, 300), 255, np.uint8), "w": np.full((300, 7), 255, np.uint8)}
+    got, found = run_as_one(graph, feeds)
+    assert found == "loops"
+    np.testing.assert_array_equal(got["y"], np.full((5, 7), 255 * 255 * 300, np.int32))
+
+
+def test_a_product_read_at_two_positions_is_refused() -> None:
+    b = Builder()
+    x = tensor(b, "x", 6, 6)
+    y = b.op("dot", x, x, ta=False, tb=False)
+    graph = b.build({"y": b.op("sub", y, b.op("transpose", y, perm=(1, 0)))})
+    with pytest.raises(ScheduleError, match="two positions"):
+        run_as_one(graph, {"x": array(6, 6)})
+
+
+@pytest.mark.parametrize("make", [
+    lambda b: b.op("softmax", tensor(b, "x", 40, 70), axis=1),
+    lambda b: conv(b, tensor(b, "x", 1, 30, 30, 8), np.ones((3, 3, 8, 40), np.float32)),
+    lambda b: b.op("tanh", tensor(b, "x", 100, 333)),
+])  # fmt: skip
+def test_threads_do_not_change_a_bit(make: Callable[[Builder], Value]) -> None:
+    b = Builder()
+    graph = b.build({"y": make(b)})
+    feeds = {"x": array(*(int(d) for d in graph.inputs[0].shape))}
+    one, _ = run_as_one(graph, feeds, threads=1)
+    two, _ = run_as_one(graph, feeds, threads=2)
+    np.testing.assert_array_equal(one["y"], two["y"])
