@@ -27,14 +27,11 @@ def _status(field: str) -> int | None:
     return None
 
 
-def _memory(report: Any) -> dict[str, int | None]:
-    """Predicted and actual peak bytes out of a compile report."""
-    data = report if isinstance(report, dict) else report.to_dict()
-    memory = data.get("memory", data)
-    return {
-        "predicted_peak": memory.get("predicted_peak"),
-        "measured_peak": memory.get("measured_peak"),
-    }
+def _memory(compiled: Any, feeds: Any) -> dict[str, int | None]:
+    """Predicted and measured peak bytes of one call."""
+    compiled.measure_memory(feeds)
+    memory = compiled.report().to_dict()["memory"]
+    return {name: memory[name] for name in ("predicted_peak", "measured_peak")}
 
 
 def measure(model: str, threads: int, feeds_file: str) -> dict[str, Any]:
@@ -58,7 +55,7 @@ def measure(model: str, threads: int, feeds_file: str) -> dict[str, Any]:
         "total": done - began,
         "first_run": ran - ready,
         "resident_growth": None if before is None or peak is None else peak - before,
-        **_memory(compiled.report()),
+        **_memory(compiled, feeds),
     }
 
 

@@ -123,6 +123,13 @@ def _mega(value: float | None, unit: str) -> str:
     return "-" if value is None else f"{value / 1e6:,.1f} {unit}"
 
 
+def _cache(cache: Mapping[str, Any]) -> str:
+    """Whether the kernels were compiled now."""
+    if not cache["misses"]:
+        return f"all {cache['hits']} kernels from the cache"
+    return f"{cache['misses']} kernels compiled, {cache['hits']} from the cache"
+
+
 def summary(
     report: Mapping[str, Any], seconds: float, measured: Mapping[str, list[float]]
 ) -> Table:
@@ -136,7 +143,7 @@ def summary(
         ("fused", f"{report['nodes']['after']} nodes into {report['groups']} kernels"),
         ("C", f"{_mega(before['C'], 'M')} operations, {_mega(after['C'], 'M')} after"),
         ("D", f"{_mega(before['D'], 'MB')} moved unfused, {_mega(after['D'], 'MB')} after"),
-        ("compile", f"{seconds:.2f} s"),
+        ("compile", f"{seconds:.2f} s, {_cache(report['cache'])}"),
         ("time", f"{_ms(report['time']['predicted'])} predicted, {_ms(ours)} measured"),
         (
             "memory",
@@ -183,9 +190,8 @@ def main(line: str, model: str, threads: int | None, engine: str) -> None:
     console.print(task.show(compiled.run(None, dict(task.feeds))), highlight=False)
     with console.status("timing ..."):
         measured = timings(task, lambda: compiled.run(None, task.feeds), count)
-    report = compiled.report()
-    data = report if isinstance(report, Mapping) else report.to_dict()
-    console.print(summary(data, seconds, measured))
+    compiled.measure_memory(task.feeds)
+    console.print(summary(compiled.report().to_dict(), seconds, measured))
     console.print(f"{count} thread{'s' if count > 1 else ''}; ms are medians of {ROUNDS} blocks")
 
 

@@ -19,6 +19,7 @@ from ..ir.schedule import Group, Schedule
 from ..ir.target import Target
 from ..ir.types import F32, TensorType
 from ..kernels.group import GroupKernels, Kernel, group_kernels, opaque_kernel
+from ..runtime.objects import Progress
 from ..runtime.program import (
     BindStep, Buffer, ConstSpec, ControlStep, HostStep, KernelCode, KernelStep, Program, Step,
 )  # fmt: skip
@@ -44,10 +45,12 @@ class ProgramBuilder:
         self.constants: dict[int, ConstSpec] = {}
         self.packed: dict[tuple[str, tuple[Any, ...]], int] = {}
 
-    def run(self) -> Program:
-        """Walks the schedule once."""
+    def run(self, progress: Progress | None = None) -> Program:
+        """Walks the schedule once; ``progress(stage, done, total)`` before each group."""
         inputs = tuple((v.node.attrs["name"], self.new(v, "input")) for v in self.graph.inputs)
-        for group in self.schedule.groups:
+        for k, group in enumerate(self.schedule.groups):
+            if progress is not None:
+                progress("lower", k, len(self.schedule.groups))
             self.group(group)
         outputs = tuple((name, self.buffer(v)) for name, v in self.graph.outputs)
         return Program(tuple(self.buffers), tuple(self.steps), inputs, outputs, self.kernels,
@@ -193,6 +196,7 @@ def size_checks(graph: Graph) -> list[tuple[Dim, Dim, str]]:
 
 
 def build_program(graph: Graph, schedule: Schedule, target: Target, region: Region,
-                  lowered: Lowered | None = None) -> Program:
+                  lowered: Lowered | None = None, progress: Progress | None = None) -> Program:
     """The program of a scheduled graph; raises ``CompileError`` where a group cannot be lowered."""
-    return ProgramBuilder(graph, schedule, target, {} if lowered is None else lowered, region).run()
+    shared = {} if lowered is None else lowered
+    return ProgramBuilder(graph, schedule, target, shared, region).run(progress)

@@ -136,7 +136,7 @@ class Explanation:
         """Whether a value stays inside a group; if not, why."""
         theirs, mine = self.group_of.get(producer), self.group_of.get(consumer)
         if theirs is None or mine is None:
-            return f"{(producer if theirs is None else consumer).op} is not computed"
+            return "in memory before the first step" if theirs is None else "not scheduled"
         if theirs == mine:
             return f"fused, in g{mine}"
         tried = None if self.fuser is None else self.fuser.refusals.get((producer, consumer))

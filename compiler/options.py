@@ -139,6 +139,8 @@ def check_schedule(schedule: Schedule, graph: Graph) -> None:
         shown = "(" + " ".join(n.op for n in nodes) + ")"
         if not nodes:
             raise ScheduleError(f"group g{k} is empty")
+        if given := [n for n in nodes if n.op in ("input", "const")]:
+            raise ScheduleError(f"group g{k} {shown}: {given[0].op} is not computed by any group")
         if group.tiles:
             raise ScheduleError(f"group g{k} {shown}: tile sizes of {group.implementation} groups "
                                 "are chosen by the kernel and cannot be set")

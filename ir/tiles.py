@@ -219,6 +219,9 @@ class TileSpace:
         mapping: dict[str, Dim] = {}
         tile_names = {name_of(a.var) for a in self.tile}
         for (v, at) in self.low.puller.holes:
+            for i, size in zip(at, v.shape, strict=True):
+                if within(i, 0, size) is not True:
+                    raise Refused("a reduction is read only where a condition holds")
             known = self.index.get(v.node)
             if known is None:
                 at = tuple(substitute(i, mapping) for i in at)

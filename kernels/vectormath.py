@@ -5,16 +5,19 @@ networks spend time in (exp, log, tanh, sigmoid, erf, sin, cos) compute in float
 through the float64 formulas of ``widemath``, rounded once. Maximum errors in units of the last
 place of the result, over all inputs including denormals (measured by tests/kernels):
 
-===========================  =======  =======   =========================================
-function                     float32  float64   method
-===========================  =======  =======   =========================================
-exp                          1.1      1.1       2^n e^r, r by two-part ln 2, polynomial
-log                          1.5      1.1       2^n m, polynomial; f64: atanh series
-tanh                         1.7      2.5       x P(x^2) near 0; 1 - 2 / (e^(2 abs x) + 1)
-sigmoid                      2.0      2.5       e / (1 + e) or 1 / (1 + e), e = e^-abs x
-erf                          1.5      1.5       x P(x^2) near 0, 1 - e^-Q outside
-sin, cos, tan                1.5      2.5       reduction by pi/2: see below
-===========================  =======  =======   =========================================
+=========================  =======  =======   ============================================
+function                   float32  float64   method
+=========================  =======  =======   ============================================
+exp                        1.1      1.1       2^n e^r, r by two-part ln 2, polynomial
+log                        1.5      1.1       2^n m, polynomial; float64: atanh series
+tanh                       1.7      2.5       x P(x^2) near 0; 1 - 2 / (e^(2 abs x) + 1)
+sigmoid                    2.3      2.5       e / (1 + e) or 1 / (1 + e), e = e^-abs x
+erf                        1.5      2.5       x P(x^2) near 0, 1 - e^-Q outside
+sin, cos                   1.7      2.5       reduction by pi/2: see below
+tan                        0.6      4         quotient of both
+pow                        0.6      2         see ``widemath``
+all others                 0.6      2.5       see ``widemath``
+=========================  =======  =======   ============================================
 
 Method of exp, log and sin: W. Cody and W. Waite, Software Manual for the Elementary Functions,
 1980, in the branch-free form of S. Moshier's Cephes library; erf as one polynomial and one

@@ -45,18 +45,23 @@ WEIGHTS: dict[str, int] = {
 _PASSED = frozenset(
     {"reshape", "transpose", "expand", "slice", "concat", "pad", "neg", "cast", "not", "abs"}
 )
+"""Ops that rules learn to read past."""
 
 
 def op_weight(graph: Graph) -> float:
     """The default measure: a weight per node, higher for ops that rules replace by simpler ones.
     Operands and reduced axes count a little, operands that were only moved or negated a little
-    more, so that reading past such an op is progress even where others keep it alive."""
+    more for each such op in a row, so that reading past one is progress even where others keep it
+    alive."""
     total = 0.0
+    moved: dict[Node, int] = {}
     for node in graph.nodes:
         total += WEIGHTS.get(node.op, 10)
-        for v in node.inputs:
-            if v is not None:
-                total += 0.05 if v.node.op in _PASSED else 0.01
+        behind = [moved.get(v.node, 0) for v in node.inputs if v is not None]
+        if behind:
+            total += 0.01 * len(behind) + 0.04 * sum(behind)
+            if node.op in _PASSED:
+                moved[node] = min(1 + max(behind), 8)
         if node.op == "reduce":
             total += 0.01 * len(node.attrs["axes"])
     return total

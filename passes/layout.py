@@ -20,7 +20,7 @@ from ..ir.dims import Dim
 from ..ir.graph import Attrs, Builder, Graph, Node, Value, copy_node
 from ..ir.ops import OPS
 from .evaluate import fold_tree
-from .facts import Refusal, inverse, is_const, is_identity, moves_only_units
+from .facts import Refusal, inverse, is_const, is_identity, moves_only_units, scalar_of
 from .reshape_blocks import turned_reshape
 
 IMAGE_OPS = frozenset({"conv", "conv_transpose", "pool"})
@@ -298,12 +298,27 @@ def _along_axis(run: _Layout, node: Node, x: Turned) -> tuple[Value | Turned, ..
     return tuple(Turned(v, perm) for v in made)
 
 
-def _norm(run: _Layout, node: Node, x: Turned) -> tuple[Value | Turned, ...] | None:
+def _norm(run: _Layout, node: Node, x: Turned) -> tuple[Value | Turned, ...]:
+    """A norm over the last axes as stored stays one; over others (the pixels of an image) it is
+    written in core ops, which reduce any axes."""
     axis, rank = node.attrs["axis"], len(x.perm)
-    if x.perm[axis:] != tuple(range(axis, rank)):
-        return None
-    rest = [None if v is None else run.plain(v) for v in node.inputs[1:]]
-    return (Turned(run.make(node, [x.value, *rest])[0], x.perm),)
+    if x.perm[axis:] == tuple(range(axis, rank)):
+        rest = [None if v is None else run.plain(v) for v in node.inputs[1:]]
+        return (Turned(run.make(node, [x.value, *rest])[0], x.perm),)
+    b, axes = run.builder, tuple(sorted(x.perm[axis:]))
+    d = x.value
+    if node.op == "layer_norm":
+        d = b.op("sub", d, b.op("reduce", d, kind="mean", axes=axes, keepdims=True))
+    square = b.op("reduce", b.op("mul", d, d), kind="mean", axes=axes, keepdims=True)
+    deviation = b.op("sqrt", b.op("add", square, node.attrs["eps"]))
+    y = b.op("mul", d, b.op("reciprocal", deviation))
+    scale, *bias = (v for v in node.inputs[1:] if v is not None)
+    known = run.known[scale]
+    if isinstance(known, Turned) or scalar_of(b.constants, known) != 1:
+        y = b.op("mul", y, run.operand(scale, x.perm))
+    for v in bias:
+        y = b.op("add", y, run.operand(v, x.perm))
+    return (Turned(y, x.perm),)
 
 
 def _gather(run: _Layout, node: Node, x: Turned) -> tuple[Value | Turned, ...]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -74,25 +75,34 @@ def allocate(nbytes: int) -> tuple[np.ndarray, int]:
     return raw, address + (-address % ALIGN)
 
 
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A call block and what it refers to; alive as long as a thread may read it."""
+
+    address: int
+    words: np.ndarray
+    table: Table
+
+
+_BLOCKS = 64
+"""Call blocks a frame keeps."""
+
+
 class Frame:
     """Memory and tables of one call at a time."""
 
-    __slots__ = ("_bound", "_call", "_outputs", "_owners", "_private", "bases", "call", "held",
-                 "objects")  # fmt: skip
+    __slots__ = ("_blocks", "_bound", "_outputs", "_owners", "_private", "_words", "bases",
+                 "held", "objects")  # fmt: skip
 
     def __init__(self, slots: int) -> None:
         self._owners: list[np.ndarray | None] = [None] * slots
-        words = np.zeros(slots, np.int64)
-        self.bases: Any = memoryview(words.data)
+        self._words = np.zeros(slots, np.int64)
+        self.bases: Any = memoryview(self._words.data)
         """Base table: the address that offsets of each slot count from."""
-        call = np.zeros(native.CALL_WORDS, np.int64)
-        self._call: Any = memoryview(call.data)
-        self._call[native.CALL_BASES] = data_address(words)
-        self.call = data_address(call)
-        """Address of the call block."""
         self._private = np.empty(0, np.uint8)
         self._outputs: dict[int, _Entry] = {}
         self._bound: list[Binding | None] = [None] * slots
+        self._blocks: dict[int, Block] = {}
         self.held: dict[int, int] = {}
         """Bytes of the arena chunk in each slot."""
         self.objects: dict[int, Any] = {}
@@ -114,28 +124,35 @@ class Frame:
     def _prepare(self, stage: int, binding: Binding, threads: int) -> None:
         slot = 1 + stage
         self._bound[stage] = None
-        held = self.held.get(slot, -1)
-        if binding.chunk > held:
+        if binding.chunk > self.held.get(slot, -1):
             raw, address = allocate(binding.chunk)
             self._owners[slot] = raw
             self.bases[slot] = address
             self.held[slot] = binding.chunk
         if binding.stride * threads > len(self._private) - ALIGN:
             self._private, _ = allocate(binding.stride * threads)
-        address = data_address(self._private)
-        call = self._call
-        call[native.CALL_PRIVATE] = address + (-address % ALIGN)
-        call[native.CALL_STRIDE] = binding.stride
-        call[native.CALL_SCRATCH] = binding.shift
-        # The call block is shared by the stages: only the last one entered is set up.
-        self._bound = [None] * len(self._bound)
+            self._blocks.clear()
         self._bound[stage] = binding
 
-    def aim(self, table: Table) -> None:
-        """Point the call block at a table."""
-        call = self._call
-        call[native.CALL_STEPS] = table.address
-        call[native.CALL_COUNT] = table.count
+    def block(self, binding: Binding, table: Table) -> Block:
+        """The call block of a table on this frame; it never changes."""
+        found = self._blocks.get(id(table))
+        if found is None:
+            if len(self._blocks) > _BLOCKS:
+                self._blocks.clear()
+            words = np.zeros(native.CALL_WORDS, np.int64)
+            private = data_address(self._private)
+            words[native.CALL_STEPS] = table.address
+            words[native.CALL_COUNT] = table.count
+            words[native.CALL_BASES] = data_address(self._words)
+            words[native.CALL_PRIVATE] = private + (-private % ALIGN)
+            words[native.CALL_STRIDE] = binding.stride
+            words[native.CALL_SCRATCH] = binding.shift
+            words[native.CALL_UNITS] = table.shape.units
+            words[native.CALL_PHASES] = table.shape.phases
+            words[native.CALL_MASK] = table.shape.places - 1
+            found = self._blocks[id(table)] = Block(data_address(words), words, table)
+        return found
 
     def array(self, spec: ArraySpec) -> np.ndarray:
         """The array of a buffer in arena, output, input or dynamic memory, without a copy."""

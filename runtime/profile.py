@@ -10,16 +10,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..ir.dims import evaluate
 from ..ir.errors import UnsupportedError
-from .driver import CALL_COUNT, CALL_STEPS, PARALLEL, ROW_WORDS
+from .driver import PARALLEL, ROW_CHUNKS, ROW_FLAGS, ROW_TOTAL, ROW_WORDS
 from .executable import Executable
 from .frame import data_address
+from .phases import Shape
 from .program import KernelStep
 from .runner import Lease
+from .tables import Table
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +40,12 @@ class StepTime:
     """Bytes moved."""
 
     def __str__(self) -> str:
-        rate = f"{self.flops / self.seconds / 1e9:8.1f} GF/s {self.nbytes / self.seconds / 1e9:7.1f} GB/s"
-        how = "all" if self.parallel else "one"
-        return f"{self.seconds * 1e6:9.1f} us {rate} {self.tiles:6d} {how}  {self.label[:70]}"
+        compute, traffic = self.flops / self.seconds / 1e9, self.nbytes / self.seconds / 1e9
+        how = f"{self.tiles:6d} {'all' if self.parallel else 'one'}"
+        return (
+            f"{self.seconds * 1e6:9.1f} us {compute:8.1f} GF/s {traffic:7.1f} GB/s {how}  "
+            f"{self.label[:70]}"
+        )
 
 
 def profile(executable: Executable, feeds: Mapping[str, Any], rounds: int = 5) -> list[StepTime]:
@@ -58,27 +63,25 @@ def profile(executable: Executable, feeds: Mapping[str, Any], rounds: int = 5) -
     table = binding.tables[0]
     assert table is not None
     frame = runner._frames.pop()
+    alone = [_single(table, i) for i in range(table.count)]
     best = [float("inf")] * table.count
-    members = executable._team or (executable._new_team() if executable.threads > 1 else None)
-    lease = Lease(members)
+    if executable.threads > 1 and executable._team is None:
+        executable._new_team()
+    lease = Lease(executable._team)
     try:
         frame.enter(0, binding, executable.threads)
         for root, slot, array in zip(runner._input_roots, runner._input_slots, arrays):
             if runner.layout.roots[root].kind == "input":
                 frame.bases[slot] = data_address(array)
-        rows = table.words[: table.count * ROW_WORDS].reshape(table.count, ROW_WORDS)
-        parallel = [bool(f & PARALLEL) for f in rows[:, 5].tolist()]
-        driver, call = executable._driver, frame._call
-        call[CALL_COUNT] = 1
         for _ in range(rounds):
-            for i in range(table.count):
-                call[CALL_STEPS] = table.address + 8 * ROW_WORDS * i
-                team = lease.take() if parallel[i] else 0
+            for i, one in enumerate(alone):
+                block = frame.block(binding, one)
+                team = lease.take() if one.parallel else None
                 start = time.perf_counter()
-                if team:
-                    driver.team_run(team, frame.call)
+                if team is not None:
+                    team.run(block)
                 else:
-                    driver.run(frame.call)
+                    executable._driver.run(block.address)
                 best[i] = min(best[i], time.perf_counter() - start)
     finally:
         lease.give_back()
@@ -87,8 +90,26 @@ def profile(executable: Executable, feeds: Mapping[str, Any], rounds: int = 5) -
     steps = [s for s in executable.program.steps if isinstance(s, KernelStep)]
     return [
         StepTime(
-            s.label or s.kernel, s.kernel, evaluate(s.tiles, env), p, seconds,
-            evaluate(s.flops, env), evaluate(s.nbytes, env),
-        )  # fmt: skip
-        for s, p, seconds in zip(steps, parallel, best, strict=True)
+            label=s.label or s.kernel,
+            kernel=s.kernel,
+            tiles=evaluate(s.tiles, env),
+            parallel=one.parallel,
+            seconds=seconds,
+            flops=evaluate(s.flops, env),
+            nbytes=evaluate(s.nbytes, env),
+        )
+        for s, one, seconds in zip(steps, alone, best, strict=True)
     ]
+
+
+def _single(table: Table, i: int) -> Table:
+    """A table of one row; buffers and parameters stay where they are."""
+    words = table.words[ROW_WORDS * i : ROW_WORDS * (i + 1)].copy()
+    split = bool(words[ROW_FLAGS] & PARALLEL)
+    words[ROW_FLAGS] = PARALLEL if split else 0
+    words[ROW_CHUNKS] = words[ROW_CHUNKS] if split else 1
+    words[ROW_TOTAL] = words[ROW_CHUNKS]
+    return replace(
+        table, words=words, address=data_address(words), count=1, parallel=split,
+        shape=Shape(1, 1),
+    )  # fmt: skip

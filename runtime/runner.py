@@ -39,23 +39,22 @@ _FRAMES = 8
 class Lease:
     """The right of one call to use the team, taken when first needed and given back at the end."""
 
-    __slots__ = ("__weakref__", "_holder", "_team", "address")
+    __slots__ = ("__weakref__", "_held", "_holder", "_team")
 
     def __init__(self, team: Team | None) -> None:
         self._team = team
         self._holder: Holder | None = None
-        self.address = 0
-        """Address of the team block while the team is held; 0: run alone."""
+        self._held = False
 
-    def take(self) -> int:
-        """The team's address, or 0 if another call has it (then for the whole of this call)."""
-        if self.address == 0 and (team := self._team) is not None:
+    def take(self) -> Team | None:
+        """The team, or None if another call has it (then for the whole of this call)."""
+        if not self._held and self._team is not None:
             self._holder = holder = weakref.ref(self)
-            if team.acquire(holder):
-                self.address = team.address
+            if self._team.acquire(holder):
+                self._held = True
             else:
                 self._team = None
-        return self.address
+        return self._team
 
     def give_back(self) -> None:
         """Lets the next call have the team."""
@@ -169,12 +168,11 @@ class Runner:
         table = binding.tables[item]
         if table is None:
             raise AssertionError("a segment was reached before its sizes were known")
-        frame.aim(table)
-        driver = self.machine.driver
-        if table.parallel and (team := lease.take()):
-            driver.team_run(team, frame.call)
+        block = frame.block(binding, table)
+        if table.parallel and (team := lease.take()) is not None:
+            team.run(block)
         else:
-            driver.run(frame.call)
+            self.machine.driver.run(block.address)
 
     def _general(
         self, frame: Frame, binding: Binding, arrays: Sequence[Any], lease: Lease

@@ -3,11 +3,8 @@
 ``StageTemplate`` holds, for one stage, everything that does not depend on sizes: which size goes
 into which word of which table. ``bind`` evaluates the stage's sizes, plans its chunk of the arena,
 and fills the tables with a few array operations, so that a new binding of a thousand steps costs a
-millisecond or two. The finished ``Binding`` is immutable; calls share it.
-
-A step becomes parallel where splitting it saves more than two barriers cost. A barrier is set only
-before a step that conflicts (one writes what the other touches, addresses compared after planning)
-with a step since the last barrier, unless both are serial: independent siblings run side by side.
+millisecond or two. The finished ``Binding`` is immutable; calls share it. How steps become the
+units and phases that threads share is decided in ``phases``.
 """
 
 from __future__ import annotations
@@ -22,7 +19,8 @@ from ..ir.dims import Dim
 from ..ir.errors import FeedError, LimitError, ModelError
 from ..ir.target import Target
 from ..ir.types import TensorType
-from .driver import BARRIER, PARALLEL, ROW_WORDS
+from .driver import ROW_PARAMS, ROW_REFS, ROW_TILES, ROW_WORDS
+from .phases import Shape, arrange, share
 from .plan import ALIGN, HostItem, Layout, Lifetime, Segment, aligned, lower_bound, place
 from .program import KernelStep, step_writes
 from .sizes import Sizes
@@ -47,6 +45,8 @@ class Table:
     """Bytes of scratch per thread."""
     widest: int
     """Largest number of buffers of a step."""
+    shape: Shape
+    """Units and phases."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,55 +146,26 @@ class _SegmentTemplate:
         address = int(words.ctypes.data)
         table = words[:rows].reshape(self.count, ROW_WORDS)
         table[:] = self.rows
-        table[:, 2] = table[:, 2] * 8 + (address + rows * 8)
-        table[:, 3] = table[:, 3] * 8 + (address + (rows + refs) * 8)
-        table[:, 4] = tiles
+        table[:, ROW_REFS] = table[:, ROW_REFS] * 8 + (address + rows * 8)
+        table[:, ROW_PARAMS] = table[:, ROW_PARAMS] * 8 + (address + (rows + refs) * 8)
+        table[:, ROW_TILES] = tiles
         pairs = words[rows : rows + refs].reshape(-1, 2)
         pairs[:, 0] = self.slots
         low = np.array([offsets.get(r, 0) for r in self.ref_roots], np.int64)
         low += values[self.ref_offsets]
         pairs[:, 1] = low
         words[rows + refs : -1] = values[self.params]
-        parallel = _worth_splitting(tiles, flops, nbytes, target, threads)
-        if parallel.any():
-            table[:, 5] = self._flags(parallel, tiles, low, low + values[self.ref_bytes])
+        shares = share(tiles, flops, nbytes, target, threads)
+        shape = Shape()
+        if any(shares):
+            high = (low + values[self.ref_bytes]).tolist()
+            spans = list(zip(self.slots.tolist(), low.tolist(), high))
+            touched = [[(*spans[r], w) for r, w in step] for step in self.accesses]
+            shape = arrange(table, shares, touched)
         return Table(
-            words, address, self.count, bool(parallel.any()), int(scratch.max(initial=0)),
-            self.widest,
+            words, address, self.count, shape.phases > 0, int(scratch.max(initial=0)),
+            self.widest, shape,
         )  # fmt: skip
-
-    def _flags(
-        self, parallel: np.ndarray, tiles: np.ndarray, low: np.ndarray, high: np.ndarray
-    ) -> list[int]:
-        """Flags per step; a barrier where a step conflicts with one since the last barrier."""
-        lows, highs, slots = low.tolist(), high.tolist(), self.slots.tolist()
-        pending: list[tuple[int, int, int, bool, bool]] = []  # slot, low, high, written, parallel
-        flags = []
-        for touched, split, count in zip(self.accesses, parallel.tolist(), tiles.tolist()):
-            if count <= 0:
-                flags.append(0)
-                continue
-            own = [(slots[r], lows[r], highs[r], w, split) for r, w in touched]
-            clash = any(
-                s == s2 and (w or w2) and (split or split2) and lo < hi2 and lo2 < hi
-                for s, lo, hi, w, _ in own
-                for s2, lo2, hi2, w2, split2 in pending
-            )
-            if clash:
-                pending.clear()
-            pending += own
-            flags.append((PARALLEL if split else 0) | (BARRIER if clash else 0))
-        return flags
-
-
-def _worth_splitting(
-    tiles: np.ndarray, flops: np.ndarray, nbytes: np.ndarray, target: Target, threads: int
-) -> np.ndarray:
-    """Which steps save more than two barriers when ``threads`` threads share them."""
-    seconds = flops / target.flops + nbytes / target.l2_rate
-    ways = np.clip(np.minimum(tiles, threads), 1, None)
-    worth: np.ndarray = seconds * (1 - 1 / ways) > 2 * target.sync_s
-    return worth
 
 
 class StageTemplate:

@@ -26,6 +26,7 @@ from ..ir.target import Target
 from . import driver as native
 from .driver import Driver
 from .forks import call_after_fork
+from .frame import Block
 
 _BARRIER_SPIN_S = 40e-6
 """How long a thread spins at a barrier before it sleeps."""
@@ -36,6 +37,16 @@ _IDLE_SPIN_S = 60e-6
 def usable_cores() -> int:
     """Cores this process may use now: affinity mask and cgroup quota."""
     return Target.detect().cores
+
+
+def _for_ever(words: int) -> tuple[np.ndarray, int]:
+    """Zeroed int64 words that begin a cache line, and their address. Workers read them until the
+    process ends, which is after the interpreter freed its objects: they are never freed."""
+    raw = np.zeros(words + 2 * native.LINE, np.int64)
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(raw))
+    skip = (-raw.ctypes.data // 8) % (2 * native.LINE)
+    kept = raw[skip : skip + words]
+    return kept, int(kept.ctypes.data)
 
 
 Holder = weakref.ref[Any]
@@ -55,13 +66,11 @@ class Team:
         self._driver = driver
         self._started = False
         self._workers: list[threading.Thread] = []
-        words = np.zeros(native.TEAM_WORDS + 2 * native.LINE, np.int64)
-        # Workers read these words until the process ends, after the interpreter freed its objects.
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(words))
-        skip = (-words.ctypes.data // 8) % (2 * native.LINE)
-        self._words = words[skip : skip + native.TEAM_WORDS]
-        self.address = int(self._words.ctypes.data)
+        self._words, self.address = _for_ever(native.TEAM_WORDS)
         """Address of the team block."""
+        self.places = 0
+        """Units that have claim words of their own."""
+        self._kept: dict[int, Any] = {}
         self._words[native.TEAM_THREADS] = threads
         # More threads than cores: the one that is waited for needs the waiter's core.
         crowded = threads > usable_cores()
@@ -70,6 +79,24 @@ class Team:
         self._words[native.TEAM_SYSCALL] = driver.syscall
         self._words[native.TEAM_NAP] = driver.nanosleep
         self._words[native.TEAM_NAP_TIME + 1] = 50_000
+        # Numbers start at 1, so that words that are 0 belong to a unit or phase before the first.
+        self._words[native.TEAM_NEXT_UNIT] = self._words[native.TEAM_NEXT_PHASE] = 1
+        self._widen(16)
+
+    def _widen(self, places: int) -> None:
+        """Give ``places`` units claim words of their own (a power of two)."""
+        _, address = _for_ever(places * self.threads * native.CLAIM_BYTES // 8)
+        self._words[native.TEAM_RING] = address
+        self.places = places
+
+    def run(self, block: Block) -> None:
+        """One call by the team, which the caller must hold."""
+        if block.table.shape.places > self.places:
+            self._widen(block.table.shape.places)
+        if self._driver.team_run(self.address, block.address):
+            self._kept[block.address] = block  # a worker on its way out may still read it
+        elif self._kept:
+            self._kept.clear()
 
     def acquire(self, holder: Holder) -> bool:
         """Take the team for one call; False if it is busy, dead or cannot start threads.

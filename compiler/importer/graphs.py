@@ -20,7 +20,7 @@ from ...ir.graph import Builder, Graph, Value
 from ...ir.types import TensorType, Type
 from .context import Ctx, Region, node_name, op_title
 from .model import MAX_NESTING, Source, canonical_domain, read_opsets, subgraphs
-from .registry import find_lowering
+from .registry import EXTENSIONS, find_lowering
 from .scope import Poisoned, Scope, ordered
 from .signature import Signature, check_node, function_body, signature
 from .tensors import check_size, dtype_of, load_constants, sparse_to_array
@@ -237,7 +237,7 @@ class Importer:
             if sig.schema.deprecated:
                 ctx.fail(f"ONNX removed the operator in opset {sig.schema.since_version}")
             check_node(node, attrs, sig)
-        elif fn is None or domain in ("", "ai.onnx.ml"):
+        elif fn is None or (domain in ("", "ai.onnx.ml") and node.op_type not in EXTENSIONS):
             ctx.fail(_unknown(domain, node.op_type, ctx.opset))
         if fn is None:
             return self.published_body(ctx)
@@ -415,7 +415,8 @@ def _without(node: NodeProto, absent: set[str]) -> NodeProto:
 
 def _has_lowering(domain: str, op: str, opset: int) -> bool:
     if find_lowering(domain, op, opset) is not None:
-        return domain not in ("", "ai.onnx.ml") or signature(domain, op, opset) is not None
+        known = domain not in ("", "ai.onnx.ml") or op in EXTENSIONS
+        return known or signature(domain, op, opset) is not None
     sig = signature(domain, op, opset)
     return sig is not None and not sig.schema.deprecated and (
         sig.schema.has_function or sig.schema.has_context_dependent_function

@@ -37,7 +37,7 @@ def grid_sample(ctx: Ctx, node: NodeProto) -> Value:
     r = x.rank - 2
     if mode is None or padding not in ("zeros", "border", "reflection"):
         raise ModelError(f"mode {ctx.attr('mode')!r}, padding_mode {padding[:20]!r}")
-    if r < 1 or grid.rank != x.rank or grid.shape[-1] != r:
+    if r < 1 or grid.rank != x.rank or (isinstance(grid.shape[-1], int) and grid.shape[-1] != r):
         raise ModelError(f"image {x.type}, grid {grid.type}")
     sizes, outs = x.shape[2:], grid.shape[1:-1]
     n, points = grid.shape[0], product(outs)

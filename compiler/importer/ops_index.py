@@ -158,23 +158,18 @@ def _known_down(size: Dim, lo: Dim, hi: Dim, step: int) -> tuple[Dim, Dim] | Non
     """A descending slice; only the whole reversal and static bounds are closed forms."""
     if not isinstance(lo, int) or not isinstance(hi, int):
         return None
-    if lo >= 0 and lo < _FAR:
-        start: Dim = dmin(lo, size - 1)
-    elif lo >= _FAR:
-        start = size - 1
+    if lo >= 0:
+        start: Dim = dmin(lo, size - 1) if lo < _FAR else size - 1
     else:
-        start = size + lo  # may be -1 for an empty axis: the count is 0 then
-    if hi < 0 and hi > -_FAR:
-        stop: Dim = dmax(size + hi, -1) if isinstance(size, int) else size + hi
-    elif hi <= -_FAR:
-        stop = -1
+        start = size - 1 if lo == -1 else dmax(size + lo, -1)
+    if hi >= 0:
+        stop: Dim = hi
     else:
-        stop = hi
-    count = dmax(ceil_div(start - stop, -step), 0)
+        stop = -1 if hi <= -_FAR else dmax(size + hi, -1)
     if stop == -1 and start == size - 1:
-        count = ceil_div(size, -step)
-        return dmax(size - 1, 0), count
-    return dmax(start, 0), count
+        return dmax(start, 0), ceil_div(size, -step)
+    # The first position is -1 where the axis is empty; the count is 0 then.
+    return dmax(start, 0), ceil_div(dmax(start - stop, 0), -step)
 
 
 def _computed_window(

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     Result = Union[Value, None, tuple["Value | None", ...]]
     Lowering = Callable[[Ctx, NodeProto], Result]
 
+EXTENSIONS = frozenset({"SimplifiedLayerNormalization"})
+"""Operators that ONNX Runtime writes into ONNX's own domain without ONNX defining them."""
+
 _TABLE: dict[tuple[str, str], list[tuple[int, Lowering]]] = {}
 
 

@@ -165,8 +165,13 @@ def _from_first(x: np.ndarray, layout: str) -> np.ndarray:
 
 def _windows(x: np.ndarray, kernel: tuple[int, ...], attrs: Attributes, fill: Any) -> np.ndarray:
     """[N, C, *out, *kernel] strided view of the padded image (channels first)."""
-    pads = [(0, 0), (0, 0), *zip(attrs["pads_lo"], attrs["pads_hi"], strict=True)]
-    x = np.pad(x, pads, constant_values=fill)
+    pads = list(zip(attrs["pads_lo"], attrs["pads_hi"], strict=True))
+    cut = tuple(  # a negative pad crops
+        slice(max(-lo, 0), size - max(-hi, 0))
+        for size, (lo, hi) in zip(x.shape[2:], pads, strict=True)
+    )
+    wide = [(0, 0), (0, 0), *((max(lo, 0), max(hi, 0)) for lo, hi in pads)]
+    x = np.pad(x[(slice(None), slice(None), *cut)], wide, constant_values=fill)
     r = len(kernel)
     span = tuple((k - 1) * d + 1 for k, d in zip(kernel, attrs["dilations"], strict=True))
     if any(s < k for s, k in zip(x.shape[2:], span, strict=True)):
@@ -246,10 +251,11 @@ def _ref_conv_transpose(args: Any, attrs: Attributes, types: Any) -> tuple[Any, 
                                         strict=True)
             )
             y[(slice(None), slice(None), *cut)] += part.reshape(n, mg * groups, *spatial)
-    keep = tuple(
-        slice(lo, lo + int(size))
-        for lo, size in zip(attrs["pads_lo"], split_layout(types[0].shape, layout)[1], strict=True)
-    )
+    out = split_layout(types[0].shape, layout)[1]
+    pads = list(zip(attrs["pads_lo"], out, y.shape[2:], strict=True))
+    wide = [(max(-lo, 0), max(lo + size - have, 0)) for lo, size, have in pads]
+    y = np.pad(y, [(0, 0), (0, 0), *wide])
+    keep = tuple(slice(max(lo, 0), max(lo, 0) + size) for lo, size, _ in pads)
     y = y[(slice(None), slice(None), *keep)].astype(args[0].dtype, copy=False)
     return (_from_first(y, layout),)
 

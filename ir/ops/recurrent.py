@@ -179,7 +179,7 @@ def _lstm_step(d: int, times: Any, peep: Any, attrs: Attributes, clip: Any) -> S
         fg = 1 - i if attrs["input_forget"] else f(clip(fg + p[2] * cell))
         cell = fg * cell + i * g(clip(c))
         o = f(clip(o + p[1] * cell))
-        return o * h(clip(cell)), cell
+        return o * h(cell), cell
 
     return step
 

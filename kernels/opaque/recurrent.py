@@ -310,7 +310,8 @@ class _Recurrence:
             self._act(3 * d + 1, "gc", gate(3, None, ""))
             s.line("cn2 = gf * ce + gi * gc")
             self._act(3 * d, "go", gate(1, 1, "cn2"))
-            self._act(3 * d + 2, "ch", "cn2")
+            last = self.node.attrs["activations"][3 * d + 2]  # `clip` is for the gates
+            s.line(f"ch = {_activation(self.kind, last, 'cn2')}")
             s.line("hv = go * ch\nst(c, sb + j, cn2)\nst(h, sb + j, hv)\nst(y, yb + j, hv)")
 
         self._rows_alive(d, body)

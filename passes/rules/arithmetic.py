@@ -69,7 +69,7 @@ RULES: tuple[Rule, ...] = (
     # x - (-y) = x + y
     Rule("sub_neg", "x - neg(y)", "x + y", shared=True),
     # x + (-y) = x - y
-    Rule("add_neg", "x + neg(y)", "x - y", shared=True),
+    Rule("add_neg", "x + neg(y)", "x - y"),
     # abs(-x) = abs(x)
     Rule("abs_neg", "abs(neg(x))", "abs(x)", when=(_signed,), shared=True),
     # abs(abs(x)) = abs(x)

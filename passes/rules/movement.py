@@ -153,7 +153,7 @@ def _row_vector(m: Match) -> Answer:
 @term
 def slice_of_parts(b: Builder, parts: tuple[Value, ...], axis: int, starts: tuple[Dim, ...],
                    sizes: tuple[Dim, ...], steps: tuple[Dim, ...]) -> Value:  # fmt: skip
-    """A slice of a concat as a slice of the only operand it touches."""
+    """A slice of a concat as a slice of the only operand it touches, concats of concats too."""
     start, size, step = starts[axis], sizes[axis], steps[axis]
     if step != 1:
         raise Refusal("the slice has steps along the axis of the concat")
@@ -162,6 +162,9 @@ def slice_of_parts(b: Builder, parts: tuple[Value, ...], axis: int, starts: tupl
         extent = part.shape[axis]
         if known_ge(start, offset) and known_ge(offset + extent, start + size):
             moved = (*starts[:axis], start - offset, *starts[axis + 1 :])
+            if part.node.op == "concat":
+                inner = part.node.attrs["axis"]
+                return slice_of_parts(b, part.node.operands, inner, moved, sizes, steps)
             return b.op("slice", part, starts=moved, sizes=sizes, steps=steps)  # type: ignore[no-any-return]
         offset = offset + extent
     raise Refusal("the slice crosses the border of two operands")
@@ -335,7 +338,7 @@ RULES: tuple[Rule, ...] = (
     # split, transposed and merged again: a transpose
     Rule("reshape_transpose_reshape",
          "reshape(transpose((y := reshape(x)), perm=p), shape=s)", "turned_view(x, y, p, s)",
-         shared=True, sizes="x[a,b,c]"),
+         sizes="x[a,b,c]"),
     # (x as rows) A, back in the shape of x: a product of stacks with one matrix needs no rows
     Rule("reshape_dot", "reshape(dot(reshape(x), W, ta=False, tb=t, **a), shape=s)",
          "dot(x, W, ta=False, tb=t, **a)", when=(_rows,), sizes="x[a,b,k] W[k,m]"),

@@ -10,7 +10,9 @@ import pytest
 from evonnx.ir.dims import sym
 from evonnx.ir.errors import CompileError, FeedError, VerifyError
 from evonnx.runtime.constants import settle
+from evonnx.runtime.driver import BARRIER, PARALLEL, ROW_FLAGS, ROW_WORDS
 from evonnx.runtime.executable import Executable, measure_peak, resident_peak
+from evonnx.runtime.phases import Shape
 from evonnx.runtime.program import BindStep, KernelStep, print_program
 
 
@@ -262,7 +264,10 @@ def test_independent_steps_need_no_barrier(maker: Any, cache: Any) -> None:
     exe = Executable(maker.program(), maker.constants, threads=2, cache=cache)
     table = exe.binding({"x": (64,)}).tables[0]
     assert table is not None
-    assert table.words[: 8 * 5].reshape(5, 8)[:, 5].tolist() == [1, 1, 1, 3, 3]
+    rows = table.words[: ROW_WORDS * 5].reshape(5, ROW_WORDS)
+    both = PARALLEL | BARRIER
+    assert rows[:, ROW_FLAGS].tolist() == [PARALLEL, PARALLEL, PARALLEL, both, both]
+    assert table.shape == Shape(units=5, phases=3, places=4)
     v = np.ones(64, np.float32)
     assert np.array_equal(exe.run({"x": v})["s"], 3 * v + 3)
 
