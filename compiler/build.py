@@ -163,7 +163,7 @@ class ProgramBuilder:
     def host(self, node: Node) -> None:
         ins = tuple(None if v is None else self.buffer(v) for v in node.inputs)
         outs = tuple(self.new(v, "arena") for v in node.outputs)
-        self.steps.append(HostStep(node.attrs["kind"], dict(node.attrs), ins, outs))
+        self.steps.append(HostStep(node.attrs["kind"], dict(node.attrs["params"]), ins, outs))
 
 
 def _written(kernel: Kernel) -> int:

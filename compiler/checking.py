@@ -1,37 +1,48 @@
 """``check=True``: the compiled model against the reference interpreter.
 
-Three questions, in order, on random inputs and in float64 where it matters: is the optimized graph
-still the imported one (if not, which pass changed it); does the compiled model give the optimized
-graph's outputs; and if not, which group's result is the first that differs. For the last one the
-same schedule is compiled once more with every group's results exposed as outputs.
+Three questions, in order: is the optimized graph still the imported one (if not, which pass changed
+it, by which rule, at which node); does the compiled model give the optimized graph's outputs; and
+if not, which group's result is the first that differs. For the last one the same schedule is
+compiled once more with every group's results exposed as outputs, and every group is judged on the
+operands it was really given, so that an early error is not blamed on what comes after it.
+
+The reference runs in float64 and, where that disagrees, in the declared types: float32 overflows
+and rounds where float64 does not, and a result is right if it agrees with either.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..ir import interp
-from ..ir.errors import CheckError
+from ..ir.dims import free_symbols
+from ..ir.errors import CheckError, EvonnxError, FeedError
 from ..ir.graph import Graph, Node, Value
 from ..ir.groups import escaping
 from ..ir.schedule import Schedule
+from ..ir.text import namer, node_lines
 from ..ir.types import TensorType
+from ..passes.driver import rewrite
+from ..passes.manager import RulePass, parse_spec
+from ..passes.registry import PASSES
 from ..runtime.executable import Executable
 from .feeds import random_feeds
-from .pipeline import run_pipeline
+from .pipeline import PIPELINE, run_pipeline
 
 if TYPE_CHECKING:
     from .api import Compiled
 
 TOLERANCE = 1e-3
 """Largest error allowed, relative to the largest magnitude of the tensor (float32 results)."""
-SYMBOLS = 4
-"""Size of every symbolic dimension where nobody gives feeds."""
+EXACT = TOLERANCE / 10
+"""The same between two graphs that are both run in float64."""
+UNIFORM = (2, 4, 8, 16, 32, 64, 1, 96, 128, 224, 256, 320)
+"""Sizes tried for all symbols at once, after small different ones."""
 
-Feeds = Mapping[str, np.ndarray]
+Feeds = Mapping[str, Any]
 
 
 def error_of(got: Any, want: Any) -> float:
@@ -41,7 +52,8 @@ def error_of(got: Any, want: Any) -> float:
         return 0.0 if _same_host(got, want) else np.inf
     if np.shape(got) != want.shape:
         return np.inf
-    a, b = np.asarray(got, dtype=np.float64), np.asarray(want, dtype=np.float64)
+    kind = np.complex128 if np.iscomplexobj(want) else np.float64
+    a, b = np.asarray(got).astype(kind), want.astype(kind)
     finite = np.isfinite(b)
     if not np.array_equal(a[~finite], b[~finite], equal_nan=True):
         return np.inf
@@ -54,47 +66,150 @@ def error_of(got: Any, want: Any) -> float:
 
 def _same_host(got: Any, want: Any) -> bool:
     if isinstance(want, np.ndarray):
-        return np.array_equal(got, want)
+        if want.dtype == object or np.shape(got) != want.shape:
+            return np.array_equal(got, want)
+        return error_of(got, want) <= TOLERANCE
     if isinstance(want, (list, tuple)):
-        return len(got) == len(want) and all(_same_host(a, b) for a, b in zip(got, want,
-                                                                               strict=True))
+        return len(got) == len(want) and all(map(_same_host, got, want))
     return bool(got == want)
 
 
 def check_compiled(compiled: Compiled, spec: str | None, feeds: Feeds | None = None) -> None:
-    """Raises ``CheckError`` naming the first pass or the first group that is wrong."""
+    """Raises ``CheckError`` naming the first pass and node, or the first group, that is wrong.
+
+    ``spec`` is the pipeline the model was compiled with, ``feeds`` what to compare on (None:
+    random arrays; symbolic sizes are tried until the model accepts them). Raises ``FeedError`` if
+    no feeds are found that the reference accepts."""
     graph = compiled.imported
-    if feeds is None:
-        feeds = random_feeds({v.node.attrs["name"]: v.type for v in graph.inputs}, others=SYMBOLS)
-    want = interp.run(graph, feeds, float64=True)
-    _check_passes(graph, spec, feeds, want)
-    got = dict(zip(compiled.output_names, compiled.run(None, feeds), strict=True))
-    wrong = {n: e for n in want if (e := error_of(got[n], want[n])) > TOLERANCE}
+    feeds, want = chosen_feeds(graph) if feeds is None else (
+        feeds, interp.run(graph, feeds, float64=True))
+    check_passes(graph, spec, feeds, want)
+    got = compiled.executable.run(feeds)
+    wrong = _wrong(got, want)
+    if wrong:
+        narrow = _wrong(got, interp.run(graph, feeds))
+        wrong = {n: min(e, narrow[n]) for n, e in wrong.items() if n in narrow}
     if not wrong:
         return
     found = first_wrong_group(compiled.graph, compiled.schedule, compiled.executable, feeds)
     name, error = max(wrong.items(), key=lambda kv: kv[1])
-    place = found or "every group alone is right; the difference is accumulated rounding"
+    place = found or ("every group alone is right: either rounding adds up over the depth of the "
+                      "model, or the memory plan or the threads are at fault")
     raise CheckError(f"output {name!r} differs by {error:.2g} of its scale; first: {place}")
 
 
-def _check_passes(graph: Graph, spec: str | None, feeds: Feeds, want: Mapping[str, Any]) -> None:
-    failed: list[str] = []
+def _wrong(got: Mapping[str, Any], want: Mapping[str, Any], tolerance: float = TOLERANCE
+           ) -> dict[str, float]:
+    errors = {n: error_of(got[n], want[n]) for n in want}
+    return {n: e for n, e in errors.items() if e > tolerance}
 
-    def after(name: str, result: Graph) -> None:
-        if failed:
-            return
-        got = interp.run(result, feeds, float64=True)
-        for output, reference in want.items():
-            error = error_of(got[output], reference)
-            if error > TOLERANCE / 10:
-                failed.append(f"pass {name!r} changes output {output!r} by {error:.2g} of its "
-                              f"scale")
-                return
 
-    run_pipeline(graph, spec, after=after)
-    if failed:
-        raise CheckError(failed[0])
+# -- feeds -------------------------------------------------------------------------------------
+
+
+def chosen_feeds(graph: Graph) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Random feeds that the reference accepts, and what it answers in float64."""
+    inputs = {v.node.attrs["name"]: v.type for v in graph.inputs}
+    symbols = sorted({s for t in inputs.values() if isinstance(t, TensorType)
+                      for d in t.shape for s in free_symbols(d)})
+    reason = ""
+    for sizes in _sizes_to_try(symbols):
+        feeds = random_feeds(inputs, sizes)
+        try:
+            return feeds, interp.run(graph, feeds, float64=True)
+        except EvonnxError as error:
+            reason = reason or str(error)
+    tried = f" at any of the sizes tried for {', '.join(symbols)}" if symbols else ""
+    raise FeedError(f"check: the model does not accept random inputs{tried}; give your own as "
+                    f"check={{name: array}} ({reason})")
+
+
+def _sizes_to_try(symbols: list[str]) -> Iterable[dict[str, int]]:
+    yield {s: 3 + k for k, s in enumerate(symbols)}
+    if symbols:
+        yield from ({s: n for s in symbols} for n in UNIFORM)
+
+
+# -- passes ------------------------------------------------------------------------------------
+
+
+def check_passes(graph: Graph, spec: str | None, feeds: Feeds, want: Mapping[str, Any]) -> None:
+    """Raises ``CheckError`` naming the first pass of ``spec`` that changes what ``graph`` means,
+    with the rule and the node where they can be told."""
+    before = graph
+    for name, options in parse_spec(",".join(PIPELINE) if spec is None else spec, PASSES):
+        step = f"{name}:{'+'.join(options)}" if options else name
+        after = run_pipeline(before, step)
+        if after is not before:
+            wrong = _pass_wrong(after, feeds, want)
+            if wrong:
+                output, reason = wrong
+                raise CheckError(f"pass {step!r} {reason}{_blame(step, before, after, feeds, want)}"
+                                 + _first_strange(before, after, output, feeds))
+        before = after
+
+
+def _pass_wrong(graph: Graph, feeds: Feeds, want: Mapping[str, Any]) -> tuple[str, str] | None:
+    """(output, what is wrong with it) for the worst output of a rewritten graph."""
+    try:
+        wrong = _wrong(interp.run(graph, feeds, float64=True), want, EXACT)
+    except EvonnxError as error:
+        return "", f"makes a graph that cannot be run: {error}"
+    if not wrong:
+        return None
+    name, error = max(wrong.items(), key=lambda kv: kv[1])
+    return name, f"changes output {name!r} by {error:.2g} of its scale"
+
+
+def _blame(step: str, before: Graph, after: Graph, feeds: Feeds, want: Mapping[str, Any]) -> str:
+    """The rules that do it on their own, as text."""
+    rules = PASSES[step.partition(":")[0]]
+    if not isinstance(rules, RulePass):
+        return ""
+    guilty = []
+    for rule in rules.rules:
+        alone, done = rewrite(before, [rule], rules.measure, rules.fuel)
+        if done.fired and _pass_wrong(alone, feeds, want):
+            guilty.append(rule.name)
+    return f"; rule {', '.join(guilty)}" if guilty else ""
+
+
+def _first_strange(before: Graph, after: Graph, output: str, feeds: Feeds) -> str:
+    """The first node of ``after``, on the way to the wrong output, that computes what ``before``
+    never did from operands that it did; as text."""
+    known: dict[tuple[Any, ...], list[np.ndarray]] = {}
+
+    def keep(node: Node, results: tuple[Any, ...]) -> None:
+        for r in results:
+            if isinstance(r, np.ndarray):
+                known.setdefault(r.shape, []).append(r)
+
+    values = dict(after.outputs)
+    if output not in values:
+        return ""
+    interp.run(before, feeds, float64=True, observe=keep)
+    strange: set[Node] = set()
+
+    def judge(node: Node, results: tuple[Any, ...]) -> None:
+        for r in results:
+            if isinstance(r, np.ndarray) and not any(
+                error_of(r, k) <= EXACT for k in known.get(r.shape, ())
+            ):
+                strange.add(node)
+
+    interp.run(after, feeds, float64=True, observe=judge)
+    node, seen = values[output].node, set()
+    while True:
+        seen.add(node)
+        deeper = [v.node for v in node.operands if v.node in strange and v.node not in seen]
+        if not deeper:
+            break
+        node = max(deeper, key=after.index.__getitem__)
+    line = next(iter(node_lines(node, namer(after), after.constants))).strip()
+    return f"; first node that differs: {line}"
+
+
+# -- groups ------------------------------------------------------------------------------------
 
 
 def exposed(graph: Graph, schedule: Schedule) -> tuple[Graph, Schedule, dict[str, int]]:
@@ -120,30 +235,32 @@ def first_wrong_group(graph: Graph, schedule: Schedule, like: Executable, feeds:
     program = program_of(wide, wide_schedule, like.target)
     executable = Executable(program, wide.constants, like.target, like.threads)
     got = executable.run(feeds)
-    names = {v: name for name, v in wide.outputs}
-    suspects: list[dict[str, float]] = []
-    for float64 in (True, False):  # a float32 reference shares float32's own rounding
-        errors: dict[str, float] = {}
-
-        def compare(node: Node, results: tuple[Any, ...]) -> tuple[Any, ...]:
-            """Every group starts from what the compiled groups before it gave."""
-            replaced = list(results)
-            for i, v in enumerate(node.outputs):
-                name = names.get(v)
-                if name is None:
-                    continue
-                errors[name] = error_of(got[name], results[i])  # noqa: B023
-                if isinstance(results[i], np.ndarray):
-                    replaced[i] = np.asarray(got[name]).astype(results[i].dtype)
-            return tuple(replaced)
-
-        interp.run(wide, feeds, float64=float64, observe=compare)
-        suspects.append(errors)
+    suspects = [_judged(wide, got, feeds, float64) for float64 in (True, False)]
     for name, v in wide.outputs:
         error = min(errors[name] for errors in suspects)
         if error > TOLERANCE:
             return _describe(graph, schedule, group_of[name], error, v)
     return None
+
+
+def _judged(graph: Graph, got: Mapping[str, Any], feeds: Feeds, float64: bool) -> dict[str, float]:
+    """Error of every output, each computed from the operands in ``got``."""
+    names = {v: name for name, v in graph.outputs}
+    errors: dict[str, float] = {}
+
+    def compare(node: Node, results: tuple[Any, ...]) -> tuple[Any, ...]:
+        replaced = list(results)
+        for i, v in enumerate(node.outputs):
+            name = names.get(v)
+            if name is None:
+                continue
+            errors[name] = error_of(got[name], results[i])
+            if isinstance(results[i], np.ndarray) and np.shape(got[name]) == results[i].shape:
+                replaced[i] = np.asarray(got[name]).astype(results[i].dtype)
+        return tuple(replaced)
+
+    interp.run(graph, feeds, float64=float64, observe=compare)
+    return errors
 
 
 def _describe(graph: Graph, schedule: Schedule, k: int, error: float, v: Value) -> str:

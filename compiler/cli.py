@@ -25,7 +25,6 @@ from .console import Progress, plain, print_json, print_table, warn
 if TYPE_CHECKING:
     from ..ir.errors import Gap
     from ..ir.graph import Graph
-    from ..ir.types import Type
     from ..ir.views import Groups
     from .api import Compiled
 
@@ -81,6 +80,8 @@ _compiling = _options(
     click.option("--threads", type=click.IntRange(1), help="Threads per inference."),
     click.option("--schedule", type=click.Path(exists=True, dir_okay=False, path_type=Path),
                  help="Replay this schedule instead of choosing one."),
+    click.option("--fix", "fixed", metavar="NAME=SIZE", multiple=True,
+                 help="Compile for this size of a symbolic dimension only; repeatable."),
     _pipeline,
     click.option("--no-cache", is_flag=True, help="Neither read nor write the compile cache."),
 )  # fmt: skip
@@ -92,25 +93,16 @@ _check = click.option(
 
 def _compile(model: Path, label: str, options: dict[str, Any]) -> Compiled:
     """``compile()`` with the command-line options and a progress bar."""
-    from ..ir.target import Target
     from .api import compile as compile_model
     from .irfile import is_ir_text, read_graph
 
-    target: Any = options["target"]
-    if Path(target).is_file():
-        target = Target.parse(Path(target).read_text(encoding="utf-8"))
-    else:
-        try:
-            Target.named(target)
-        except KeyError as error:
-            raise click.UsageError(f"--target: {error.args[0]}, or a file") from None
-    schedule = options["schedule"]
     source = read_graph(model) if is_ir_text(model) else model
     with Progress(label) as progress:
         return compile_model(
-            source, target=target, threads=options["threads"],
-            schedule=None if schedule is None else str(schedule), pipeline=options["pipeline"],
-            cache=not options["no_cache"], progress=progress,
+            source, target=options["target"], threads=options["threads"],
+            schedule=options["schedule"], pipeline=options["pipeline"],
+            sizes=_sizes("--fix", options["fixed"]) or None, cache=not options["no_cache"],
+            progress=progress,
         )  # fmt: skip
 
 
@@ -138,7 +130,7 @@ def compile_command(
 
     compiled = _compile(model, f"compile {model.name}", options)
     if checked:
-        feeds = random_feeds(input_types(compiled.graph), _sizes(dims), seed)
+        feeds = random_feeds(compiled.inputs, _sizes("--dim", dims), seed)
         _verify(model, compiled, options["pipeline"], feeds)
     if save_schedule is not None:
         save_schedule.write_text(str(compiled.schedule), encoding="utf-8")
@@ -166,15 +158,14 @@ def run(
     from .feeds import read_feeds, write_arrays
 
     compiled = _compile(model, f"compile {model.name}", options)
-    graph = compiled.graph
-    feeds = read_feeds(inputs, input_types(graph), _sizes(dims), seed)
+    feeds = read_feeds(inputs, compiled.inputs, _sizes("--dim", dims), seed)
     with Progress(f"run {model.name}"):
         began = time.perf_counter()
         results = compiled.run(None, feeds)
         seconds = time.perf_counter() - began
     if checked:
         _verify(model, compiled, options["pipeline"], feeds)
-    named = {name: array for (name, _), array in zip(graph.outputs, results, strict=True)}
+    named = dict(zip(compiled.output_names, results, strict=True))
     if output is not None:
         write_arrays(output, named)
     rows = [_describe(name, array) for name, array in named.items()]
@@ -374,18 +365,13 @@ def bench(arguments: tuple[str, ...]) -> None:
     bench_command.main(list(arguments), prog_name="evonnx bench", standalone_mode=False)
 
 
-def input_types(graph: Graph) -> dict[str, Type]:
-    """Declared types of a graph's inputs, by name, in order."""
-    return {name: v.type for name, v in zip(graph.input_names, graph.inputs, strict=True)}
-
-
-def _sizes(texts: tuple[str, ...]) -> dict[str, int]:
-    """``NAME=SIZE`` options as a mapping."""
+def _sizes(option: str, texts: tuple[str, ...]) -> dict[str, int]:
+    """``NAME=SIZE`` values of ``option`` as a mapping."""
     sizes = {}
     for text in texts:
         name, _, size = text.rpartition("=")
         if not name or not size.isdecimal():
-            raise click.UsageError(f"--dim wants NAME=SIZE, not {text!r}")
+            raise click.UsageError(f"{option} wants NAME=SIZE, not {text!r}")
         sizes[name] = int(size)
     return sizes
 
@@ -425,7 +411,7 @@ def _guarded(argv: list[str]) -> int:
 
 
 def _report_error(error: Exception, as_json: bool) -> int:
-    from ..ir.errors import CheckError, UnsupportedError
+    from ..ir.errors import CheckError, OptionError, UnsupportedError
 
     kind = type(error).__name__
     if as_json:
@@ -433,6 +419,7 @@ def _report_error(error: Exception, as_json: bool) -> int:
         print_json({"error": {"type": kind, "message": str(error), "gaps": gaps}})
     else:
         warn(f"{kind}: {error}")
-    if isinstance(error, UnsupportedError):
-        return EXIT_UNSUPPORTED
-    return EXIT_MISMATCH if isinstance(error, CheckError) else EXIT_ERROR
+    codes = {
+        UnsupportedError: EXIT_UNSUPPORTED, CheckError: EXIT_MISMATCH, OptionError: EXIT_USAGE,
+    }  # fmt: skip
+    return next((code for cls, code in codes.items() if isinstance(error, cls)), EXIT_ERROR)

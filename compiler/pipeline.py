@@ -1,10 +1,8 @@
 """The way of a graph through the passes, on one screen.
 
-    fold          constants and shape arithmetic
-    canon         chains and identities
-    ...
-
-Each step is a pass of ``passes/registry.py``; the order is the only thing decided here.
+Each step is a pass of ``passes/registry.py``; the order is the only thing decided here. Recognition
+comes before scales are folded into weights, because the norms' scales would be; image ops turn
+channels-last after everything that speaks of channels-first convolutions.
 """
 
 from __future__ import annotations
@@ -27,6 +25,7 @@ PIPELINE = [
     "conv_transpose",  # as convolutions
     "layout",  # image ops channels-last from end to end
     "canon",
+    "thin",  # padding of three-channel images made explicit
     "fold:all",  # what is still constant is computed once, not in every call
 ]
 """The passes that ``compile`` runs, in order."""

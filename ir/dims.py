@@ -8,9 +8,7 @@ Canonical form makes equality of two expressions a comparison of tuples, so the 
 ``h*D + d == x`` after a split and a merge without a solver. What it cannot prove it treats as
 unknown, never as false.
 
-All symbols and loop variables are non-negative: they are sizes and positions. A floor division
-whose sign is not clear is taken to be at least -1, since that is what the window formula
-``(d - k) // s + 1`` has to be for its result to be a size.
+All symbols and loop variables are non-negative: they are sizes and positions.
 """
 
 from __future__ import annotations
@@ -548,9 +546,9 @@ def _lower_atom(atom: Atom, smallest: int) -> int | None:
     lows = [_lower(a, smallest) for a in atom.args]
     if atom.kind == "floordiv":
         low, by = lows[0], atom.args[1]
-        if low is None or low < 0:
-            return -1
-        return low // by if isinstance(by, int) else 0
+        if low is None:
+            return None
+        return low // by if isinstance(by, int) else min(low, 0)
     known = [x for x in lows if x is not None]
     if atom.kind == "bcast":
         return max([0, *known])

@@ -22,6 +22,7 @@ import numpy as np
 
 from .dims import Dim, Expr, free_symbols, sym
 from .errors import ModelError, VerifyError
+from .shapes import Memo
 from .types import DType, TensorType, Type, type_symbols
 
 Attr = Union[int, float, str, bool, bytes, None, Expr, DType, "Graph", tuple[Any, ...]]
@@ -371,7 +372,7 @@ class Builder:
         """Provenance given to nodes that are built without one of their own."""
         self._interned: dict[tuple[Any, ...], Node] = {}
         self.taken: set[str] = set()
-        self.dims_memo: dict[Value, np.ndarray | None] = {}
+        self.dims_memo = Memo()
         """Cache of ``shapes.symbolic_value`` for this builder's values."""
 
     # -- sources ---------------------------------------------------------------------------
@@ -379,7 +380,7 @@ class Builder:
     def input(self, name: str, type_: Type) -> Value:
         """Declares the next graph input."""
         node = Node("input", (), Attrs({"name": name}.items()), (type_,), (name,))
-        self.taken |= type_symbols(type_)
+        self._note(type_)
         self.nodes.append(node)
         self.inputs.append(node.out)
         return node.out
@@ -470,10 +471,16 @@ class Builder:
             return found
         node = Node(op, inputs, attrs, types, origin or self.default_origin)
         for t in types:
-            self.taken |= type_symbols(t)
+            self._note(t)
         self.nodes.append(node)
         self._interned[key] = node
         return node
+
+    def _note(self, t: Type) -> None:
+        """Remembers the symbols and the sizes of a new value."""
+        self.taken |= type_symbols(t)
+        if isinstance(t, TensorType):
+            self.dims_memo.sizes.update(d for d in t.shape if isinstance(d, Expr))
 
     def adopt(self, node: Node) -> Node:
         """Takes over a node of another graph whose operands are in this builder already; returns

@@ -3,11 +3,13 @@
 Exported models compute shapes with tensor ops (Shape, Gather, Concat, Mul, ...). Here such a value
 is evaluated to an object array of ``Dim``, by running the same access-free NumPy operations on
 arrays whose elements are symbolic. What depends on data, or needs a decision that holds only for
-some sizes, answers None.
+some sizes, answers None. Sizes that pass through floating point (``floor(float(n) * 0.5)``) stay
+exact: their elements are sizes, or quotients of a size by a small power of two.
 """
 
 from __future__ import annotations
 
+from collections.abc import Set
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,17 +24,76 @@ _LIMIT = 4096
 """Elements above which a tensor is data, not a shape."""
 
 
+class Memo(dict["Value", "np.ndarray | None"]):
+    """What is known of the values of one builder, and the sizes of its tensors, which are not
+    negative whatever their formula says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: set[Dim] = set()
+
+
 class _Unknown(Exception):
     """The value does not follow from sizes alone."""
+
+
+_MAX_DENOMINATOR = 1 << 10
+
+
+class _Ratio:
+    """``top / bottom`` where that is not whole: a real number on its way back to a size."""
+
+    __slots__ = ("bottom", "top")
+
+    def __init__(self, top: Dim, bottom: int) -> None:
+        self.top, self.bottom = top, bottom
+
+    @staticmethod
+    def make(top: Dim, bottom: int) -> Dim | _Ratio:
+        """The quotient in lowest terms; a ``Dim`` where it is whole."""
+        if bottom < 0:
+            top, bottom = -top, -bottom
+        if bottom == 0 or bottom > _MAX_DENOMINATOR or bottom & (bottom - 1):
+            raise _Unknown
+        while bottom > 1 and top % 2 == 0:
+            top, bottom = top // 2, bottom // 2
+        return top if bottom == 1 else _Ratio(top, bottom)
+
+    def __add__(self, other: Any) -> Any:
+        top, bottom = _parts(other)
+        return _Ratio.make(self.top * bottom + top * self.bottom, self.bottom * bottom)
+
+    __radd__ = __add__
+
+    def __neg__(self) -> _Ratio:
+        return _Ratio(-self.top, self.bottom)
+
+    def __sub__(self, other: Any) -> Any:
+        return self + -other
+
+    def __rsub__(self, other: Any) -> Any:
+        return -self + other
+
+    def __mul__(self, other: Any) -> Any:
+        top, bottom = _parts(other)
+        return _Ratio.make(self.top * top, self.bottom * bottom)
+
+    __rmul__ = __mul__
+
+
+def _parts(x: Any) -> tuple[Dim, int]:
+    return (x.top, x.bottom) if isinstance(x, _Ratio) else (x, 1)
 
 
 def symbolic_value(
     value: Value, constants: Constants, memo: dict[Value, np.ndarray | None]
 ) -> np.ndarray | None:
-    """Elements of an integer (or bool) tensor as an object array of ``Dim``; None if any of them
-    is unknown. ``memo`` is the caller's cache for one builder."""
+    """Elements of a tensor of numbers (or bools) as an object array of ``Dim``; None if any of
+    them is unknown or not whole. ``memo`` is the caller's cache for one builder."""
     found = partial_value(value, constants, memo)
-    return None if found is None or _has_hole(found) else found
+    if found is None or any(x is None or isinstance(x, _Ratio) for x in found.reshape(-1)):
+        return None
+    return found
 
 
 def partial_value(
@@ -57,10 +118,6 @@ def partial_value(
     return memo[value]
 
 
-def _has_hole(array: np.ndarray) -> bool:
-    return any(x is None for x in array.reshape(-1))
-
-
 def _candidate(v: Value) -> bool:
     from .types import TensorType
 
@@ -76,13 +133,15 @@ def _evaluate(
 ) -> np.ndarray | None:
     node = v.node
     if node.op == "const":
-        if v.dtype.kind == "f":
-            return None
-        return _objects(constants.get(node.attrs["digest"]))
+        array = constants.get(node.attrs["digest"])
+        return _reals(array) if v.dtype.kind == "f" else _objects(array)
     if node.op == "dims":
         return _array(list(node.attrs["values"]), tuple(node.attrs["shape"]))
     handler = _EVAL.get(node.op)
-    if handler is None or v.dtype.kind == "f":
+    if node.op == "eq":
+        sizes = memo.sizes if isinstance(memo, Memo) else frozenset()
+        handler = _elementwise(lambda a, b: _equal(a, b, sizes))
+    if handler is None:
         return None
     args = [_argument(o, memo) for o in node.operands]
     if len(args) != len(node.inputs) or any(a is None for a in args):
@@ -114,6 +173,15 @@ def _array(items: list[Any], shape: tuple[int, ...]) -> np.ndarray:
 
 def _objects(array: np.ndarray) -> np.ndarray:
     return _array([int(x) for x in array.ravel()], array.shape)
+
+
+def _reals(array: np.ndarray) -> np.ndarray:
+    items: list[Any] = []
+    for x in array.astype(np.float64).reshape(-1):
+        top, bottom = float(x).as_integer_ratio() if np.isfinite(x) else (0, 0)
+        fits = 0 < bottom <= _MAX_DENOMINATOR and abs(top) < 1 << 40
+        items.append(_Ratio.make(top, bottom) if fits else None)
+    return _array(items, array.shape)
 
 
 def _elementwise(fn: Any, partial: bool = False) -> Any:
@@ -151,14 +219,52 @@ def _trunc_div(a: Dim, b: Dim) -> Dim:
     return dmax(a // b, 0) - dmax(-a // b, 0)  # one of the two is 0, whatever the sign of a
 
 
+def _real_div(a: Any, b: Any) -> Any:
+    (at, ab), (bt, bb) = _parts(a), _parts(b)
+    if isinstance(bt, int):
+        if bt == 0:
+            raise _Unknown
+        if (at % bt) == 0:
+            return _Ratio.make(at // bt * bb, ab)
+        return _Ratio.make(at * bb, ab * bt)
+    if ab != 1 or bb != 1 or (at // bt) * bt != at:
+        raise _Unknown
+    return at // bt
+
+
+def _div(args: list[Any], attrs: Any, v: Any) -> Any:
+    fn = _real_div if v.dtype.kind == "f" else _trunc_div
+    return _elementwise(fn)(args, attrs, v)
+
+
+def _floor(a: Any) -> Dim:
+    return a.top // a.bottom if isinstance(a, _Ratio) else a
+
+
+def _ceil(a: Any) -> Dim:
+    return (a.top + a.bottom - 1) // a.bottom if isinstance(a, _Ratio) else a
+
+
+def _whole(a: Any) -> Dim:
+    if isinstance(a, _Ratio):
+        raise _Unknown
+    return a  # type: ignore[no-any-return]
+
+
+def _truncate(a: Any) -> Dim:
+    if isinstance(a, _Ratio) and not known_ge(a.top, 0):
+        raise _Unknown
+    return _floor(a)
+
+
 def _mod(a: Dim, b: Dim) -> Dim:
     if not known_ge(b, 1 if isinstance(b, int) else 0):
         raise _Unknown
     return a % b
 
 
-def _equal(a: Dim, b: Dim) -> int:
-    """Whether two sizes are equal; a positive symbol is never a negative constant."""
+def _equal(a: Dim, b: Dim, sizes: Set[Dim]) -> int:
+    """Whether two numbers are equal; ``sizes`` are known to be no negative constants."""
     if a == b:
         return 1
     if isinstance(a, int) and isinstance(b, int):
@@ -166,6 +272,8 @@ def _equal(a: Dim, b: Dim) -> int:
     diff = a - b
     if known_ge(diff, 1) or known_ge(-diff, 1):
         return 0
+    if any(isinstance(x, int) and x < 0 and y in sizes for x, y in ((a, b), (b, a))):
+        return 0  # the size of a tensor, such as (N - 3) // 2 + 1, is not -1
     raise _Unknown
 
 
@@ -205,8 +313,10 @@ def _logical(fn: Any) -> Any:
 def _cast(args: list[Any], attrs: Any, v: Any) -> Any:
     kind = attrs["to"].kind
     if kind == "b":
-        return _elementwise(lambda a: 1 - _equal(a, 0))(args, attrs, v)
-    if kind not in "iu":
+        return _elementwise(lambda a: 1 - _equal(a, 0, frozenset()))(args, attrs, v)
+    if kind in "iu":
+        return _elementwise(_truncate)(args, attrs, v)
+    if kind != "f":
         raise _Unknown
     return args[0]
 
@@ -269,14 +379,17 @@ _EVAL: dict[str, Any] = {
     "sub": _elementwise(lambda a, b: a - b),
     "mul": _elementwise(lambda a, b: a * b),
     "neg": _elementwise(lambda a: -a),
-    "div": _elementwise(_trunc_div),
+    "div": _div,
+    "floor": _elementwise(_floor),
+    "ceil": _elementwise(_ceil),
+    "round": _elementwise(_whole),
     "mod": _elementwise(_mod),
     "max": _elementwise(dmax),
     "min": _elementwise(dmin),
     "abs": _elementwise(_abs),
     "sign": _elementwise(_sign),
     "relu": _elementwise(lambda a: dmax(a, 0)),
-    "eq": _elementwise(_equal),
+    "eq": None,  # needs to know what is a size: see ``_evaluate``
     "lt": _elementwise(_less),
     "le": _elementwise(lambda a, b: 1 - _less(b, a)),
     "select": _elementwise(_select, partial=True),

@@ -220,7 +220,7 @@ class TileSpace:
         tile_names = {name_of(a.var) for a in self.tile}
         for (v, at) in self.low.puller.holes:
             for i, size in zip(at, v.shape, strict=True):
-                if within(i, 0, size) is not True:
+                if not (is_var(i) and _extent(i) == size) and within(i, 0, size) is not True:
                     raise Refused("a reduction is read only where a condition holds")
             known = self.index.get(v.node)
             if known is None:
@@ -263,11 +263,12 @@ def is_var(d: Dim) -> bool:
 
 def covers(v: Value, at: Index) -> bool:
     """Whether the plain position runs over all of the value: every variable has its extent."""
-    for size, i in zip(v.shape, at, strict=True):
-        extent = i.terms[0][0][0][0].args[0] if isinstance(i, Expr) else 1
-        if extent != size:
-            return False
-    return True
+    return all(_extent(i) == size for size, i in zip(v.shape, at, strict=True))
+
+
+def _extent(d: Dim) -> Dim:
+    """Extent of the loop variable that ``d`` is (1 for the constant 0)."""
+    return d.terms[0][0][0][0].args[0] if isinstance(d, Expr) else 1
 
 
 def depending(graph: Graph, nodes: Sequence[Node]) -> set[Node]:

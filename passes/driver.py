@@ -61,7 +61,7 @@ def op_weight(graph: Graph) -> float:
         if behind:
             total += 0.01 * len(behind) + 0.04 * sum(behind)
             if node.op in _PASSED:
-                moved[node] = min(1 + max(behind), 8)
+                moved[node] = 1 + max(behind)
         if node.op == "reduce":
             total += 0.01 * len(node.attrs["axes"])
     return total
@@ -208,7 +208,7 @@ def rewrite(
         graph, level = after, reached
         done.fired += fired
         done.count += 1
-    done.stopped = f"{fuel} sweeps did not reach a fixed point; last fired: {_listed(fired)}"
+    done.stopped = f"{fuel} sweeps did not reach a fixed point: {_listed(done.fired)}"
     return graph, done
 
 

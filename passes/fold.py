@@ -121,13 +121,16 @@ def _known_branch(
     if taken is None:
         return None
     region: Graph = node.attrs["then" if taken else "else_"]
-    if any(n.op == "bind" for n in region.nodes):
+    if region.symbol_definers:
         return None
     names = dict(node.attrs["symbols"])
     if any(str(size) != inner for inner, size in names.items()):
         return None  # sizes have other names inside; renaming is left to the run
     split = 1 + node.attrs["split"]
-    outs = _inline(builder, region, inputs[1:split] if taken else inputs[split:])
+    args = inputs[1:split] if taken else inputs[split:]
+    if any(v is None or v.type != own.type for v, own in zip(args, region.inputs, strict=True)):
+        return None
+    outs = _inline(builder, region, args)
     kept = tuple(v.type == t for v, t in zip(outs, node.types, strict=True))
     return outs if all(kept) else None
 

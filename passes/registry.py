@@ -11,11 +11,16 @@ from . import expand as expand_pass
 from . import fold as fold_pass
 from . import layout as layout_pass
 from . import siblings as siblings_pass
+from . import thin as thin_pass
 from .manager import GraphPass, Pass, RulePass
 from .rule import Rule
 from .rules import activations, arithmetic, attention, casts, convolution, movement, norms
 
 CANON: tuple[Rule, ...] = (*arithmetic.RULES, *casts.RULES, *movement.RULES)
+AFFINE: tuple[Rule, ...] = (
+    *convolution.RULES,
+    *(r for r in arithmetic.RULES if r.name in ("add_add", "mul_mul")),
+)
 RECOGNIZE: tuple[Rule, ...] = (*norms.RULES, *activations.RULES, *attention.RULES)
 
 
@@ -39,6 +44,10 @@ def _layout(graph: Graph, fired: Counter[str], options: Sequence[str]) -> Graph:
     return layout_pass.to_channels_last(graph, fired)
 
 
+def _thin(graph: Graph, fired: Counter[str], options: Sequence[str]) -> Graph:
+    return thin_pass.pad_thin_images(graph, fired)
+
+
 def _expand(graph: Graph, fired: Counter[str], options: Sequence[str]) -> Graph:
     return expand_pass.expand(graph, options, fired)
 
@@ -48,13 +57,14 @@ _ALL: tuple[Pass, ...] = (
               options=("all",)),
     GraphPass("dce", _dce, "drops dead and duplicate nodes"),
     RulePass("canon", CANON, "arithmetic identities; cast, transpose, reshape, slice chains"),
-    RulePass("fuse_affine", convolution.RULES, "constant scales and offsets into conv and dot"),
+    RulePass("fuse_affine", AFFINE, "constant scales and offsets into conv and dot"),
     RulePass("recognize", RECOGNIZE, "norms, softmax, GELU and attention from their parts"),
     GraphPass("siblings", _siblings, "parallel dots and convs of one value merged",
               options=("dot", "conv")),
     GraphPass("conv_transpose", _conv_transpose, "transposed convolutions as convolutions"),
     GraphPass("layout", _layout, "image ops channels-last, transposes carried to the edges",
               post=(layout_pass.images_are_last,)),
+    GraphPass("thin", _thin, "padding of images with few channels as an op of its own"),
     GraphPass("expand", _expand, "composites into core ops", options=expand_pass.COMPOSITES),
 )
 PASSES: dict[str, Pass] = {p.name: p for p in _ALL}
@@ -63,4 +73,4 @@ RULES: dict[str, Rule] = {
     rule.name: rule for p in _ALL if isinstance(p, RulePass) for rule in p.rules
 }
 """Every rule by name."""
-assert len(RULES) == sum(len(p.rules) for p in _ALL if isinstance(p, RulePass)), "a name twice"
+assert len(RULES) == len({r for p in _ALL if isinstance(p, RulePass) for r in p.rules})

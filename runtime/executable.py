@@ -89,8 +89,11 @@ class Executable:
         self.seconds = {**built.seconds, "pack": time.perf_counter() - packed_at}
         """Wall time of ``compile``, ``load``, ``pack`` and, at the end, ``total``."""
         self._driver = driver(cache)
-        machine = Machine(self._driver, self.target, self.threads, built.addresses, self._constants)
-        self._runner = Runner(program, machine)
+        self.machine = Machine(
+            self._driver, self.target, self.threads, built.addresses, self._constants
+        )
+        """What the runners of the program and its bodies share."""
+        self._runner = Runner(program, self.machine)
         if self._runner.layout.given:
             raise VerifyError(f"program: size {self._runner.layout.given[0]} is never defined")
         self._feeds = Feeds(self._runner.layout.inputs)
@@ -112,14 +115,22 @@ class Executable:
         arrays = self._feeds.arrays(feeds)
         if self.threads == 1:
             return self._runner.run(arrays)
-        members = self._team
-        if members is None or members.dead:
-            members = self._new_team()
-        lease = Lease(members)
+        lease = self.lease()
         try:
             return self._runner.run(arrays, None, lease)
         finally:
             lease.give_back()
+
+    def lease(self) -> Lease:
+        """The right to use the team in one call, taken at need; also a context manager."""
+        members = self._team
+        if self.threads > 1 and (members is None or members.dead):
+            members = self._new_team()
+        return Lease(members)
+
+    def check_feeds(self, feeds: Mapping[str, Any]) -> list[Any]:
+        """One dense array (or host value) per input, in order; raises ``FeedError``."""
+        return self._feeds.arrays(feeds)
 
     def _new_team(self) -> Team:
         self._team = found = team(self.threads, self._driver)

@@ -61,6 +61,12 @@ class Lease:
         if self._holder is not None and self._team is not None:
             self._team.release(self._holder)
 
+    def __enter__(self) -> Lease:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.give_back()
+
 
 _ALONE = Lease(None)
 
@@ -99,7 +105,7 @@ class Runner:
             if isinstance(step, HostStep)
         }
         self._bodies = {
-            i: tuple(Runner(body, machine) for body in step.bodies)
+            i: tuple(type(self)(body, machine) for body in step.bodies)
             for i, step in enumerate(program.steps)
             if isinstance(step, ControlStep)
         }
@@ -212,8 +218,8 @@ class Runner:
         found = binding.children.get(key)
         if found is None:
             found = self._stages[stage].bind(
-                (*binding.values, *key), binding, self._addresses, self.machine.target,
-                self.machine.threads,
+                (*binding.values, *key), binding.shapes, binding, self._addresses,
+                self.machine.target, self.machine.threads,
             )  # fmt: skip
             with self._lock:
                 binding.children[key] = found
@@ -300,20 +306,8 @@ class Runner:
         first = self._stages[0]
         values = [env[s] for s in first.sizes.symbols]
         binding = first.bind(
-            values, None, self._addresses, self.machine.target, self.machine.threads
+            values, shapes, None, self._addresses, self.machine.target, self.machine.threads
         )
-        dims = iter(first.input_dims)
-        for (name, _, kind), shape in zip(self.layout.inputs, shapes):
-            if not isinstance(kind, TensorType):
-                continue
-            for got in shape:
-                _, axis, slot, dim = next(dims)
-                if got != binding.sizes[slot]:
-                    raise FeedError(
-                        f"input {quote(name)} axis {axis} has size {got}, expected {dim}"
-                        + ("" if isinstance(dim, int) else f" = {binding.sizes[slot]}")
-                        + f" (the model's input is {kind})"
-                    )
         with self._lock:
             self._bindings[shapes, given] = binding
             while len(self._bindings) > _BINDINGS:

@@ -12,11 +12,11 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
-from ..ir.dims import Dim
-from ..ir.errors import FeedError, LimitError, ModelError
+from ..ir.errors import FeedError, LimitError, ModelError, quote
 from ..ir.target import Target
 from ..ir.types import TensorType
 from .driver import ROW_PARAMS, ROW_REFS, ROW_TILES, ROW_WORDS
@@ -65,6 +65,8 @@ class Binding:
 
     values: tuple[int, ...]
     """Values of all symbols known at this stage."""
+    shapes: tuple[Any, ...]
+    """Shapes of the inputs; None for host values."""
     tables: list[Table | None]
     """By item of the layout; None for items of other stages and host-level items."""
     chunk: int
@@ -201,7 +203,14 @@ class StageTemplate:
             for a, b, message in program.checks
             if max(shape.stage_of(a), shape.stage_of(b)) == stage
         ]
-        self.input_dims = self._input_dims() if stage == 0 else []
+        self._input_dims = [
+            (k, axis, self.sizes.slot(dim), dim)
+            for k, (_, _, kind) in enumerate(shape.inputs)
+            if isinstance(kind, TensorType)
+            for axis, dim in enumerate(kind.shape)
+            if shape.stage_of(dim) == stage
+        ]
+        """(input, axis, slot, dim): what dimensions of inputs must be, as far as known now."""
         self._plans: OrderedDict[tuple[int, ...], tuple[list[int], int]] = OrderedDict()
 
     def _read_by_python(self) -> list[int]:
@@ -227,28 +236,34 @@ class StageTemplate:
         dims = [self.sizes.slot(d) for d in kind.shape]
         return slot, self.sizes.slot(program.offsets[b]), kind.dtype.np, dims
 
-    def _input_dims(self) -> list[tuple[str, int, int, Dim]]:
-        """(input, axis, slot, dim): what every dimension of every input must be."""
-        return [
-            (name, axis, self.sizes.slot(dim), dim)
-            for name, _, kind in self.shape.inputs
-            if isinstance(kind, TensorType)
-            for axis, dim in enumerate(kind.shape)
-        ]
+    def _check_inputs(self, sizes: list[int], shapes: Sequence[Any]) -> None:
+        for k, axis, slot, dim in self._input_dims:
+            got = shapes[k][axis]
+            if got != sizes[slot]:
+                name, _, kind = self.shape.inputs[k]
+                value = "" if isinstance(dim, int) else f" = {sizes[slot]}"
+                raise FeedError(
+                    f"input {quote(name)} axis {axis} has size {got}, expected {dim}{value} "
+                    f"(the model's input is {kind})"
+                )
 
     def bind(
         self,
         values: Sequence[int],
+        shapes: tuple[Any, ...],
         parent: Binding | None,
         constants: Mapping[int, int],
         target: Target,
         threads: int,
     ) -> Binding:
-        """The stage under ``values`` of its symbols. Raises ``FeedError`` where a size check
-        fails and ``LimitError`` where a size is absurd."""
+        """The stage under ``values`` of its symbols, for inputs of ``shapes``.
+
+        Raises ``FeedError`` where a size check fails and ``LimitError`` for an absurd size.
+        """
         sizes = self.sizes.evaluate(values)
         if max(map(abs, sizes), default=0) >= 1 << 62:
             raise LimitError("a size of the model does not fit 64 bits")
+        self._check_inputs(sizes, shapes)
         for a, b, message in self.checks:
             if sizes[a] not in (sizes[b], 1):
                 raise FeedError(f"sizes {sizes[a]} and {sizes[b]} differ: {message}")
@@ -270,6 +285,7 @@ class StageTemplate:
         scratch = aligned(max((t.scratch for t in present), default=0))
         return Binding(
             values=tuple(values),
+            shapes=shapes,
             tables=tables,
             chunk=chunk,
             bound=lower_bound(lives),

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+import evonnx
+
 ROOT = Path(__file__).resolve().parent.parent
 
 ARROWS = {
@@ -145,6 +147,13 @@ def test_the_face_is_light_and_complete() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_face_shows_every_error() -> None:
+    tree = ast.parse((ROOT / "ir" / "errors.py").read_text(encoding="utf-8"))
+    raised = {n.name for n in tree.body if isinstance(n, ast.ClassDef) and n.name.endswith("Error")}
+    assert raised <= set(evonnx.__all__)
+    assert all(issubclass(getattr(evonnx, name), evonnx.EvonnxError) for name in raised)
 
 
 def test_every_package_is_listed() -> None:

@@ -234,7 +234,7 @@ class Importer:
         sig = signature(domain, node.op_type, ctx.opset)
         fn = find_lowering(domain, node.op_type, ctx.opset)
         if sig is not None:
-            if sig.schema.deprecated:
+            if sig.schema.deprecated and fn is None:
                 ctx.fail(f"ONNX removed the operator in opset {sig.schema.since_version}")
             check_node(node, attrs, sig)
         elif fn is None or (domain in ("", "ai.onnx.ml") and node.op_type not in EXTENSIONS):

@@ -92,25 +92,28 @@ def choose(ctx: Ctx, scores: Value, labels: Sequence[Any]) -> Value:
     return label_values(ctx, best, labels)
 
 
-def binary_scores(
-    ctx: Ctx, y: Value, labels: Sequence[Any], transform: str, positive: bool
-) -> tuple[Value, Value]:
-    """(label, [N, 2] scores) from the one score ``y [N, 1]`` of the positive class.
+def threshold_label(ctx: Ctx, score: Value, labels: Sequence[Any], positive: bool) -> Value:
+    """The second label where ``score [N, 1]`` exceeds one half (a margin: zero), else the first."""
+    hit = ctx.b.op("lt", ctx.b.const(0.5 if positive else 0.0, score.dtype), score)
+    index = reshape_to(ctx, ctx.b.op("cast", hit, to=I64), (score.shape[0],))
+    return label_values(ctx, index, labels)
+
+
+def binary_scores(ctx: Ctx, y: Value, transform: str, positive: bool) -> Value:
+    """[N, 2] scores from the one score ``y [N, 1]``, as ONNX Runtime defines them.
 
     ``positive``: all weights are positive, so the score is a probability; else it is a margin."""
     b = ctx.b
-    hit = b.op("lt", b.const(0.5 if positive else 0.0, y.dtype), y)
-    index = reshape_to(ctx, b.op("cast", hit, to=I64), (y.shape[0],))
-    label = label_values(ctx, index, labels)
     if transform == "PROBIT":
-        return label, post_transform(ctx, y, transform)
-    if positive:
-        low = b.op("sub", b.const(1.0, y.dtype), y)
-    elif transform == "LOGISTIC":
-        low, y = b.op("sigmoid", b.op("neg", y)), b.op("sigmoid", y)
+        ctx.fail("post_transform PROBIT of a classifier with one score is not supported")
+    if transform == "LOGISTIC":
+        high = b.op("sigmoid", y)
+        low = b.op("sub", b.const(1.0, y.dtype), high) if positive else (
+            b.op("sigmoid", b.op("neg", y)))
     else:
-        low, y = b.op("select", hit, b.op("neg", y), y), b.op("select", hit, y, b.op("neg", y))
-    return label, b.op("concat", low, y, axis=1)
+        high = y
+        low = b.op("sub", b.const(1.0, y.dtype), y) if positive else b.op("neg", y)
+    return b.op("concat", low, high, axis=1)
 
 
 # -- linear models -----------------------------------------------------------------------------

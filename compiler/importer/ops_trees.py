@@ -18,7 +18,14 @@ from ...ir.errors import ModelError
 from ...ir.graph import Value
 from ...ir.ops.trees import LEAF, TABLES
 from ...ir.types import F32, F64
-from .ops_ml import binary_scores, choose, label_values, labels_of, post_transform, rows_of
+from .ops_ml import (
+    binary_scores,
+    choose,
+    labels_of,
+    post_transform,
+    rows_of,
+    threshold_label,
+)
 from .registry import lowering
 
 if TYPE_CHECKING:
@@ -219,20 +226,20 @@ def tree_ensemble_classifier(ctx: Ctx, node: NodeProto) -> tuple[Value, ...]:
     base = _real_list(ctx, "base_values")
     if base and len(base) not in (1, count):
         raise ModelError(f"{len(base)} base values for {count} classes")
+    positive = all(w >= 0 for entries in forest.weights.values() for _, w in entries)
     if count > 2 or len(used) != 1:
         y = ctx.as_dtype(_with_base(ctx, y, base if len(base) == count else ()), F32)
         return choose(ctx, y, labels), post_transform(ctx, y, transform)
     (column,) = used
+    if column == 0 and len(base) < 2:
+        one = b.op("slice", y, starts=(0, 0), sizes=(y.shape[0], 1), steps=(1, 1))
+        one = ctx.as_dtype(_with_base(ctx, one, base), F32)
+        label = threshold_label(ctx, one, labels, positive)
+        return label, binary_scores(ctx, one, transform, positive)
+    y = ctx.as_dtype(_with_base(ctx, y, base if len(base) == count else ()), F32)
     one = b.op("slice", y, starts=(0, column), sizes=(y.shape[0], 1), steps=(1, 1))
-    one = ctx.as_dtype(_with_base(ctx, one, base[-1:]), F32)
-    positive = all(w >= 0 for entries in forest.weights.values() for _, w in entries)
-    if len(base) == 2:
-        limit = b.const(0.5 if positive else 0.0, one.dtype)
-        hit = b.op("cast", b.op("lt", limit, one), to=b.const(0).dtype)
-        label = label_values(ctx, b.op("reshape", hit, shape=(one.shape[0],)), labels)
-        both = b.op("concat", b.op("neg", one), one, axis=1)
-        return label, post_transform(ctx, both, transform)
-    return binary_scores(ctx, one, labels, transform, positive)
+    label = threshold_label(ctx, one, labels, positive)
+    return label, post_transform(ctx, y, transform)
 
 
 # -- interior nodes and leaves apart ---------------------------------------------------------------

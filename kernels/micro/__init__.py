@@ -8,7 +8,8 @@ kernels that call it by its symbol. Generated source calls it with the word ``cc
 Pointers may be passed as typed pointers or as int64 addresses. All symbols start with ``mk_``.
 
 ===================  =====================================================================
-``igemm(...)``       ``(rows, taps, klen, b, c, ldc[, ldk])``, see ``gemm``
+``igemm(...)``       ``(rows, taps, klen, b, c, ldc[, ldk][, m, n, bias, lo, hi[, res,
+                     ldr]])``, see ``gemm``
 ``depthwise(...)``   ``(rows, taps, w, ldw, channels, out, ldo)``, see ``depthwise``
 ``window(...)``      ``(x, ldx, ldy, kh, w, ldw, channels, out, ldo)``, see ``depthwise``
 ``pack(...)``        ``(src, stride_k, stride_n, k, n, dst)``, see ``packing``
@@ -81,19 +82,23 @@ def igemm(
     mr: int | None = None,
     nv: int | None = None,
     strided: bool = False,
+    finish: str = "",
 ) -> MicroKernel:
     """The GEMM tile with ``mr`` rows (default: the full tile) and ``nv`` vectors of the panel.
 
     ``strided`` adds the argument ``ldk``, the distance in elements between successive k of a row
-    of A (1 without it).
+    of A (1 without it). ``finish`` is ``""``, ``"b"`` (bias and limits fused) or ``"r"`` (a
+    residual as well), see ``gemm.Tile``; then only ``m`` rows and ``n`` columns are written, and
+    ``bias`` (of at least ``n`` elements) must be given, zeros if need be.
     """
     full_mr, full_nv, width = _gemm.tile_shape(target, dtype)
     rows, vectors = mr or full_mr, nv or full_nv
-    symbol = f"mk_igemm{'k' if strided else ''}_{dtype}_{rows}x{vectors}"
-    arguments = ("rows", "taps", "klen", "b", "c", "ldc") + (("ldk",) if strided else ())
+    symbol = f"mk_igemm{'k' if strided else ''}{finish}_{dtype}_{rows}x{vectors}"
+    tile = _gemm.Tile(dtype, rows, vectors, full_nv, strided, finish)
+    arguments = tuple(name for _, name in tile.parameters())
 
     def text() -> str:
-        return _gemm.igemm_text(symbol, target, dtype, rows, vectors, full_nv, strided)
+        return _gemm.igemm_text(symbol, target, tile)
 
     return MicroKernel(symbol, target, rows, vectors, full_nv * width, arguments, text)
 
@@ -178,7 +183,7 @@ def pack_i8(target: Target) -> MicroKernel:
 
 
 _NAMES = re.compile(
-    r"mk_(?:(?P<gemm>igemmk?)_(?P<type>f32|f64)_(?P<rows>\d+)x(?P<nv>\d+)"
+    r"mk_(?:(?P<gemm>igemm)(?P<strided>k?)(?P<finish>[br]?)_(?P<type>f32|f64)_(?P<rows>\d+)x(?P<nv>\d+)"
     r"|igemm_(?P<byte>[us])8_(?P<byte_rows>\d+)x(?P<byte_nv>\d+)"
     r"|depthwise_(?P<table_type>f32|f64)_(?P<table_rows>\d+)"
     r"|window_(?P<window_type>f32|f64)_k(?P<kw>\d+)s(?P<stride>\d+)_(?P<window_rows>\d+)"
@@ -193,16 +198,16 @@ def named(symbol: str, target: Target) -> MicroKernel:
         raise CompileError(f"there is no micro-kernel {quote(symbol)}")
     part = found.groupdict()
     if part["gemm"]:
-        strided = part["gemm"] == "igemmk"
-        return igemm(target, part["type"], int(part["rows"]), int(part["nv"]), strided)
+        size = int(part["rows"]), int(part["nv"])
+        return igemm(target, part["type"], *size, bool(part["strided"]), part["finish"])
     if part["byte"]:
         flip = part["byte"] == "s"
         return igemm_i8(target, int(part["byte_rows"]), int(part["byte_nv"]), flip)
     if part["table_type"]:
         return depthwise(target, part["table_type"], int(part["table_rows"]))
     if part["kw"]:
-        size = int(part["kw"]), int(part["stride"])
-        return window(target, *size, part["window_type"], int(part["window_rows"]))
+        shape = int(part["kw"]), int(part["stride"])
+        return window(target, *shape, part["window_type"], int(part["window_rows"]))
     return pack_i8(target) if part["pack"] == "i8" else pack(target, part["pack"])
 
 

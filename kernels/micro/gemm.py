@@ -10,10 +10,13 @@ The ``mr * nv`` accumulator vectors stay in registers over all taps and k (K. Go
 Geijn, 2008): each step loads ``nv`` vectors of the packed panel and broadcasts ``mr`` scalars. Tile
 sizes by register file: 14x2 vectors for 32 registers of 512 bits, 6x2 for 16 registers, 8x2 for 32
 registers of 128 bits. Few rows leave the multiply-add latency exposed, so tiles of up to 4 rows
-keep several sets of accumulators, one per unrolled step, and sum them at the end.
+keep several sets of accumulators, one per unrolled step, and sum them at the end. ``Tile.finish``
+fuses bias, residual and limits into the store.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 from ...ir.target import Target
 from .irtext import SIZES, Carried, Code
@@ -29,65 +32,169 @@ def tile_shape(target: Target, dtype: str = "f32") -> tuple[int, int, int]:
     return 6, 2, width
 
 
-def igemm_text(
-    name: str, target: Target, dtype: str, mr: int, nv: int, panel_nv: int, strided: bool
-) -> str:
-    """LLVM IR of a tile of ``mr`` rows and ``nv`` of the ``panel_nv`` vectors of a panel."""
-    kind = _LLVM[dtype]
-    size = SIZES[kind]
-    width = target.lanes(8 * size)
-    vector, nr = f"<{width} x {kind}>", panel_nv * width
-    parameters = [
-        ("ptr noalias readonly", "rows"), ("i64", "taps"), ("i64", "klen"),
-        ("ptr noalias readonly", "b"), ("ptr noalias", "c"), ("i64", "ldc"),
-    ]  # fmt: skip
-    if strided:
-        parameters.append(("i64", "ldk"))
-    code = Code(name, parameters, target)
-    room = (target.registers - nv - 1) // (mr * nv)
-    sets = (4 if room >= 4 else 2 if room >= 2 else 1) if mr <= 4 else 1
-    unroll = max(2, sets)  # a power of two: see `main`
-    cells = [(s, r, v) for s in range(sets) for r in range(mr) for v in range(nv)]
-    number = {cell: index for index, cell in enumerate(cells)}
-    main = code.let(f"and i64 %klen, {-unroll}")
+@dataclass(frozen=True)
+class Tile:
+    """What distinguishes one GEMM tile from another."""
 
-    def step(k: str, panel: str, rows: list[str], acc: Carried, which: int) -> None:
-        """One k: ``acc`` of set ``which`` in place."""
-        bs = [code.load(vector, code.at(kind, panel, v * width), size) for v in range(nv)]
-        index = code.let(f"mul nsw i64 {k}, %ldk") if strided else k
-        for r in range(mr):
-            a = code.splat(kind, width, code.load(kind, code.at(kind, rows[r], index), size))
-            for v in range(nv):
-                cell = number[which, r, v]
-                acc[cell] = code.multiply_add(vector, acc[cell], a, bs[v])
+    dtype: str
+    """``f32`` or ``f64``."""
+    mr: int
+    """Rows."""
+    nv: int
+    """Vectors of the panel that are computed."""
+    panel_nv: int
+    """Vectors of a panel."""
+    strided: bool = False
+    """Successive k of a row of A are ``ldk`` elements apart, not 1."""
+    finish: str = ""
+    """``""``: store the sums. ``b``: add ``bias``, limit to ``[lo, hi]`` (NaN stays NaN), store
+    ``m`` rows and ``n`` columns only. ``r``: add ``res[row ldr + column]`` as well, before the
+    limits."""
 
-    def tap(index: str, values: Carried) -> Carried:
-        table = code.at("i64", "%rows", code.let(f"mul nsw i64 {index}, {mr}"))
-        rows = [code.load("ptr", code.at("i64", table, r), 8) for r in range(mr)]
+    def parameters(self) -> list[tuple[str, str]]:
+        """LLVM types and names of the arguments."""
+        kind = _LLVM[self.dtype]
+        result = [
+            ("ptr noalias readonly", "rows"), ("i64", "taps"), ("i64", "klen"),
+            ("ptr noalias readonly", "b"), ("ptr", "c"), ("i64", "ldc"),
+        ]  # fmt: skip
+        if self.strided:
+            result.append(("i64", "ldk"))
+        if self.finish:
+            result += [("i64", "m"), ("i64", "n"), ("ptr", "bias"), (kind, "lo"), (kind, "hi")]
+        if self.finish == "r":
+            result += [("ptr", "res"), ("i64", "ldr")]
+        return result
 
-        def many(k: str, values: Carried) -> Carried:
-            acc, panel = list(values[:-1]), values[-1]
-            for u in range(unroll):
-                ku = code.let(f"add nsw i64 {k}, {u}") if u else k
-                step(ku, code.at(kind, panel, u * nr), rows, acc, u % sets)
-            return [*acc, code.at(kind, panel, unroll * nr)]
 
-        def one(k: str, values: Carried) -> Carried:
-            acc, panel = list(values[:-1]), values[-1]
-            step(k, panel, rows, acc, 0)
-            return [*acc, code.at(kind, panel, nr)]
+def igemm_text(name: str, target: Target, tile: Tile) -> str:
+    """LLVM IR of a tile; parameters as ``Tile.parameters`` lists them."""
+    return _Writer(name, target, tile).text()
 
-        kinds = [*[vector] * len(cells), "ptr"]
-        values = code.loop(0, main, unroll, list(zip(kinds, values)), many)
-        return code.loop(main, "%klen", 1, list(zip(kinds, values)), one)
 
-    start = [*((vector, "zeroinitializer") for _ in cells), ("ptr", "%b")]
-    result = code.loop(0, "%taps", 1, start, tap)
-    for r in range(mr):
-        row = code.at(kind, "%c", code.let(f"mul nsw i64 %ldc, {r}"))
-        for v in range(nv):
-            total = result[number[0, r, v]]
-            for s in range(1, sets):
-                total = code.let(f"fadd {vector} {total}, {result[number[s, r, v]]}")
-            code.store(vector, total, code.at(kind, row, v * width), size)
-    return code.text()
+class _Writer:
+    """Writes one tile: accumulators are numbered ``[set][row][vector]``."""
+
+    def __init__(self, name: str, target: Target, tile: Tile) -> None:
+        self.tile, self.kind = tile, _LLVM[tile.dtype]
+        self.size = SIZES[self.kind]
+        self.width = target.lanes(8 * self.size)
+        self.vector = f"<{self.width} x {self.kind}>"
+        self.nr = tile.panel_nv * self.width
+        self.code = Code(name, tile.parameters(), target)
+        self.per_set = tile.mr * tile.nv
+        room = (target.registers - tile.nv - 1) // self.per_set
+        self.sets = (4 if room >= 4 else 2 if room >= 2 else 1) if tile.mr <= 4 else 1
+        # A power of two (see `main` in text()). Unrolled, a tile that fills the registers spills.
+        spare = target.registers - self.per_set - tile.nv
+        self.unroll = max(self.sets, 1 if spare < 3 else 2)
+
+    def text(self) -> str:
+        """The whole function."""
+        code, cells = self.code, self.sets * self.per_set
+        main = code.let(f"and i64 %klen, {-self.unroll}")
+        kinds = [*[self.vector] * cells, "ptr"]
+
+        def tap(index: str, values: Carried) -> Carried:
+            table = code.at("i64", "%rows", code.let(f"mul nsw i64 {index}, {self.tile.mr}"))
+            rows = [code.load("ptr", code.at("i64", table, r), 8) for r in range(self.tile.mr)]
+
+            def many(k: str, values: Carried) -> Carried:
+                acc, panel = list(values[:-1]), values[-1]
+                for u in range(self.unroll):
+                    ku = code.let(f"add nsw i64 {k}, {u}") if u else k
+                    at = code.at(self.kind, panel, u * self.nr)
+                    self._step(ku, at, rows, acc, u % self.sets)
+                return [*acc, code.at(self.kind, panel, self.unroll * self.nr)]
+
+            def one(k: str, values: Carried) -> Carried:
+                acc, panel = list(values[:-1]), values[-1]
+                self._step(k, panel, rows, acc, 0)
+                return [*acc, code.at(self.kind, panel, self.nr)]
+
+            values = code.loop(0, main, self.unroll, list(zip(kinds, values)), many)
+            return code.loop(main, "%klen", 1, list(zip(kinds, values)), one)
+
+        start = [*[(self.vector, "zeroinitializer")] * cells, ("ptr", "%b")]
+        sums = self._reduce_sets(code.loop(0, "%taps", 1, start, tap))
+        if self.tile.finish:
+            self._finish(sums)
+        else:
+            self._store_all(sums)
+        return code.text()
+
+    def _step(self, k: str, panel: str, rows: list[str], acc: Carried, which: int) -> None:
+        """One k: the accumulators of set ``which``, in place."""
+        code, tile = self.code, self.tile
+        places = [code.at(self.kind, panel, v * self.width) for v in range(tile.nv)]
+        bs = [code.load(self.vector, place, self.size) for place in places]
+        index = code.let(f"mul nsw i64 {k}, %ldk") if tile.strided else k
+        for r in range(tile.mr):
+            scalar = code.load(self.kind, code.at(self.kind, rows[r], index), self.size)
+            a = code.splat(self.kind, self.width, scalar)
+            for v in range(tile.nv):
+                cell = which * self.per_set + r * tile.nv + v
+                acc[cell] = code.multiply_add(self.vector, acc[cell], a, bs[v])
+
+    def _reduce_sets(self, acc: Carried) -> list[str]:
+        """The sums ``[row][vector]`` over all sets."""
+        sums = list(acc[: self.per_set])
+        for s in range(1, self.sets):
+            for cell in range(self.per_set):
+                other = acc[s * self.per_set + cell]
+                sums[cell] = self.code.let(f"fadd {self.vector} {sums[cell]}, {other}")
+        return sums
+
+    def _row(self, base: str, stride: str, r: int) -> str:
+        return self.code.at(self.kind, base, self.code.let(f"mul nsw i64 {stride}, {r}"))
+
+    def _store_all(self, sums: list[str]) -> None:
+        for r in range(self.tile.mr):
+            row = self._row("%c", "%ldc", r)
+            for v in range(self.tile.nv):
+                place = self.code.at(self.kind, row, v * self.width)
+                self.code.store(self.vector, sums[r * self.tile.nv + v], place, self.size)
+
+    def _finish(self, sums: list[str]) -> None:
+        """Bias, residual, limits; whole tiles without masks, others row by row under masks."""
+        code, tile = self.code, self.tile
+        enough = code.let(f"icmp sge i64 %m, {tile.mr}")
+        wide = code.let(f"icmp sge i64 %n, {tile.nv * self.width}")
+
+        def edge() -> None:
+            masks = []
+            for v in range(tile.nv):
+                masks.append(code.lane_mask(self.width, code.let(f"sub i64 %n, {v * self.width}")))
+            for r in range(tile.mr):
+                inside = code.let(f"icmp sgt i64 %m, {r}")
+                code.branch(inside, lambda r=r: self._finish_row(sums, r, masks))  # type: ignore[misc]
+
+        def whole() -> None:
+            for r in range(tile.mr):
+                self._finish_row(sums, r, [])
+
+        code.branch(code.let(f"and i1 {enough}, {wide}"), whole, edge)
+
+    def _finish_row(self, sums: list[str], r: int, masks: list[str]) -> None:
+        code, vector = self.code, self.vector
+        limits = [code.splat(self.kind, self.width, f"%{name}") for name in ("lo", "hi")]
+        bases = ["%bias"] + ([self._row("%res", "%ldr", r)] if self.tile.finish == "r" else [])
+        row = self._row("%c", "%ldc", r)
+        for v in range(self.tile.nv):
+            value = sums[r * self.tile.nv + v]
+            for base in bases:
+                place = code.at(self.kind, base, v * self.width)
+                if masks:
+                    term = code.masked_load(self.kind, self.width, place, masks[v])
+                else:
+                    term = code.load(vector, place, self.size)
+                value = code.let(f"fadd {vector} {value}, {term}")
+            for limit, sign in zip(limits, ("olt", "ogt")):
+                beyond = code.let(f"fcmp {sign} {vector} {value}, {limit}")
+                mask = f"<{self.width} x i1>"
+                value = code.let(f"select {mask} {beyond}, {vector} {limit}, {vector} {value}")
+            place = code.at(self.kind, row, v * self.width)
+            if masks:
+                code.masked_store(self.kind, self.width, value, place, masks[v])
+            else:
+                code.store(vector, value, place, self.size)

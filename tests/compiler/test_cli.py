@@ -138,10 +138,16 @@ def test_run_with_made_up_inputs_is_repeatable(evonnx: Cli, model: Path) -> None
     assert json.loads(first[1])["outputs"] == json.loads(second[1])["outputs"]
     other = json.loads(evonnx(*arguments, "--seed", 7)[1])["outputs"]
     assert other != json.loads(first[1])["outputs"]
-    code, out, _ = evonnx(*arguments[:5])  # without --json: a table
+    code, out, _ = evonnx(*arguments[:6])  # without --json: a table
     assert code == 0
     assert "float32" in out
     assert "[2, 4]" in out
+
+
+def test_a_size_can_be_fixed(evonnx: Cli, model: Path) -> None:
+    code, out, err = evonnx("run", model, "-i", "random", "--fix", "N=3", "--json")
+    assert code == 0, err
+    assert json.loads(out)["outputs"][0]["shape"] == "[3, 4]"
 
 
 def test_opt_prints_ir_that_it_reads_back(evonnx: Cli, model: Path, tmp_path: Path) -> None:
@@ -254,6 +260,7 @@ def test_usage_errors(evonnx: Cli, model: Path, tmp_path: Path) -> None:
     assert evonnx("compile", tmp_path / "absent.onnx")[0] == cli.EXIT_USAGE
     assert evonnx("compile", model, "--target", "abacus")[0] == cli.EXIT_USAGE
     assert evonnx("run", model, "--dim", "N")[0] == cli.EXIT_USAGE
+    assert evonnx("run", model, "--fix", "N=x")[0] == cli.EXIT_USAGE
     assert evonnx("frobnicate")[0] == cli.EXIT_USAGE
     assert evonnx("dump", model, "--raw", "--what", "source")[0] == cli.EXIT_USAGE
 

@@ -91,7 +91,8 @@ def test_arithmetic_of_sizes(n: int, m: int) -> None:
     y = b.input("y", TensorType(F32, (2 * M + 1,)))
     sizes = (*SIZES, bcast(N, M)) if n == 1 or m == 1 or n == m else SIZES
     one = b.dims((N * 2,), scalar=True)
-    graph = b.build([("d", b.dims(sizes)), ("s", one), ("a", b.op("neg", x)), ("b", b.op("neg", y))])
+    kept = [("a", b.op("neg", x)), ("b", b.op("neg", y))]
+    graph = b.build([("d", b.dims(sizes)), ("s", one), *kept])
     agree(graph, {"x": np.zeros((n, 2), F), "y": np.zeros(2 * m + 1, F)})
 
 
@@ -303,11 +304,11 @@ def test_double_precision() -> None:
 
 def test_signature_is_kept() -> None:
     b = Builder()
-    x = b.input("in: \"x\"\n", TensorType(F32, (N, M + 1)))
+    x = b.input('in: "x"\n', TensorType(F32, (N, M + 1)))
     y = b.input("neg_0", TensorType(F32, (2,)))
-    z = b.op("neg", x, origin=("node \"one\"\n",))
-    graph = b.build([("in: \"x\"\n", x), ("out", z), ("again", z), ("c", b.const(F(1))), ("y", y)])
-    model = agree(graph, {"in: \"x\"\n": np.ones((2, 3), F), "neg_0": np.ones(2, F)})
+    z = b.op("neg", x, origin=('node "one"\n',))
+    graph = b.build([('in: "x"\n', x), ("out", z), ("again", z), ("c", b.const(F(1))), ("y", y)])
+    model = agree(graph, {'in: "x"\n': np.ones((2, 3), F), "neg_0": np.ones(2, F)})
     assert "node" in next(n.doc_string for n in model.graph.node if n.op_type == "Neg")
     dims = model.graph.input[0].type.tensor_type.shape.dim
     assert [d.dim_param for d in dims] == ["N", "M + 1"]

@@ -91,9 +91,7 @@ def through_map(
     types = tuple(None if v is None else v.type for v in node.inputs)
     names = itertools.count()
     position = tuple(var(f"i{next(names)}", d) for d in node.out.shape)
-    amap: AccessMap = op.access(
-        types, node.attrs, position, lambda e: var(f"i{next(names)}", e)
-    )
+    amap: AccessMap = op.access(types, node.attrs, position, lambda e: var(f"i{next(names)}", e))
     axes = [*position, *(v for v, _ in amap.reduced)]
     extents = [*out.shape, *(evaluate(e, binding) for _, e in amap.reduced)]
     points = int(np.prod(extents, dtype=np.int64))

@@ -345,8 +345,10 @@ def test_topk_order() -> None:
 
 
 def test_zero_dimensional_values_stay_arrays() -> None:
-    for op, attrs in (("expand", {"shape": ()}), ("transpose", {"perm": ()}), ("reshape",
-                      {"shape": ()}), ("slice", {"starts": (), "sizes": (), "steps": ()})):  # fmt: skip
+    none = {"starts": (), "sizes": (), "steps": ()}
+    cases = {"expand": {"shape": ()}, "transpose": {"perm": ()}, "reshape": {"shape": ()},
+             "slice": none}  # fmt: skip
+    for op, attrs in cases.items():
         assert unary(op, 1.0, **attrs).shape == ()
 
 

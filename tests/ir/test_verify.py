@@ -98,8 +98,11 @@ def test_constants() -> None:
 
 
 def test_symbols() -> None:
-    g = graph(X, node("expand", X.out, types=(TensorType(F32, (sym("N"), 4)),), shape=(sym("N"), 4)))
-    refused(g, "symbol N is used before it is defined")
+    wide = TensorType(F32, (sym("N"), 4))
+    refused(
+        graph(X, node("expand", X.out, types=(wide,), shape=wide.shape)),
+        "symbol N is used before it is defined",
+    )
     scalar = node("input", types=(TensorType(I64, ()),), name="n")
     bind = node("bind", scalar.out, types=scalar.types, name="k")
     again = node("bind", scalar.out, types=scalar.types, name="k")

@@ -20,7 +20,8 @@ NASTY = '"]; evil [label="<script>&\\\n\u2028\0]]>'
 def nasty() -> Graph:
     b = Builder()
     x = b.input(NASTY, TensorType(F32, (2,)))
-    return b.build([(NASTY + "y", b.op("add", x, b.const(np.ones(2, np.float32)), origin=(NASTY,)))])
+    y = b.op("add", x, b.const(np.ones(2, np.float32)), origin=(NASTY,))
+    return b.build([(NASTY + "y", y)])
 
 
 @pytest.mark.parametrize("seed", range(20))

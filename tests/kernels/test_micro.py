@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
+
 import numpy as np
 import pytest
 
 from evonnx.ir.errors import CompileError
 from evonnx.kernels import micro
+from evonnx.kernels.jit import load_objects
 
 rng = np.random.default_rng(2)
 KINDS = {"f32": (np.float32, 1e-5), "f64": (np.float64, 1e-13)}
@@ -40,6 +43,39 @@ def test_igemm(target, call_micro, dtype, strided):
                     c[:, :n], exact[:, :n], rtol=tolerance, atol=tolerance * (taps * k + 1)
                 )
                 assert (c[:, n:] == 7).all()
+
+
+@pytest.mark.parametrize("dtype", KINDS)
+@pytest.mark.parametrize("finish", ["b", "r"])
+def test_igemm_with_epilogue(target, dtype, finish):
+    """Bias, residual and limits; edges leave the rest of C alone; NaN survives the limits."""
+    kind, tolerance = KINDS[dtype]
+    real = ctypes.c_float if dtype == "f32" else ctypes.c_double
+    integer = ctypes.c_int64
+    for mr in (None, 2):
+        tile = micro.igemm(target, dtype, mr, finish=finish)
+        loader = load_objects([tile.object_bytes()])
+        kinds = [real if a in ("lo", "hi") else integer for a in tile.arguments]
+        call = ctypes.CFUNCTYPE(None, *kinds)(loader.address(tile.symbol))
+        k, wide = 9, tile.nv * tile.nr // 2
+        for m, n in ((tile.mr, wide), (1, 1), (tile.mr - 1, wide), (tile.mr, wide - 3)):
+            a = rng.standard_normal((tile.mr, k)).astype(kind)
+            a[0, 0] = np.nan
+            b = rng.standard_normal((k, tile.nr)).astype(kind)
+            bias, res = (
+                rng.standard_normal(n).astype(kind),
+                rng.standard_normal((m, n)).astype(kind),
+            )
+            c = np.full((tile.mr, tile.nr), 7, kind)
+            rows = table(a, np.arange(tile.mr) * k)
+            extra = (res.ctypes.data, n) if finish == "r" else ()
+            call(rows.ctypes.data, 1, k, b.ctypes.data, c.ctypes.data, tile.nr, m, n,
+                 bias.ctypes.data, 0.0, 1.5, *extra)  # fmt: skip
+            exact = (a.astype(np.float64) @ b)[:m, :n] + bias
+            exact = np.clip(exact + res if finish == "r" else exact, 0, 1.5)
+            np.testing.assert_allclose(c[:m, :n], exact, atol=20 * tolerance)
+            assert (c[m:] == 7).all()
+            assert (c[:, n:] == 7).all()
 
 
 @pytest.mark.parametrize("dtype", KINDS)
@@ -139,7 +175,9 @@ def test_pack_i8(target, call_micro):
 
 def test_symbols_name_their_kernel(target):
     made = [
-        micro.igemm(target, "f64", 2, 1, True), micro.igemm(target), micro.igemm_i8(target, 4),
+        micro.igemm(target, "f64", 2, 1, True), micro.igemm(target),
+        micro.igemm(target, finish="b"), micro.igemm(target, strided=True, finish="r"),
+        micro.igemm_i8(target, 4),
         micro.igemm_i8(target, flip=True), micro.depthwise(target, "f64"), micro.pack_i8(target),
         micro.window(target, 3, 2), micro.pack(target),
     ]  # fmt: skip

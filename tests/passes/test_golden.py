@@ -1,11 +1,11 @@
 """Golden files: IR text in, a pipeline spec, IR text out. ``BLESS=1 pytest`` rewrites the outputs.
 
-    # what the file shows
-    spec: fold,canon
-    --- in
-    graph { ... }
-    --- out
-    graph { ... }
+# what the file shows
+spec: fold,canon
+--- in
+graph { ... }
+--- out
+graph { ... }
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from evonnx.compiler.pipeline import run_pipeline
 from evonnx.ir.text import print_graph
 

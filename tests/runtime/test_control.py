@@ -278,3 +278,17 @@ def test_a_host_step_is_registered_once() -> None:
     finally:
         del HOST["test_once"]
     assert F32.kind == "f"
+
+
+def test_an_input_whose_size_the_program_computes(make: Any, cache: Any, sources: Any) -> None:
+    """As in the body of a scan: a size arrives as a value, and an input's shape depends on it."""
+    m = make()
+    n, x = m.input("n", (), I64), m.input("x", (sym("C") + 1,))
+    m.steps.append(BindStep("C", n))
+    y = m.buffer((sym("C"),))
+    m.run(sources["affine"], (x, y), (1, 2, 0), sym("C"))
+    m.output("y", y)
+    exe = Executable(m.program(), m.constants, cache=cache)
+    assert exe.run({"n": 2, "x": np.ones(3, np.float32)})["y"].tolist() == [2, 2]
+    with pytest.raises(FeedError, match=r"input 'x' axis 0 has size 4, expected C \+ 1 = 3"):
+        exe.run({"n": 2, "x": np.ones(4, np.float32)})

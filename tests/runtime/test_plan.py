@@ -105,7 +105,7 @@ def test_programs_keep_live_buffers_apart(make: Any, data: Any) -> None:
     shape = layout(program)
     stage = StageTemplate(shape, 0, {k.symbol: 1 for k in program.kernels.values()})
     size = data.draw(st.integers(1, 3000))
-    bound = stage.bind([size], None, {}, Target.detect(), 2)
+    bound = stage.bind([size], ((size,),), None, {}, Target.detect(), 2)
     spans = [
         (bound.offsets[r], bound.offsets[r] + bound.sizes[slot], first, last)
         for r, slot, first, last in stage.arena
