@@ -17,7 +17,7 @@ from .dims import Dim, Expr, free_vars, product, substitute, within
 from .elements import Ex, Gather, Index, Names, Puller, Refused, is_reduction, positions
 from .graph import Graph, Node, Value
 from .ops import lookup
-from .types import BF16, F16, F32, DType
+from .types import BF16, F16, F32, I8, I32, U8, DType
 
 
 def accumulator(dtype: DType) -> DType:
@@ -280,6 +280,12 @@ def depending(graph: Graph, nodes: Sequence[Node]) -> set[Node]:
     return found
 
 
+def _whole_groups(run: Sequence[Axis]) -> bool:
+    """Whether a row of bytes ends with a group of four, so that nothing behind it is read."""
+    klen = product(a.hi for a in run)
+    return bool(run) and isinstance(klen, int) and klen % 4 == 0
+
+
 MAX_TAPS = 512
 """Row addresses per row of output, at most."""
 
@@ -296,8 +302,11 @@ class ContractionSpace(TileSpace):
             raise Refused("a micro-kernel computes one contraction and no other reduction")
         super().__init__(low, nodes)
         self.anchor = nodes[0]
-        if any(v.dtype != F32 for v in (*self.anchor.operands, self.anchor.out)):
-            raise Refused(f"the micro-kernel multiplies f32, not {self.anchor.operands[0].dtype}")
+        kinds = [v.dtype for v in (*self.anchor.operands, self.anchor.out)]
+        self.bytes = kinds == [U8, I8, I32]
+        """Whether unsigned bytes meet signed ones and are summed in 32 bits."""
+        if not self.bytes and any(k != F32 for k in kinds):
+            raise Refused(f"micro-kernels multiply f32, or u8 by i8 into i32, not {kinds}")
         self.find_tiles()
         if self.early:
             raise Refused("an output does not depend on the contraction")
@@ -314,6 +323,8 @@ class ContractionSpace(TileSpace):
         assert body.ex is not None
         self.body = body
         self.a, self.b = body.ex.args
+        if self.bytes:  # the micro-kernel widens by itself
+            self.a, self.b = self.a.args[0], self.b.args[0]
         a_dims = self.low.seen_positions([self.a])
         a_dims += [d for c in body.conds for d in (c.expr, c.lo, c.hi)]
         in_a = frozenset().union(*(free_vars(d) for d in a_dims))
@@ -338,6 +349,8 @@ class ContractionSpace(TileSpace):
 
     def depthwise(self) -> None:
         """The form without columns: one channel axis moves both operands, contiguously."""
+        if self.bytes:
+            raise Refused("a depthwise window of bytes has its own loops")
         if len(self.batch) != 1 or not self.body.reduced:
             raise Refused("a contraction without columns and not depthwise has its own loops")
         channel = self.batch[0]
@@ -375,7 +388,9 @@ class ContractionSpace(TileSpace):
                 step = step * axis.hi
                 self.taps.pop()
             taps = product(a.hi for a in self.taps)
-            if isinstance(taps, int) and taps <= MAX_TAPS and (self.run or self.body.conds):
+            if isinstance(taps, int) and taps <= MAX_TAPS and (self.run or self.body.conds) and (
+                not self.bytes or _whole_groups(self.run)
+            ):
                 return
         if self.body.conds:
             raise Refused("a padded operand whose channels are not contiguous")

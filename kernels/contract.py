@@ -42,6 +42,8 @@ class Panels:
     column: tuple[int, int]
     inner: tuple[tuple[int, int], ...]
     width: int
+    group: int = 1
+    """Successive k that lie side by side (4 for bytes)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +62,10 @@ class Contraction:
 class _Plan:
     """Sizes and variables of one contraction's tiling."""
 
-    packs = True
-    """Whether B is read from packed panels."""
-
     def __init__(self, graph: Graph, tile: MicroKernel, constants: frozenset[int]) -> None:
         self.low = Lowering(graph)
-        if self.packs:  # packed B sits between inputs and outputs
-            self.low.first_output += 1
-            self.low.first_scratch += 1
+        self.low.first_output += 1  # packed B sits between inputs and outputs
+        self.low.first_scratch += 1
         self.packed = len(graph.inputs)
         self.space = ContractionSpace(self.low)
         self.mr, self.nr, self.tile = tile.mr, tile.nr, tile
@@ -82,6 +80,10 @@ class _Plan:
         self.direct, self.run, self.taps = s.direct, s.run, s.taps
         self.klen = product(a.hi for a in self.run)
         self.depth = product(a.hi for a in self.reduced)
+        self.panel_depth = self.depth
+        """Packed elements of one column; an element has 32 bits."""
+        self.element, self.sum, self.slack = F32, F32, 0
+        """Types of A and C; elements that may be read behind computed rows."""
         self.row_count = product(a.hi for a in s.rows)
         self.column = s.columns[-1]
         self.outer = s.columns[:-1]
@@ -111,7 +113,7 @@ class _Plan:
         return max(1, -(-rows // (blocks * self.mr))) * self.mr
 
 
-class Writer(_Plan):
+class _Writer(_Plan):
     """Writes the nests."""
 
     def contraction(self) -> Contraction:
@@ -130,7 +132,7 @@ class Writer(_Plan):
         inputs = len(self.low.graph.inputs)
         buffers = (*nest.buffers[:inputs], BufferDecl("in", F32), *nest.buffers[inputs:])
         panels = self.constant_panels()
-        size = self.batches_of_b() * self.panels * self.depth * self.nr
+        size = self.batches_of_b() * self.panels * self.panel_depth * self.nr
         pack = None if panels is not None else self.packing()
         return Contraction(replace(nest, buffers=buffers, shared=True), size, panels, pack)
 
@@ -142,7 +144,7 @@ class Writer(_Plan):
         self.first_panel = pb * self.panel_block
         self.last_panel = dmin(self.panels, self.first_panel + self.panel_block) if isinstance(
             pb, Expr) else self.panels
-        self.strip = self.low.new_scratch(F32, self.block * self.nr)
+        self.strip = self.low.new_scratch(self.sum, self.block * self.nr)
 
     def start_rows(self) -> None:
         """Variables of the tile's block of rows."""
@@ -187,15 +189,14 @@ class Writer(_Plan):
         zeros: Dim = -1
         steps: list[Step] = []
         rename = renamer(self.row_mapping(variable))
-        fixed = [*self.run, *([self.space.channel] if self.space.channel else [])]
-        start = renamer({name_of(a.var): 0 for a in fixed})
+        start = renamer({name_of(a.var): 0 for a in self.run})
         buffer, position = self.space.a.data
         conds = tuple(Cond(rename(c.expr), rename(c.lo), rename(c.hi))
                       for c in self.space.body.conds)
         if conds:
-            zeros = self.low.new_scratch(F32, self.klen)
+            zeros = self.low.new_scratch(self.element, self.klen)
             z = n.var(self.klen)
-            unit = Ex("const", F32, (), 0.0)
+            unit = Ex("const", self.element, (), 0.0 if self.element == F32 else 0)
             steps.append(Loop((Axis(z, self.klen),) if isinstance(z, Expr) else (),
                               (Store(int(zeros), z, unit),)))
         table = SetRows(tuple(self.taps), self.table, where,
@@ -207,7 +208,7 @@ class Writer(_Plan):
     def computed_rows(self, axes: list[Axis], local: Dim, row: Dim, variable: Dim, where: Dim
                       ) -> list[Step]:
         """A is an expression or strided along k: its block is computed into scratch."""
-        block = self.low.new_scratch(F32, self.block * self.depth)
+        block = self.low.new_scratch(self.element, self.block * self.depth + self.slack)
         value = map_dims(self.space.a, renamer(self.row_mapping(variable)))
         k = linear_index(tuple(a.hi for a in self.run), tuple(a.var for a in self.run))
         fill = Loop(tuple(self.run), (Store(block, local * self.depth + k, value),))
@@ -221,7 +222,7 @@ class Writer(_Plan):
         n = self.names
         j = n.var(self.panels, "j")
         q = n.var(ceil_div(self.block, self.mr))
-        base = self.packed_base() + j * (self.depth * self.nr)
+        base = self.packed_base() + j * (self.panel_depth * self.nr)
         call = Call(self.tile.symbol, (
             Address(self.table, q * (self.tap_count * self.mr)), self.tap_count, self.klen,
             Address(self.packed, base), Address(self.strip, q * (self.mr * self.nr)), self.nr),
@@ -233,7 +234,7 @@ class Writer(_Plan):
         """Where the batch's panels begin."""
         batch = self.space.batch
         index = linear_index(tuple(a.hi for a in batch), tuple(a.var for a in batch))
-        return index * (self.panels * self.depth * self.nr)
+        return index * (self.panels * self.panel_depth * self.nr)
 
     def batches_of_b(self) -> Dim:
         return self.batches
@@ -247,7 +248,7 @@ class Writer(_Plan):
         lane = n.var(self.nr, "c")
         at = (row - self.first_row) * self.nr + lane
         low.puller.start()
-        low.puller.provided[self.space.anchor.out] = lambda index: Ex("load", F32, (),
+        low.puller.provided[self.space.anchor.out] = lambda index: Ex("load", self.sum, (),
                                                                       (self.strip, at))
         body: list[Store | Accumulate] = []
         for k, (_, index) in self.space.late.items():
@@ -308,7 +309,7 @@ class Writer(_Plan):
 def lower_contraction(graph: Graph, tile: MicroKernel, constants: frozenset[int]) -> Contraction:
     """Lowers a group around one contraction; ``constants`` are the inputs known at load time.
     Raises ``Refused`` where the group is not of that form."""
-    return Writer(graph, tile, constants).contraction()
+    return _Writer(graph, tile, constants).contraction()
 
 
 def choose_rows(heights: Sequence[int], rows: Dim) -> int:

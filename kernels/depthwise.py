@@ -1,69 +1,89 @@
 """Depthwise convolution on its micro-kernel, with the epilogue fused.
 
-A tile is a block of output pixels. As for the other contractions, the addresses of the pixels that
-a window covers are written to a table (zeros outside the image); the micro-kernel then computes a
-few pixels over all channels at once, vectors of channels in registers, and one loop nest applies
-whatever follows and stores the outputs.
+A tile is a few rows of the output image. Along a row, the addresses of the pixels that the windows
+of a few neighboring pixels cover are written to a table (zeros outside the image); the micro-kernel
+computes those pixels over all channels at once, vectors of channels in registers, and one loop nest
+applies whatever follows and stores the outputs. Working along image rows keeps the table free of
+divisions: what lies outside vertically is known for the whole row.
 """
 
 from __future__ import annotations
 
-from ..ir.access import linear_index
+from ..ir.access import Cond, linear_index
 from ..ir.axes import Axis, name_of
-from ..ir.dims import Dim, Expr, ceil_div, dmin, product
-from ..ir.elements import Ex
+from ..ir.dims import Dim, Expr, ceil_div, dmax, dmin, product
+from ..ir.elements import Ex, renamer
 from ..ir.graph import Graph
-from ..ir.types import F32
-from .contract import Writer
+from ..ir.tiles import ContractionSpace
+from ..ir.types import F32, I64
+from .lower import Lowering
 from .micro import MicroKernel
-from .nest import Accumulate, Address, Call, Domain, Loop, Nest, Nested, Store
+from .nest import (
+    Accumulate, Address, Call, Domain, Loop, Nest, Nested, SetRows, Store,
+)  # fmt: skip
 
 BLOCK_ELEMENTS = 1 << 14
 """Output elements of a tile: 64 KB of float32."""
 
 
-class _Depthwise(Writer):
+class _Writer:
     """Writes the nest of one depthwise group."""
 
-    packs = False
-
-    def sizes(self) -> None:
-        s = self.space
-        assert s.channel is not None
-        self.channel = s.channel
-        self.direct, self.run, self.taps = s.direct, s.run, s.taps
-        self.klen = self.channel.hi
-        self.row_count = product(a.hi for a in s.rows)
-        tiles = 8
-        if isinstance(self.klen, int) and self.klen:
-            tiles = min(max(BLOCK_ELEMENTS // (self.klen * self.mr), 1), 32)
-        self.block = tiles * self.mr
-        self.row_blocks = ceil_div(self.row_count, self.block)
+    def __init__(self, graph: Graph, tile: MicroKernel) -> None:
+        self.low = Lowering(graph)
+        self.space = ContractionSpace(self.low)
+        self.tile, self.mr = tile, tile.mr
+        assert self.space.channel is not None
+        self.channel = self.space.channel
+        rows = self.space.rows
+        self.lead, self.line = (rows[:-1], rows[-1]) if rows else ([], Axis(0, 1))
+        self.taps = product(a.hi for a in self.space.taps)
+        self.table = self.low.new_scratch(I64, self.taps * self.mr)
+        self.strip = self.low.new_scratch(F32, self.channel.hi * self.mr)
+        self.zeros = self.low.new_scratch(F32, self.channel.hi)
 
     def nest(self) -> Nest:
         """The whole kernel."""
-        self.start_rows()
-        self.strip = self.low.new_scratch(F32, self.klen * self.mr)
-        steps = self.rows_of_a()
-        n = self.names
-        q = n.var(ceil_div(self.block, self.mr))
-        taps = self.tap_count
-        weights = self.space.b.data
+        names = self.low.names
+        q = names.var(ceil_div(self.line.hi, self.mr))
+        weights = self.space.b.data[0]
+        c = self.channel.hi
         call = Call(self.tile.symbol, (
-            Address(self.table, q * (taps * self.mr)), taps, Address(weights[0], 0), self.klen,
-            self.klen, Address(self.strip, 0), self.klen))
-        axes = (Axis(q, self.micro_tiles),) if isinstance(q, Expr) else ()
-        steps.append(Nested(axes, (call, self.window_epilogue(q))))
-        self.low.domains.append(Domain((self.row_axis,), tuple(steps)))
+            Address(self.table, 0), self.taps, Address(weights, 0), c, c,
+            Address(self.strip, 0), c))
+        z = names.var(c)
+        clear = Loop((Axis(z, c),) if isinstance(z, Expr) else (),
+                     (Store(self.zeros, z, Ex("const", F32, (), 0.0)),))
+        axes = (Axis(q, ceil_div(self.line.hi, self.mr)),) if isinstance(q, Expr) else ()
+        steps = (clear, Nested(axes, (self.fill_table(q), call, self.epilogue(q))))
+        work = self.line.hi * c
+        per = dmax(1, BLOCK_ELEMENTS // work) if isinstance(work, int) and work else dmax(
+            1, ceil_div(BLOCK_ELEMENTS, dmax(work, 1)))
+        self.low.domains.append(Domain(tuple(self.lead), steps, per))
         nest = self.low.nest()
-        return Nest(nest.buffers, nest.domains, nest.gathers, shared=True)
+        return Nest(nest.buffers, nest.domains, nest.gathers, shared=True, unrolled=True)
 
-    def window_epilogue(self, q: Dim) -> Loop:
+    def fill_table(self, q: Dim) -> SetRows:
+        """Addresses of what ``mr`` neighboring pixels read; pixels beyond the line repeat it."""
+        i = self.low.names.var(self.mr)
+        pixel = dmin(q * self.mr + i, self.line.hi - 1)
+        rename = renamer({name_of(self.line.var): pixel} if isinstance(self.line.var, Expr) else {})
+        start = renamer({name_of(self.channel.var): 0})
+        buffer, position = self.space.a.data
+        taps = self.space.taps
+        tap = linear_index(tuple(a.hi for a in taps), tuple(a.var for a in taps))
+        conds = tuple(Cond(rename(x.expr), rename(x.lo), rename(x.hi))
+                      for x in self.space.body.conds)
+        inner = (Axis(i, self.mr),) if isinstance(i, Expr) else ()
+        return SetRows((*taps, *inner), self.table, tap * self.mr + i,
+                       Address(buffer, rename(start(position))), conds, self.zeros)
+
+    def epilogue(self, q: Dim) -> Loop:
         """Everything after the convolution, over the pixels of one call."""
-        low, n = self.low, self.names
-        row = n.var(self.row_count, "r")
-        lo = self.first_row + q * self.mr
-        at = (row - lo) * self.klen + self.channel.var
+        low = self.low
+        pixel = low.names.var(self.line.hi, "r")
+        lo = q * self.mr
+        at = (pixel - lo) * self.channel.hi + self.channel.var
         low.puller.start()
         low.puller.provided[self.space.anchor.out] = lambda index: Ex(
             "load", F32, (), (self.strip, at))
@@ -72,13 +92,12 @@ class _Depthwise(Writer):
             v = low.graph.outputs[k][1]
             ex = low.puller.element(v, index)
             body.append(Store(low.first_output + k, linear_index(v.shape, index), ex))
-        keep = frozenset((name_of(self.channel.var),))
-        rows, body = low.simplify(self.space.rows, body, keep)
-        body = low.rename(body, self.linear_mapping(rows, row))
-        axes = [Axis(row, dmin(self.row_count, lo + self.mr), lo)] if isinstance(row, Expr) else []
-        return Loop((*axes, self.channel), tuple(body))
+        if not isinstance(pixel, Expr):
+            return Loop((self.channel,), tuple(body))
+        body = low.rename(body, {name_of(self.line.var): pixel})
+        return Loop((Axis(pixel, dmin(self.line.hi, lo + self.mr), lo), self.channel), tuple(body))
 
 
 def lower_depthwise(graph: Graph, tile: MicroKernel) -> Nest:
     """Lowers a group around one depthwise convolution; raises ``Refused``."""
-    return _Depthwise(graph, tile, frozenset()).nest()
+    return _Writer(graph, tile).nest()

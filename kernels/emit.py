@@ -385,7 +385,8 @@ class Emitter:
 
     def bound(self, size: Dim) -> str:
         """The end of a loop."""
-        short = isinstance(size, int) and size <= UNROLLED and not self.nest.shared
+        keep = self.nest.unrolled or not self.nest.shared
+        short = isinstance(size, int) and size <= UNROLLED and keep
         return str(size) if short else self.dim(size)
 
     @contextmanager

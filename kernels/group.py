@@ -12,10 +12,11 @@ from ..ir.graph import Graph, Node
 from ..ir.target import Target
 from ..ir.tiles import ContractionSpace, Space
 from .contract import Panels, choose_rows, lower_contraction
+from .contract_bytes import lower_byte_contraction
 from .depthwise import lower_depthwise
 from .emit import Emitted, emit
 from .lower import lower_loops
-from .micro import depthwise, igemm, igemm_rows
+from .micro import depthwise, igemm, igemm_i8, igemm_rows
 from .opaque import OPAQUE
 
 
@@ -77,8 +78,15 @@ def _contraction(graph: Graph, target: Target, constants: frozenset[int],
         window = depthwise(target)
         return GroupKernels((_kernel(emit(lower_depthwise(graph, window)), [*ins, *outs],
                                      (window.symbol,)),))
-    tile = igemm(target, mr=choose_rows(igemm_rows(target), rows))
-    c = lower_contraction(graph, tile, constants)
+    full = igemm(target)
+    width = full.nr // full.nv
+    columns = space.columns[-1].hi
+    vectors = -(-columns // width) if isinstance(columns, int) else full.nv
+    make, lower_it = (igemm_i8, lower_byte_contraction) if space.bytes else (
+        igemm, lower_contraction)
+    tile = make(target, mr=choose_rows(igemm_rows(target), rows),
+                nv=min(max(vectors, 1), full.nv))
+    c = lower_it(graph, tile, constants)
     packed = ("packed", 0)
     main = _kernel(emit(c.nest), [*ins, packed, *outs], (tile.symbol,))
     if c.panels is not None:

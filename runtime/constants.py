@@ -9,6 +9,7 @@ from a file stays a file page; small ones and misaligned ones are copied to alig
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from ..ir.errors import CompileError, quote
 from ..ir.graph import Constants
 from ..ir.types import DTYPES
 from ..kernels.micro.packing import pack_b
-from .frame import allocate, data_address
+from .frame import aligned_empty, data_address
 from .plan import ALIGN
 from .program import ConstSpec, Program
 
@@ -27,6 +28,9 @@ Transform = Callable[..., np.ndarray]
 TRANSFORMS: dict[str, Transform] = {}
 """Name -> transform."""
 
+_FEW = 8
+"""Constants to pack from which on several threads do it."""
+_PACKERS = 4
 _SMALL = 1 << 20
 """Bytes below which a misaligned constant is copied to a cache line's start."""
 
@@ -88,9 +92,13 @@ def _panels(
     column: tuple[int, int],
     inner: Sequence[tuple[int, int]],
     width: int,
+    group: int = 1,
 ) -> np.ndarray:
     """Element (outer, panel, k, lane) of ``[outer, panels, k, width]`` is read at ``offset`` plus
-    (extent, stride) loops over ``outer``, ``column`` and ``inner``; see ``kernels.contract``."""
+    (extent, stride) loops over ``outer``, ``column`` and ``inner``; see ``kernels.contract``.
+
+    With ``group`` 4 the elements are bytes and four successive k (zeros behind the last) lie side
+    by side, ``[outer, panels, ceil(k / 4), width, 4]``; each four are handed on as one float32."""
     flat = np.ascontiguousarray(array).reshape(-1)[offset:]
     extents = [e for e, _ in (*outer, *inner, column)]
     steps = [s * flat.itemsize for _, s in (*outer, *inner, column)]
@@ -98,14 +106,28 @@ def _panels(
     groups = int(np.prod([e for e, _ in outer], dtype=np.int64))
     depth = int(np.prod([e for e, _ in inner], dtype=np.int64))
     matrix = view.reshape(groups, depth, column[0])
+    if group > 1:
+        return _grouped(matrix, width, group)
     whole, rest = divmod(column[0], width)
-    packed = np.empty((groups, whole + (rest > 0), depth, width), array.dtype)
+    packed = aligned_empty((groups, whole + (rest > 0), depth, width), array.dtype)
     body = matrix[:, :, : whole * width].reshape(groups, depth, whole, width)
     packed[:, :whole] = body.transpose(0, 2, 1, 3)
     if rest:
         packed[:, whole] = 0
         packed[:, whole, :, :rest] = matrix[:, :, whole * width :]
     return packed
+
+
+def _grouped(matrix: np.ndarray, width: int, group: int) -> np.ndarray:
+    """Panels of ``[outer, k, columns]`` bytes, ``group`` successive k side by side."""
+    outer, depth, columns = matrix.shape
+    runs, panels = -(-depth // group), -(-columns // width)
+    padded = np.zeros((outer, runs * group, panels * width), matrix.dtype)
+    padded[:, :depth, :columns] = matrix
+    split = padded.reshape(outer, runs, group, panels, width).transpose(0, 3, 1, 4, 2)
+    packed = aligned_empty(split.shape, matrix.dtype)
+    packed[...] = split
+    return packed.reshape(outer, panels, runs, width * group).view(np.float32)
 
 
 def apply(array: np.ndarray, steps: tuple[Any, ...] | None) -> np.ndarray:
@@ -132,23 +154,32 @@ def settle(array: np.ndarray, fresh: bool) -> np.ndarray:
     if dense and array.flags.aligned and address % max(1, array.dtype.itemsize) == 0:
         if address % ALIGN == 0 or not (fresh or array.nbytes < _SMALL):
             return array
-    raw, start = allocate(array.nbytes)
-    kept = np.ndarray(array.shape, array.dtype, raw, start - data_address(raw))
+    kept = aligned_empty(array.shape, array.dtype)
     kept[...] = array
     return kept
 
 
+Key = tuple[str, tuple[Any, ...] | None]
+"""Digest and transform of a constant."""
+
+
 def prepare(
-    programs: Iterable[Program], table: Constants
-) -> dict[tuple[str, tuple[Any, ...] | None], np.ndarray]:
-    """Every constant of the programs, packed; equal specs share one array."""
-    found: dict[tuple[str, tuple[Any, ...] | None], np.ndarray] = {}
+    programs: Iterable[Program], table: Constants, threads: int = 1
+) -> dict[Key, np.ndarray]:
+    """Every constant of the programs, packed; equal specs share one array.
+
+    ``threads`` many pack at a time: NumPy copies without the interpreter lock.
+    """
+    specs: dict[Key, ConstSpec] = {}
     for program in programs:
         for spec in program.constants.values():
-            key = (spec.digest, spec.transform)
-            if key not in found:
-                found[key] = _prepare(spec, table)
-    return found
+            specs.setdefault((spec.digest, spec.transform), spec)
+    packed = sum(spec.transform is not None for spec in specs.values())
+    if threads == 1 or packed < _FEW:
+        return {key: _prepare(spec, table) for key, spec in specs.items()}
+    with ThreadPoolExecutor(min(threads, _PACKERS), "evonnx-pack") as pool:
+        arrays = pool.map(lambda spec: _prepare(spec, table), specs.values())
+        return dict(zip(specs, arrays, strict=True))
 
 
 def _prepare(spec: ConstSpec, table: Constants) -> np.ndarray:

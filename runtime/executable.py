@@ -8,6 +8,8 @@ takes memory of its own, and the thread team if it is free (else it runs alone).
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -85,7 +87,7 @@ class Executable:
         self.cache_records: list[CacheRecord] = built.records
         """Where every kernel came from."""
         packed_at = time.perf_counter()
-        self._constants = prepare(programs, constants)
+        self._constants = prepare(programs, constants, self.threads)
         self.seconds = {**built.seconds, "pack": time.perf_counter() - packed_at}
         """Wall time of ``compile``, ``load``, ``pack`` and, at the end, ``total``."""
         self._driver = driver(cache)
@@ -231,6 +233,8 @@ def measure_peak(executable: Executable, feeds: Mapping[str, np.ndarray]) -> int
     Constants are not counted: they are resident already. None where the system does not say.
     """
     executable.trim()
+    gc.collect()
+    _return_free_memory()
     before = resident_peak(reset=True)
     outputs = executable.run_list(feeds)
     after = resident_peak()
@@ -238,3 +242,10 @@ def measure_peak(executable: Executable, feeds: Mapping[str, np.ndarray]) -> int
     if before is None or after is None or not os.path.exists("/proc/self/clear_refs"):
         return None
     return after - before
+
+
+def _return_free_memory() -> None:
+    """Makes the C library give freed pages back, so that using them again shows (glibc)."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(ctypes.c_size_t(0))

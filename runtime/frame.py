@@ -9,6 +9,7 @@ call writes there again, which saves the page faults of fresh memory.
 from __future__ import annotations
 
 import ctypes
+import math
 import sys
 from dataclasses import dataclass
 from typing import Any
@@ -73,6 +74,12 @@ def allocate(nbytes: int) -> tuple[np.ndarray, int]:
         raise LimitError(f"{nbytes:,} bytes of memory are not to be had: {error}") from error
     address = data_address(raw)
     return raw, address + (-address % ALIGN)
+
+
+def aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """An uninitialized array that starts at a cache line."""
+    raw, address = allocate(math.prod(shape) * dtype.itemsize)
+    return np.ndarray(shape, dtype, raw, address - data_address(raw))
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,9 @@ kernel can use 8-bit dot products) and corrects the 32-bit sums afterwards::
 
     sum (a - za)(b - zb) = sum a b - za sum b - zb sum a + k za zb
 
+The left operand is always made unsigned and the right one signed, which is what processors
+multiply: both numbers and zero points are shifted by 128, and differences stay as they are.
+
 A quantized convolution pads with the input's zero point first, so that padding is neutral, and
 then corrects by ``za * sum of the filter``. Real numbers are rounded half to even, as ONNX defines.
 """
@@ -16,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from ...ir.dims import Dim
 from ...ir.errors import ModelError
 from ...ir.graph import Value
-from ...ir.types import F32, I32, U8, DType
+from ...ir.types import F32, I8, I32, U8, DType
 from .ops_conv import read_window
 from .ops_shape import reshape_to
 from .registry import lowering
@@ -158,6 +161,25 @@ def dynamic_quantize_linear(ctx: Ctx, node: NodeProto) -> tuple[Value, ...]:
 # -- products ----------------------------------------------------------------------------------
 
 
+def _flipped(ctx: Ctx, v: Value, to: DType) -> Value:
+    """A byte of the other signedness, shifted by 128: its sign bit is turned over."""
+    b = ctx.b
+    top = b.const(128, U8)
+    if to == U8:
+        return b.op("bitxor", b.op("cast", v, to=U8), top)
+    return b.op("cast", b.op("bitxor", v, top), to=to)
+
+
+def _sided(
+    ctx: Ctx, v: Value, zero: Value | None, wanted: DType
+) -> tuple[Value, Value | None]:
+    """An operand and its zero point as unsigned (left) or signed (right) bytes."""
+    if v.dtype == wanted or v.dtype not in (U8, I8):
+        return v, zero
+    zero = ctx.b.const(0, v.dtype) if zero is None else zero
+    return _flipped(ctx, v, wanted), _flipped(ctx, zero, wanted)
+
+
 def _row_zero(ctx: Ctx, zero: Value, a: Value) -> Value:
     """Zero point of the left matrix: scalar, per row, or already of its rank."""
     if zero.rank == 1 and zero.shape[0] != 1:
@@ -170,6 +192,8 @@ def integer_product(
 ) -> Value:
     """i32 sums of (a - za)(b - zb) over the inner axis, operands of rank 2 or more."""
     b = ctx.b
+    a, za = _sided(ctx, a, za, U8)
+    b_, zb = _sided(ctx, b_, zb, I8)
     total = b.op("dot", a, b_, ta=False, tb=False, acc=I32)
     wide_a = None if is_zero(ctx, za) else ctx.as_dtype(_row_zero(ctx, za, a), I32)  # type: ignore[arg-type]
     wide_b = None if is_zero(ctx, zb) else _column_zero(ctx, zb)  # type: ignore[arg-type]
@@ -262,6 +286,8 @@ def integer_convolution(
     if x.rank < 3 or w.rank != x.rank:
         raise ModelError(f"image {x.type}, weights {w.type}")
     window = read_window(ctx, x.shape[2:], w.shape[2:])
+    x, zx = _sided(ctx, x, zx, U8)
+    w, zw = _sided(ctx, w, zw, I8)
     if zw is not None and not is_zero(ctx, zw):
         zero = scalar_if_one(ctx, zw)
         if zero.rank:

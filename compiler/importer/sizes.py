@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 _MAX_LEAF = 8
 """Elements up to which a data-dependent integer tensor is bound element by element."""
 
+_MAX_CONE = 256
+"""Values looked at on the way to the data."""
+
 _NONNEGATIVE = frozenset({"nonzero", "argmax", "argmin", "exp", "sigmoid", "relu", "abs", "sqrt",
                           "iota"})  # fmt: skip
 _KEEPS_SIGN = frozenset({"cast", "floor", "ceil", "round", "reshape", "transpose", "expand",
@@ -46,59 +49,73 @@ def size_elements(ctx: Ctx, value: Value) -> tuple[Dim, ...]:
     if count > 64:
         raise ModelError(f"{count} sizes in one vector")
     bind_leaves(ctx, value)
+    if _unknown(ctx, value):
+        _bind_elements(ctx, value)
     found = partial_value(value, ctx.b.constants, ctx.b.dims_memo)
-    elements: list[Dim | None] = [None] * count if found is None else list(found.reshape(-1))
-    return tuple(_element(ctx, value, i) if d is None else d for i, d in enumerate(elements))
+    assert found is not None
+    return tuple(found.reshape(-1))
+
+
+def _bind_elements(ctx: Ctx, value: Value) -> None:
+    """Binds the unknown elements of a small integer tensor; what is computed from it becomes
+    known as well."""
+    memo = ctx.b.dims_memo
+    found = partial_value(value, ctx.b.constants, memo)
+    shape: tuple[int, ...] = value.shape  # type: ignore[assignment]
+    elements = np.full(shape, None, dtype=object) if found is None else found.copy()
+    flat = elements.reshape(-1)
+    for i in range(flat.size):
+        if flat[i] is None:
+            flat[i] = _element(ctx, value, i)
+    ctx.b.assume_dims(value, flat.reshape(shape))
+    for v in [v for v, known in memo.items() if v.node.op in EVALUATED_OPS and _holes(known)]:
+        del memo[v]
 
 
 def _element(ctx: Ctx, value: Value, i: int) -> Dim:
-    b = ctx.b
     one = value
     if value.rank:
-        one = b.op("slice", value, starts=(i,), sizes=(1,), steps=(1,))
+        one = ctx.b.op("slice", value, starts=(i,), sizes=(1,), steps=(1,))
     return ctx.bind(one)
 
 
+def _holes(known: np.ndarray | None) -> bool:
+    return known is None or any(x is None for x in known.reshape(-1))
+
+
+def _unknown(ctx: Ctx, value: Value) -> bool:
+    return _holes(partial_value(value, ctx.b.constants, ctx.b.dims_memo))
+
+
 def bind_leaves(ctx: Ctx, value: Value) -> None:
-    """Binds the non-negative data-dependent integers that ``value`` is computed from."""
-    memo = ctx.b.dims_memo
+    """Binds the data-dependent integers that ``value`` is computed from and that cannot be
+    negative: the deepest ones, so that most relations survive (iterative post-order)."""
     seen: set[Value] = set()
-    stack = [value]
-    changed = False
+    stack = [(value, False)]
     while stack:
-        v = stack.pop()
-        if v in seen:
+        v, expanded = stack.pop()
+        if expanded:
+            if v != value and _unknown(ctx, v) and _is_size(ctx, v):
+                _bind_elements(ctx, v)
+            continue
+        if v in seen or not _unknown(ctx, v):
             continue
         seen.add(v)
-        known = memo.get(v)
-        if known is not None and not any(x is None for x in known.reshape(-1)):
-            continue
-        if v.node.op in EVALUATED_OPS and v.dtype.is_integer and all(
-            isinstance(o.type, TensorType) and o.dtype.kind in "iub" for o in v.node.operands
-        ):
-            stack.extend(v.node.operands)
-        elif v is not value and v != value:
-            changed |= _bind_leaf(ctx, v)
-    if changed:
-        for v in seen:
-            known = memo.get(v, None)
-            if v.node.op in EVALUATED_OPS and v.node.op != "bind":
-                if known is None or any(x is None for x in known.reshape(-1)):
-                    memo.pop(v, None)
+        stack.append((v, True))
+        if v.node.op in EVALUATED_OPS and len(seen) < _MAX_CONE:
+            stack.extend((o, False) for o in v.node.operands if _is_integer(o))
 
 
-def _bind_leaf(ctx: Ctx, v: Value) -> bool:
+def _is_integer(v: Value) -> bool:
+    return isinstance(v.type, TensorType) and v.dtype.kind in "iub"
+
+
+def _is_size(ctx: Ctx, v: Value) -> bool:
     t = v.type
     if not isinstance(t, TensorType) or not t.dtype.is_integer or t.rank > 1:
         return False
     n = t.numel()
-    if not isinstance(n, int) or not 0 < n <= _MAX_LEAF or not nonnegative(ctx, v):
-        return False
-    names = np.empty(n, dtype=object)
-    for i in range(n):
-        names[i] = _element(ctx, v, i)
-    ctx.b.assume_dims(v, names.reshape(t.shape))  # type: ignore[arg-type]
-    return True
+    return isinstance(n, int) and 0 < n <= _MAX_LEAF and nonnegative(ctx, v)
 
 
 def nonnegative(ctx: Ctx, value: Value, depth: int = 24) -> bool:

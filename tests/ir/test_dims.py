@@ -70,7 +70,7 @@ formulas = st.recursive(leaves(), combine, max_leaves=9)
 bindings = st.fixed_dictionaries({n: st.integers(0, 9) for n in NAMES})
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(formulas, bindings)
 def test_canonical_form_keeps_the_value(pair: Pair, at: dict[str, int]) -> None:
     dim, formula = pair
@@ -81,7 +81,7 @@ def test_canonical_form_keeps_the_value(pair: Pair, at: dict[str, int]) -> None:
     assert evaluate(dim, at) == wanted
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(formulas)
 def test_text_reads_back(pair: Pair) -> None:
     dim = pair[0]
@@ -89,7 +89,7 @@ def test_text_reads_back(pair: Pair) -> None:
     assert str(parse_dim(str(dim))) == str(dim)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(formulas, formulas, bindings)
 def test_substitution_commutes_with_evaluation(x: Pair, y: Pair, at: dict[str, int]) -> None:
     try:
@@ -121,7 +121,7 @@ sizes = st.recursive(
 )  # fmt: skip
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(sizes, sizes, bindings)
 def test_known_order_holds(x: Pair, y: Pair, at: dict[str, int]) -> None:
     """What is claimed about formulas of sizes (window sizes among them) is never wrong."""
@@ -143,7 +143,7 @@ def loops(draw: Any) -> tuple[list[Dim], list[Dim], dict[str, int]]:
     return extents, variables, at
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.data())
 def test_split_and_merge(data: st.DataObject) -> None:
     """Linear positions split and merged again come back, and every step has the right value."""

@@ -271,7 +271,7 @@ def test_broken_text(text: str) -> None:
     assert len(message) < 700
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_damaged_text(data: st.DataObject) -> None:
     """Whatever is cut, doubled or swapped: an ``EvonnxError`` or a graph, nothing else."""
