@@ -120,7 +120,8 @@ class ProgramBuilder:
         unread = kernels.packed_constant[0] if kernels.packed_constant else -1
         sources = {k: self.buffer(ins[k]) for k in used if k != unread}
         results = {k: self.result(v) for k, v in enumerate(outs)}
-        packed = self.pack(kernels, ins) if kernels.packed_elements != 0 else -1
+        packs = any(what == "packed" for k in kernels.kernels for what, _ in k.buffers)
+        packed = self.pack(kernels, ins) if packs else -1
         if unread >= 0:
             sources[unread] = packed  # the kernel opens the operand but reads its packed copy
         flops, nbytes = group_work(nodes, ins, outs)

@@ -203,6 +203,13 @@ class Constants:
             self._arrays[digest] = self._lazy[digest]()
         return self._arrays[digest]
 
+    def read(self, digest: str) -> np.ndarray:
+        """The array; if it is not in memory it is loaded and not kept."""
+        found = self._arrays.get(digest)
+        if found is None and digest in self._lazy:
+            found = self._lazy[digest]()
+        return self.get(digest) if found is None else found
+
     def peek(self, digest: str) -> np.ndarray | None:
         """The array if it is in memory, None if it would have to be loaded (or is unknown)."""
         return self._arrays.get(digest)
@@ -385,7 +392,9 @@ class Builder:
         self.inputs.append(node.out)
         return node.out
 
-    def const(self, array: np.ndarray | float | int | bool, dtype: DType | None = None) -> Value:
+    def const(
+        self, array: np.ndarray | np.generic | float, dtype: DType | None = None
+    ) -> Value:
         """A constant tensor (a Python number becomes a scalar of ``dtype``)."""
         arr = np.asarray(array) if dtype is None else np.asarray(array).astype(dtype.np)
         digest = self.constants.add(arr)
@@ -452,7 +461,8 @@ class Builder:
         return self._intern(op, values, attrs, types, origin)
 
     def _coerce(self, inputs: Sequence[Any], skip: int = 0) -> tuple[Value | None, ...]:
-        like = next((v.dtype for v in inputs[skip:] if isinstance(v, Value)), None)
+        types = (v.type for v in inputs[skip:] if isinstance(v, Value))
+        like = next((t.dtype for t in types if isinstance(t, TensorType)), None)
         return tuple(
             v if v is None or isinstance(v, Value) else self.const(v, like) for v in inputs
         )

@@ -152,6 +152,8 @@ def _symbols(node: Node, symbols: set[str], bound: set[str]) -> None:
             raise VerifyError(f"symbol {name} is defined twice")
         bound.add(name)
         symbols.add(name)
+    if node.op == "input":
+        return  # a ``bind`` below may define what its sizes mention
     for t in node.types:
         fresh = type_symbols(t) - symbols
         if fresh and not defines:

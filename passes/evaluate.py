@@ -7,6 +7,8 @@ cheap computation for a large array.
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 
 from ..ir.errors import EvonnxError
@@ -26,6 +28,8 @@ TINY = 4096
 """... but for ops that only move or repeat elements, which cost less than reading a constant."""
 RAMP = 64 << 10
 """Ramps of at most this many bytes count as constants where something is computed from them."""
+LATER = 512 << 10
+"""Results of more bytes are computed when they are read."""
 _NEVER = frozenset({"random", "control", "host", "dynamic"})
 
 
@@ -72,7 +76,7 @@ def is_known(value: Value | None) -> bool:
 def _array(value: Value, constants: Constants) -> np.ndarray:
     node = value.node
     if node.op == "const":
-        return constants.get(node.attrs["digest"])
+        return constants.read(node.attrs["digest"])
     reference = lookup(node.op).reference
     assert reference is not None
     found: np.ndarray = reference((), node.attrs, node.types)[0]
@@ -97,6 +101,30 @@ def evaluate_node(node: Node, constants: Constants) -> tuple[np.ndarray, ...]:
     return results
 
 
+def constants_of(builder: Builder, node: Node) -> tuple[Value, ...]:
+    """The results of a node whose operands are all constants, as constants; raises ``Refusal``.
+
+    A large result of an op that only moves or maps elements is not computed now but when it is
+    read: its digest names the computation instead of the content, and the packing of weights, which
+    runs on several threads, does the work."""
+    op, t = lookup(node.op), node.types[0]
+    simple = len(node.types) == 1 and isinstance(t, TensorType) and op.reference is not None
+    if simple and (op.has("movement") or op.has("elementwise")):
+        assert isinstance(t, TensorType)
+        nbytes = t.nbytes()
+        if isinstance(nbytes, int) and nbytes > LATER:
+            sources = [
+                "-" if v is None else v.node.attrs.get("digest", f"{v.node.op}{v.node.attrs!r}")
+                for v in node.inputs
+            ]
+            text = f"{node.op}{node.attrs!r}({', '.join(sources)}): {t}"
+            digest = hashlib.sha256(text.encode()).hexdigest()[:40]
+            table = builder.constants
+            table.add_lazy(digest, lambda: evaluate_node(node, table)[0])
+            return (builder.const_ref(digest, t),)
+    return tuple(builder.const(x) for x in evaluate_node(node, builder.constants))
+
+
 def fold_tree(builder: Builder, value: Value, cap: int = CAP) -> Value:
     """The constant that ``value`` is, all of whose sources are constants; raises ``Refusal``."""
     memo: dict[Node, tuple[Value, ...]] = {}
@@ -118,7 +146,5 @@ def fold_tree(builder: Builder, value: Value, cap: int = CAP) -> Value:
         if reason is not None:
             raise Refusal(reason)
         at_constants = Node(node.op, operands, node.attrs, node.types)
-        memo[node] = tuple(
-            builder.const(x) for x in evaluate_node(at_constants, builder.constants)
-        )
+        memo[node] = constants_of(builder, at_constants)
     return memo[value.node][value.index]

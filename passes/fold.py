@@ -16,7 +16,7 @@ from ..ir.graph import Builder, Graph, Node, Value
 from ..ir.ops import lookup
 from ..ir.types import BOOL, I64, TensorType
 from .driver import carry
-from .evaluate import CAP, LOAD_CAP, evaluate_node, is_known, refusal_to_fold
+from .evaluate import CAP, LOAD_CAP, constants_of, is_known, refusal_to_fold
 from .facts import Refusal, scalar_of
 
 SYMBOLIC_LIMIT = 64
@@ -61,13 +61,12 @@ def _folded(
         here = Node(node.op, tuple(inputs), node.attrs, node.types)
         if refusal_to_fold(here, LOAD_CAP if everything else CAP, everything) is None:
             try:
-                results = evaluate_node(here, builder.constants)
+                builder.default_origin = node.origin
+                return constants_of(builder, here)
             except Refusal:
                 return None
-            builder.default_origin = node.origin
-            outs = tuple(builder.const(x) for x in results)
-            builder.default_origin = ()
-            return outs
+            finally:
+                builder.default_origin = ()
     return _symbolic(builder, node, inputs)
 
 

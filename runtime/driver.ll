@@ -1,4 +1,4 @@
-; The native driver. driver.py explains the design; $NAMES are offsets and numbers it fills in.
+; The native driver. driver.py explains the design and fills in what begins with a dollar sign.
 
 $declare_pause
 

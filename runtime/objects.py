@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import os
 import queue
-import re
 import struct
 import subprocess
 import sys
@@ -125,24 +124,9 @@ def collect(programs: Iterable[Program], target: Target) -> list[Job]:
     return jobs + [Job(e, micro_text(e, target), (), True) for e in externs if e not in kernels]
 
 
-_MICRO = re.compile(
-    r"mk_(?:(?P<gemm>igemmk?)_(?P<gt>\w+?)_(?P<mr>\d+)x(?P<nv>\d+)"
-    r"|depthwise_(?P<dt>\w+?)_(?P<dr>\d+)|pack_(?P<pt>\w+))\Z"
-)
-
-
 def micro_text(symbol: str, target: Target) -> str:
     """LLVM IR of the micro-kernel that is called ``symbol``; see ``kernels.micro``."""
-    found = _MICRO.match(symbol)
-    if found is None:
-        raise CompileError(f"there is no micro-kernel {quote(symbol)}")
-    if found["gemm"]:
-        strided = found["gemm"] == "igemmk"
-        kernel = micro.igemm(target, found["gt"], int(found["mr"]), int(found["nv"]), strided)
-    elif found["dt"]:
-        kernel = micro.depthwise(target, found["dt"], int(found["dr"]))
-    else:
-        kernel = micro.pack(target, found["pt"])
+    kernel = micro.named(symbol, target)
     if kernel.symbol != symbol:
         raise CompileError(f"micro-kernel {quote(symbol)} is spelled {kernel.symbol}")
     return kernel.text()

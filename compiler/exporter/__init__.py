@@ -7,7 +7,17 @@ inputs. Regions become subgraphs.
 
 from __future__ import annotations
 
-from . import dynamic, elementwise, image, movement, reduction, regions
+from . import (
+    dynamic,
+    elementwise,
+    host,
+    image,
+    movement,
+    recurrent,
+    reduction,
+    regions,
+    trees,
+)
 from .context import OPSET
 from .model import export_model, to_onnx
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from onnx import NodeProto, TensorProto, helper, numpy_helper
+from onnx import NodeProto, TensorProto, TypeProto, helper, numpy_helper
 
 from ...ir.dims import Dim, Expr, dmax, free_symbols, known_ge, substitute, sym
 from ...ir.errors import Gap, ModelError, UnsupportedError, quote
@@ -23,6 +23,10 @@ from ...ir.types import I64, DType, TensorType
 
 OPSET = 20
 """Version of the standard operators that is written."""
+
+ML = "ai.onnx.ml"
+VERSIONS = {"": OPSET, ML: 5}
+"""Version of each domain."""
 
 Writer = Callable[["Exporter", Node, "list[str]"], "str | Sequence[str]"]
 """(exporter, node, names of its operands, "" where absent) -> names of its results."""
@@ -61,6 +65,10 @@ class Exporter:
         """Makes the tensor of a constant: inside the model, or in a file beside it."""
         self.initializers: dict[str, TensorProto] = {}
         self.scope = Scope()
+        self.domains: set[str] = {""}
+        """Operator domains in use."""
+        self.declared: dict[str, TypeProto] = {}
+        """Types of values that the IR's types cannot express (maps)."""
         self._taken: set[str] = set()
         self._literals: dict[tuple[Any, ...], str] = {}
         self._digests: dict[str, str] = {}
@@ -84,13 +92,14 @@ class Exporter:
         self._taken.add(name)
         return name
 
-    def emit(self, op: str, *inputs: str, outputs: int = 1, **attrs: Any) -> Any:
+    def emit(self, op: str, *inputs: str, outputs: int = 1, domain: str = "", **attrs: Any) -> Any:
         """Adds an ONNX node; its output name, or a list of them if there are several."""
+        self.domains.add(domain)
         names = [self.fresh(op.lower()) for _ in range(outputs)]
         operands = list(inputs)
         while operands and not operands[-1]:
             operands.pop()
-        node = helper.make_node(op, operands, names, name=self.fresh(op), **attrs)
+        node = helper.make_node(op, operands, names, name=self.fresh(op), domain=domain, **attrs)
         if self._node is not None and self._node.origin:
             node.doc_string = "from " + ", ".join(self._node.origin)
         self.scope.nodes.append(node)

@@ -1,4 +1,4 @@
-"""Convolutions, windows and recurrent layers in ONNX.
+"""Convolutions and windows in ONNX.
 
 ONNX images are channels-first; layout ``last`` is transposed around the operator. Pads that ONNX or
 runtimes do not take (symbolic, negative, as wide as a pooling kernel) become a ``Pad`` before it.
@@ -13,7 +13,7 @@ import numpy as np
 from ...ir.dims import Dim
 from ...ir.graph import Node, Value
 from ...ir.ops.reduction import identity
-from ...ir.types import F64, I32, DType
+from ...ir.types import F64, DType
 from .context import Exporter, writes
 
 
@@ -122,67 +122,3 @@ def _pool(e: Exporter, node: Node, xs: list[str]) -> str:
         y = e.emit("Mul", mean, e.literal(int(np.prod(kernel)), work))
     y = y if work == dtype else e.cast(y, dtype)
     return _back(e, y, image.rank, layout)
-
-
-# -- recurrent layers ----------------------------------------------------------------------------
-
-_ACTIVATIONS = {
-    "relu": ("Relu", 0), "tanh": ("Tanh", 0), "sigmoid": ("Sigmoid", 0), "affine": ("Affine", 2),
-    "leakyrelu": ("LeakyRelu", 1), "thresholdedrelu": ("ThresholdedRelu", 1),
-    "scaledtanh": ("ScaledTanh", 2), "hardsigmoid": ("HardSigmoid", 2), "elu": ("Elu", 1),
-    "softsign": ("Softsign", 0), "softplus": ("Softplus", 0),
-}  # fmt: skip
-"""ONNX name, and how many of (alpha, beta) it reads."""
-_GATES = {"lstm": 4, "gru": 3, "rnn": 1}
-
-
-@writes("lstm", "gru", "rnn")
-def _recurrent(e: Exporter, node: Node, xs: list[str]) -> list[str]:
-    """ONNX projects the input itself: it gets the projected input and weights that select, for
-    each direction, that direction's part of it."""
-    from ...ir.ops.recurrent import OPERANDS
-
-    attrs, dtype = node.attrs, node.out.dtype
-    xw, r = node.operands[:2]
-    steps, rows, directions, width = xw.shape
-    hidden = r.shape[1]
-    if not isinstance(directions, int) or not isinstance(width, int) or not isinstance(hidden, int):
-        return list(e.refuse(node, "needs static directions and hidden size"))
-    given = dict(zip(OPERANDS[node.op], [*xs[2:], *[""] * 4], strict=False))
-    select = np.eye(directions * width, dtype=np.float32).reshape(directions, width, -1)
-    bias = _hidden_bias(e, node, given.get("rb", ""), directions, hidden)
-    lens = given.get("lens", "")
-    names, alpha, beta = _activations(attrs["activations"])
-    extra: dict[str, Any] = {"activation_alpha": alpha} if alpha else {}
-    extra |= {"activation_beta": beta} if beta else {}
-    extra |= {"clip": float(attrs["clip"])} if attrs["clip"] is not None else {}
-    for key in ("linear_before_reset", "input_forget"):
-        extra |= {key: int(attrs[key])} if key in attrs else {}
-    operands = [
-        e.reshape(xs[0], [steps, rows, directions * width]), e.literal(select, dtype),
-        e.transpose(xs[1], [0, 2, 1]), bias, e.cast(lens, I32) if lens else "",
-        given.get("h0", ""),
-    ]  # fmt: skip
-    if node.op == "lstm":
-        operands += [given["c0"], given["peep"]]
-    return list(
-        e.emit(node.op.upper(), *operands, outputs=len(node.types), hidden_size=hidden,
-               direction=attrs["direction"], activations=names, **extra)
-    )  # fmt: skip
-
-
-def _hidden_bias(e: Exporter, node: Node, rb: str, directions: int, hidden: int) -> str:
-    if not rb:
-        return ""
-    zeros = e.literal(np.zeros((directions, 5 * hidden)), node.out.dtype)
-    return str(e.emit("Concat", zeros, rb, axis=1))
-
-
-def _activations(acts: Any) -> tuple[list[str], list[float], list[float]]:
-    names, alphas, betas = [], [], []
-    for name, alpha, beta in acts:
-        onnx_name, reads = _ACTIVATIONS[name]
-        names.append(onnx_name)
-        alphas += [float(alpha)] if reads >= 1 else []
-        betas += [float(beta)] if reads == 2 else []
-    return names, alphas, betas

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +11,9 @@ from onnx import ModelProto, TensorProto, TypeProto, ValueInfoProto, helper
 
 from ...ir.dims import Expr
 from ...ir.errors import ModelError, quote
-from ...ir.graph import Graph, Node, Value, attr_regions
+from ...ir.graph import Graph, attr_regions
 from ...ir.types import DType, OptionalType, TensorType, Type
-from .context import OPSET, Exporter, onnx_dtype, tensor_proto
+from .context import VERSIONS, Exporter, onnx_dtype, tensor_proto
 
 _IR_VERSION = 9
 _EXTERNAL_ABOVE = 1_500_000_000
@@ -25,7 +24,7 @@ _ALIGN = 4096
 
 
 def to_onnx(graph: Graph, *, name: str = "evonnx") -> ModelProto:
-    """``graph`` as an ONNX model of opset ``OPSET``, checked by ``onnx.checker``.
+    """``graph`` as an ONNX model of opset ``context.OPSET``, checked by ``onnx.checker``.
 
     Input and output names are kept. Raises ``UnsupportedError`` for an op without an ONNX form,
     ``ModelError`` for a signature that ONNX cannot express."""
@@ -97,13 +96,19 @@ def _model(graph: Graph, e: Exporter, name: str) -> ModelProto:
                 helper.make_node("Identity", [inner], [output], name=e.fresh("Identity"))
             )
     _name_results(graph, e)
-    outputs = [value_info(n, v.type) for n, v in graph.outputs]
+    outputs = [
+        ValueInfoProto(name=n, type=e.declared[e.scope.names[v]])
+        if e.scope.names[v] in e.declared
+        else value_info(n, v.type)
+        for n, v in graph.outputs
+    ]
     proto = helper.make_graph(
         e.scope.nodes, name or "evonnx", inputs, outputs, list(e.initializers.values())
     )
     model = helper.make_model(
-        proto, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="evonnx"
-    )
+        proto, producer_name="evonnx",
+        opset_imports=[helper.make_opsetid(d, VERSIONS[d]) for d in sorted(e.domains)],
+    )  # fmt: skip
     model.ir_version = _IR_VERSION
     return model
 
@@ -166,6 +171,3 @@ def type_proto(t: Type) -> TypeProto:
     if isinstance(t, OptionalType):
         return helper.make_optional_type_proto(type_proto(t.elem))
     return helper.make_sequence_type_proto(type_proto(t.elem))
-
-
-__all__: Sequence[str] = ("export_model", "to_onnx", "value_info", "type_proto", "Node", "Value")

@@ -145,8 +145,10 @@ def _descend(folder: Path, parts: list[str], location: str, where: str) -> int:
         if fd >= 0:
             os.close(fd)
         path = folder.joinpath(*parts)
-        reason = "is or passes a symbolic link" if _has_link(folder, parts) else (
-            getattr(error, "strerror", None) or str(error)
+        reason = (
+            "is or passes a symbolic link"
+            if _has_link(folder, parts)
+            else (getattr(error, "strerror", None) or str(error))
         )
         raise ExternalDataError(
             f"{where}: cannot open {quote(location)} in {quote(path.parent, 200)}: {reason}"

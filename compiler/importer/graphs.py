@@ -302,8 +302,10 @@ class Importer:
             key = (domain, n.op_type, n.overload)
             if key not in self.source.functions and not _has_lowering(domain, n.op_type, opset):
                 gap = Gap(node_name(n), op_title(n, opset), _unknown(domain, n.op_type, opset))
-                if all((g.node, g.op.split(" (")[0]) != (gap.node, gap.op.split(" (")[0])
-                       for g in self.gaps):
+                if all(
+                    (g.node, g.op.split(" (")[0]) != (gap.node, gap.op.split(" (")[0])
+                    for g in self.gaps
+                ):
                     self.gaps.append(gap)
             for graph in subgraphs(n):
                 stack.extend(graph.node)
@@ -418,8 +420,10 @@ def _has_lowering(domain: str, op: str, opset: int) -> bool:
         known = domain not in ("", "ai.onnx.ml") or op in EXTENSIONS
         return known or signature(domain, op, opset) is not None
     sig = signature(domain, op, opset)
-    return sig is not None and not sig.schema.deprecated and (
-        sig.schema.has_function or sig.schema.has_context_dependent_function
+    return (
+        sig is not None
+        and not sig.schema.deprecated
+        and (sig.schema.has_function or sig.schema.has_context_dependent_function)
     )
 
 
@@ -442,4 +446,3 @@ def _check_declared(info, value: Value) -> None:  # type: ignore[no-untyped-def]
         raise ModelError(
             f"output {quote(info.name)} is declared as {declared}, but is computed as {value.type}"
         )
-

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from onnx import NodeProto
@@ -37,7 +37,7 @@ class Window:
     lo: tuple[Dim, ...]
     hi: tuple[Dim, ...]
 
-    def attrs(self) -> dict[str, tuple[Dim, ...]]:
+    def attrs(self) -> dict[str, Any]:
         """As the IR's window ops spell it."""
         return {"strides": self.strides, "dilations": self.dilations, "pads_lo": self.lo,
                 "pads_hi": self.hi}  # fmt: skip
@@ -120,8 +120,9 @@ def conv_transpose(ctx: Ctx, node: NodeProto) -> Value:
     kernel = w.shape[2:]
     _check_kernel_shape(ctx, kernel)
     strides, dilations = _spatial(ctx, "strides", rank), _spatial(ctx, "dilations", rank)
-    extra = _spatial(ctx, "output_padding", rank, 0)
-    lo, hi, extra = _transposed_pads(ctx, x.shape[2:], kernel, strides, dilations, extra)
+    lo, hi, extra = _transposed_pads(
+        ctx, x.shape[2:], kernel, strides, dilations, _spatial(ctx, "output_padding", rank, 0)
+    )
     y = ctx.b.op(
         "conv_transpose", x, w, strides=strides, dilations=dilations, pads_lo=lo, pads_hi=hi,
         groups=ctx.attr("group", 1), layout="first", output_padding=extra,
@@ -216,9 +217,7 @@ def average_pool(ctx: Ctx, node: NodeProto) -> Value:
     return mean_of(ctx, x, declared, window, bool(ctx.attr("count_include_pad", 0)))
 
 
-def mean_of(
-    ctx: Ctx, x: Value, declared: Window, window: Window, include_pad: bool
-) -> Value:
+def mean_of(ctx: Ctx, x: Value, declared: Window, window: Window, include_pad: bool) -> Value:
     """Sum over windows, divided by the elements counted: those of the image, or also those of
     the declared padding (never those that ``ceil_mode`` adds)."""
     total = _pool(ctx, x, "sum", window)
@@ -251,11 +250,11 @@ def _axis_counts(
     kernel = window.kernel[i]
     begin: Dim = 0 if include_pad else lo
     end = lo + size + (declared.hi[i] if include_pad else 0)
-    static = [v for v in (size, outs, kernel, begin, end) if not isinstance(v, int)] == []
-    if static:
-        starts = np.arange(outs) * stride
-        taps = starts[:, None] + np.arange(kernel)[None, :] * dilation  # type: ignore[arg-type]
-        return b.const(((taps >= begin) & (taps < end)).sum(axis=1).astype(np.int64))
+    if isinstance(outs, int) and isinstance(kernel, int) and isinstance(begin, int):
+        if isinstance(end, int):
+            starts = np.arange(outs) * stride
+            taps = starts[:, None] + np.arange(kernel)[None, :] * dilation
+            return b.const(((taps >= begin) & (taps < end)).sum(axis=1).astype(np.int64))
     starts_v = b.op("mul", b.op("iota", shape=(outs, 1), axis=0, dtype=I64), stride)
     offsets = b.op("mul", b.op("iota", shape=(1, kernel), axis=1, dtype=I64), dilation)
     taps_v = b.op("add", starts_v, offsets)

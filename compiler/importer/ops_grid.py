@@ -80,9 +80,7 @@ def _corner(ctx: Ctx, rows: Value, sizes: tuple[Dim, ...], corner: tuple[_Tap, .
     return result
 
 
-def _axis_taps(
-    ctx: Ctx, g: Value, size: Dim, mode: str, padding: str, aligned: bool
-) -> list[_Tap]:
+def _axis_taps(ctx: Ctx, g: Value, size: Dim, mode: str, padding: str, aligned: bool) -> list[_Tap]:
     b = ctx.b
     extent = b.op("cast", b.dims([size], scalar=True), to=g.dtype)
     if aligned:

@@ -99,9 +99,7 @@ def _slice(
     return ctx.b.op("slice", x, starts=tuple(first), sizes=tuple(sizes), steps=tuple(strides))
 
 
-def _window(
-    ctx: Ctx, size: Dim, lo: Dim | Value, hi: Dim | Value, step: int
-) -> tuple[Dim, Dim]:
+def _window(ctx: Ctx, size: Dim, lo: Dim | Value, hi: Dim | Value, step: int) -> tuple[Dim, Dim]:
     """(first position, count) of ``lo:hi:step`` on an axis of ``size``."""
     if isinstance(lo, (int, Expr)) and isinstance(hi, (int, Expr)):
         found = _known_window(size, lo, hi, step)
@@ -178,17 +176,20 @@ def _computed_window(
     """Clamps by IR arithmetic, then binds the first position and the count."""
     b = ctx.b
     n = b.dims([size], scalar=True)
-    lo_v, hi_v = (v if not isinstance(v, (int, Expr)) else b.dims([v], scalar=True)
-                  for v in (lo, hi))  # fmt: skip
     low = 0 if step > 0 else -1
 
-    def position(v: Value) -> Value:
-        wrapped = b.op("select", b.op("lt", v, 0), b.op("add", v, n), v)
+    def position(bound: Dim | Value) -> Value:
+        if isinstance(bound, (int, Expr)):
+            known = _clamp_up(size, bound) if step > 0 else None
+            if known is not None:
+                return b.dims([known], scalar=True)
+            bound = b.dims([bound], scalar=True)
+        wrapped = b.op("select", b.op("lt", bound, 0), b.op("add", bound, n), bound)
         top = n if step > 0 else b.op("sub", n, 1)
-        return b.op("min", b.op("max", wrapped, low), top)
+        result: Value = b.op("min", b.op("max", wrapped, low), top)
+        return result
 
-    start = position(lo_v)
-    stop = position(hi_v)
+    start, stop = position(lo), position(hi)
     gap = b.op("sub", stop, start) if step > 0 else b.op("sub", start, stop)
     stride = abs(step)
     if stride != 1:
@@ -225,9 +226,7 @@ def pad(ctx: Ctx, node: NodeProto) -> Value:
     return _pad(ctx, x, ctx.dims(ctx.input(1)), where, reshape_to(ctx, fill, ()))
 
 
-def _pad(
-    ctx: Ctx, x: Value, pads: Sequence[Dim], axes: Sequence[int], fill: Value
-) -> Value:
+def _pad(ctx: Ctx, x: Value, pads: Sequence[Dim], axes: Sequence[int], fill: Value) -> Value:
     mode = ctx.attr("mode", "constant")
     if mode not in ("constant", "reflect", "edge", "wrap"):
         raise ModelError(f"mode {mode[:20]!r} is not constant, reflect, edge or wrap")
@@ -247,9 +246,7 @@ def _pad(
     return ctx.b.op("pad", x, fill, lo=tuple(lo), hi=tuple(hi), mode=mode)
 
 
-def _crop(
-    ctx: Ctx, x: Value, lo: list[Dim], hi: list[Dim]
-) -> tuple[Value, list[Dim], list[Dim]]:
+def _crop(ctx: Ctx, x: Value, lo: list[Dim], hi: list[Dim]) -> tuple[Value, list[Dim], list[Dim]]:
     """Negative pads remove elements: they are cut off first, as ONNX defines."""
     for axis in range(x.rank):
         start: Dim = 0
@@ -278,8 +275,11 @@ def gather(ctx: Ctx, node: NodeProto) -> Value:
         at: Dim | None = k if k >= 0 else _from_end(size, k)
         if at is not None and (isinstance(size, int) or k < 0):
             one = cut(ctx, x, axis, at, 1)
-            return one if indices.rank else reshape_to(
-                ctx, one, (*x.shape[:axis], *x.shape[axis + 1 :]))
+            return (
+                one
+                if indices.rank
+                else reshape_to(ctx, one, (*x.shape[:axis], *x.shape[axis + 1 :]))
+            )
     if x.dtype.kind == "s":
         ctx.fail("Gather of strings is not supported")
     return ctx.b.op("gather", x, indices, axis=axis)
@@ -299,9 +299,7 @@ def gather_elements(ctx: Ctx, node: NodeProto) -> Value:
 
 @lowering("GatherND")
 def gather_nd(ctx: Ctx, node: NodeProto) -> Value:
-    return ctx.b.op(
-        "gather_nd", ctx.input(0), ctx.input(1), batch_dims=ctx.attr("batch_dims", 0)
-    )
+    return ctx.b.op("gather_nd", ctx.input(0), ctx.input(1), batch_dims=ctx.attr("batch_dims", 0))
 
 
 @lowering("Scatter", "ScatterElements")
@@ -389,4 +387,3 @@ def reverse_sequence(ctx: Ctx, node: NodeProto) -> Value:
     index = reshape_to(ctx, index, (*index.shape, *tail))
     index = b.op("expand", index, shape=x.shape) if x.rank > 2 else index
     return b.op("gather_elements", x, index, axis=time)
-

@@ -174,17 +174,27 @@ def _contract(ctx: Ctx, a: _Term, c: _Term, needed: set[str]) -> _Term:
             ctx.fail(f"contracting sizes {a.size(x)} and {c.size(x)} of letter {x!r}")
     letters = "".join(batch + rows + columns)
     if not inner:
-        product_ = ctx.b.op("mul", _spread(ctx, a, batch + rows, len(columns)),
-                            _permuted(ctx, c, "".join(batch + columns)).value
-                            if not rows else _spread_right(ctx, c, batch, len(rows), columns))
+        product_ = ctx.b.op(
+            "mul",
+            _spread(ctx, a, batch + rows, len(columns)),
+            _permuted(ctx, c, "".join(batch + columns)).value
+            if not rows
+            else _spread_right(ctx, c, batch, len(rows), columns),
+        )
         return _Term(product_, letters)
     left = _permuted(ctx, a, "".join(batch + rows + inner))
     right = _permuted(ctx, c, "".join(batch + inner + columns))
     depth = product(left.size(x) for x in inner)
-    left_m = reshape_to(ctx, left.value, (
-        *(left.size(x) for x in batch), product(left.size(x) for x in rows), depth))
-    right_m = reshape_to(ctx, right.value, (
-        *(right.size(x) for x in batch), depth, product(right.size(x) for x in columns)))
+    left_m = reshape_to(
+        ctx,
+        left.value,
+        (*(left.size(x) for x in batch), product(left.size(x) for x in rows), depth),
+    )
+    right_m = reshape_to(
+        ctx,
+        right.value,
+        (*(right.size(x) for x in batch), depth, product(right.size(x) for x in columns)),
+    )
     y = ctx.b.op("dot", left_m, right_m, ta=False, tb=False)
     shape = (*(sizes[x] for x in batch), *(left.size(x) for x in rows),
              *(right.size(x) for x in columns))  # fmt: skip

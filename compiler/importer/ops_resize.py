@@ -62,6 +62,11 @@ class Axis:
     scale_value: Value | None = None
     """The scale, where it is computed while the model runs."""
 
+    def static(self) -> tuple[int, int]:
+        """(old size, new size) where both are numbers."""
+        assert isinstance(self.size, int) and isinstance(self.out, int)
+        return self.size, self.out
+
 
 @lowering("Upsample", since=7)
 def upsample_7(ctx: Ctx, node: NodeProto) -> Value:
@@ -251,10 +256,10 @@ def _check(plan: Plan) -> None:
 def coordinates(plan: Plan, a: Axis) -> np.ndarray:
     """Source coordinate of every output position, float32[out]."""
     f = np.float32
-    assert isinstance(a.size, int) and isinstance(a.out, int)
-    size, out = f(a.size), f(a.out)
+    count = a.static()[1]
+    size, out = f(a.static()[0]), f(count)
     scale = f(a.scale) if a.scale is not None else out / size
-    o = np.arange(a.out, dtype=np.float32)
+    o = np.arange(count, dtype=np.float32)
     kind = plan.coordinates
     if kind == "asymmetric":
         return (o / scale).astype(np.float32)
@@ -289,7 +294,7 @@ def _nearest_index(plan: Plan, a: Axis, x: np.ndarray) -> np.ndarray:
         index = np.floor(x + np.float32(0.5))
     else:
         index = np.floor(x) if plan.nearest == "floor" else np.ceil(x)
-    return np.clip(index, 0, a.size - 1).astype(np.int64)  # type: ignore[operator]
+    return np.clip(index, 0, a.static()[0] - 1).astype(np.int64)
 
 
 def _kernel(plan: Plan, t: np.ndarray) -> np.ndarray:
@@ -305,8 +310,8 @@ def _kernel(plan: Plan, t: np.ndarray) -> np.ndarray:
 
 def taps(plan: Plan, a: Axis, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(source positions i64[out, taps], weights float64[out, taps])."""
-    assert isinstance(a.size, int) and isinstance(a.out, int)
-    scale = a.scale if a.scale is not None else a.out / a.size
+    size, out = a.static()
+    scale = a.scale if a.scale is not None else out / size
     shrink = min(scale, 1.0) if plan.antialias else 1.0
     support = (1.0 if plan.mode == "linear" else 2.0) / shrink
     x = x.astype(np.float64)
@@ -318,32 +323,31 @@ def taps(plan: Plan, a: Axis, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     index = first[:, None] + np.arange(count)[None, :]
     weights = _kernel(plan, (index - x[:, None]) * shrink)
     if plan.exclude_outside:
-        weights = np.where((index >= 0) & (index < a.size), weights, 0.0)
+        weights = np.where((index >= 0) & (index < size), weights, 0.0)
         weights = weights / weights.sum(axis=1, keepdims=True)
     if plan.antialias:
         weights = weights / weights.sum(axis=1, keepdims=True)
-    index = np.clip(index, 0, a.size - 1)
+    index = np.clip(index, 0, size - 1)
     used = np.abs(weights).max(axis=0) > 0
     return index[:, used], weights[:, used]
 
 
-def _static_axis(
-    ctx: Ctx, y: Value, plan: Plan, a: Axis
-) -> tuple[Value, np.ndarray | None]:
+def _static_axis(ctx: Ctx, y: Value, plan: Plan, a: Axis) -> tuple[Value, np.ndarray | None]:
     b = ctx.b
+    size, out = a.static()
     x = coordinates(plan, a)
     mask = None
     if plan.coordinates == "tf_crop_and_resize":
-        mask = (x < 0) | (x > a.size - 1)  # type: ignore[operator]
+        mask = (x < 0) | (x > size - 1)
     if plan.mode == "nearest":
         return b.op("gather", y, b.const(_nearest_index(plan, a, x)), axis=a.axis), mask
     if plan.mode == "linear" and not plan.antialias and not plan.exclude_outside:
-        x = np.clip(x, 0, a.size - 1)  # type: ignore[operator]
+        x = np.clip(x, 0, size - 1)
     index, weights = taps(plan, a, x)
     y = y if y.dtype.is_float else b.op("cast", y, to=F32)
     if index.shape[1] > _MAX_TAPS:
         return _by_matrix(ctx, y, a, index, weights), mask
-    column = (a.out, *(1,) * (y.rank - 1 - a.axis))
+    column = (out, *(1,) * (y.rank - 1 - a.axis))
     total: Value | None = None
     for k in range(index.shape[1]):
         picked = b.op("gather", y, b.const(index[:, k]), axis=a.axis)
@@ -357,9 +361,9 @@ def _static_axis(
 def _by_matrix(ctx: Ctx, y: Value, a: Axis, index: np.ndarray, weights: np.ndarray) -> Value:
     """The axis times a dense [size, out] matrix of weights."""
     b = ctx.b
-    matrix = np.zeros((a.size, a.out))
+    matrix = np.zeros(a.static())
     for k in range(index.shape[1]):
-        np.add.at(matrix, (index[:, k], np.arange(a.out)), weights[:, k])
+        np.add.at(matrix, (index[:, k], np.arange(len(index))), weights[:, k])
     perm = (*(i for i in range(y.rank) if i != a.axis), a.axis)
     back = tuple(perm.index(i) for i in range(y.rank))
     moved = y if a.axis == y.rank - 1 else b.op("transpose", y, perm=perm)

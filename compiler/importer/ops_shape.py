@@ -54,9 +54,7 @@ def reshape_to(ctx: Ctx, x: Value, sizes: Sequence[Dim]) -> Value:
     return result
 
 
-def resolve_reshape(
-    ctx: Ctx, x: Value, wanted: Sequence[Dim], allow_zero: bool
-) -> tuple[Dim, ...]:
+def resolve_reshape(ctx: Ctx, x: Value, wanted: Sequence[Dim], allow_zero: bool) -> tuple[Dim, ...]:
     """Target sizes with 0 (copy) and -1 (the rest) replaced, as ONNX Reshape defines them."""
     sizes: list[Dim] = []
     for axis, d in enumerate(wanted):
@@ -169,7 +167,7 @@ def expand(ctx: Ctx, node: NodeProto) -> Value:
     x = ctx.input(0)
     sizes = ctx.dims(ctx.input(1))
     lead = (1,) * (len(sizes) - x.rank) + x.shape
-    if len(lead) == x.rank and all(d == 1 or d == e for d, e in zip(sizes, x.shape[-len(sizes):])):
+    if len(lead) == x.rank and all(d == 1 or d == e for d, e in zip(sizes, x.shape[-len(sizes) :])):
         return x
     return ctx.b.op("expand", x, shape=sizes)
 
@@ -373,8 +371,11 @@ def _range_count(ctx: Ctx, start: Value, limit: Value, delta: Value) -> Dim:
             raise ModelError("the step is 0")
         if sizes[0] is not None and step > 0:
             first = sizes[0].reshape(-1)[0]
-            last = ctx.dim(limit) if sizes[1] is None and first == 0 else (
-                None if sizes[1] is None else sizes[1].reshape(-1)[0])
+            last = (
+                ctx.dim(limit)
+                if sizes[1] is None and first == 0
+                else (None if sizes[1] is None else sizes[1].reshape(-1)[0])
+            )
             if last is not None:
                 span = last - first
                 return ceil_div(span if known_ge(span, 0) else dmax(span, 0), step)
@@ -411,4 +412,3 @@ def one_hot(ctx: Ctx, node: NodeProto) -> Value:
     off = reshape_to(ctx, cut(ctx, values, 0, 0, 1), ())
     on = reshape_to(ctx, cut(ctx, values, 0, 1, 1), ())
     return b.op("select", b.op("eq", wrapped, ramp), on, off)
-

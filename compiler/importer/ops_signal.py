@@ -46,8 +46,8 @@ def dft_20(ctx: Ctx, node: NodeProto) -> Value:
 def _dft(ctx: Ctx, axis: int) -> Value:
     b, x = ctx.b, ctx.input(0)
     axis = ctx.axis(axis, x.rank)
-    parts = x.shape[-1]
-    if x.rank < 2 or axis == x.rank - 1 or parts not in (1, 2):
+    parts = 2 if x.shape[-1] == 2 else 1
+    if x.rank < 2 or axis == x.rank - 1 or x.shape[-1] not in (1, 2):
         raise ModelError(f"axis {axis} of {x.type}: the last axis holds 1 or 2 parts")
     given = ctx.optional(1)
     length = ctx.dim(given) if given is not None else x.shape[axis]
@@ -170,9 +170,7 @@ def stft(ctx: Ctx, node: NodeProto) -> Value:
     return ctx.b.op("transpose", reshape_to(ctx, y, (n, 2, bins, frames)), perm=(0, 3, 2, 1))
 
 
-def _kernels(
-    ctx: Ctx, signal: TensorType, window: Value | None, length: int, bins: int
-) -> Value:
+def _kernels(ctx: Ctx, signal: TensorType, window: Value | None, length: int, bins: int) -> Value:
     """Windowed Fourier basis as convolution kernels [2 * bins, 1, length]."""
     b = ctx.b
     basis = np.concatenate([m.T for m in fourier_basis(length, bins, False)])
@@ -202,9 +200,7 @@ def _framed(ctx: Ctx, x: Value, kernels: Value, step: int) -> Value:
 def mel_weight_matrix(ctx: Ctx, node: NodeProto) -> Value:
     """Triangular filters with centers equally spaced in mel (ONNX operator documentation)."""
     names = ("num_mel_bins", "dft_length", "sample_rate", "lower_edge_hertz", "upper_edge_hertz")
-    mels, dft, rate, low, high = (
-        ctx.scalar(ctx.input(i), name) for i, name in enumerate(names)
-    )
+    mels, dft, rate, low, high = (ctx.scalar(ctx.input(i), name) for i, name in enumerate(names))
     bins = int(dft) // 2 + 1
     edges = np.array([low, high], dtype=np.float64)
     low_mel, high_mel = 2595.0 * np.log10(1.0 + edges / 700.0)
@@ -250,4 +246,3 @@ def window_function(ctx: Ctx, node: NodeProto) -> Value:
         double = b.op("cos", b.op("mul", angle, 2.0))
         total = b.op("add", total, b.op("mul", double, coefficients[2]))
     return ctx.as_dtype(total, dtype)
-

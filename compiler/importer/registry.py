@@ -7,7 +7,7 @@ largest ``since`` that is not above the model's opset is used, as ONNX versions 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Union
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from onnx import NodeProto
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ...ir.graph import Value
     from .context import Ctx
 
-    Result = Union[Value, None, tuple["Value | None", ...]]
+    Result = Value | tuple[Value | None, ...] | None
     Lowering = Callable[[Ctx, NodeProto], Result]
 
 EXTENSIONS = frozenset({"SimplifiedLayerNormalization"})
@@ -24,9 +24,7 @@ EXTENSIONS = frozenset({"SimplifiedLayerNormalization"})
 _TABLE: dict[tuple[str, str], list[tuple[int, Lowering]]] = {}
 
 
-def lowering(
-    *ops: str, since: int = 1, domain: str = ""
-) -> Callable[[Lowering], Lowering]:
+def lowering(*ops: str, since: int = 1, domain: str = "") -> Callable[[Lowering], Lowering]:
     """Registers the decorated function ``(ctx, node) -> Value | tuple[Value | None, ...]`` for
     one or several operators of ``domain``, from opset ``since`` on."""
 

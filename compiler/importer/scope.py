@@ -169,8 +169,9 @@ def _sorted(
         state[root] = 1
         while path:
             i, names = path[-1]
-            step = next((producer[n] for n in names if n in producer and state[producer[n]] < 2),
-                        None)
+            step = next(
+                (producer[n] for n in names if n in producer and state[producer[n]] < 2), None
+            )
             if step is None:
                 state[i] = 2
                 order.append(i)

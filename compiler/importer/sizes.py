@@ -30,8 +30,21 @@ _MAX_CONE = 256
 
 _NONNEGATIVE = frozenset({"nonzero", "argmax", "argmin", "exp", "sigmoid", "relu", "abs", "sqrt",
                           "iota"})  # fmt: skip
-_KEEPS_SIGN = frozenset({"cast", "floor", "ceil", "round", "reshape", "transpose", "expand",
-                         "slice", "gather", "cumulate", "gather_elements"})
+_KEEPS_SIGN = frozenset(
+    {
+        "cast",
+        "floor",
+        "ceil",
+        "round",
+        "reshape",
+        "transpose",
+        "expand",
+        "slice",
+        "gather",
+        "cumulate",
+        "gather_elements",
+    }
+)
 _CLOSED = frozenset({"add", "mul", "div", "min", "concat"})
 
 
@@ -152,4 +165,3 @@ def _plain(d: Dim) -> bool:
     from ...ir.dims import known_ge
 
     return known_ge(d, 0)
-

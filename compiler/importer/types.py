@@ -103,9 +103,7 @@ def type_of(
     raise UnsupportedError(f"{quote(name)} is declared as {kind}, which is not supported")
 
 
-def _tensor(
-    proto: TypeProto.Tensor, b: Builder, sizes: SizeNames, name: str
-) -> TensorType | None:
+def _tensor(proto: TypeProto.Tensor, b: Builder, sizes: SizeNames, name: str) -> TensorType | None:
     what = f"value {quote(name)}"
     dtype = dtype_of(proto.elem_type, what)
     if not proto.HasField("shape"):

@@ -3,6 +3,7 @@ and nothing is executed, allocated or lost on the way."""
 
 from __future__ import annotations
 
+import contextlib
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -93,10 +94,8 @@ def test_flipped_bytes(data: st.DataObject) -> None:
     raw = bytearray(model(nodes, inits=inits).SerializeToString())
     for _ in range(data.draw(st.integers(1, 3))):
         raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
-    try:
+    with contextlib.suppress(EvonnxError):
         import_model(bytes(raw))
-    except EvonnxError:
-        pass
 
 
 def test_files(tmp_path: Path) -> None:
@@ -167,7 +166,8 @@ BAD_STRUCTURE: dict[str, tuple[Callable[[], onnx.ModelProto], type[EvonnxError],
         lambda: model([helper.make_node("Softmax", ["x"], ["y"], "s", axis=1.5)]), ModelError,
         "'s'.*'axis' has type FLOAT, not INT"),
     "absent attribute": (
-        lambda: model([helper.make_node("Cast", ["x"], ["y"], "c")]), ModelError, "'c'.*to.*absent"),
+        lambda: model([helper.make_node("Cast", ["x"], ["y"], "c")]), ModelError,
+        "'c'.*to.*absent"),
     "axis out of range": (
         lambda: model([helper.make_node("Softmax", ["x"], ["y"], "s", axis=5)]), ModelError,
         "'s'.*axis 5"),
@@ -218,7 +218,7 @@ def test_a_long_chain_out_of_order() -> None:
 
 def test_a_long_cycle_names_some_nodes() -> None:
     nodes = [relu(f"v{k}", f"v{(k + 1) % 3000}", f"n{k}") for k in range(3000)]
-    with pytest.raises(ModelError, match="cycle.*and 2992 more"):
+    with pytest.raises(ModelError, match=r"cycle.*and 2992 more"):
         import_model(model([*nodes, relu()]))
 
 
@@ -382,7 +382,7 @@ def test_messages_quote_names() -> None:
     ):  # fmt: skip
         with pytest.raises(EvonnxError) as caught:
             import_model(bad)
-        assert '\n{x}' not in str(caught.value)
+        assert "\n{x}" not in str(caught.value)
         assert "\u202e" not in str(caught.value)
 
 

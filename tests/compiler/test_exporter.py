@@ -17,8 +17,9 @@ from evonnx.ir.errors import ModelError, UnsupportedError
 from evonnx.ir.graph import Builder, Graph
 from evonnx.ir.interp import run
 from evonnx.ir.ops import OPS
+from evonnx.ir.ops.trees import TABLES
 from evonnx.ir.random_graphs import MAKERS, random_feeds, random_graph
-from evonnx.ir.types import BOOL, C64, F32, F64, I32, I64, U8, U32, TensorType
+from evonnx.ir.types import BOOL, C64, F32, F64, I32, I64, STR, U8, U32, TensorType
 
 ort = pytest.importorskip("onnxruntime")
 F = np.float32
@@ -68,10 +69,7 @@ def test_each_op(op: str) -> None:
 
 def test_every_op_has_a_writer() -> None:
     missing = {n for n, op in OPS.items() if n not in WRITERS and op.expand is None}
-    assert missing <= {"input", "const", *UNWRITTEN}
-
-
-UNWRITTEN = ("host", "qlstm", "tree_ensemble")
+    assert missing <= {"input", "const"}
 
 
 # -- sizes ---------------------------------------------------------------------------------------
@@ -200,6 +198,24 @@ def test_recurrent(op: str, direction: str, plain: bool) -> None:
     agree(graph, feeds, 1e-4)
 
 
+@pytest.mark.parametrize("direction", ["forward", "bidirectional"])
+def test_quantized_lstm(direction: str) -> None:
+    rng = np.random.default_rng(5)
+    d, h, t, rows = 1 + (direction == "bidirectional"), 6, 5, 2
+    b = Builder()
+    xw = b.input("xw", TensorType(F32, (N, rows, d, 4 * h)))
+    r = b.const(rng.integers(-127, 128, (d, h, 4 * h)).astype(np.int8))
+    scale = b.const((rng.random((d, 4 * h)) * 0.01).astype(F))
+    zero = b.const(np.zeros((d, 4 * h), np.int8))
+    h0, c0 = (b.const(rng.standard_normal((d, rows, h)).astype(F)) for _ in range(2))
+    peep = b.const(rng.standard_normal((d, 3 * h)).astype(F))
+    acts = (("sigmoid", 0.0, 0.0), ("tanh", 0.0, 0.0), ("hardsigmoid", 0.2, 0.5)) * d
+    outs = b.op("qlstm", xw, r, scale, zero, None, h0, c0, peep, direction=direction,
+                activations=acts, clip=1.5, input_forget=False)  # fmt: skip
+    graph = b.build([(f"y{k}", v) for k, v in enumerate(outs)])
+    agree(graph, {"xw": rng.standard_normal((t, rows, d, 4 * h)).astype(F)}, 1e-2)
+
+
 # -- regions -------------------------------------------------------------------------------------
 
 
@@ -297,6 +313,81 @@ def test_double_precision() -> None:
     for seed in range(15):
         graph = random_graph(seed, 8, dtype=F64, ops=ops)
         agree(graph, random_feeds(graph, seed), 1e-9)
+
+
+# -- trees and host values -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("per_leaf", [1, 3])
+@pytest.mark.parametrize("dtype", [F32, F64])
+def test_trees(per_leaf: int, dtype: Any) -> None:
+    """Two random trees of three levels and one lone leaf."""
+    rng = np.random.default_rng(per_leaf)
+    tables: dict[str, list[Any]] = {n: [] for n in TABLES}
+
+    def grow(level: int) -> int:
+        k = len(tables["mode"])
+        for name in ("feature", "value", "left", "right", "mode", "missing", "start", "count"):
+            tables[name].append(0)
+        if level == 0:
+            tables["mode"][k] = 6
+            tables["start"][k], tables["count"][k] = len(tables["weight"]), per_leaf
+            tables["target"] += [int(x) for x in rng.integers(0, 2, per_leaf)]
+            tables["weight"] += rng.standard_normal(per_leaf).tolist()
+            return k
+        tables["feature"][k], tables["value"][k] = int(rng.integers(4)), float(rng.normal())
+        tables["mode"][k], tables["missing"][k] = int(rng.integers(4)), bool(rng.integers(2))
+        tables["left"][k] = grow(level - 1)
+        tables["right"][k] = grow(level - 1)
+        return k
+
+    tables["roots"] = [grow(3), grow(3), grow(0)]
+    b = Builder()
+    x = b.input("x", TensorType(dtype, (N, 4)))
+    kinds = {"value": dtype.np, "weight": dtype.np, "mode": np.uint8, "missing": np.bool_}
+    consts = [b.const(np.array(tables[n]).astype(kinds.get(n, np.int32))) for n in TABLES]
+    graph = b.build([("y", b.op("tree_ensemble", x, *consts, targets=2, aggregate="sum"))])
+    feeds = rng.standard_normal((20, 4)).astype(dtype.np)
+    feeds[3, 1] = feeds[5, 2] = np.nan
+    agree(graph, {"x": feeds}, 1e-5)
+
+
+def host(b: Builder, kind: str, operands: list[Any], result: Any, **params: Any) -> Any:
+    return b.op("host", *operands, kind=kind, params=tuple(params.items()), results=(result,))
+
+
+def test_sequences_and_strings() -> None:
+    b = Builder()
+    x, y = b.input("x", TensorType(F32, (2, 3))), b.input("y", TensorType(F32, (2, 3)))
+    s, i = b.input("s", TensorType(STR, (3,))), b.input("i", TensorType(I64, (2,)))
+    items = host(b, "sequence_construct", [x, y], ("seq", F32, (2, 3)))
+    longer = host(b, "sequence_insert", [items, x], ("seq", F32, (2, 3)))
+    graph = b.build([
+        ("at", host(b, "sequence_at", [longer, b.const(-2)], (F32, (2, 3)))),
+        ("n", host(b, "sequence_length", [longer], (I64, ()))),
+        ("cat", host(b, "concat_from_sequence", [longer], (F32, (6, 3)), axis=0, new_axis=False)),
+        ("eq", host(b, "string_equal", [s, s], (BOOL, (3,)))),
+        ("join", host(b, "string_concat", [s, s], (STR, (3,)))),
+        ("label", host(b, "labels", [i], (STR, (2,)), labels=("a", 'b"\n', "c"))),
+        ("match", host(b, "regex_full_match", [s], (BOOL, (3,)), pattern="[a-c]+")),
+        ("code", host(b, "label_encoder", [s], (I64, (3,)), keys=("ab", "x"), values=(3, 4),
+                      default=-1, dtype=I64)),
+    ])  # fmt: skip
+    rng = np.random.default_rng(0)
+    feeds = {n: rng.standard_normal((2, 3)).astype(F) for n in "xy"}
+    agree(graph, {**feeds, "s": np.array(["ab", "é", "x"], object), "i": np.array([2, 1])})
+
+
+def test_maps() -> None:
+    b = Builder()
+    x = b.input("x", TensorType(F32, (2, 3)))
+    row = ("seq", F32, (3,))
+    graph = b.build([("a", host(b, "zipmap", [x], row, labels=("p", "q", "r"))),
+                     ("b", host(b, "zipmap", [x], row, labels=(7, 8, 9)))])  # fmt: skip
+    feeds = {"x": np.arange(6, dtype=F).reshape(2, 3)}
+    wanted = run(graph, feeds)
+    for want, got in zip(wanted.values(), in_runtime(to_onnx(graph), feeds), strict=True):
+        assert got == want
 
 
 # -- signature, files, refusals --------------------------------------------------------------------

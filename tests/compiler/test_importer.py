@@ -19,7 +19,7 @@ from evonnx.ir.graph import Graph
 from evonnx.ir.interp import run
 from evonnx.ir.types import DTYPES
 
-F, I = TensorProto.FLOAT, TensorProto.INT64
+F, I64 = TensorProto.FLOAT, TensorProto.INT64
 node = helper.make_node
 
 
@@ -79,7 +79,7 @@ def test_sizes_through_floating_point() -> None:
         node("Cast", ["s"], ["f"], to=F),
         node("Mul", ["f", "scale"], ["g"]),
         node("Floor", ["g"], ["h"]),
-        node("Cast", ["h"], ["sizes"], to=I),
+        node("Cast", ["h"], ["sizes"], to=I64),
         node("ConstantOfShape", ["sizes"], ["y"]),
     ]
     scale = np.array([2.0, 0.5], np.float32)
@@ -95,7 +95,7 @@ def test_names_of_sizes_become_identifiers() -> None:
 
 
 def test_sizes_shapes_and_constants_can_be_given() -> None:
-    inputs = [info("x", ["N", "W"]), info("k", [2], I)]
+    inputs = [info("x", ["N", "W"]), info("k", [2], I64)]
     source = model([node("Reshape", ["x", "k"], ["y"])], inputs)
     graph = import_model(source, sizes={"W": 6}, constants={"k": np.array([3, -1])})
     assert str(graph.outputs[0][1].type) == "f32[3, 2*N]"
@@ -103,7 +103,7 @@ def test_sizes_shapes_and_constants_can_be_given() -> None:
     assert str(graph.outputs[0][1].type) == "f32[2*M, 4]"
     for wrong in ({"shapes": {"nope": (1,)}}, {"constants": {"nope": X}}, {"sizes": {"nope": 1}},
                   {"constants": {"k": np.array([1.5, 2.5])}}):  # fmt: skip
-        with pytest.raises(ModelError, match="nope|constant"):
+        with pytest.raises(ModelError, match=r"nope|constant"):
             import_model(source, **wrong)
 
 
@@ -118,7 +118,7 @@ def test_unnamed_and_negative_sizes_are_symbols() -> None:
 
 def test_careless_names_are_shared_only_where_sizes_meet() -> None:
     """`w` is the width of two inputs that never meet; `n` is one that they share."""
-    inputs = [info("a", ["n", "w"]), info("b", ["n", "w"], I)]
+    inputs = [info("a", ["n", "w"]), info("b", ["n", "w"], I64)]
     nodes = [
         node("ReduceSum", ["a"], ["s"], keepdims=0, axes=[1]),
         node("Cast", ["b"], ["c"], to=F),
@@ -129,7 +129,9 @@ def test_careless_names_are_shared_only_where_sizes_meet() -> None:
     assert [str(v.type) for v in graph.inputs] == ["f32[n, w]", "i64[n, w_2]"]
     b = np.arange(8).reshape(2, 4)
     np.testing.assert_array_equal(run(graph, {"a": X, "b": b})["y"], X.sum(1) + b.max(1))
-    together = model([node("Add", ["a", "b"], ["y"])], [info("a", ["n", "w"]), info("b", ["n", "w"])])
+    together = model(
+        [node("Add", ["a", "b"], ["y"])], [info("a", ["n", "w"]), info("b", ["n", "w"])]
+    )
     assert [str(v.type) for v in import_model(together).inputs] == ["f32[n, w]"] * 2
 
 
@@ -145,7 +147,7 @@ def test_sizes_computed_from_data_are_bound_and_stay_related() -> None:
         node("Reshape", ["b", "shape"], ["c"]),
     ]
     inits = {"zero": 0, "one": 1, "two": 2, "axis": np.array([0]), "minus": np.array([-1])}
-    graph = import_model(model(nodes, [info("counts", ["n"], I)], inits, ("a", "c")))
+    graph = import_model(model(nodes, [info("counts", ["n"], I64)], inits, ("a", "c")))
     assert ops(graph).count("bind") == 1
     (size,) = (str(d) for d in graph.outputs[0][1].shape)
     assert [str(d) for d in graph.outputs[1][1].shape] == [size, "2"]
@@ -156,7 +158,7 @@ def test_sizes_computed_from_data_are_bound_and_stay_related() -> None:
 @pytest.mark.parametrize("start, end", [(-3, 99), (1, -1), (4, 2), (-99, 3), (0, -2)])
 def test_slice_bounds_from_data_are_clamped(start: int, end: int) -> None:
     nodes = [node("Slice", ["x", "s", "e", "axis"], ["y"])]
-    inputs = [info("x", ["N", "W"]), info("s", [1], I), info("e", [1], I)]
+    inputs = [info("x", ["N", "W"]), info("s", [1], I64), info("e", [1], I64)]
     graph = import_model(model(nodes, inputs, {"axis": np.array([1])}))
     out = run(graph, {"x": X, "s": np.array([start]), "e": np.array([end])})
     np.testing.assert_array_equal(out["y"], X[:, start:end])
@@ -169,7 +171,9 @@ def test_functions_of_the_model() -> None:
     attribute = node("LeakyRelu", ["a"], ["b"])
     attribute.attribute.add(name="alpha", ref_attr_name="slope", type=onnx.AttributeProto.FLOAT)
     imports = [helper.make_opsetid("", 17), helper.make_opsetid("my", 1)]
-    inner = helper.make_function("my", "Leaky", ["a", "bias"], ["b"], [attribute], imports, ["slope"])
+    inner = helper.make_function(
+        "my", "Leaky", ["a", "bias"], ["b"], [attribute], imports, ["slope"]
+    )
     outer = helper.make_function(
         "my", "Twice", ["a"], ["c"],
         [node("Leaky", ["a"], ["b"], domain="my", slope=0.5),
@@ -255,8 +259,13 @@ def test_every_element_type_is_read(number: int, raw: bool) -> None:
     values = np.clip(values, -8, 7).astype(dtype)
     if "UINT4" in NUMBERS[number]:
         values = np.array([0, 1, 2, 3, 5, 15, 4]).astype(dtype)
-    tensor = numpy_helper.from_array(values, "t") if raw else helper.make_tensor(
-        "t", number, values.shape, values.astype(np.float32) if dtype.kind == "V" else values)
+    tensor = (
+        numpy_helper.from_array(values, "t")
+        if raw
+        else helper.make_tensor(
+            "t", number, values.shape, values.astype(np.float32) if dtype.kind == "V" else values
+        )
+    )
     assert tensor.HasField("raw_data") is raw
     got = to_array(tensor)
     np.testing.assert_array_equal(got, numpy_helper.to_array(tensor))

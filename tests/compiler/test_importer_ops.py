@@ -368,8 +368,11 @@ def resize(tag: str, scales: Any = None, sizes: Any = None, shape: Any = (1, 2, 
            opsets: tuple[int, ...] = (13,), **attrs: Any) -> Case:  # fmt: skip
     empty = np.zeros(0, np.float32)
     given = None if scales is None else np.array(scales, np.float32)
-    inputs = [f32(*shape), empty, given] if sizes is None else \
-        [f32(*shape), empty, empty, np.array(sizes, np.int64)]
+    inputs = (
+        [f32(*shape), empty, given]
+        if sizes is None
+        else [f32(*shape), empty, empty, np.array(sizes, np.int64)]
+    )
     const = tuple(range(1, len(inputs)))
     return Case("Resize", inputs, attrs, const=const, opsets=opsets, tag=tag, rtol=2e-4)
 

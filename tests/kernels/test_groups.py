@@ -227,6 +227,19 @@ def test_dot_with_epilogue(m: int, k: int, n: int, target: str) -> None:
     assert check(y, b, {"x": array(1, m, k)}, target=target) == "contract"
 
 
+@pytest.mark.parametrize("constant", [False, True])
+def test_product_over_nothing_is_zero(constant: bool) -> None:
+    b = Builder()
+    x = tensor(b, "x", 3, S)
+    z = b.const(array(0, 4)) if constant else tensor(b, "z", S, 4)
+    y = b.op("add", b.op("dot", x, z, ta=False, tb=False), 1.0)
+    graph = b.build({"y": y})
+    feeds = {v.node.attrs["name"]: array(*((3, 0) if v is graph.inputs[0] else (0, 4)))
+             for v in graph.inputs}
+    got, _ = run_as_one(graph, feeds)
+    np.testing.assert_array_equal(got["y"], np.ones((3, 4), np.float32))
+
+
 @pytest.mark.parametrize("ta", [False, True])
 @pytest.mark.parametrize("tb", [False, True])
 def test_dot_of_two_activations(ta: bool, tb: bool) -> None:

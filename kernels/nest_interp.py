@@ -1,0 +1,220 @@
+"""A NumPy interpreter of nests: slow, exact about bounds, for tests.
+
+It runs what the emitters would compile, element by element, with the scalar meaning of the op
+table, so a difference from the reference interpreter is a fault of lowering and a difference from
+compiled code a fault of emission. Every position is checked against its buffer. Addresses are
+numbers (buffer, position) in one integer; micro-kernels are a few lines of NumPy each.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product as cartesian
+from typing import Any
+
+import numpy as np
+
+from ..ir.access import Cond
+from ..ir.axes import Axis, name_of
+from ..ir.dims import Dim, Expr, evaluate
+from ..ir.elements import Ex
+from ..ir.errors import VerifyError
+from ..ir.ops import lookup
+from ..ir.types import TensorType
+from .nest import Accumulate, Address, Call, Loop, Nest, Nested, SetRows, Step, Store
+
+_SHIFT = 40
+"""Bits of a position inside an address."""
+_FOLD = {"sum": np.add, "prod": np.multiply, "max": np.maximum, "min": np.minimum}
+
+
+class _Sizes(Mapping[str, int]):
+    """Symbols, loop variables and, computed when asked for, gathered positions."""
+
+    def __init__(self, machine: _Machine) -> None:
+        self.machine = machine
+        self.known: dict[str, int] = {}
+
+    def __getitem__(self, name: str) -> int:
+        gather = self.machine.nest.gathers.get(name)
+        if gather is None:
+            return self.known[name]
+        extent = self.machine.size(gather.extent)
+        at = int(self.machine.value(gather.value))
+        return max(min(at + extent if at < 0 else at, extent - 1), 0)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.known or name in self.machine.nest.gathers
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.known)
+
+    def __len__(self) -> int:
+        return len(self.known)
+
+
+class _Machine:
+    """State of one run."""
+
+    def __init__(self, nest: Nest, arrays: Sequence[np.ndarray], binding: Mapping[str, int]):
+        self.nest = nest
+        self.sizes = _Sizes(self)
+        self.sizes.known.update(binding)
+        self.locals: dict[str, Any] = {}
+        self.buffers: list[np.ndarray] = []
+        given = iter(arrays)
+        for decl in nest.buffers:
+            if decl.role != "scratch":
+                self.buffers.append(next(given).reshape(-1))
+                continue
+            kind = np.float32 if decl.dtype.name in ("f16", "bf16") else decl.dtype.np
+            self.buffers.append(np.zeros(self.size(decl.size), dtype=kind))
+
+    def size(self, d: Dim) -> int:
+        return evaluate(d, self.sizes)
+
+    # -- values ----------------------------------------------------------------------------
+
+    def at(self, buffer: int, position: Dim) -> int:
+        """A checked position."""
+        i = self.size(position)
+        if not 0 <= i < self.buffers[buffer].size:
+            raise VerifyError(f"b{buffer}[{position}] is element {i} of "
+                              f"{self.buffers[buffer].size}")
+        return i
+
+    def holds(self, conds: tuple[Cond, ...]) -> bool:
+        return all(self.size(c.lo) <= self.size(c.expr) < self.size(c.hi) for c in conds)
+
+    def value(self, ex: Ex) -> Any:
+        """The value of an expression as a 0-d array."""
+        if ex.kind == "load":
+            return np.asarray(self.buffers[ex.data[0]][self.at(*ex.data)])
+        if ex.kind == "const":
+            return np.asarray(ex.data).astype(ex.dtype.np)
+        if ex.kind == "index":
+            return np.asarray(self.size(ex.data)).astype(ex.dtype.np)
+        if ex.kind == "local":
+            return np.asarray(self.locals[ex.data])
+        if ex.kind == "guard":
+            return self.value(ex.args[0] if self.holds(ex.data) else ex.args[1])
+        name, extra = ex.data
+        definition = lookup(name)
+        assert definition.reference is not None
+        names = [k for k in definition.attrs if k != "to"]
+        attrs = dict(zip(names, extra, strict=False)) | {"to": ex.dtype}
+        args = [self.value(a) for a in ex.args]
+        return definition.reference(args, attrs, (TensorType(ex.dtype, ()),))[0]
+
+    # -- steps -----------------------------------------------------------------------------
+
+    def loops(self, axes: tuple[Axis, ...]) -> Iterator[None]:
+        """Runs through nested loops, setting their variables."""
+        moving = [a for a in axes if isinstance(a.var, Expr)]
+        if not moving:
+            yield
+            return
+        first, rest = moving[0], tuple(moving[1:])
+        for i in range(self.size(first.lo), self.size(first.hi)):
+            self.sizes.known[name_of(first.var)] = i
+            yield from self.loops(rest)
+
+    def set_lets(self, lets: tuple[tuple[Dim, Dim], ...]) -> None:
+        for variable, value in lets:
+            self.sizes.known[name_of(variable)] = self.size(value)
+
+    def step(self, step: Step) -> None:
+        if isinstance(step, Loop):
+            self.loop(step)
+            return
+        for _ in self.loops(step.axes):
+            if isinstance(step, Nested):
+                self.set_lets(step.lets)
+                for child in step.steps:
+                    self.step(child)
+            elif isinstance(step, SetRows):
+                where = Address(step.zeros, 0)
+                if self.holds(step.conds):
+                    where = step.address
+                table = self.buffers[step.table]
+                table[self.at(step.table, step.position)] = self.address(where)
+            else:
+                self.call(step)
+
+    def loop(self, step: Loop) -> None:
+        for name, ex in step.init:
+            self.locals[name] = self.value(ex)
+        for _ in self.loops(step.axes):
+            if not self.holds(step.guard):
+                continue
+            for item in step.body:
+                self.body(item)
+        for name, ex in step.finish:
+            self.locals[name] = self.value(ex)
+
+    def body(self, item: Store | Accumulate) -> None:
+        value = self.value(item.value)
+        if isinstance(item, Accumulate) and item.local:
+            self.locals[item.local] = _FOLD[item.kind](self.locals[item.local], value)
+            return
+        target, i = self.buffers[item.buffer], self.at(item.buffer, item.position)
+        if isinstance(item, Accumulate):
+            value = _FOLD[item.kind](target[i], value)
+        target[i] = value
+
+    # -- micro-kernels ---------------------------------------------------------------------
+
+    def address(self, a: Address) -> int:
+        return (a.buffer << _SHIFT) + self.at(a.buffer, a.position)
+
+    def memory(self, address: int, count: int) -> np.ndarray:
+        """``count`` elements from an address on, checked."""
+        buffer, start = address >> _SHIFT, address & ((1 << _SHIFT) - 1)
+        found = self.buffers[buffer][start : start + count]
+        if found.size != count:
+            raise VerifyError(f"{count} elements from b{buffer}[{start}] leave the buffer")
+        return found
+
+    def call(self, step: Call) -> None:
+        args = [self.address(a) if isinstance(a, Address) else self.size(a) for a in step.args]
+        gemm = re.fullmatch(r"mk_igemm_f32_(\d+)x\d+", step.name)
+        window = re.fullmatch(r"mk_depthwise_f32_(\d+)", step.name)
+        if gemm:
+            self.gemm(int(gemm[1]), *args)
+        elif window:
+            self.depthwise(int(window[1]), *args)
+        else:
+            raise VerifyError(f"the interpreter knows no micro-kernel {step.name}")
+
+    def gemm(self, mr: int, rows: int, taps: int, klen: int, b: int, c: int, ldc: int) -> None:
+        table = self.memory(rows, taps * mr).reshape(taps, mr)
+        panel = self.memory(b, taps * klen * ldc).reshape(taps, klen, ldc)
+        for r in range(mr):
+            a = np.stack([self.memory(int(table[t, r]), klen) for t in range(taps)])
+            self.memory(c + r * ldc, ldc)[:] = np.einsum("tk,tkn->n", a, panel)
+
+    def depthwise(self, mr: int, rows: int, taps: int, w: int, ldw: int, channels: int, out: int,
+                  ldo: int) -> None:
+        table = self.memory(rows, taps * mr).reshape(taps, mr)
+        for r in range(mr):
+            total = np.zeros(channels, np.float32)
+            for t in range(taps):
+                total += self.memory(int(table[t, r]), channels) * self.memory(
+                    w + t * ldw, channels)
+            self.memory(out + r * ldo, channels)[:] = total
+
+
+def run_nest(nest: Nest, arrays: Sequence[np.ndarray], binding: Mapping[str, int]) -> None:
+    """Runs every tile in order. ``arrays`` are the in and out buffers, in order, dense; results
+    are written into them. Raises ``VerifyError`` where a position leaves its buffer."""
+    machine = _Machine(nest, arrays, binding)
+    with np.errstate(all="ignore"):
+        for domain in nest.domains:
+            axes = [a for a in domain.rows if isinstance(a.var, Expr)]
+            for point in cartesian(*(range(machine.size(a.hi)) for a in axes)):
+                for a, i in zip(axes, point, strict=True):
+                    machine.sizes.known[name_of(a.var)] = i
+                machine.set_lets(domain.lets)
+                for step in domain.steps:
+                    machine.step(step)

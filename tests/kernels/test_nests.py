@@ -1,0 +1,124 @@
+"""Lowering alone: nests run by their interpreter against the reference interpreter."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from evonnx.ir import interp
+from evonnx.ir.dims import evaluate, sym
+from evonnx.ir.graph import Builder, Graph
+from evonnx.ir.groups import extract
+from evonnx.ir.target import Target
+from evonnx.ir.types import F32, I64, TensorType
+from evonnx.kernels.contract import lower_contraction
+from evonnx.kernels.depthwise import lower_depthwise
+from evonnx.kernels.emit import emit
+from evonnx.kernels.lower import lower_loops
+from evonnx.kernels.micro import depthwise, igemm
+from evonnx.kernels.nest import Nest
+from evonnx.kernels.nest_interp import run_nest
+from evonnx.kernels.nest_text import print_nest
+
+RNG = np.random.default_rng(3)
+TARGET = Target.named("generic")
+
+
+def array(*shape: int) -> np.ndarray:
+    return RNG.standard_normal(shape).astype(np.float32)
+
+
+def compare(graph: Graph, nest: Nest, feeds: dict[str, np.ndarray], packed: Nest | None = None,
+            packed_size: int = 0) -> None:
+    """Runs the nest on the graph's inputs and compares every output."""
+    binding, arrays = interp.bind_feeds(graph, feeds)
+    outs = [np.full([evaluate(d, binding) for d in v.shape], np.nan, v.dtype.np)
+            for _, v in graph.outputs]
+    between = []
+    if packed is not None:
+        between = [np.full(packed_size, np.nan, np.float32)]
+        run_nest(packed, [*arrays, *between], binding)
+    run_nest(nest, [*arrays, *between, *outs], binding)
+    want = interp.run(graph, feeds)
+    for (name, _), got in zip(graph.outputs, outs, strict=True):
+        np.testing.assert_allclose(got, want[name], rtol=1e-4, atol=1e-5)
+
+
+def cut(graph: Graph) -> Graph:
+    """The whole graph as a group."""
+    return extract(graph, [n for n in graph.nodes if n.op not in ("input", "const")]).graph
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_softmax(axis: int) -> None:
+    b = Builder()
+    x = b.input("x0", TensorType(F32, (sym("N"), 3, 5)))
+    graph = cut(b.build({"y0": b.op("softmax", x, axis=axis)}))
+    compare(graph, lower_loops(graph), {"x0": array(2, 3, 5)})
+
+
+def test_gather_concat_pad() -> None:
+    b = Builder()
+    x = b.input("x0", TensorType(F32, (3, 4)))
+    i = b.input("x1", TensorType(I64, (5,)))
+    y = b.op("concat", b.op("gather", x, i, axis=1), x, axis=1)
+    y = b.op("pad", y, 9.0, lo=(0, 2), hi=(1, 0), mode="constant")
+    graph = cut(b.build({"y0": y}))
+    compare(graph, lower_loops(graph), {"x0": array(3, 4), "x1": np.array([0, -1, 3, 2, 1])})
+
+
+def test_product_with_run_time_panels() -> None:
+    b = Builder()
+    x = b.input("x0", TensorType(F32, (2, 9, 5)))
+    w = b.input("x1", TensorType(F32, (7, 5)))
+    graph = cut(b.build({"y0": b.op("relu", b.op("dot", x, w, ta=False, tb=True))}))
+    lowered = lower_contraction(graph, igemm(TARGET), frozenset())
+    assert lowered.pack is not None and isinstance(lowered.packed_elements, int)
+    compare(graph, lowered.nest, {"x0": array(2, 9, 5), "x1": array(7, 5)}, lowered.pack,
+            lowered.packed_elements)
+
+
+@pytest.mark.parametrize("groups,kernel", [(1, (3, 3, 4, 6)), (2, (3, 3, 2, 6)), (1, (1, 1, 4, 6))])
+def test_convolution(groups: int, kernel: tuple[int, ...]) -> None:
+    b = Builder()
+    x = b.input("x0", TensorType(F32, (1, 5, 6, 4)))
+    w = b.input("x1", TensorType(F32, kernel))
+    pad = (kernel[0] // 2,) * 2
+    y = b.op("conv", x, w, strides=(1, 2), dilations=(1, 1), pads_lo=pad, pads_hi=pad,
+             groups=groups, layout="last")
+    graph = cut(b.build({"y0": b.op("add", y, 1.0)}))
+    lowered = lower_contraction(graph, igemm(TARGET), frozenset())
+    assert lowered.pack is not None and isinstance(lowered.packed_elements, int)
+    compare(graph, lowered.nest, {"x0": array(1, 5, 6, 4), "x1": array(*kernel)}, lowered.pack,
+            lowered.packed_elements)
+
+
+def test_depthwise() -> None:
+    b = Builder()
+    x = b.input("x0", TensorType(F32, (2, 5, 9, 3)))
+    w = b.input("x1", TensorType(F32, (3, 3, 1, 3)))
+    y = b.op("conv", x, w, strides=(2, 1), dilations=(1, 1), pads_lo=(1, 1), pads_hi=(1, 1),
+             groups=3, layout="last")
+    graph = cut(b.build({"y0": b.op("relu", y)}))
+    nest = lower_depthwise(graph, depthwise(TARGET))
+    compare(graph, nest, {"x0": array(2, 5, 9, 3), "x1": array(3, 3, 1, 3)})
+
+
+def test_text_and_source_are_deterministic() -> None:
+    def make() -> Nest:
+        b = Builder()
+        x = b.input("x0", TensorType(F32, (sym("N"), 7)))
+        return lower_loops(cut(b.build({"y0": b.op("softmax", x, axis=1)})))
+
+    assert print_nest(make()) == print_nest(make())
+    assert emit(make()).source == emit(make()).source
+    assert "sum=" in print_nest(make())
+
+
+def test_sizes_are_arguments() -> None:
+    def source(n: int) -> str:
+        b = Builder()
+        x = b.input("x0", TensorType(F32, (n, 100, 48)))
+        return emit(lower_loops(cut(b.build({"y0": b.op("softmax", x, axis=2)})))).source
+
+    assert source(20) == source(30)
