@@ -141,8 +141,10 @@ class Compiled:
         the system does not say, or says so little (under 1 MiB) that pages hide it. Nothing else
         should run in the process meanwhile."""
         grown = measure_peak(self._executable, feeds)
-        visible = grown is not None and grown >= _VISIBLE
-        self._measured = grown + self._executable.constant_bytes if visible else None
+        if grown is not None and grown >= _VISIBLE:
+            self._measured = grown + self._executable.constant_bytes
+        else:
+            self._measured = None
         return self._measured
 
     def explain(self, node: str | int | Node) -> str:
@@ -159,7 +161,7 @@ class Compiled:
                 f"{len(self.schedule.groups)} groups>")
 
 
-def compile(  # noqa: A001  (the name users expect, as re.compile)
+def compile(
     model: Model,
     *,
     target: str | os.PathLike[str] | Target = "cpu",

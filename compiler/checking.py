@@ -127,7 +127,7 @@ def chosen_feeds(graph: Graph) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 def _sizes_to_try(symbols: list[str]) -> Iterable[dict[str, int]]:
     yield {s: 3 + k for k, s in enumerate(symbols)}
     if symbols:
-        yield from ({s: n for s in symbols} for n in UNIFORM)
+        yield from (dict.fromkeys(symbols, n) for n in UNIFORM)
 
 
 # -- passes ------------------------------------------------------------------------------------
@@ -153,12 +153,12 @@ def _pass_wrong(graph: Graph, feeds: Feeds, want: Mapping[str, Any]) -> tuple[st
     """(output, what is wrong with it) for the worst output of a rewritten graph."""
     try:
         wrong = _wrong(interp.run(graph, feeds, float64=True), want, EXACT)
-    except EvonnxError as error:
-        return "", f"makes a graph that cannot be run: {error}"
+    except EvonnxError as refusal:
+        return "", f"makes a graph that cannot be run: {refusal}"
     if not wrong:
         return None
-    name, error = max(wrong.items(), key=lambda kv: kv[1])
-    return name, f"changes output {name!r} by {error:.2g} of its scale"
+    name = max(wrong, key=wrong.__getitem__)
+    return name, f"changes output {name!r} by {wrong[name]:.2g} of its scale"
 
 
 def _blame(step: str, before: Graph, after: Graph, feeds: Feeds, want: Mapping[str, Any]) -> str:
@@ -201,7 +201,8 @@ def _first_strange(before: Graph, after: Graph, output: str, feeds: Feeds) -> st
     node, seen = values[output].node, set()
     while True:
         seen.add(node)
-        deeper = [v.node for v in node.operands if v.node in strange and v.node not in seen]
+        deeper = [v.node for v in node.operands
+                  if v.node in strange and v.node not in seen and v.node.op != "const"]
         if not deeper:
             break
         node = max(deeper, key=after.index.__getitem__)

@@ -94,7 +94,7 @@ class Report:
     seconds: dict[str, float]
     """Wall time of each stage."""
     passes: list[dict[str, Any]]
-    """Each pass: ``pass``, ``seconds``, ``nodes``, ``fired``; ``refused`` and ``stopped`` if any."""
+    """Each pass: ``pass``, ``seconds``, ``nodes``, ``fired``; ``refused``, ``stopped`` if any."""
     nodes_before: int
     """Nodes of the imported graph."""
     nodes_after: int

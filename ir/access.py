@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Union
 
 from .dims import Dim, dmin
 from .types import TensorType
@@ -36,7 +35,7 @@ class Gathered:
     extent: Dim
 
 
-Position = Union[Dim, Gathered]
+Position = Dim | Gathered
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,13 +17,16 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from math import gcd
-from typing import Union
 
 from .errors import LimitError, ModelError, ParseError
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*\Z")
 _MOST_TERMS = 4096
 """Terms above which a polynomial is refused: no shape needs them, hostile text could."""
+
+
+_MOST_TEXT, _MOST_POWER, _MOST_NUMBER = 1 << 14, 16, 10**30
+"""Beyond these an expression is hostile, or useless: refusing is better than hanging."""
 
 
 class Atom:
@@ -35,6 +38,8 @@ class Atom:
     def __init__(self, kind: str, name: str, args: tuple[Dim, ...] = ()) -> None:
         self.kind, self.name, self.args = kind, name, args
         self.key = name if kind in ("sym", "var") else _call_text(kind, args)
+        if len(self.key) > _MOST_TEXT:
+            raise LimitError(f"a size is an expression of {len(self.key)} characters")
         self._hash = hash((kind, self.key))
 
     def __hash__(self) -> int:
@@ -125,7 +130,7 @@ class Expr:
     __repr__ = __str__
 
 
-Dim = Union[int, Expr]
+Dim = int | Expr
 
 
 def _monomial_key(m: Monomial) -> tuple[int, str]:
@@ -233,13 +238,19 @@ def _add(a: Dim, b: Dim, sign: int) -> Dim:
 
 def _mul(a: Dim, b: Dim) -> Dim:
     if not isinstance(a, Expr) and not isinstance(b, Expr):
-        return int(a) * int(b)
+        whole = int(a) * int(b)
+        if abs(whole) > _MOST_NUMBER:
+            raise LimitError("a size has more than 30 digits")
+        return whole
     terms: dict[Monomial, int] = {}
+    right = _terms(b).items()
     for ma, ca in _terms(a).items():
-        for mb, cb in _terms(b).items():
+        for mb, cb in right:
             powers: dict[Atom, int] = dict(ma)
             for atom, p in mb:
-                powers[atom] = powers.get(atom, 0) + p
+                powers[atom] = p = powers.get(atom, 0) + p
+                if p > _MOST_POWER:
+                    raise LimitError(f"a size has the power {p}; {_MOST_POWER} is the most")
             m = tuple(sorted(powers.items(), key=lambda t: t[0].key))
             terms[m] = terms.get(m, 0) + ca * cb
         if len(terms) > _MOST_TERMS:
@@ -400,12 +411,15 @@ def _extremum(kind: str, args: tuple[Dim, ...]) -> Dim:
 
 
 def _flattened(kind: str, args: Iterable[Dim]) -> Iterator[Dim]:
-    """The arguments, those of directly nested ``kind`` atoms among them."""
+    """The arguments, those of directly nested ``kind`` atoms among them; an extremum plus a
+    constant is the extremum of its arguments plus the constant."""
     for a in args:
-        if isinstance(a, Expr) and len(a.terms) == 1:
-            (m, c), = a.terms
+        terms = _terms(a) if isinstance(a, Expr) else {}
+        offset = terms.pop((), 0)
+        if len(terms) == 1 and (offset == 0 or kind != "bcast"):
+            (m, c), = terms.items()
             if c == 1 and len(m) == 1 and m[0][1] == 1 and m[0][0].kind == kind:
-                yield from m[0][0].args
+                yield from (x + offset for x in m[0][0].args)
                 continue
         yield a
 
@@ -657,7 +671,8 @@ def substitute(d: Dim, mapping: Mapping[str, Dim]) -> Dim:
 
 
 def evaluate(d: Dim, binding: Mapping[str, int]) -> int:
-    """The value of ``d``; raises ``ModelError`` if a symbol is unbound or sizes do not broadcast."""
+    """The value of ``d``; raises ``ModelError`` for an unbound symbol, or sizes that do not
+    broadcast."""
     if not isinstance(d, Expr):
         return int(d)
     total = 0

@@ -197,10 +197,12 @@ class Constants:
 
     def get(self, digest: str) -> np.ndarray:
         """The array; raises ``VerifyError`` for an unknown digest."""
-        if digest not in self._arrays:
-            if digest not in self._lazy:
-                raise VerifyError(f"constant {digest[:16]} is not in the table")
-            self._arrays[digest] = self._lazy[digest]()
+        load = self._lazy.get(digest)
+        if load is not None:
+            self._arrays.setdefault(digest, load())
+            self._lazy.pop(digest, None)
+        elif digest not in self._arrays:
+            raise VerifyError(f"constant {digest[:16]} is not in the table")
         return self._arrays[digest]
 
     def read(self, digest: str) -> np.ndarray:
@@ -577,7 +579,7 @@ RebuildFn = Callable[[Builder, Node, tuple[Value | None, ...]], "tuple[Value, ..
 
 
 def rebuild(graph: Graph, fn: RebuildFn) -> Graph:
-    """Copies ``graph`` node by node; ``fn`` may answer replacement outputs, None copies the node."""
+    """Copies ``graph`` node by node; ``fn`` may answer replacement outputs (None: a copy)."""
     builder = Builder(graph.constants)
     mapping: dict[Value, Value] = {}
     for v in graph.inputs:
@@ -602,8 +604,11 @@ def copy_node(
     """The same op on other inputs, in another builder. Types are kept where the inputs' types
     did not change, else inferred again."""
     same = all(
-        (a is None) == (b is None) and (a is None or b is None or a.type == b.type)
+        a is b or a is not None and b is not None and (a.type is b.type or a.type == b.type)
         for a, b in zip(node.inputs, inputs, strict=True)
     )
-    types = node.types if same else None
-    return builder.node(node.op, inputs, node.attrs, node.origin, types).outputs
+    if not same:
+        return builder.node(node.op, inputs, node.attrs, node.origin).outputs
+    made = builder.node(node.op, inputs, node.attrs, node.origin, node.types)
+    made.symbols_ = made.symbols_ or node.symbols_
+    return made.outputs

@@ -42,8 +42,9 @@ def run(
     ``feeds`` holds one array per input, of the declared dtype (any float in float64 mode) and a
     shape that fits the declared one. Results have the declared dtypes, or float64 for all floats
     in float64 mode. ``observe`` sees the nodes of ``graph``, not those inside regions or
-    expansions; what it returns, if not None, replaces the node's results for those after it. Raises ``FeedError`` for feeds that do not fit, ``ModelError`` naming the node
-    whose data breaks its contract (an index out of range, shapes that do not match).
+    expansions; what it returns, if not None, replaces the node's results for those after it.
+    Raises ``FeedError`` for feeds that do not fit, ``ModelError`` naming the node whose data
+    breaks its contract (an index out of range, shapes that do not match).
     """
     binding, arrays = bind_feeds(graph, feeds, float64=float64)
     machine = _Machine(float64)

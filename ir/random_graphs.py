@@ -185,7 +185,8 @@ def _select(s: Sampler) -> Value:
     c = s.of(BOOL)
     if not _fits(c.shape, a.shape):
         c = s.b.op("lt", a, 0.25)
-    return s.b.op("select", c, a, s.like(a)) if s.flag() else s.b.op("select", c, a, -1.0)
+    other = s.like(a)
+    return s.b.op("select", c, a, other if _fits(c.shape, other.shape) and s.flag() else -1.0)
 
 
 def _cast(s: Sampler) -> Value:
@@ -427,8 +428,9 @@ def _conv_transpose(s: Sampler) -> Value | None:
     groups = s.choice([g for g in range(1, c + 1) if c % g == 0])
     kernel, strides = [s.number(1, 3) for _ in range(r)], [s.number(1, 3) for _ in range(r)]
     return s.b.op(
-        "conv_transpose", x, s.constant((c, s.number(1, 3), *kernel)), groups=groups, strides=strides,
-        dilations=[s.number(1, 2) for _ in range(r)], layout=layout, pads_lo=[0] * r, pads_hi=[0] * r,
+        "conv_transpose", x, s.constant((c, s.number(1, 3), *kernel)), groups=groups,
+        strides=strides, dilations=[s.number(1, 2) for _ in range(r)], layout=layout,
+        pads_lo=[0] * r, pads_hi=[0] * r,
         output_padding=[s.number(0, stride - 1) for stride in strides],
     )  # fmt: skip
 

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Union
 
 import ml_dtypes
 import numpy as np
@@ -154,7 +153,7 @@ class OptionalType:
         return f"opt({self.elem})"
 
 
-Type = Union[TensorType, SequenceType, OptionalType]
+Type = TensorType | SequenceType | OptionalType
 
 
 _NO_SYMBOLS: frozenset[str] = frozenset()

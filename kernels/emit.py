@@ -170,6 +170,15 @@ class Emitter:
             home.names[key] = name
         return name
 
+    def dim_vars(self, *dims: Dim) -> frozenset[str]:
+        """Loop variables that positions depend on; gathered ones stand for what is read."""
+        found: set[str] = set()
+        for d in dims:
+            for name in _vars(d):
+                gather = self.nest.gathers.get(name)
+                found |= {name} if gather is None else self.ex_vars(gather.value)
+        return frozenset(found)
+
     def dim(self, d: Dim) -> str:
         """Source of a position or size (int64)."""
         if not isinstance(d, Expr) or not free_vars(d):
@@ -189,7 +198,8 @@ class Emitter:
             if factor == 1 and len(inner) == 1 and inner[0][1] == 1:
                 return self.atom(inner[0][0])
         parts = [self.term(inner, factor) for inner, factor in groups.items() if factor != 0]
-        return self.define(key, " + ".join(parts).replace("+ 0 - ", "- ").replace("+ -", "- "), _vars(d), "o")
+        text = " + ".join(parts).replace("+ 0 - ", "- ").replace("+ -", "- ")
+        return self.define(key, text, self.dim_vars(d), "o")
 
     def term(self, inner: tuple[tuple[Atom, int], ...], factor: Dim) -> str:
         """``factor * inner`` where only ``inner`` moves with the loops."""
@@ -214,7 +224,7 @@ class Emitter:
                  "max": f"imax({x}, {y})", "min": f"imin({x}, {y})"}
         if a.kind not in words:
             raise CompileError(f"{a.kind} of loop variables cannot be emitted")
-        variables = frozenset().union(*(_vars(arg) for arg in a.args))
+        variables = self.dim_vars(*a.args)
         for extra in a.args[2:]:
             raise CompileError(f"{a.kind} of more than two moving positions: {extra}")
         if a.kind == "floordiv" and not _nonnegative(a.args[0]):
@@ -240,8 +250,7 @@ class Emitter:
         text = tests[0]
         for t in tests[1:]:
             text = f"band({text}, {t})"
-        variables = frozenset().union(
-            *(_vars(d) for c in conds for d in (c.expr, c.lo, c.hi)))
+        variables = self.dim_vars(*(d for c in conds for d in (c.expr, c.lo, c.hi)))
         return self.define(("cond", conds), text, variables, "c")
 
     # -- values ----------------------------------------------------------------------------

@@ -147,13 +147,15 @@ def _cut(regions: tuple, axes: list[Axis]) -> tuple[int, list[tuple[Dim, Dim]]] 
         if first != axis.var:
             continue
         bounds = []
+        end: Dim = 0
         for r in regions:
             c = r.when[0]
             start = first - c.expr
-            if c.lo != 0 or free_vars(start):
+            if c.lo != 0 or free_vars(start) or start != end:
                 return None
             bounds.append((start, c.hi))
-        return k, bounds
+            end = start + c.hi
+        return (k, bounds) if end == axis.hi else None
     return None
 
 

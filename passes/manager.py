@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from ..ir.errors import CompileError, EvonnxError
-from ..ir.graph import Attrs, Graph, Node, attr_regions
+from ..ir.graph import Attrs, Graph, Node
+from ..ir.ops import OPS
 from . import driver
 from .driver import Measure, op_weight
 from .rule import Rule
@@ -191,9 +192,12 @@ def _ask(check: Check, graph: Graph, when: str) -> None:
         raise CompileError(f"{when}: {answer or 'a condition does not hold'}")
 
 
+_WITH_REGIONS = frozenset(name for name, op in OPS.items() if op.has("control"))
+
+
 def in_regions(graph: Graph, fn: Callable[[Graph], Graph]) -> Graph:
     """``graph`` with ``fn`` applied to every region graph of its nodes."""
-    if not any(attr_regions(n.attrs) for n in graph.nodes):
+    if not any(n.op in _WITH_REGIONS for n in graph.nodes):
         return graph
     changed = False
     from ..ir.graph import Builder, Value

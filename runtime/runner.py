@@ -232,7 +232,7 @@ class Runner:
         """What buffer ``b`` holds: an array without a copy, or a host value."""
         root = self.program.roots[b]
         if self.layout.roots[root].kind == "host":
-            return frame.objects.get(b)
+            return self._constants[b] if b in self._constants else frame.objects.get(b)
         spec = binding.arrays[b]
         if root in self._constants:
             owner = self._constants[root].reshape(-1).view(np.uint8)

@@ -7,12 +7,12 @@ nothing. An operand that is only gathered or sliced counts as what is taken from
 ``Roofline`` (Williams, Waterman and Patterson, "Roofline: an insightful visual performance model",
 2009) turns both into seconds. A group on ``t`` threads takes
 
-    max(C / (t * flops * e), D_const / r(all constants) + D_moved / r(D_moved)) + launch + sync(t)
+    max(C / (t * flops * e), D_const / r(constants) + D_moved / r(D_moved)) + launch + sync(t)
 
-``e`` is 0.8 for micro-kernels and 0.25 for emitted loops (few multiply-adds pair up there); ``r(b)``
-is the bandwidth of the smallest memory that holds ``b`` bytes: weights come round once per
-inference, so what counts for them is the size of all weights together. A group runs on one thread
-where that is faster.
+``e`` is 0.8 for micro-kernels and 0.25 for emitted loops (few multiply-adds pair up there);
+``r(b)`` is the bandwidth of the smallest memory that holds ``b`` bytes: weights come round once per
+inference, so what counts for them is the size of all constants together. A group runs on one
+thread where that is faster.
 """
 
 from __future__ import annotations
@@ -98,8 +98,8 @@ def _cost(implementation: str, nodes: Sequence[Node], ins: Iterable[Value],
     constant: Dim = 0
     moved: Dim = 0
     for v in ins:
-        if not isinstance(v.type, TensorType):
-            continue
+        if not isinstance(v.type, TensorType) or v.node.op == "const" and v.shape == ():
+            continue  # a scalar is part of the code
         nbytes = read_bytes(v, readers.get(v, ()))
         if v.node.op == "const":
             constant = constant + nbytes

@@ -12,6 +12,7 @@ from __future__ import annotations
 import heapq
 from dataclasses import dataclass
 
+from ..ir.errors import CompileError
 from ..ir.graph import Graph, Node
 from ..ir.ops import lookup
 from ..ir.schedule import Group, Schedule
@@ -184,7 +185,11 @@ class Fuser:
         nodes = sorted(self.graph.index[n] for n in g.nodes)
         found, reason = implementation(self.graph, [self.graph.nodes[i] for i in nodes])
         if found is None:
-            raise AssertionError(f"an accepted group became illegal: {reason}")
+            ops = " ".join(self.graph.nodes[i].op for i in nodes)
+            origin = ", ".join(dict.fromkeys(o for n in g.nodes for o in n.origin))
+            raise CompileError(
+                f"{ops} (from {origin}) cannot run as one kernel: {reason}; a composite without a "
+                f"kernel of its own needs the pass `expand:{g.nodes[0].op}`")
         return Group(tuple(nodes), found)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto
+from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, ValueInfoProto
 
 from ...ir.errors import EvonnxError, Gap, LimitError, ModelError, UnsupportedError, quote
 from ...ir.graph import Builder, Graph, Value
@@ -89,7 +89,7 @@ class Importer:
         outputs = self._outputs(graph, scope)
         return b.build(outputs)
 
-    def _input_type(self, info, b: Builder) -> Type:  # type: ignore[no-untyped-def]
+    def _input_type(self, info: ValueInfoProto, b: Builder) -> Type:
         given = self.shapes.get(info.name)
         if given is None:
             return input_type(info, b, self.sizes)
@@ -101,7 +101,7 @@ class Importer:
         check_size(type_, what)
         return type_
 
-    def _fixed_input(self, info, b: Builder) -> Value:  # type: ignore[no-untyped-def]
+    def _fixed_input(self, info: ValueInfoProto, b: Builder) -> Value:
         what = f"input {quote(info.name)}"
         array = np.asarray(self.fixed[info.name])
         if info.type.WhichOneof("value") != "tensor_type":
@@ -433,7 +433,7 @@ def _unknown(domain: str, op: str, opset: int) -> str:
     return f"there is no operator {quote(op)} in domain {quote(domain)} at opset {opset}"
 
 
-def _check_declared(info, value: Value) -> None:  # type: ignore[no-untyped-def]
+def _check_declared(info: ValueInfoProto, value: Value) -> None:
     """The declared element type must be what is computed. Declared sizes of outputs are often
     stale in real files (a batch made dynamic afterwards): the computed shape is the result."""
     if not info.HasField("type") or info.type.WhichOneof("value") != "tensor_type":

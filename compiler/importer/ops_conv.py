@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from .context import Ctx
 
 
+_MAX_TABLE = 1 << 22
+"""Taps that are counted while importing; beyond, the counts are ramp arithmetic."""
+
+
 @dataclass(frozen=True, slots=True)
 class Window:
     """Geometry of a window over the spatial axes."""
@@ -251,7 +255,7 @@ def _axis_counts(
     begin: Dim = 0 if include_pad else lo
     end = lo + size + (declared.hi[i] if include_pad else 0)
     if isinstance(outs, int) and isinstance(kernel, int) and isinstance(begin, int):
-        if isinstance(end, int):
+        if isinstance(end, int) and outs * kernel <= _MAX_TABLE:
             starts = np.arange(outs) * stride
             taps = starts[:, None] + np.arange(kernel)[None, :] * dilation
             return b.const(((taps >= begin) & (taps < end)).sum(axis=1).astype(np.int64))

@@ -14,7 +14,10 @@ then corrects by ``za * sum of the filter``. Real numbers are rounded half to ev
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from ...ir.dims import Dim
 from ...ir.errors import ModelError
@@ -164,6 +167,9 @@ def dynamic_quantize_linear(ctx: Ctx, node: NodeProto) -> tuple[Value, ...]:
 def _flipped(ctx: Ctx, v: Value, to: DType) -> Value:
     """A byte of the other signedness, shifted by 128: its sign bit is turned over."""
     b = ctx.b
+    known = ctx.constant(v)
+    if known is not None:
+        return b.const((known.astype(v.dtype.np).view(np.uint8) ^ np.uint8(128)).view(to.np))
     top = b.const(128, U8)
     if to == U8:
         return b.op("bitxor", b.op("cast", v, to=U8), top)
@@ -180,6 +186,24 @@ def _sided(
     return _flipped(ctx, v, wanted), _flipped(ctx, zero, wanted)
 
 
+def _absorbed(
+    ctx: Ctx, w: Value, zero: Value | None, axis: int
+) -> tuple[Value, Value | None]:
+    """Constant weights with their zero points (one, or one along ``axis``) subtracted where the
+    differences still are signed bytes, which spares correcting for them."""
+    weights, zeros = ctx.constant(w), ctx.constant(zero)
+    if w.dtype != I8 or weights is None or zeros is None or not zeros.any() or zeros.ndim > 1:
+        return w, zero
+    shape = [1] * weights.ndim
+    if zeros.size > 1:
+        shape[axis] = zeros.size
+    moved = weights.astype(np.int16) - zeros.astype(np.int16).reshape(shape)
+    low, high = integer_range(I8)
+    if moved.size and (moved.min() < low or moved.max() > high):
+        return w, zero
+    return ctx.b.const(moved, I8), None
+
+
 def _row_zero(ctx: Ctx, zero: Value, a: Value) -> Value:
     """Zero point of the left matrix: scalar, per row, or already of its rank."""
     if zero.rank == 1 and zero.shape[0] != 1:
@@ -194,6 +218,7 @@ def integer_product(
     b = ctx.b
     a, za = _sided(ctx, a, za, U8)
     b_, zb = _sided(ctx, b_, zb, I8)
+    b_, zb = _absorbed(ctx, b_, zb, -1)
     total = b.op("dot", a, b_, ta=False, tb=False, acc=I32)
     wide_a = None if is_zero(ctx, za) else ctx.as_dtype(_row_zero(ctx, za, a), I32)  # type: ignore[arg-type]
     wide_b = None if is_zero(ctx, zb) else _column_zero(ctx, zb)  # type: ignore[arg-type]
@@ -287,25 +312,35 @@ def integer_convolution(
         raise ModelError(f"image {x.type}, weights {w.type}")
     window = read_window(ctx, x.shape[2:], w.shape[2:])
     x, zx = _sided(ctx, x, zx, U8)
-    w, zw = _sided(ctx, w, zw, I8)
-    if zw is not None and not is_zero(ctx, zw):
-        zero = scalar_if_one(ctx, zw)
-        if zero.rank:
-            zero = reshape_to(ctx, zero, (zero.shape[0], 1, *tail))
-        w = b.op("sub", ctx.as_dtype(w, I32), ctx.as_dtype(zero, I32))
+    w, zw = _sided(ctx, w, None if zw is None else scalar_if_one(ctx, zw), I8)
+    w, zw = _absorbed(ctx, w, zw, 0)
     attrs: dict[str, Any] = {**window.attrs(), "groups": ctx.attr("group", 1), "layout": "first"}
-    if zx is None or is_zero(ctx, zx):
-        return b.op("conv", x, w, **attrs, acc=I32)
-    zero_x = reshape_to(ctx, zx, ())
-    if any(p != 0 for p in (*window.lo, *window.hi)):
+    zero_x = None if is_zero(ctx, zx) else reshape_to(ctx, zx, ())  # type: ignore[arg-type]
+    if zero_x is not None and any(p != 0 for p in (*window.lo, *window.hi)):
         x = b.op("pad", x, ctx.as_dtype(zero_x, x.dtype), lo=(0, 0, *window.lo),
                  hi=(0, 0, *window.hi), mode="constant")  # fmt: skip
-    none = (0,) * len(tail)
-    total = b.op("conv", x, w, **{**attrs, "pads_lo": none, "pads_hi": none}, acc=I32)
-    sums = b.op("reduce", ctx.as_dtype(w, I32), kind="sum", axes=tuple(range(1, w.rank)),
-                keepdims=False)  # fmt: skip
-    shift = b.op("mul", sums, ctx.as_dtype(zero_x, I32))
-    return b.op("sub", total, reshape_to(ctx, shift, (w.shape[0], *tail)))
+        attrs |= {"pads_lo": (0,) * len(tail), "pads_hi": (0,) * len(tail)}
+    boxes: Value | None = None
+    taps = tuple(d for d in w.shape[1:] if isinstance(d, int))
+    if not is_zero(ctx, zw):
+        wide = ctx.as_dtype(zw, I32)  # type: ignore[arg-type]
+        wide = reshape_to(ctx, wide, (*wide.shape, *tail))
+        if attrs["groups"] == 1 and len(taps) == w.rank - 1:
+            # weights stay bytes: every window's sum, times the zero point, is taken away
+            ones = b.const(np.ones((1, *taps)), I8)
+            boxes = b.op("mul", b.op("conv", x, ones, **attrs, acc=I32), wide)
+        else:
+            shape = (*wide.shape[: -len(tail)], 1, *tail)
+            w = b.op("sub", ctx.as_dtype(w, I32), reshape_to(ctx, wide, shape))
+    total = b.op("conv", x, w, **attrs, acc=I32)
+    if zero_x is not None:
+        sums = b.op("reduce", ctx.as_dtype(w, I32), kind="sum", axes=tuple(range(1, w.rank)),
+                    keepdims=False)  # fmt: skip
+        sums = reshape_to(ctx, sums, (w.shape[0], *tail))
+        if boxes is not None:
+            sums = b.op("sub", sums, b.op("mul", wide, b.const(math.prod(taps), I32)))
+        total = b.op("sub", total, b.op("mul", sums, ctx.as_dtype(zero_x, I32)))
+    return total if boxes is None else b.op("sub", total, boxes)
 
 
 @lowering("ConvInteger")

@@ -32,6 +32,9 @@ _COORDINATES = (
     "tf_crop_and_resize", "tf_half_pixel_for_nn",
 )  # fmt: skip
 _NEAREST = ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil", "simple")
+_MAX_TABLE = 1 << 20
+"""Longest axis whose taps are tabulated; beyond, they are computed while the model runs."""
+
 _MAX_TAPS = 8
 """More taps than this (strong antialiasing) become a matrix product."""
 
@@ -226,8 +229,8 @@ def _resize(ctx: Ctx, x: Value, plan: Plan, axes: list[Axis]) -> Value:
         plain = a.scale in (None, 1.0) and a.scale_value is None
         if a.out == a.size and a.crop is None and plain:
             continue
-        if isinstance(a.out, int) and isinstance(a.size, int) and a.scale_value is None:
-            if a.out <= 0 or a.size <= 0:
+        if _tabulated(a):
+            if min(a.static()) <= 0:
                 ctx.fail(f"resizing an axis of {a.size} to {a.out}")
             y, mask = _static_axis(ctx, y, plan, a)
             if mask is not None and mask.any():
@@ -241,6 +244,16 @@ def _resize(ctx: Ctx, x: Value, plan: Plan, axes: list[Axis]) -> Value:
     if y.dtype != dtype and dtype.is_integer:
         y = ctx.b.op("round", y)
     return ctx.as_dtype(y, dtype)
+
+
+def _tabulated(a: Axis) -> bool:
+    """Whether taps and weights are computed now, as constants."""
+    return (
+        isinstance(a.out, int)
+        and isinstance(a.size, int)
+        and a.scale_value is None
+        and a.out <= _MAX_TABLE
+    )
 
 
 def _check(plan: Plan) -> None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ...ir.graph import Value
     from .context import Ctx
 
-_MAX_LENGTH = 8192
+_MAX_LENGTH = 4096
 
 
 def fourier_basis(n: int, bins: int, inverse: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -202,6 +202,8 @@ def mel_weight_matrix(ctx: Ctx, node: NodeProto) -> Value:
     names = ("num_mel_bins", "dft_length", "sample_rate", "lower_edge_hertz", "upper_edge_hertz")
     mels, dft, rate, low, high = (ctx.scalar(ctx.input(i), name) for i, name in enumerate(names))
     bins = int(dft) // 2 + 1
+    if not 0 < int(mels) * bins <= 1 << 24:
+        raise ModelError(f"{mels} mel bins of a transform of length {dft}")
     edges = np.array([low, high], dtype=np.float64)
     low_mel, high_mel = 2595.0 * np.log10(1.0 + edges / 700.0)
     points = np.arange(int(mels) + 2, dtype=np.float64)
@@ -233,7 +235,7 @@ def window_function(ctx: Ctx, node: NodeProto) -> Value:
     }[node.op_type]
     size = ctx.dim(ctx.input(0))
     periodic = bool(ctx.attr("periodic", 1))
-    if isinstance(size, int):
+    if isinstance(size, int) and 0 <= size <= 1 << 20:
         n = np.arange(size) / (size if periodic else max(size - 1, 1))
         wave = sum(a * np.cos(2 * np.pi * k * n) for k, a in enumerate(coefficients))
         return b.const(np.asarray(wave, dtype=np.float64).reshape(size).astype(dtype.np))

@@ -16,7 +16,7 @@ import numpy as np
 
 from ...ir.errors import ModelError
 from ...ir.graph import Value
-from ...ir.ops.trees import LEAF, TABLES
+from ...ir.ops.trees import COLUMN_MASK, MISSING_SHIFT, MODE_SHIFT, MODES, node_table
 from ...ir.types import F32, F64
 from .ops_ml import (
     binary_scores,
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from .context import Ctx
 
 _ML = "ai.onnx.ml"
+LEAF = 6
+"""Mode of a leaf, beside the numbers of ``MODES``."""
 _MODES = {
     "BRANCH_LEQ": 0, "BRANCH_LT": 1, "BRANCH_GTE": 2, "BRANCH_GT": 3, "BRANCH_EQ": 4,
     "BRANCH_NEQ": 5, "LEAF": LEAF,
@@ -104,23 +106,47 @@ class Forest:
                     stack.append((self.left[node], False))
                     stack.append((self.right[node], False))
 
-    def tables(self, value: Any, weight: Any) -> dict[str, np.ndarray]:
-        """The op's tables; ``value`` and ``weight`` are NumPy dtypes."""
-        n = len(self.mode)
-        start, count = np.zeros(n, np.int32), np.zeros(n, np.int32)
+    def preorder(self) -> Forest | None:
+        """The same forest with every tree in preorder, the right child next to its parent; None
+        where trees share nodes and would have to be copied."""
+        number: dict[int, int] = {}
+        for root in self.roots:
+            stack = [root]
+            while stack:
+                node = stack.pop()
+                if node in number:
+                    return None
+                number[node] = len(number)
+                if self.mode[node] != LEAF:
+                    stack.extend((self.left[node], self.right[node]))
+        made = Forest(roots=[number[r] for r in self.roots])
+        for node in number:
+            inner = self.mode[node] != LEAF
+            made.add(
+                self.feature[node], self.value[node], number[self.left[node]] if inner else 0,
+                number[self.right[node]] if inner else 0, self.mode[node], self.missing[node],
+            )  # fmt: skip
+            if node in self.weights:
+                made.weights[number[node]] = self.weights[node]
+        return made
+
+    def tables(self, real: Any) -> tuple[np.ndarray, ...]:
+        """The op's tables; ``real`` is the NumPy type of thresholds and weights."""
+        left, right = np.array(self.left, np.int32), np.array(self.right, np.int32)
+        mode = np.array(self.mode, np.int32)
+        code = np.array(self.feature, np.int32) | (mode << MODE_SHIFT)
+        code |= np.array(self.missing, np.int32) << MISSING_SHIFT
+        leaves = mode == LEAF
+        code[leaves], left[leaves], right[leaves] = -1, 0, 0
         targets: list[int] = []
         weights: list[float] = []
         for node in sorted(self.weights):
-            start[node], count[node] = len(targets), len(self.weights[node])
+            left[node], right[node] = len(targets), len(self.weights[node])
             targets.extend(t for t, _ in self.weights[node])
             weights.extend(w for _, w in self.weights[node])
-        return {
-            "feature": np.array(self.feature, np.int32), "value": np.array(self.value, value),
-            "left": np.array(self.left, np.int32), "right": np.array(self.right, np.int32),
-            "mode": np.array(self.mode, np.uint8), "missing": np.array(self.missing, np.bool_),
-            "start": start, "count": count, "target": np.array(targets, np.int32),
-            "weight": np.array(weights, weight), "roots": np.array(self.roots, np.int32),
-        }  # fmt: skip
+        nodes = node_table(code, left, right, np.array(self.value, real))
+        return (nodes, np.array(targets, np.int32), np.array(weights, real),
+                np.array(self.roots, np.int32))  # fmt: skip
 
 
 def evaluate_forest(
@@ -128,10 +154,19 @@ def evaluate_forest(
 ) -> Value:
     """Scores [N, targets]; ``wide`` compares and adds in f64."""
     forest.check(targets)
-    real = np.float64 if wide else np.float32
-    tables = forest.tables(real, real)
-    operands = [ctx.b.const(tables[name]) for name in TABLES]
-    result: Value = ctx.b.op("tree_ensemble", x, *operands, targets=targets, aggregate=aggregate)
+    columns = x.shape[1]
+    most = max(forest.feature, default=0)
+    if most > COLUMN_MASK or (isinstance(columns, int) and most >= max(columns, 1)):
+        raise ModelError(f"a tree compares feature {most} of {x.type}")
+    ordered = forest.preorder()
+    forest = ordered or forest
+    operands = [ctx.b.const(t) for t in forest.tables(np.float64 if wide else np.float32)]
+    inner = {m for m in forest.mode if m != LEAF}
+    result: Value = ctx.b.op(
+        "tree_ensemble", x, *operands, targets=targets, aggregate=aggregate,
+        compare=MODES[next(iter(inner))] if len(inner) == 1 else "mixed", nan=any(forest.missing),
+        preorder=ordered is not None,
+    )  # fmt: skip
     return result
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from ...ir.errors import EvonnxError
-from ...ir.graph import Builder, Value
+from ...ir.graph import Builder, Node, Value
 from ...ir.ops import lookup
 from ...ir.types import I64, TensorType
 
@@ -70,9 +70,11 @@ def _folded(b: Builder, value: Value) -> Value:
     return b.const(arrays[value])
 
 
-def _constant_cone(value: Value):  # type: ignore[no-untyped-def]
+def _constant_cone(value: Value) -> list[Node] | None:
     """Nodes that ``value`` is computed by, operands first; None if one is not constant."""
-    order, stack, seen = [], [(value.node, False)], set()
+    order: list[Node] = []
+    stack = [(value.node, False)]
+    seen: set[Node] = set()
     while stack:
         node, expanded = stack.pop()
         if expanded:
@@ -90,7 +92,7 @@ def _constant_cone(value: Value):  # type: ignore[no-untyped-def]
     return order
 
 
-def _small(node) -> bool:  # type: ignore[no-untyped-def]
+def _small(node: Node) -> bool:
     for t in node.types:
         if not isinstance(t, TensorType) or t.dtype.kind in "sc":
             return False

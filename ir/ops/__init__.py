@@ -7,8 +7,7 @@ an op means adding one declaration in the file of its subject.
 
 from __future__ import annotations
 
-from .base import OPS, OpDef, lookup
-from . import (  # noqa: F401  (each module registers its ops)
+from . import (
     composite,
     contraction,
     control,
@@ -22,5 +21,6 @@ from . import (  # noqa: F401  (each module registers its ops)
     strings,
     trees,
 )
+from .base import OPS, OpDef, lookup
 
 __all__ = ["OPS", "OpDef", "lookup"]

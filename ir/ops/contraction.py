@@ -203,7 +203,8 @@ def _ref_conv(args: Any, attrs: Attributes, types: Any) -> tuple[Any, ...]:
     wm = w.reshape(groups, w.shape[0] // groups, depth)
     with np.errstate(all="ignore"):
         y = np.matmul(mat, wm.transpose(0, 2, 1))
-    y = y.reshape(groups, n, pixels, w.shape[0] // groups).transpose(1, 0, 3, 2).reshape(n, w.shape[0], *out_sizes)
+    y = y.reshape(groups, n, pixels, w.shape[0] // groups).transpose(1, 0, 3, 2)
+    y = y.reshape(n, w.shape[0], *out_sizes)
     return (_from_first(y.astype(out_type.np, copy=False), layout),)
 
 
@@ -300,7 +301,8 @@ def _ref_pool(args: Any, attrs: Attributes, types: Any) -> tuple[Any, ...]:
     axes = tuple(range(2 + r, 2 + 2 * r))
     wide = view.astype(np.float32) if x.dtype.itemsize < 4 and x.dtype.kind not in "iu" else view
     with np.errstate(all="ignore"):
-        out = wide.max(axis=axes) if attrs["kind"] == "max" else wide.sum(axis=axes, dtype=wide.dtype)
+        biggest = attrs["kind"] == "max"
+        out = wide.max(axis=axes) if biggest else wide.sum(axis=axes, dtype=wide.dtype)
     return (_from_first(out.astype(x.dtype, copy=False), attrs["layout"]),)
 
 

@@ -108,7 +108,7 @@ def cast_array(x: np.ndarray, to: DType) -> np.ndarray:
         return (x & 15).astype(np.uint8).astype(to.np) if to.kind == "u" else (
             ((x.astype(np.int64) & 15) ^ 8) - 8
         ).astype(to.np)
-    if x.dtype.kind == "c" and not to.kind == "c":
+    if x.dtype.kind == "c" and to.kind != "c":
         x = x.real
     return x.astype(to.np)
 
@@ -199,8 +199,9 @@ for _name, _fn, _kinds, _flops in (
     ("sin", np.sin, "f", 20), ("cos", np.cos, "f", 20), ("tan", np.tan, "f", 30),
     ("asin", np.arcsin, "f", 30), ("acos", np.arccos, "f", 30), ("atan", np.arctan, "f", 30),
     ("sinh", np.sinh, "f", 30), ("cosh", np.cosh, "f", 30), ("tanh", np.tanh, "f", 16),
-    ("asinh", np.arcsinh, "f", 40), ("acosh", np.arccosh, "f", 40), ("atanh", np.arctanh, "f", 40),
-    ("erf", _np_erf, "f", 24), ("sigmoid", _sigmoid, "f", 16), ("reciprocal", np.reciprocal, "f", 4),
+    ("asinh", np.arcsinh, "f", 40), ("acosh", np.arccosh, "f", 40),
+    ("atanh", np.arctanh, "f", 40), ("erf", _np_erf, "f", 24), ("sigmoid", _sigmoid, "f", 16),
+    ("reciprocal", np.reciprocal, "f", 4),
     ("relu", lambda x: np.maximum(x, np.zeros((), x.dtype)), "iuf", 1),
 ):  # fmt: skip
     _unary(_name, _fn, _kinds, flops=_flops)  # type: ignore[arg-type]

@@ -1,20 +1,21 @@
 """Decision trees: an ensemble as tables, evaluated for every row of a matrix.
 
-Tables have one entry per node of the forest:
+``nodes`` holds one row of i32 words per node of the forest, so that a visit reads one cache line:
 
-=============  =============================================================================
-``feature``    i32, column of x that is compared
-``value``      threshold; its dtype is the one of the comparison
-``left``       i32, node that follows where the comparison holds
-``right``      i32, node that follows where it does not
-``mode``       u8, see ``MODES``
-``missing``    bool, whether NaN follows ``left`` no matter what the comparison says
-``start``      i32, leaves: first entry of the weights
-``count``      i32, leaves: number of weights
-``target``     i32, per weight: output column
-``weight``     per weight: what the leaf adds
-``roots``      i32, root node of each tree
-=============  =============================================================================
+======  ======================================  ==========================================
+word    inner node                              leaf
+======  ======================================  ==========================================
+0       column of x, mode << 24, missing << 27  -1
+1       node that follows if the test holds     first entry of its weights
+2       node that follows if it does not        number of its weights
+last    the threshold's bits: word 3 of 4 as f32, words 4 and 5 of 6 as f64
+======  ======================================  ==========================================
+
+The test is ``x[column] <mode> threshold`` in the threshold's type; with ``missing`` a NaN passes
+it. ``target`` (i32) and ``weight`` say, per weight, what a leaf adds to which output column;
+``roots`` (i32) names the root of each tree. ``compare`` is the one mode of all inner nodes, or
+"mixed"; ``nan`` says whether any node has ``missing``; ``preorder`` whether the node that follows a
+failed test is always the next one of the table.
 """
 
 from __future__ import annotations
@@ -24,64 +25,89 @@ from typing import Any
 import numpy as np
 
 from ..errors import ModelError
-from ..types import BOOL, I32, U8, TensorType
+from ..types import F32, F64, I32, DType, TensorType
 from .base import Attributes, OpDef, Work, register, tensor
 
-MODES = ("leq", "lt", "gte", "gt", "eq", "neq", "leaf")
-"""Comparisons of ``x <mode> value``, by number."""
-LEAF = 6
+MODES = ("leq", "lt", "gte", "gt", "eq", "neq")
+"""Tests by number."""
 AGGREGATES = ("sum", "average", "min", "max")
-TABLES = ("feature", "value", "left", "right", "mode", "missing", "start", "count", "target",
-          "weight", "roots")  # fmt: skip
+MODE_SHIFT, MISSING_SHIFT, COLUMN_MASK = 24, 27, (1 << 24) - 1
+WORDS = {4: F32, 6: F64}
+"""Words per node -> type of the threshold."""
+
+
+def threshold_type(words: Any) -> DType:
+    """The threshold's type in a table with that many words per node."""
+    found = WORDS.get(words)
+    if found is None:
+        raise ModelError(f"tree_ensemble: {words} words per node; 4 and 6 are known")
+    return found
+
+
+def node_table(
+    code: np.ndarray, left: np.ndarray, right: np.ndarray, value: np.ndarray
+) -> np.ndarray:
+    """Words 0, 1 and 2 and thresholds (f32 or f64) as the table ``nodes``."""
+    wide = value.dtype == np.float64
+    table = np.zeros((len(code), 6 if wide else 4), dtype=np.int32)
+    table[:, 0], table[:, 1], table[:, 2] = code, left, right
+    if wide:
+        table[:, 4:] = np.ascontiguousarray(value).view(np.int32).reshape(-1, 2)
+    else:
+        table[:, 3] = np.ascontiguousarray(value).view(np.int32)
+    return table
 
 
 def _infer(types: tuple[Any, ...], attrs: Attributes) -> tuple[Any, ...]:
-    x, *rest = (tensor(t, "tree_ensemble") for t in types)
-    tables = dict(zip(TABLES, rest, strict=True))
+    x, nodes, target, weight, roots = (tensor(t, "tree_ensemble") for t in types)
     if x.rank != 2 or x.dtype.kind not in "fiu" or attrs["aggregate"] not in AGGREGATES:
         raise ModelError(f"tree_ensemble: rows {x}, aggregate {attrs['aggregate']!r}")
-    for name, t in tables.items():
-        floating = name in ("value", "weight")
-        wanted = {"mode": U8, "missing": BOOL}.get(name, I32)
-        if t.rank != 1 or (not t.dtype.is_float if floating else t.dtype != wanted):
-            raise ModelError(f"tree_ensemble: table {name} is {t}")
-    return (TensorType(tables["weight"].dtype, (x.shape[0], attrs["targets"])),)
+    if nodes.rank != 2 or nodes.dtype != I32 or attrs["compare"] not in (*MODES, "mixed"):
+        raise ModelError(f"tree_ensemble: nodes {nodes}, compare {attrs['compare']!r}")
+    threshold_type(nodes.shape[1])
+    for t in (target, roots):
+        if t.rank != 1 or t.dtype != I32:
+            raise ModelError(f"tree_ensemble: table {t} must be a vector of i32")
+    if weight.rank != 1 or weight.dtype not in (F32, F64):
+        raise ModelError(f"tree_ensemble: weights {weight}")
+    return (TensorType(weight.dtype, (x.shape[0], attrs["targets"])),)
 
 
-def _walk(x: np.ndarray, root: int, t: dict[str, np.ndarray]) -> np.ndarray:
+def _walk(x: np.ndarray, root: int, nodes: np.ndarray, value: np.ndarray) -> np.ndarray:
     """Leaf that each row of ``x`` reaches from ``root``."""
     rows = np.arange(x.shape[0])
     at = np.full(x.shape[0], root, dtype=np.int64)
-    for _ in range(len(t["mode"]) + 1):
-        mode = t["mode"][at]
-        if (mode == LEAF).all():
+    for _ in range(len(nodes) + 1):
+        code = nodes[at, 0].astype(np.int64)
+        if (code < 0).all():
             return at
-        column = np.clip(t["feature"][at], 0, max(x.shape[1] - 1, 0))
-        v = x[rows, column].astype(t["value"].dtype)
-        bound = t["value"][at]
+        kept = np.maximum(code, 0)
+        v = x[rows, np.minimum(kept & COLUMN_MASK, x.shape[1] - 1)].astype(value.dtype)
+        bound = value[at]
         with np.errstate(all="ignore"):
             tests = (v <= bound, v < bound, v >= bound, v > bound, v == bound, v != bound)
-        hit = np.choose(np.minimum(mode, 5), tests) | (t["missing"][at] & np.isnan(v))
-        at = np.where(mode == LEAF, at, np.where(hit, t["left"][at], t["right"][at]))
+        hit = np.choose(np.minimum((kept >> MODE_SHIFT) & 7, 5), tests)
+        hit |= ((kept >> MISSING_SHIFT) & 1).astype(bool) & np.isnan(v)
+        at = np.where(code < 0, at, np.where(hit, nodes[at, 1], nodes[at, 2]))
     raise ModelError("tree_ensemble: the nodes form a cycle")
 
 
 def _reference(args: Any, attrs: Attributes, types: Any) -> tuple[Any, ...]:
-    x, tables = args[0], dict(zip(TABLES, args[1:], strict=True))
-    how, dtype = attrs["aggregate"], tables["weight"].dtype
+    x, nodes, target, weight, roots = args
+    value = np.ascontiguousarray(nodes[:, 4:] if nodes.shape[1] == 6 else nodes[:, 3:])
+    value = value.view(threshold_type(nodes.shape[1]).np).reshape(-1)
+    how, dtype = attrs["aggregate"], weight.dtype
     unit = {"min": np.inf, "max": -np.inf}.get(how, 0)
     out = np.full((x.shape[0], attrs["targets"]), unit, dtype=dtype)
     fold = {"min": np.minimum, "max": np.maximum}.get(how, np.add)
-    for root in tables["roots"]:
-        leaf = _walk(x, int(root), tables)
+    for root in roots if x.shape[1] else ():
+        leaf = _walk(x, int(root), nodes, value)
         for node in np.unique(leaf):
             rows = np.flatnonzero(leaf == node)
-            first = tables["start"][node]
-            for k in range(first, first + tables["count"][node]):
-                column = tables["target"][k]
-                out[rows, column] = fold(out[rows, column], tables["weight"][k])
+            for k in range(nodes[node, 1], nodes[node, 1] + nodes[node, 2]):
+                out[rows, target[k]] = fold(out[rows, target[k]], weight[k])
     if how == "average":
-        out = (out / dtype.type(max(len(tables["roots"]), 1))).astype(dtype)
+        out = (out / dtype.type(max(len(roots), 1))).astype(dtype)
     return (np.where(np.isinf(out), 0, out).astype(dtype) if unit else out,)
 
 
@@ -92,6 +118,6 @@ def _work(operands: tuple[Any, ...], attrs: Attributes, results: tuple[Any, ...]
     return Work(visits * 4, x.nbytes() + results[0].nbytes() + visits * 64)
 
 
-register(OpDef("tree_ensemble", (12, 12), _infer, _reference, frozenset({"opaque", "trees"}),
-               attrs=("targets", "aggregate"), work_fn=_work,
+register(OpDef("tree_ensemble", (5, 5), _infer, _reference, frozenset({"opaque", "trees"}),
+               attrs=("targets", "aggregate", "compare", "nan", "preorder"), work_fn=_work,
                doc="sum (average, min, max) of the weights of the leaves that each row reaches"))

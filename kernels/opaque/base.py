@@ -19,7 +19,10 @@ from ...ir.errors import UnsupportedError
 from ...ir.graph import Node
 from ...ir.target import Target
 from ...ir.types import DType, TensorType
-from ..words import STORED
+
+STORED = ("f32", "f64", "f16", "bf16", "bool", "i8", "i16", "i32", "i64", "u8", "u16", "u32", "u64")
+"""Element types kernels can load and store: the keys of ``words.STORED``, which is not imported
+here because that would import Numba even where every kernel comes from the cache."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -132,7 +132,7 @@ def test_a_single_output_comes_alone_and_any_name_can_be_fed() -> None:
     compiled = evonnx.compile(b.build({"y": b.op("neg", x)}), threads=1)
     data = np.arange(3, dtype=np.float32)
     np.testing.assert_array_equal(compiled(data), -data)
-    np.testing.assert_array_equal(compiled(**{"self": data}), -data)
+    np.testing.assert_array_equal(compiled(self=data), -data)
 
 
 def test_inputs_are_read_in_place_and_outputs_are_the_callers() -> None:
@@ -332,8 +332,8 @@ def test_an_illegal_schedule_says_why(compiled: evonnx.Compiled) -> None:
         evonnx.compile(mlp(), schedule="absent.txt")
     with pytest.raises(evonnx.ParseError, match="line 2"):
         evonnx.compile(mlp(), schedule=f"{head}\n  g0 = magic [4]\n")
+    text = str(compiled.schedule).replace("]", "] {mr=8}", 1)
     with pytest.raises(evonnx.ScheduleError, match="tile sizes of contract groups"):
-        text = str(compiled.schedule).replace("]", "] {mr=8}", 1)
         evonnx.compile(mlp(), schedule=text)
 
 

@@ -285,6 +285,45 @@ def test_declared_terabytes_are_refused_before_anything_is_allocated(how: str) -
         import_model(model(nodes, inputs, inits=inits))
 
 
+def test_sizes_that_explode_end_in_an_error() -> None:
+    """Each round squares the number of terms of a size, then doubles its text."""
+    for op in ("Mul", "Max"):
+        nodes = [node_ for k in range(60) for node_ in (
+            helper.make_node("Add", [f"s{k}", "m"], [f"a{k}"]),
+            helper.make_node("Mul", [f"s{k}", "n"], [f"b{k}"]),
+            helper.make_node(op, [f"a{k}", f"b{k}"], [f"s{k + 1}"]),
+        )]  # fmt: skip
+        nodes = [
+            helper.make_node("Shape", ["x"], ["shape"]),
+            helper.make_node("Split", ["shape"], ["n", "m"], num_outputs=2),
+            helper.make_node("Add", ["n", "m"], ["s0"]), *nodes,
+            helper.make_node("ConstantOfShape", ["s60"], ["y"]),
+        ]  # fmt: skip
+        with contextlib.suppress(EvonnxError):
+            import_model(model(nodes, [value("x", ("N", "M"))], opset=18))
+
+
+def test_long_axes_are_not_tabulated() -> None:
+    scales = numpy_helper.from_array(np.array([1, 1, 1, 3e9], np.float32), "s")
+    tall = [value("x", (1, 1, 1, 8))]
+    nodes = [
+        helper.make_node("Resize", ["x", "", "s"], ["y"], mode="linear"),
+        helper.make_node("AveragePool", ["x"], ["y"], kernel_shape=[1, 1 << 29],
+                         pads=[0, 1 << 29, 0, 1 << 29], count_include_pad=0),
+        helper.make_node("MelWeightMatrix", ["b", "b", "b", "s0", "s0"], ["y"]),
+    ]  # fmt: skip
+    big = numpy_helper.from_array(np.array(1 << 40), "b")
+    zero = numpy_helper.from_array(np.array(0.0, np.float32), "s0")
+    for node in nodes:
+        tracemalloc.start()
+        try:
+            with contextlib.suppress(EvonnxError):
+                import_model(model([node], tall, inits=[scales, big, zero]))
+            assert tracemalloc.get_traced_memory()[1] < 200 << 20
+        finally:
+            tracemalloc.stop()
+
+
 # -- nesting --------------------------------------------------------------------------------------
 
 

@@ -101,7 +101,7 @@ def test_a_wrong_rule_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     x = b.input("x", TensorType(F32, (4,)))
     gone = b.op("abs", b.op("neg", b.op("neg", x)), origin=("size",))
     graph = b.build({"y": b.op("exp", gone)})
-    with pytest.raises(evonnx.CheckError, match="pass 'canon' changes output 'y' .*; rule abs_gone;"):
+    with pytest.raises(evonnx.CheckError, match=r"pass 'canon' changes .*; rule abs_gone;"):
         evonnx.compile(graph, threads=1, check=True, pipeline="fold,canon")
 
 
@@ -118,7 +118,7 @@ def test_a_pass_that_breaks_the_graph(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_wrong_kernel_is_named_by_its_group(monkeypatch: pytest.MonkeyPatch, tmp_path: Any
                                               ) -> None:
-    """The emitter writes cosines for exponentials: the group with exp is to blame, not its heirs."""
+    """The emitter writes cosines for exponentials: the group with exp is to blame, not others."""
     emit = emit_module.emit
 
     def wrong(nest: Any) -> Any:

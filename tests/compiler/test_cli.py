@@ -30,7 +30,8 @@ def save(path: Path, nodes: list[onnx.NodeProto], inputs: dict, outputs: list[st
         [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in inputs.items()],
         [helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in outputs],
     )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), path)
+    opset = helper.make_opsetid("", 17)
+    onnx.save(helper.make_model(graph, opset_imports=[opset], ir_version=10), path)
     return path
 
 
@@ -226,6 +227,21 @@ def test_check(evonnx: Cli, model: Path, unsupported: Path) -> None:
     gaps = json.loads(out)["gaps"]
     assert [g["node"].strip("'\"") for g in gaps][1] == "second"
     assert "Frobnicate" in gaps[0]["op"]
+
+
+@pytest.mark.slow
+def test_bench_compares(evonnx: Cli, model: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    code, out, err = evonnx(
+        "bench", model, "--dim", "N=4", "--rounds", 1, "--block", 0.01, "--no-cold", "--threads", 1,
+        "--engines", "evonnx,onnxruntime", "--json", "--out", tmp_path,
+    )  # fmt: skip
+    assert code == 0, err
+    (result,) = json.loads(out)["results"]
+    engines = {e["name"]: e for e in result["engines"].values()}
+    assert engines["evonnx"]["median"] > 0
+    assert engines["onnxruntime"]["median"] > 0
+    assert {p.suffix for p in tmp_path.iterdir()} >= {".json", ".md"}
 
 
 # What goes wrong -----------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from evonnx.ir.errors import ModelError, UnsupportedError
 from evonnx.ir.graph import Builder, Graph
 from evonnx.ir.interp import run
 from evonnx.ir.ops import OPS
-from evonnx.ir.ops.trees import TABLES
+from evonnx.ir.ops.trees import MISSING_SHIFT, MODE_SHIFT, node_table
 from evonnx.ir.random_graphs import MAKERS, random_feeds, random_graph
 from evonnx.ir.types import BOOL, C64, F32, F64, I32, I64, STR, U8, U32, TensorType
 
@@ -323,30 +323,32 @@ def test_double_precision() -> None:
 def test_trees(per_leaf: int, dtype: Any) -> None:
     """Two random trees of three levels and one lone leaf."""
     rng = np.random.default_rng(per_leaf)
-    tables: dict[str, list[Any]] = {n: [] for n in TABLES}
+    rows: list[list[Any]] = []
+    target: list[int] = []
+    weight: list[float] = []
 
     def grow(level: int) -> int:
-        k = len(tables["mode"])
-        for name in ("feature", "value", "left", "right", "mode", "missing", "start", "count"):
-            tables[name].append(0)
+        k = len(rows)
         if level == 0:
-            tables["mode"][k] = 6
-            tables["start"][k], tables["count"][k] = len(tables["weight"]), per_leaf
-            tables["target"] += [int(x) for x in rng.integers(0, 2, per_leaf)]
-            tables["weight"] += rng.standard_normal(per_leaf).tolist()
+            rows.append([-1, len(weight), per_leaf, 0.0])
+            target.extend(int(x) for x in rng.integers(0, 2, per_leaf))
+            weight.extend(rng.standard_normal(per_leaf).tolist())
             return k
-        tables["feature"][k], tables["value"][k] = int(rng.integers(4)), float(rng.normal())
-        tables["mode"][k], tables["missing"][k] = int(rng.integers(4)), bool(rng.integers(2))
-        tables["left"][k] = grow(level - 1)
-        tables["right"][k] = grow(level - 1)
+        mode, missing = int(rng.integers(4)), int(rng.integers(2))
+        code = int(rng.integers(4)) | mode << MODE_SHIFT | missing << MISSING_SHIFT
+        rows.append([code, 0, 0, float(rng.normal())])
+        rows[k][1:3] = grow(level - 1), grow(level - 1)
         return k
 
-    tables["roots"] = [grow(3), grow(3), grow(0)]
+    roots = [grow(3), grow(3), grow(0)]
+    code, left, right, value = (np.array(c) for c in zip(*rows, strict=True))
+    nodes = node_table(code, left, right, value.astype(dtype.np))
     b = Builder()
     x = b.input("x", TensorType(dtype, (N, 4)))
-    kinds = {"value": dtype.np, "weight": dtype.np, "mode": np.uint8, "missing": np.bool_}
-    consts = [b.const(np.array(tables[n]).astype(kinds.get(n, np.int32))) for n in TABLES]
-    graph = b.build([("y", b.op("tree_ensemble", x, *consts, targets=2, aggregate="sum"))])
+    ints = (b.const(np.array(a, np.int32)) for a in (target, roots))
+    tables = [b.const(nodes), next(ints), b.const(np.array(weight).astype(dtype.np)), next(ints)]
+    y = b.op("tree_ensemble", x, *tables, targets=2, aggregate="sum", compare="mixed", nan=True)
+    graph = b.build([("y", y)])
     feeds = rng.standard_normal((20, 4)).astype(dtype.np)
     feeds[3, 1] = feeds[5, 2] = np.nan
     agree(graph, {"x": feeds}, 1e-5)

@@ -31,8 +31,20 @@ DEGENERATE = {"light_squeezenet"}
 """Generated weights make logits of 1e8 that tie: which channels win is rounding."""
 
 
+HEAVY = {
+    "light_vgg19", "light_zfnet512", "light_bvlc_alexnet", "light_inception_v1",
+    "light_densenet121", "style_arbitrary_transform",
+}  # fmt: skip
+"""Seconds each in the reference interpreter."""
+
+MODELS = [
+    pytest.param(m, id=m.name, marks=[pytest.mark.slow] if m.name in HEAVY else [])
+    for m in select(["small"])
+]
+
+
 @pytest.mark.models
-@pytest.mark.parametrize("model", select(["small"]), ids=lambda m: m.name)
+@pytest.mark.parametrize("model", MODELS)
 def test_small_models_match(model: Model, text_law: Callable[[Graph], None]) -> None:
     if not is_present(model):
         pytest.skip(f"{model.name} is not in the cache; python -m evonnx.bench.models fetch")

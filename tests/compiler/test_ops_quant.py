@@ -102,16 +102,36 @@ def test_qlinear_matmul(lab: Any, dtype: Any) -> None:
     lab.check([node], {"a": _q(dtype, 4, 6)}, ["y"], held, tolerance=1)
 
 
-@pytest.mark.parametrize("zero", [False, True])
-@pytest.mark.parametrize("attrs", [{}, {"pads": [1, 2, 0, 1], "strides": [2, 1]}])
-def test_conv_integer(lab: Any, zero: bool, attrs: dict[str, Any]) -> None:
-    held = {"w": _q(np.uint8, 6, 4, 3, 2)}
+@pytest.mark.parametrize("zeros", ["none", "image", "weights", "both", "far"])
+@pytest.mark.parametrize(
+    "attrs", [{}, {"pads": [1, 2, 0, 1], "strides": [2, 1]}, {"group": 2, "pads": [1, 1, 1, 1]}]
+)
+def test_conv_integer(lab: Any, zeros: str, attrs: dict[str, Any]) -> None:
+    held = {"w": _q(np.uint8, 6, 4 // attrs.get("group", 1), 3, 2)}
     names = ["x", "w"]
-    if zero:
-        held["z"] = np.array(100, np.uint8)
+    if zeros != "none":
+        held["z"] = np.array(0 if zeros == "weights" else 100, np.uint8)
         names.append("z")
+    if zeros in ("weights", "both", "far"):
+        held["zw"] = np.array(0 if zeros == "far" else 121, np.uint8)
+        held["w"] = held["w"] if zeros == "far" else np.clip(held["w"], 9, 240)
+        names.append("zw")
     node = helper.make_node("ConvInteger", names, ["y"], **attrs)
     lab.check([node], {"x": _q(np.uint8, 2, 4, 7, 6)}, ["y"], held, tolerance=0)
+    conv, = [n for n in import_model(lab.model([node], {"x": _q(np.uint8, 2, 4, 7, 6)}, ["y"], held)
+                                     ).nodes if n.op == "conv" and n.out.shape[1] == 6]
+    narrow = zeros in ("weights", "both") or attrs.get("group", 1) == 1
+    assert (conv.operands[1].dtype.name == "i8") == narrow
+
+
+def test_zero_points_are_subtracted_from_weights_that_leave_room(lab: Any) -> None:
+    node = helper.make_node("MatMulInteger", ["a", "b", "za", "zb"], ["y"])
+    held = {"b": np.clip(_q(np.uint8, 9, 5), 20, 200), "za": np.array(7, np.uint8),
+            "zb": np.array([100, 110, 120, 130, 140], np.uint8)}  # fmt: skip
+    feeds = {"a": _q(np.uint8, 3, 9)}
+    lab.check([node], feeds, ["y"], held, tolerance=0)
+    model = lab.model([node], feeds, ["y"], held)
+    assert all(n.op != "reduce" or n.operands[0].shape != (3, 9) for n in import_model(model).nodes)
 
 
 @pytest.mark.parametrize("groups", [1, 2])

@@ -24,6 +24,7 @@ from evonnx.ir.dims import (
     substitute,
     sym,
     var,
+    within,
 )
 from evonnx.ir.errors import EvonnxError, ModelError, ParseError
 
@@ -161,6 +162,24 @@ def test_split_and_merge(data: st.DataObject) -> None:
     assert evaluate(linear // other, at) == value // evaluate(other, at)
     assert evaluate(linear % other, at) == value % evaluate(other, at)
     assert evaluate(linear // other * other + linear % other, at) == value
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_within_never_lies(data: st.DataObject) -> None:
+    extents, variables, at = loops(data.draw)
+    d: Dim = data.draw(st.integers(-6, 6))
+    for v in variables:
+        d = d + v * data.draw(st.sampled_from([-2, -1, 0, 1, 1, 2, sym("a")]))
+    how = data.draw(st.sampled_from(["", "//", "%", "max", "min"]))
+    k = data.draw(st.sampled_from([2, 3, sym("a"), sym("b") + 1]))
+    d = {"": lambda: d, "//": lambda: d // k, "%": lambda: d % k, "max": lambda: dmax(d, k),
+         "min": lambda: dmin(d, k)}[how]()  # fmt: skip
+    lo = data.draw(st.sampled_from([0, -1, 2, sym("a") - 1]))
+    hi = data.draw(st.sampled_from([1, 4, 9, *extents, sym("a") * sym("b"), sym("c") + 2]))
+    claim = within(d, lo, hi)
+    if claim is not None:
+        assert claim == (evaluate(lo, at) <= evaluate(d, at) < evaluate(hi, at))
 
 
 def test_a_merge_is_seen_through() -> None:

@@ -134,6 +134,21 @@ def test_pad(mode: str) -> None:
     check(y, b, {"x": array(3, 11)})
 
 
+def test_padding_behind_a_concat_is_written() -> None:
+    b = Builder()
+    x, z = tensor(b, "x", 2, 3), tensor(b, "z", 2, 2)
+    y = b.op("pad", b.op("concat", x, z, axis=1), 0.5, lo=(2, 0), hi=(0, 1), mode="constant")
+    check(y, b, {"x": array(2, 3), "z": array(2, 2)})
+
+
+def test_a_position_made_of_gathered_indices_only() -> None:
+    b = Builder()
+    x, i = tensor(b, "x", 4, 5, 3), tensor(b, "i", 1, 2, dtype=I64)
+    y = b.op("neg", b.op("gather_nd", x, i, batch_dims=0))
+    check({"y": b.op("expand", y, shape=(6, 3))}, b,
+          {"x": array(4, 5, 3), "i": np.array([[2, -1]])})
+
+
 def test_slice_backwards_and_gather_negative() -> None:
     b = Builder()
     x, i = tensor(b, "x", 9, 6), tensor(b, "i", 4, dtype=I64)

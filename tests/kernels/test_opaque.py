@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from evonnx.ir.ops.trees import COLUMN_MASK, MISSING_SHIFT, MODE_SHIFT, MODES, node_table
 from evonnx.ir.types import F16, F32, F64
 from evonnx.kernels.opaque import OPAQUE
 
@@ -130,42 +131,43 @@ def test_random_numbers_are_the_same_everywhere(opaque: Any, dtype: Any) -> None
     opaque.check("random_normal", [], loose, mean=-1.0, scale=2.0, seed=1 << 63, **common)
 
 
-def _forest(mode: int) -> dict[str, np.ndarray]:
-    """Two small trees; nodes 2, 3 and 5, 6 are leaves, leaf 6 without weights."""
-    i32 = lambda *v: np.array(v, np.int32)  # noqa: E731
-    return {
-        "feature": i32(0, 1, 0, 0, 2, 0, 0),
-        "value": np.array([0.1, 0.2, 0, 0, -0.3, 0, 0], np.float32),
-        "left": i32(1, 2, 2, 3, 5, 5, 6), "right": i32(4, 3, 2, 3, 6, 5, 6),
-        "mode": np.array([mode, mode, 6, 6, mode, 6, 6], np.uint8),
-        "missing": np.array([1, 0, 0, 0, 1, 0, 0], np.bool_),
-        "start": i32(0, 0, 0, 1, 0, 2, 4), "count": i32(0, 0, 1, 1, 0, 2, 0),
-        "target": i32(0, 1, 0, 1), "weight": np.array([1, 2, -3, 4], np.float32),
-        "roots": i32(0, 4),
-    }  # fmt: skip
+def _forest(mode: int, real: Any = np.float32) -> list[np.ndarray]:
+    """Five trees over two small ones; nodes 2, 3 and 5, 6 are leaves, leaf 6 without weights."""
+    code = np.array([0, 1, -1, -1, 2, -1, -1], np.int32)
+    inner = code >= 0
+    code[inner] |= mode << MODE_SHIFT
+    code[[0, 4]] |= 1 << MISSING_SHIFT
+    left = np.array([1, 2, 0, 1, 5, 2, 0], np.int32)
+    right = np.array([4, 3, 1, 1, 6, 2, 0], np.int32)
+    value = np.array([0.1, 0.2, 0, 0, -0.3, 0, 0], real)
+    return [node_table(code, left, right, value), np.array([0, 1, 0, 1], np.int32),
+            np.array([1, 2, -3, 4], real), np.array([0, 4, 0, 4, 0], np.int32)]  # fmt: skip
 
 
 @pytest.mark.parametrize("aggregate", ["sum", "average", "min", "max"])
 def test_tree_ensemble(opaque: Any, aggregate: str) -> None:
     rows = np.round(RNG.standard_normal((11, 3)), 1).astype(np.float32)
     rows[0, 0] = rows[3, 2] = np.nan
-    for mode in range(6):
-        tables = list(_forest(mode).values())
+    for mode, name in enumerate(MODES):
         for x in (rows, rows.astype(np.float64), np.nan_to_num(rows * 3).astype(np.int64)):
-            opaque.check("tree_ensemble", [x, *tables], targets=2, aggregate=aggregate)
+            real = np.float64 if x.dtype == np.float64 else np.float32
+            for compare, nan in ((name, True), ("mixed", True)):
+                opaque.check("tree_ensemble", [x, *_forest(mode, real)], targets=2,
+                             aggregate=aggregate, compare=compare, nan=nan,
+                             preorder=False)  # fmt: skip
 
 
 def test_tree_tables_that_lie_do_no_harm(opaque: Any) -> None:
-    tables = _forest(0)
-    tables["left"][:] = 10**9
-    tables["right"][:] = 0  # a cycle
-    tables["feature"][:] = -(10**9)
-    tables["start"][:] = -5
-    tables["count"][:] = 10**9
-    tables["target"][:] = 10**9
-    rows = np.ones((3, 2), np.float32)
-    args = [rows, *tables.values()]
-    opaque.run(opaque.node("tree_ensemble", args, targets=2, aggregate="sum"), args)
+    nodes, target, weight, roots = _forest(0)
+    nodes[:, 0] = COLUMN_MASK
+    nodes[:, 1] = 10**9
+    nodes[:, 2] = -5  # and node 6 follows itself for ever
+    nodes[0, 0], nodes[0, 1], nodes[0, 2] = -1, -7, 10**9
+    target[:] = 10**9
+    args = [np.ones((3, 2), np.float32), nodes, target, weight, roots + 10**8]
+    node = opaque.node("tree_ensemble", args, targets=2, aggregate="sum", compare="leq", nan=False,
+                       preorder=True)  # fmt: skip
+    assert (opaque.run(node, args)[0] == 0).all()
 
 
 def test_every_opaque_op_has_a_kernel() -> None:

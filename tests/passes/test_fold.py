@@ -20,11 +20,11 @@ def ops(graph: Graph) -> list[str]:
 
 def test_growth_is_bounded() -> None:
     b = Builder()
-    row = b.const(np.ones(5000, np.float32))
+    row, few = b.const(np.ones(5000, np.float32)), b.const(np.ones(10, np.float32))
     outs = {
         "stored": b.op("expand", row, shape=(4, 5000)),
         "repeated": b.op("expand", row, shape=(5, 5000)),
-        "table": b.op("add", b.op("reshape", row, shape=(5000, 1)), b.const(np.ones(10, np.float32))),
+        "table": b.op("add", b.op("reshape", row, shape=(5000, 1)), few),
     }
     graph = fold(b.build(outs))
     made = {name: v.op for name, v in graph.outputs}
@@ -36,7 +36,8 @@ def test_growth_is_bounded() -> None:
 def test_ramps_count_as_constants_but_stay_where_nothing_is_computed() -> None:
     b = Builder()
     ramp = b.op("iota", shape=(1000,), axis=0, dtype=I64)
-    graph = fold(b.build({"r": ramp, "m": b.op("lt", ramp, b.op("reshape", ramp, shape=(1000, 1)))}))
+    column = b.op("reshape", ramp, shape=(1000, 1))
+    graph = fold(b.build({"r": ramp, "m": b.op("lt", ramp, column)}))
     assert {n: v.op for n, v in graph.outputs} == {"r": "iota", "m": "lt"}
     b = Builder()
     ramp = b.op("iota", shape=(100,), axis=0, dtype=I64)

@@ -9,7 +9,7 @@ import pytest
 
 from evonnx.ir.dims import sym
 from evonnx.ir.errors import FeedError, UnsupportedError, VerifyError
-from evonnx.ir.types import BOOL, F32, I64, STR, SequenceType
+from evonnx.ir.types import BF16, BOOL, F16, F32, I64, STR, SequenceType, TensorType
 from evonnx.runtime.executable import Executable
 from evonnx.runtime.host import HOST, host
 from evonnx.runtime.program import BindStep, Buffer, ControlStep, HostStep, print_program
@@ -292,3 +292,27 @@ def test_an_input_whose_size_the_program_computes(make: Any, cache: Any, sources
     assert exe.run({"n": 2, "x": np.ones(3, np.float32)})["y"].tolist() == [2, 2]
     with pytest.raises(FeedError, match=r"input 'x' axis 0 has size 4, expected C \+ 1 = 3"):
         exe.run({"n": 2, "x": np.ones(4, np.float32)})
+
+
+def test_constant_strings(make: Any, cache: Any) -> None:
+    m = make()
+    words = m.const(np.array(["a", "b"], object))
+    m.buffers[words] = Buffer("words", TensorType(STR, (2,)), "const")
+    m.output("words", words)
+    exe = Executable(m.program(), m.constants, cache=cache)
+    assert exe.run({})["words"].tolist() == ["a", "b"]
+
+
+@pytest.mark.parametrize("dtype", [BF16, BOOL, F16])
+def test_views_of_every_element_type(make: Any, cache: Any, dtype: Any) -> None:
+    m = make()
+    x = m.input("x", (2, 2), dtype)
+    m.output("same", x)
+    m.output("tail", m.buffer((2,), dtype=dtype, view_of=x, offset=2 * dtype.itemsize))
+    exe = Executable(m.program(), m.constants, cache=cache)
+    x = np.array([[0, 1], [1, 0]], dtype.np)
+    x.flags.writeable = False
+    out = exe.run({"x": x})
+    assert np.array_equal(out["same"], x)
+    assert np.array_equal(out["tail"], x[1])
+    assert out["tail"].flags.writeable
