@@ -65,12 +65,17 @@ def error_of(got: Any, want: Any) -> float:
 
 
 def _same_host(got: Any, want: Any) -> bool:
-    if isinstance(want, np.ndarray):
-        if want.dtype == object or np.shape(got) != want.shape:
-            return np.array_equal(got, want)
-        return error_of(got, want) <= TOLERANCE
+    """Whether host values agree: lists and maps entry by entry, numbers within the tolerance."""
+    if isinstance(want, Mapping):
+        return isinstance(got, Mapping) and list(got) == list(want) and _same_host(
+            list(got.values()), list(want.values()))
     if isinstance(want, (list, tuple)):
-        return len(got) == len(want) and all(map(_same_host, got, want))
+        return (isinstance(got, (list, tuple)) and len(got) == len(want)
+                and all(map(_same_host, got, want)))
+    if isinstance(want, np.ndarray) and want.dtype == object:
+        return np.array_equal(got, want)
+    if isinstance(want, (np.ndarray, np.generic, float)):
+        return error_of(got, np.asarray(want)) <= TOLERANCE
     return bool(got == want)
 
 

@@ -292,6 +292,12 @@ MAX_TAPS = 512
 # -- contractions ------------------------------------------------------------------------------
 
 
+def micro_typed(contraction: Node) -> bool:
+    """Whether there is a micro-kernel for the types a contraction multiplies and sums."""
+    kinds = [v.dtype for v in (*contraction.operands, contraction.out)]
+    return kinds in ([F32, F32, F32], [U8, I8, I32])
+
+
 class ContractionSpace(TileSpace):
     """A group around one contraction ``sum_k A[row, k] * B[k, column]`` that a micro-kernel can
     compute: every tile axis moves A only (rows), B only (columns) or both (batch)."""
@@ -302,11 +308,11 @@ class ContractionSpace(TileSpace):
             raise Refused("a micro-kernel computes one contraction and no other reduction")
         super().__init__(low, nodes)
         self.anchor = nodes[0]
-        kinds = [v.dtype for v in (*self.anchor.operands, self.anchor.out)]
-        self.bytes = kinds == [U8, I8, I32]
-        """Whether unsigned bytes meet signed ones and are summed in 32 bits."""
-        if not self.bytes and any(k != F32 for k in kinds):
+        if not micro_typed(self.anchor):
+            kinds = " ".join(str(v.dtype) for v in (*self.anchor.operands, self.anchor.out))
             raise Refused(f"micro-kernels multiply f32, or u8 by i8 into i32, not {kinds}")
+        self.bytes = self.anchor.out.dtype == I32
+        """Whether unsigned bytes meet signed ones and are summed in 32 bits."""
         self.find_tiles()
         if self.early:
             raise Refused("an output does not depend on the contraction")

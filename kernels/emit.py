@@ -219,14 +219,16 @@ class Emitter:
             if a.name not in self.loop_names:
                 raise CompileError(f"loop variable {a.name} is used outside its loop")
             return self.loop_names[a.name]
-        x, y = (self.dim(arg) for arg in a.args)
-        words = {"floordiv": f"idiv({x}, {y})", "mod": f"imod({x}, {y})",
-                 "max": f"imax({x}, {y})", "min": f"imin({x}, {y})"}
-        if a.kind not in words:
-            raise CompileError(f"{a.kind} of loop variables cannot be emitted")
         variables = self.dim_vars(*a.args)
-        for extra in a.args[2:]:
-            raise CompileError(f"{a.kind} of more than two moving positions: {extra}")
+        if a.kind in ("max", "min"):
+            text = self.dim(a.args[0])
+            for arg in a.args[1:]:
+                text = f"i{a.kind}({text}, {self.dim(arg)})"
+            return self.define(("atom", a), text, variables, "o")
+        if a.kind not in ("floordiv", "mod"):
+            raise CompileError(f"{a.kind} of loop variables cannot be emitted")
+        x, y = (self.dim(arg) for arg in a.args)
+        words = {"floordiv": f"idiv({x}, {y})", "mod": f"imod({x}, {y})"}
         if a.kind == "floordiv" and not _nonnegative(a.args[0]):
             words["floordiv"] = f"idiv({x} - imod({x}, {y}), {y})"
         return self.define(("atom", a), words[a.kind], variables, "o")

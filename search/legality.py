@@ -14,7 +14,7 @@ from ..ir.errors import EvonnxError
 from ..ir.graph import Graph, Node
 from ..ir.groups import extract
 from ..ir.ops import lookup
-from ..ir.tiles import ContractionSpace, Space, TileSpace
+from ..ir.tiles import ContractionSpace, Space, TileSpace, micro_typed
 
 MAX_NODES = 48
 """Nodes in one group: source length and compile time grow with it."""
@@ -65,7 +65,7 @@ def implementation(graph: Graph, members: Sequence[Node]) -> tuple[str | None, s
 
 def _fused(graph: Graph, members: Sequence[Node]) -> tuple[str | None, str]:
     group = extract(graph, members)
-    if len(group.inputs) > MAX_OPERANDS:
+    if len(members) > 1 and len(group.inputs) > MAX_OPERANDS:
         return None, f"{len(group.inputs)} operands, more than {MAX_OPERANDS}"
     reductions = [n for n in group.graph.nodes if is_reduction(n)]
     if not reductions:
@@ -80,7 +80,7 @@ def _fused(graph: Graph, members: Sequence[Node]) -> tuple[str | None, str]:
             return "contract", ""
         except Refused as refusal:
             reason = str(refusal)
-            if len(members) > 1 and contractions[0].out.dtype.name == "f32":
+            if len(members) > 1 and micro_typed(contractions[0]):
                 return None, reason
     elif contractions and len(members) > 1:
         return None, "a contraction with another reduction"

@@ -54,10 +54,11 @@ def _recurrent(e: Exporter, node: Node, xs: list[str]) -> list[str]:
     ]  # fmt: skip
     if node.op == "lstm":
         operands += [given["c0"], given["peep"]]
-    return list(
-        e.emit(node.op.upper(), *operands, outputs=len(node.types), hidden_size=hidden,
-               direction=attrs["direction"], activations=names, **extra)
+    y, *last = e.emit(
+        node.op.upper(), *operands, outputs=len(node.types), hidden_size=hidden,
+        direction=attrs["direction"], activations=names, **extra,
     )  # fmt: skip
+    return [e.transpose(y, [0, 2, 1, 3]), *last]  # ONNX puts the directions before the rows
 
 
 def _hidden_bias(e: Exporter, node: Node, rb: str, directions: int, hidden: int) -> str:
@@ -118,7 +119,7 @@ def _quantized(e: Exporter, node: Node, xs: list[str]) -> list[str]:
             scan_input_directions=[int(back)], scan_output_directions=[int(back)],
         ))  # fmt: skip
     stacked = []
-    for k, axis in ((2, 1), (0, 0), (1, 0)):
+    for k, axis in ((2, 2), (0, 0), (1, 0)):
         lifted = [e.emit("Unsqueeze", part[k], e.literal([axis])) for part in parts]
         stacked.append(lifted[0] if len(lifted) == 1 else e.emit("Concat", *lifted, axis=axis))
     return stacked

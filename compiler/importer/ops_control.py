@@ -169,8 +169,8 @@ def loop(ctx: Ctx, node: NodeProto) -> tuple[Value, ...]:
     alive = None if cond is None else ctx.constant(cond)
     count = None if trips is None else ctx.constant(trips)
     if (cond is None or alive is not None) and count is not None:
-        found = _unrolled(ctx, body, int(count.reshape(-1)[0]),
-                          cond is None or bool(alive.reshape(-1)[0]), state)  # fmt: skip
+        sure = alive is None or bool(alive.reshape(-1)[0])
+        found = _unrolled(ctx, body, int(count.reshape(-1)[0]), sure, state)
         if found is not None:
             return found
     limit = None if trips is None else _scalar(ctx, trips, I64)

@@ -197,7 +197,8 @@ def attention(ctx: Ctx, node: NodeProto) -> tuple[Value | None, ...]:
     y = y if bias is None else b.op("add", y, bias)
     width = w.shape[1]
     sizes = ctx.attr("qkv_hidden_sizes") or (width // 3,) * 3
-    parts, at = [], 0
+    parts: list[Value] = []
+    at: Dim = 0
     for size in sizes:
         parts.append(split_heads(ctx, cut(ctx, y, 2, at, size), heads))
         at = at + size
@@ -279,8 +280,13 @@ def rotary_embedding(ctx: Ctx, node: NodeProto) -> Value:
     heads = ctx.attr("num_heads", 0)
     flat = x.rank == 3
     half = cos.shape[1]
+    if not isinstance(half, int):
+        ctx.fail("the rotary dimension must be static")
     if flat:
-        x = split_heads(ctx, x, heads or x.shape[2] // (half * 2))
+        heads = heads or x.shape[2] // (half * 2)
+        if not isinstance(heads, int):
+            ctx.fail("the number of heads must be static, or num_heads given")
+        x = split_heads(ctx, x, heads)
     if x.shape[3] != half * 2:
         ctx.fail("a rotary dimension smaller than the head is not supported")
     n, h, s, d = x.shape

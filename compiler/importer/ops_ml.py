@@ -297,10 +297,9 @@ def _table(ctx: Ctx, what: str) -> tuple[tuple[Any, ...], str]:
     if ctx.has(f"{what}_tensor"):
         array = ctx.attr(f"{what}_tensor")
         kinds = {"O": "string", "i": "int64", "f": "float"}
-        kind = kinds.get(array.dtype.kind)
-        if kind is None:
+        if array.dtype.kind not in kinds:
             ctx.fail(f"{what}_tensor of {array.dtype} is not supported")
-        return tuple(array.reshape(-1).tolist()), kind
+        return tuple(array.reshape(-1).tolist()), kinds[array.dtype.kind]
     raise ModelError(f"LabelEncoder without {what}")
 
 

@@ -95,10 +95,13 @@ def _transposed(ctx: Ctx, x: Value | None, perm: tuple[int, ...]) -> Value | Non
 def finish(ctx: Ctx, op: str, operands: tuple[Value | None, ...], **attrs: Any) -> Any:
     """The recurrent node's results in ONNX's layout."""
     outs = ctx.b.op(op.lower(), *operands, **attrs)
+    last = outs[1:]
     if ctx.attr("layout", 0):
-        y = ctx.b.op("transpose", outs[0], perm=(2, 0, 1, 3))
-        outs = (y, *(ctx.b.op("transpose", o, perm=(1, 0, 2)) for o in outs[1:]))
-    return tuple(outs[: max(ctx.n_outputs, 1)])
+        y = ctx.b.op("transpose", outs[0], perm=(1, 0, 2, 3))
+        last = tuple(ctx.b.op("transpose", o, perm=(1, 0, 2)) for o in last)
+    else:
+        y = ctx.b.op("transpose", outs[0], perm=(0, 2, 1, 3))
+    return (y, *last)[: max(ctx.n_outputs, 1)]
 
 
 @lowering("LSTM", "GRU", "RNN")

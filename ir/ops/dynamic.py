@@ -140,7 +140,7 @@ def _ref_nms(args: Any, attrs: Attributes, types: Any) -> tuple[Any, ...]:
     limit, iou, least = (None if a is None else a.reshape(-1)[0] for a in (*args[2:],))
     most = min(int(limit), boxes.shape[1]) if limit is not None else 0
     bound = iou if iou is not None else boxes.dtype.type(0)
-    rows = []
+    rows: list[tuple[int, int, int]] = []
     for b in range(boxes.shape[0]):
         corners = _corners(boxes[b], attrs["center"])
         for c in range(scores.shape[1]):

@@ -16,7 +16,8 @@ recurrence proper. Operands, with T steps, B rows, D directions, H hidden units,
 ==========  =====================  ==========================================================
 
 Gates are ordered as in ONNX: LSTM i, o, f, c; GRU z, r, h. Results are the states of all steps
-``y [T, D, B, H]`` and the last state ``[D, B, H]`` (LSTM: and the last cell).
+``y [T, B, D, H]`` (the directions of one row side by side, as the next layer reads them) and the
+last state ``[D, B, H]`` (LSTM: and the last cell).
 
 ``qlstm`` has quantized recurrence weights. Its state, too, is quantized before each product: all
 rows of a step together, to u8 with the range of the state and 0 (ONNX's DynamicQuantizeLinear).
@@ -115,7 +116,7 @@ def _infer(op: str, names: tuple[str, ...]) -> Any:
         for name, t in zip(names, types[2:], strict=False):
             _check_operand(op, name, t, shapes[name], xw)
         last = xw.with_shape(state)
-        y = xw.with_shape((steps, directions, rows, hidden))
+        y = xw.with_shape((steps, rows, directions, hidden))
         return (y, last, last) if "lstm" in op else (y, last)
 
     return infer
@@ -228,7 +229,7 @@ def _reference(op: str, names: tuple[str, ...]) -> Any:
             v = given.get(name)
             return None if v is None else v[d].astype(work)
 
-        y = np.zeros((steps, directions, rows, units), dtype=work)
+        y = np.zeros((steps, rows, directions, units), dtype=work)
         last = [np.zeros((directions, rows, units), dtype=work) for _ in range(len(types) - 1)]
         for d, back in enumerate(reversed_directions(attrs["direction"])):
             for state, name in zip(last, ("h0", "c0"), strict=False):
@@ -245,7 +246,7 @@ def _reference(op: str, names: tuple[str, ...]) -> Any:
             else:
                 step = _rnn_step(d, r[d], attrs, clip)
             with np.errstate(all="ignore"):
-                y[:, d] = _walk(xw[:, :, d], lens, tuple(s[d] for s in last), back, step)
+                y[:, :, d] = _walk(xw[:, :, d], lens, tuple(s[d] for s in last), back, step)
         return tuple(a.astype(kept) for a in (y, *last))
 
     return reference

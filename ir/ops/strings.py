@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,10 @@ def _normalize(args: Sequence[Any], params: Mapping[str, Any]) -> Sequence[Any]:
     if x.ndim not in (1, 2) or (x.ndim == 2 and x.shape[0] != 1):
         raise ModelError(f"StringNormalizer takes [C] or [1, C], got {list(x.shape)}")
     case, sensitive = params["case"], params["sensitive"]
-    change = {"LOWER": str.lower, "UPPER": str.upper, "NONE": str}[case]
+    changes: dict[str, Callable[[str], str]] = {
+        "LOWER": str.lower, "UPPER": str.upper, "NONE": str,
+    }  # fmt: skip
+    change = changes[case]
     fold = str if sensitive else (str.lower if case != "UPPER" else str.upper)
     stop = {fold(w) for w in params["stopwords"]}
     kept = [change(s) for s in x.ravel() if fold(s) not in stop] or [""]

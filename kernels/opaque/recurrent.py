@@ -281,7 +281,7 @@ class _Recurrence:
         with s.block("for r in range(rn):"):
             self._row_time()
             with s.block("if k < n:"):
-                s.line("yb = ((t * dirs + d) * rows + r0 + r) * hid\ngb = r * cols\nsb = r * hid")
+                s.line("yb = ((t * rows + r0 + r) * dirs + d) * hid\ngb = r * cols\nsb = r * hid")
                 with s.block("for j in range(hid):"):
                     body(d)
 
@@ -345,7 +345,7 @@ class _Recurrence:
                 s.line("k = 0")
                 self._row_time()
                 with s.block("for tz in range(n, steps):"):
-                    s.line("zb = ((tz * dirs + d) * rows + r0 + r) * hid")
+                    s.line("zb = ((tz * rows + r0 + r) * dirs + d) * hid")
                     with s.block("for j in range(hid):"):
                         s.line(f"st(y, zb + j, {self.kind}(0.0))")
             s.line("ob = (d * rows + r0 + r) * hid")

@@ -102,6 +102,15 @@ def _no_padding(m: Match) -> Answer:
     return all(w == 0 for w in (*m["l"], *m["h"])) or "there is padding"
 
 
+def _inner_concats_are_private(m: Match) -> Answer:
+    """Taking apart a concat that others need reads its operands twice and saves nothing."""
+    for part in m["xs"]:
+        users = m.graph.users(part)
+        if part.node.op == "concat" and (len(users) > 1 or part in m.graph.output_values):
+            return "an inner concat is used outside the match, too"
+    return True
+
+
 def _one_operand(m: Match) -> Answer:
     return len(m["xs"]) == 1 or "there are several operands"
 
@@ -372,7 +381,8 @@ RULES: tuple[Rule, ...] = (
     # a concat of one
     Rule("concat_one", "concat(*xs, axis=k)", "only(xs)", when=(_one_operand,)),
     # concats along one axis merge, slices side by side join, empty operands go
-    Rule("concat_flat", "concat(*xs, axis=k)", "flat_concat(xs, k)", shared=True),
+    Rule("concat_flat", "concat(*xs, axis=k)", "flat_concat(xs, k)", shared=True,
+         when=(_inner_concats_are_private,)),
     # no padding at all
     Rule("pad_none", "pad(x, v, lo=l, hi=h)", "x", when=(_no_padding,)),
     # two paddings by one value

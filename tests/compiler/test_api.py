@@ -350,6 +350,24 @@ def test_the_second_compilation_finds_everything(tmp_path: Path) -> None:
     assert off.cache_reasons == {"cache is off": off.kernels}
 
 
+def test_a_cached_model_needs_no_numba(tmp_path: Path) -> None:
+    model = tmp_path / "m.onnx"
+    onnx.save(mlp(), model)
+    script = (
+        "import sys, numpy as np, evonnx\n"
+        f"c = evonnx.compile({str(model)!r}, cache={str(tmp_path / 'c')!r}, threads=1)\n"
+        "c(np.zeros((2, 8), 'f4'), np.zeros(6, 'f4'))\n"
+        "print('numba' in sys.modules, c.report().cache_misses)\n"
+    )
+    said = [
+        subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+        .stdout.split()
+        for _ in range(2)
+    ]  # fmt: skip
+    assert said[0][0] == "True" and said[0][1] != "0"
+    assert said[1] == ["False", "0"]
+
+
 def test_progress_names_the_stages(tmp_path: Path) -> None:
     seen: list[tuple[str, int, int]] = []
     evonnx.compile(mlp(), cache=tmp_path, threads=1, check=True,

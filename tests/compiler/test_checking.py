@@ -154,6 +154,11 @@ def test_errors_are_relative_to_the_scale() -> None:
     assert error_of(text, np.array(["a", "c"], dtype=object)) == inf
     assert error_of([np.ones(2)], [np.ones(2)]) == 0
     assert error_of([np.ones(2)], [np.ones(2), np.ones(1)]) == inf
+    odds = [{"cat": 0.25, "dog": 0.75}]
+    assert error_of([{"cat": 0.25001, "dog": 0.75}], odds) == 0
+    assert error_of([{"cat": 0.35, "dog": 0.75}], odds) == inf
+    assert error_of([{"dog": 0.75, "cow": 0.25}], odds) == inf
+    assert error_of({"cat": 1}, None) == inf
 
 
 def test_integers_and_strings_can_be_fed() -> None:
