@@ -10,20 +10,27 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..ir.dims import Dim, Expr
 from ..ir.errors import CompileError
 from ..ir.graph import Graph, Node, Value
 from ..ir.groups import extract
-from ..ir.ops import lookup
 from ..ir.schedule import Group, Schedule
 from ..ir.target import Target
 from ..ir.types import F32, TensorType
 from ..kernels.group import GroupKernels, Kernel, group_kernels, opaque_kernel
 from ..runtime.objects import Progress
 from ..runtime.program import (
-    BindStep, Buffer, ConstSpec, ControlStep, HostStep, KernelCode, KernelStep, Program, Step,
+    BindStep,
+    Buffer,
+    ConstSpec,
+    ControlStep,
+    HostStep,
+    KernelCode,
+    KernelStep,
+    Program,
+    Step,
 )  # fmt: skip
 from ..search.cost import group_work
+from .sizes import size_checks
 
 Lowered = dict[tuple[Any, ...], GroupKernels]
 """Kernels by structure, shared by all programs of one compilation."""
@@ -170,30 +177,6 @@ class ProgramBuilder:
 def _written(kernel: Kernel) -> int:
     count = sum(what == "out" for what, _ in kernel.buffers)
     return count if count else 1
-
-
-def size_checks(graph: Graph) -> list[tuple[Dim, Dim, str]]:
-    """Sizes that must agree when symbols are bound: what broadcasting and products assume."""
-    found: dict[tuple[Dim, Dim], str] = {}
-
-    def need(a: Dim, b: Dim, node: Node) -> None:
-        if (isinstance(a, Expr) or isinstance(b, Expr)) and a != b:
-            found.setdefault((a, b), f"{node.op} {'/'.join(node.origin)}"[:120])
-
-    for node in graph.nodes:
-        types = [v.type for v in node.operands if isinstance(v.type, TensorType)]
-        if lookup(node.op).has("elementwise") and len(types) > 1:
-            out = node.out.shape
-            for t in types:
-                for a, b in zip(t.shape, out[len(out) - t.rank :], strict=True):
-                    if a != 1:
-                        need(a, b, node)
-        elif node.op == "dot":
-            k = types[0].shape[-2 if node.attrs["ta"] else -1]
-            need(types[1].shape[-1 if node.attrs["tb"] else -2], k, node)
-        elif node.op == "reshape":
-            need(types[0].numel(), node.out.tensor.numel(), node)
-    return [(a, b, text) for (a, b), text in found.items()]
 
 
 def build_program(graph: Graph, schedule: Schedule, target: Target, region: Region,

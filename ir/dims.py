@@ -28,6 +28,9 @@ _MOST_TERMS = 4096
 _MOST_TEXT, _MOST_POWER, _MOST_NUMBER = 1 << 14, 16, 10**30
 """Beyond these an expression is hostile, or useless: refusing is better than hanging."""
 
+_remembered = lru_cache(maxsize=1 << 15)
+"""For pure functions of expressions: lowering asks the same questions about every group."""
+
 
 class Atom:
     """An indivisible factor: ``kind`` is ``sym``, ``var``, ``floordiv``, ``mod``, ``max``,
@@ -320,6 +323,7 @@ def _split_divisible(a: Dim, b: Dim) -> tuple[Dim, Dim]:
     return q, r
 
 
+@_remembered
 def floordiv(a: Dim, b: Dim) -> Dim:
     """Floor division; ``b`` is positive wherever it is evaluated."""
     if isinstance(a, int) and isinstance(b, int):
@@ -370,6 +374,7 @@ def _cancel(a: Dim, b: Dim) -> tuple[Dim, Dim]:
     return divide(at), divide(bt)
 
 
+@_remembered
 def mod(a: Dim, b: Dim) -> Dim:
     """Modulo with the sign of ``b``, which is positive wherever it is evaluated."""
     if isinstance(a, int) and isinstance(b, int):
@@ -459,6 +464,7 @@ def _clamped(part: Dim, whole: Dim) -> bool:
     )  # fmt: skip
 
 
+@_remembered
 def _upper(d: Dim) -> Dim | None:
     """An upper bound of ``d`` without loop variables, or None where there is none."""
     total: Dim = 0
@@ -478,6 +484,7 @@ def _upper(d: Dim) -> Dim | None:
     return total
 
 
+@_remembered
 def _upper_atom(atom: Atom) -> Dim | None:
     if atom.kind == "var":
         return _upper(atom.args[0] - 1)
@@ -530,6 +537,7 @@ def _shifted(d: Dim, by: int) -> Dim:
     return total
 
 
+@_remembered
 def _lower(d: Dim, smallest: int) -> int | None:
     """A constant lower bound of ``d`` for symbols of at least ``smallest``, or None."""
     total = 0
@@ -552,6 +560,7 @@ def _lower(d: Dim, smallest: int) -> int | None:
     return total
 
 
+@_remembered
 def _lower_atom(atom: Atom, smallest: int) -> int | None:
     if atom.kind == "sym":
         return smallest
@@ -622,7 +631,7 @@ def _atoms(d: Dim) -> Iterable[Atom]:
                     yield from _atoms(arg)
 
 
-@lru_cache(maxsize=65536)
+@_remembered
 def _symbols(e: Expr) -> frozenset[str]:
     return frozenset(a.name for a in _atoms(e) if a.kind == "sym")
 
@@ -634,7 +643,12 @@ def free_symbols(d: Dim) -> frozenset[str]:
 
 def free_vars(d: Dim) -> frozenset[str]:
     """Names of the loop variables in ``d``."""
-    return frozenset(a.name for a in _atoms(d) if a.kind == "var")
+    return _variables(d) if isinstance(d, Expr) else frozenset()
+
+
+@_remembered
+def _variables(e: Expr) -> frozenset[str]:
+    return frozenset(a.name for a in _atoms(e) if a.kind == "var")
 
 
 _APPLY: dict[str, Callable[..., Dim]] = {

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from .access import AccessMap, Cond
 from .axes import Axis, coefficient, find_split, fresh_axes, name_of, split_axis
@@ -143,7 +144,7 @@ class TileSpace:
         for k in outputs:
             v = self.low.graph.outputs[k][1]
             axes, index = fresh_axes(v.shape, self.low.names)
-            axes, index = self.low.settle(axes, index, lambda at, v=v: self.pull(v, at))
+            axes, index = self.low.settle(axes, index, partial(self.pull, v))
             mapping = self.unify(axes)
             axes = [Axis(substitute(a.var, mapping), a.hi) for a in axes]
             self.late[k] = (axes, tuple(substitute(i, mapping) for i in index))
@@ -257,6 +258,7 @@ class TileSpace:
 
 
 def is_var(d: Dim) -> bool:
+    """Whether ``d`` is one loop variable and nothing else."""
     return isinstance(d, Expr) and len(d.terms) == 1 and d.terms[0][1] == 1 and \
         len(d.terms[0][0]) == 1 and d.terms[0][0][0][0].kind == "var" and d.terms[0][0][0][1] == 1
 
@@ -335,7 +337,9 @@ class ContractionSpace(TileSpace):
         a_dims += [d for c in body.conds for d in (c.expr, c.lo, c.hi)]
         in_a = frozenset().union(*(free_vars(d) for d in a_dims))
         in_b = frozenset().union(*(free_vars(d) for d in self.low.seen_positions([self.b])))
-        self.batch, self.rows, self.columns = [], [], []
+        self.batch: list[Axis] = []
+        self.rows: list[Axis] = []
+        self.columns: list[Axis] = []
         for axis in self.tile:
             name = name_of(axis.var)
             if name not in in_a and name not in in_b:
@@ -344,6 +348,8 @@ class ContractionSpace(TileSpace):
                 self.rows if name in in_a else self.columns)
             kind.append(axis)
         self.channel: Axis | None = None
+        self.run: list[Axis] = []
+        self.taps: list[Axis] = []
         if not self.columns:
             self.depthwise()
             return
@@ -378,8 +384,7 @@ class ContractionSpace(TileSpace):
         """Splits the reduced axes into the innermost ``run``, along which A is contiguous, and
         ``taps``; ``direct`` tells whether rows of A can be addressed where they lie."""
         self.direct = self.a.kind == "load"
-        self.run: list[Axis] = []
-        self.taps = list(self.body.reduced)
+        self.run, self.taps = [], list(self.body.reduced)
         if self.direct:
             position = self.a.data[1]
             guarded = frozenset().union(

@@ -23,7 +23,17 @@ from ..ir.types import F32, I64
 from .lower import Lowering, tile_map
 from .micro import MicroKernel
 from .nest import (
-    Accumulate, Address, BufferDecl, Call, Domain, Loop, Nest, Nested, SetRows, Step, Store,
+    Accumulate,
+    Address,
+    BufferDecl,
+    Call,
+    Domain,
+    Loop,
+    Nest,
+    Nested,
+    SetRows,
+    Step,
+    Store,
 )  # fmt: skip
 
 BLOCK_ELEMENTS = 1 << 16
@@ -186,7 +196,7 @@ class _Writer(_Plan):
         where = (q * taps + tap) * self.mr + i
         if not self.direct:
             return self.computed_rows(axes, local, row, variable, where)
-        zeros: Dim = -1
+        zeros = -1
         steps: list[Step] = []
         rename = renamer(self.row_mapping(variable))
         start = renamer({name_of(a.var): 0 for a in self.run})
@@ -198,9 +208,9 @@ class _Writer(_Plan):
             z = n.var(self.klen)
             unit = Ex("const", self.element, (), 0.0 if self.element == F32 else 0)
             steps.append(Loop((Axis(z, self.klen),) if isinstance(z, Expr) else (),
-                              (Store(int(zeros), z, unit),)))
+                              (Store(zeros, z, unit),)))
         table = SetRows(tuple(self.taps), self.table, where,
-                        Address(buffer, rename(start(position))), conds, int(zeros))
+                        Address(buffer, rename(start(position))), conds, zeros)
         lets = ((variable, row),) if isinstance(variable, Expr) else ()
         steps.append(Nested(tuple(axes), (table,), lets))
         return steps
@@ -280,7 +290,7 @@ class _Writer(_Plan):
                     return None
                 found.append((a.hi, step))
             parts.append(tuple(found))
-        offset = substitute(position, {v: 0 for v in free_vars(position)})
+        offset = substitute(position, dict.fromkeys(free_vars(position), 0))
         if not isinstance(offset, int):
             return None
         return b.data[0], Panels(offset, parts[0], parts[1][0], parts[2], self.nr)

@@ -19,7 +19,15 @@ from ..ir.types import F32, I64
 from .lower import Lowering
 from .micro import MicroKernel
 from .nest import (
-    Accumulate, Address, Call, Domain, Loop, Nest, Nested, SetRows, Store,
+    Accumulate,
+    Address,
+    Call,
+    Domain,
+    Loop,
+    Nest,
+    Nested,
+    SetRows,
+    Store,
 )  # fmt: skip
 
 BLOCK_ELEMENTS = 1 << 14
@@ -36,7 +44,8 @@ class _Writer:
         assert self.space.channel is not None
         self.channel = self.space.channel
         rows = self.space.rows
-        self.lead, self.line = (rows[:-1], rows[-1]) if rows else ([], Axis(0, 1))
+        self.lead = rows[:-1]
+        self.line = rows[-1] if rows else Axis(0, 1)
         self.taps = product(a.hi for a in self.space.taps)
         self.table = self.low.new_scratch(I64, self.taps * self.mr)
         self.strip = self.low.new_scratch(F32, self.channel.hi * self.mr)

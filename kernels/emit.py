@@ -9,20 +9,27 @@ LLVM vectorizes the loops; micro-kernels are called by name.
 from __future__ import annotations
 
 import math
-from contextlib import ExitStack, contextmanager
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..ir.access import Cond
-from ..ir.dims import Atom, Dim, Expr, free_vars, product
-from ..ir.errors import CompileError
 from ..ir.axes import Axis
+from ..ir.dims import Atom, Dim, Expr, free_vars, product
 from ..ir.elements import Ex
+from ..ir.errors import CompileError
 from ..ir.types import BF16, BOOL, F16, I64, DType
 from .nest import (
-    Address, Domain, Loop, Nest, Nested, SetRows, Step, Store,
+    Address,
+    Domain,
+    Loop,
+    Nest,
+    Nested,
+    SetRows,
+    Step,
+    Store,
 )  # fmt: skip
 
 LITERAL = 2
@@ -78,7 +85,7 @@ class _Scope:
 
     def __init__(self, parent: _Scope | None, depth: int, bound: frozenset[str]) -> None:
         self.parent, self.depth = parent, depth
-        self.bound = bound if parent is None else parent.bound | bound
+        self.bound: frozenset[str] = bound if parent is None else parent.bound | bound
         self.lines: list[str | _Scope] = []
         self.names: dict[object, str] = {}
         self.open_at: int | None = None

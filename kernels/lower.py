@@ -16,7 +16,15 @@ from ..ir.access import Cond, linear_index
 from ..ir.axes import Axis, coefficient, fresh_axes, merge_axes, name_of
 from ..ir.dims import Dim, Expr, ceil_div, dmax, dmin, free_vars, product, substitute
 from ..ir.elements import (
-    Ex, Gather, Index, Names, Refused, is_reduction, map_dims, positions, renamer,
+    Ex,
+    Gather,
+    Index,
+    Names,
+    Refused,
+    is_reduction,
+    map_dims,
+    positions,
+    renamer,
 )  # fmt: skip
 from ..ir.graph import Graph, Node, Value
 from ..ir.ops import lookup
@@ -92,7 +100,8 @@ class Lowering(Space):
         """Substitutes loop variables in a body and in the gathered positions it may use."""
         if not mapping:
             return list(body)
-        rename, memo = renamer(mapping), {}
+        rename = renamer(mapping)
+        memo: dict[Ex, Ex] = {}
         dims = [d for item in body for d in (item.position, *positions(item.value))]
         for name, g in self.used_gathers(dims).items():
             self.puller.gathers[name] = Gather(map_dims(g.value, rename, memo), g.extent)
@@ -214,6 +223,7 @@ def lower_reductions(low: Lowering) -> None:
 class _TilePlan(TileSpace):
     """Writes the phases of a group with reductions over its tile space."""
 
+    low: Lowering
     lane: Axis | None = None
     """The tile axis that is the strip of lanes, if memory is contiguous along it."""
 

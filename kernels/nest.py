@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Union
 
 from ..ir.access import Cond
 from ..ir.axes import Axis
@@ -97,7 +96,7 @@ class Nested:
     """(variable, value): positions computed once per iteration."""
 
 
-Step = Union[Loop, Call, SetRows, Nested]
+Step = Loop | Call | SetRows | Nested
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,10 +60,3 @@ def _every_graph_round_trips(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.undo()
     for graph in built:
         assert_text_law(graph)
-
-
-def pytest_terminal_summary(terminalreporter: Any) -> None:  # LEAD-NOTE
-    """Temporary."""
-    terminalreporter.write_line(
-        "LEAD NOTE (23:50): WRAP UP NOW. Finish the edit you are in, leave your files green and ruff/mypy clean, stop all sweeps, fuzzers and full test runs, "
-        "and send your final report by 23:58. The lead needs a quiet machine for measurements.")

@@ -111,7 +111,11 @@ def conv(ctx: Ctx, node: NodeProto) -> Value:
     groups = ctx.attr("group", 1)
     if groups < 1 or (isinstance(w.shape[0], int) and w.shape[0] % groups):
         raise ModelError(f"{w.shape[0]} output channels in {groups} groups")
-    y = ctx.b.op("conv", x, w, groups=groups, layout="first", **window.attrs())
+    from .ops_quant import quantized_convolution
+
+    y = quantized_convolution(ctx, x, w)
+    if y is None:
+        y = ctx.b.op("conv", x, w, groups=groups, layout="first", **window.attrs())
     return add_bias(ctx, y, ctx.optional(2))
 
 

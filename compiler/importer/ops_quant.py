@@ -15,6 +15,7 @@ then corrects by ``za * sum of the filter``. Real numbers are rounded half to ev
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -364,6 +365,67 @@ def qlinear_conv(ctx: Ctx, node: NodeProto) -> Value:
     if factor.rank:
         factor = b.op("reshape", factor, shape=(factor.shape[0], *tail))
     return requantize(ctx, total, factor, zy)
+
+
+# -- quantize-dequantize pairs -------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Dequantized:
+    """What a value was dequantized from."""
+
+    data: Value
+    """8-bit numbers."""
+    scale: Value
+    zero: Value | None
+    """Zero point as 8-bit number, or None for 0."""
+
+
+def dequantized(ctx: Ctx, v: Value) -> Dequantized | None:
+    """The 8-bit source of ``(cast(q) - cast(z)) * scale``, as ``dequantize`` builds it, or None."""
+    if v.node.op != "mul" or v.dtype != F32:
+        return None
+    inner, scale = v.node.operands[0], v.node.operands[-1]
+    zero = None
+    if inner.node.op == "sub":
+        inner, offset = inner.node.operands[0], inner.node.operands[-1]
+        known = ctx.constant(offset)
+        if known is None:
+            return None
+    if inner.node.op != "cast" or inner.node.operands[0].dtype not in (U8, I8):
+        return None
+    data = inner.node.operands[0]
+    if v.node.operands[0].node.op == "sub":
+        zero = ctx.b.const(known.astype(data.dtype.np))  # type: ignore[union-attr]
+    return Dequantized(data, scale, zero)
+
+
+def quantized_convolution(ctx: Ctx, x: Value, w: Value) -> Value | None:
+    """Conv of dequantized operands as an exact integer convolution, scaled once; None where the
+    float convolution serves better (grouped windows, rows that are no whole groups of bytes)."""
+    a, c = dequantized(ctx, x), dequantized(ctx, w)
+    channels = x.shape[1]
+    if a is None or c is None or ctx.attr("group", 1) != 1 or not isinstance(channels, int):
+        return None
+    per_image = a.scale.rank == 0 and (a.zero is None or a.zero.rank == 0)
+    filters = c.scale.rank in (0, w.rank) and c.scale.shape[1:] in ((), (1,) * (w.rank - 1))
+    if channels % 4 or not per_image or not filters or not is_zero(ctx, _signed_zero(ctx, c)):
+        return None
+    zero = None if c.zero is None else reshape_to(ctx, c.zero, (c.zero.tensor.numel(),))
+    total = integer_convolution(ctx, a.data, c.data, a.zero, zero)
+    factor = ctx.b.op("mul", a.scale, reshape_to(ctx, c.scale, (c.scale.tensor.numel(),)))
+    tail = (1,) * (x.rank - 2)
+    factor = reshape_to(ctx, factor, (factor.shape[0], *tail))
+    return ctx.b.op("mul", ctx.b.op("cast", total, to=F32), factor)
+
+
+def _signed_zero(ctx: Ctx, c: Dequantized) -> Value | None:
+    """The filters' zero point once they are signed bytes."""
+    if c.data.dtype == I8:
+        return c.zero
+    known = None if c.zero is None else ctx.constant(c.zero)
+    shifted = np.array(-128) if known is None else known.astype(np.int16) - 128
+    return ctx.b.const(shifted.astype(np.int8))
 
 
 # -- com.microsoft -----------------------------------------------------------------------------

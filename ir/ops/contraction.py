@@ -175,7 +175,8 @@ def _windows(x: np.ndarray, kernel: tuple[int, ...], attrs: Attributes, fill: An
     r = len(kernel)
     span = tuple((k - 1) * d + 1 for k, d in zip(kernel, attrs["dilations"], strict=True))
     if any(s < k for s, k in zip(x.shape[2:], span, strict=True)):
-        out = conv_sizes(x.shape[2:], kernel, {**attrs, "pads_lo": (0,) * r, "pads_hi": (0,) * r})
+        bare = {**attrs, "pads_lo": (0,) * r, "pads_hi": (0,) * r}
+        out: Any = conv_sizes(x.shape[2:], kernel, bare)
         return np.zeros((*x.shape[:2], *(max(int(o), 0) for o in out), *kernel), dtype=x.dtype)
     view = np.lib.stride_tricks.sliding_window_view(x, span, axis=tuple(range(2, 2 + r)))
     outer = tuple(slice(None, None, s) for s in attrs["strides"])

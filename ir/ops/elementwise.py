@@ -218,7 +218,7 @@ register(OpDef("isinf", (1, 1), _infer_unary("isinf", "f", BOOL), _ref_isinf,
                frozenset({"elementwise"}), _access, 1, attrs=("positive", "negative"),
                doc="whether x is an infinity of a wanted sign"))
 
-for _name, _fn, _kinds, _comm, _flops in (
+_BINARY: tuple[tuple[str, Callable[..., np.ndarray], str, bool, int], ...] = (
     ("add", np.add, "iufc", True, 1), ("sub", np.subtract, "iufc", False, 1),
     ("mul", np.multiply, "iufc", True, 1), ("div", _div, "iufc", False, 4),
     ("pow", _pow, "iuf", False, 30), ("mod", _mod, "iuf", False, 6),
@@ -229,8 +229,9 @@ for _name, _fn, _kinds, _comm, _flops in (
     ("bitand", np.bitwise_and, "iu", True, 1), ("bitor", np.bitwise_or, "iu", True, 1),
     ("bitxor", np.bitwise_xor, "iu", True, 1), ("shl", _shl, "iu", False, 1),
     ("shr", _shr, "iu", False, 1),
-):  # fmt: skip
-    _binary(_name, _fn, _kinds, flops=_flops, commutative=_comm)  # type: ignore[arg-type]
+)  # fmt: skip
+for _name, _function, _kinds, _commutes, _flops in _BINARY:
+    _binary(_name, _function, _kinds, flops=_flops, commutative=_commutes)
 _binary("eq", np.equal, "iufb", BOOL, commutative=True)
 _binary("lt", np.less, "iuf", BOOL)
 _binary("le", np.less_equal, "iuf", BOOL)

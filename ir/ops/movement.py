@@ -252,7 +252,7 @@ def _access_gather_elements(types: Any, attrs: Attributes, index: Index, fresh: 
 def _ref_gather_elements(args: Any, attrs: Attributes, types: Any) -> tuple[Any, ...]:
     data, idx = args
     idx = wrap_index(idx, data.shape[attrs["axis"]]).astype(np.int64)
-    grid = list(np.indices(idx.shape, sparse=True))
+    grid: list[np.ndarray] = list(np.indices(idx.shape, sparse=True))
     grid[attrs["axis"]] = idx
     return (data[tuple(grid)],)
 
@@ -277,7 +277,7 @@ def _access_gather_nd(types: Any, attrs: Attributes, index: Index, fresh: Any) -
 
 def _nd_positions(idx: np.ndarray, shape: tuple[int, ...], b: int) -> tuple[np.ndarray, ...]:
     columns = [wrap_index(idx[..., k], shape[b + k]) for k in range(idx.shape[-1])]
-    batch = list(np.indices(idx.shape[:b], sparse=True))
+    batch: list[np.ndarray] = list(np.indices(idx.shape[:b], sparse=True))
     batch = [g.reshape(g.shape + (1,) * (idx.ndim - 1 - b)) for g in batch]
     return (*batch, *(c.astype(np.int64) for c in columns))
 
@@ -324,7 +324,7 @@ def _ref_scatter_elements(args: Any, attrs: Attributes, types: Any) -> tuple[Any
     data, idx, updates = args
     out = data.copy()
     idx = wrap_index(idx, data.shape[attrs["axis"]]).astype(np.int64)
-    grid = list(np.indices(idx.shape, sparse=True))
+    grid: list[np.ndarray] = list(np.indices(idx.shape, sparse=True))
     grid[attrs["axis"]] = idx
     cut = updates[tuple(slice(0, s) for s in idx.shape)]
     _accumulate(out, tuple(np.broadcast_arrays(*grid)) if grid else (), cut, attrs["reduction"])

@@ -84,7 +84,7 @@ def _ref_reduce(args: Any, attrs: Attributes, types: Any) -> tuple[Any, ...]:
     work = x.astype(np.float32) if dtype.is_float and dtype.bits < 32 else x
     with np.errstate(all="ignore"):
         if kind in ("max", "min"):
-            fn = np.maximum if kind == "max" else np.minimum
+            fn: Any = np.maximum if kind == "max" else np.minimum
             if dtype.kind == "b":
                 fn = np.logical_or if kind == "max" else np.logical_and
             out = fn.reduce(work, axis=axes, keepdims=keep,

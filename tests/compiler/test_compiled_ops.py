@@ -120,7 +120,8 @@ def test_detection_head(lab: Any) -> None:
     held = {"m": np.array(5, np.int64), "i": np.array(0.3, np.float32),
             "two": np.array(2, np.int64), "zero": np.array([0], np.int64)}  # fmt: skip
     feeds = [{"b": RNG.uniform(0, 1, (1, n, 4)).astype(np.float32),
-              "s": RNG.uniform(0, 1, (1, 2, n)).astype(np.float32)} for n in (9, 30, 1)]  # fmt: skip
+              "s": RNG.uniform(0, 1, (1, 2, n)).astype(np.float32)}
+             for n in (9, 30, 1)]  # fmt: skip
     shapes = {"b": (1, "K", 4), "s": (1, 2, "K")}
     _agree(lab, nodes, feeds[0], ["r", "z"], held, feeds[1:], shapes)
 

@@ -145,3 +145,27 @@ def test_qlinear_conv(lab: Any, groups: int) -> None:
     names = ["x", "sx", "zx", "w", "sw", "zw", "sy", "zy", "b"]
     node = helper.make_node("QLinearConv", names, ["y"], pads=[1, 1, 1, 1], group=groups)
     lab.check([node], {"x": _q(np.uint8, 1, 4, 6, 5)}, ["y"], held, tolerance=1)
+
+
+@pytest.mark.parametrize("zero", [-128, 5])
+@pytest.mark.parametrize("per_filter", [False, True])
+def test_a_convolution_of_dequantized_operands_is_an_integer_one(
+    lab: Any, zero: int, per_filter: bool
+) -> None:
+    n = 16 if per_filter else 1
+    held = {
+        "sx": np.array(0.02, np.float32), "zx": np.array(zero, np.int8),
+        "w": _q(np.int8, 16, 4, 3, 3), "zw": np.zeros(n, np.int8),
+        "sw": np.abs(_f(n, scale=0.05)) + np.float32(0.01), "b": _f(16),
+    }  # fmt: skip
+    if not per_filter:
+        held |= {k: held[k].reshape(()) for k in ("sw", "zw")}
+    nodes = [
+        helper.make_node("DequantizeLinear", ["x", "sx", "zx"], ["a"]),
+        helper.make_node("DequantizeLinear", ["w", "sw", "zw"], ["c"], axis=0),
+        helper.make_node("Conv", ["a", "c", "b"], ["y"], pads=[1, 1, 1, 1]),
+    ]
+    feeds = {"x": _q(np.int8, 1, 4, 7, 6)}
+    lab.check(nodes, feeds, ["y"], held, tolerance=1e-4)
+    graph = import_model(lab.model(nodes, feeds, ["y"], held))
+    assert [str(n.types[0].dtype) for n in graph.nodes if n.op == "conv"] == ["i32"]

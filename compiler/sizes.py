@@ -1,0 +1,136 @@
+"""What must hold between sizes when symbols are bound, so that no kernel leaves its buffers.
+
+Static sizes were checked by type inference. Where a symbol is involved, inference assumes what the
+op requires; here every such assumption becomes a check ``(a, b, message)`` that the runtime makes
+once per set of input shapes: ``a == b``, or ``a == 1`` (broadcasting). An exact equality is written
+with both sides raised by two, and ``x <= y`` as ``max(x, y) == y``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from ..ir.dims import Dim, Expr, dmax, known_ge
+from ..ir.graph import Graph, Node
+from ..ir.ops import lookup
+from ..ir.ops.contraction import split_layout
+from ..ir.types import TensorType
+
+Check = tuple[Dim, Dim, str]
+Pair = tuple[Dim, Dim]
+
+
+def _equal(a: Dim, b: Dim) -> Iterator[Pair]:
+    if a != b:
+        yield a + 2, b + 2
+
+
+def _at_most(a: Dim, b: Dim) -> Iterator[Pair]:
+    if not known_ge(b, a):
+        yield dmax(a, b) + 2, b + 2
+
+
+def _elementwise(node: Node, types: list[TensorType]) -> Iterator[Pair]:
+    out = node.out.shape
+    for t in types:
+        for a, b in zip(t.shape, out[len(out) - t.rank :], strict=True):
+            if a not in (1, b):
+                yield a, b
+
+
+def _dot(node: Node, types: list[TensorType]) -> Iterator[Pair]:
+    k = types[0].shape[-2 if node.attrs["ta"] else -1]
+    yield from _equal(types[1].shape[-1 if node.attrs["tb"] else -2], k)
+    out = node.out.shape[:-2]
+    for t in types:
+        batch = t.shape[:-2]
+        for a, b in zip(batch, out[len(out) - len(batch) :], strict=True):
+            if a not in (1, b):
+                yield a, b
+
+
+def _reshape(node: Node, types: list[TensorType]) -> Iterator[Pair]:
+    yield from _equal(types[0].numel(), node.out.tensor.numel())
+
+
+def _slice(node: Node, types: list[TensorType]) -> Iterator[Pair]:
+    """First and last position of every axis lie inside it (an empty slice may start at its end)."""
+    attrs = node.attrs
+    for d, start, size, step in zip(types[0].shape, attrs["starts"], attrs["sizes"],
+                                    attrs["steps"], strict=True):
+        if all(isinstance(v, int) for v in (d, start, size)):
+            continue
+        reach = (size - 1) * step
+        if step > 0:
+            yield from _at_most(start + reach + 1, dmax(d, start + 1 - step))
+        else:
+            yield from _at_most(start + 1, dmax(d, 1))
+            yield from _at_most(0, start + reach + 1)
+
+
+def _concat(node: Node, types: list[TensorType]) -> Iterator[Pair]:
+    for t in types:
+        for k, (a, b) in enumerate(zip(t.shape, node.out.shape, strict=True)):
+            if k != node.attrs["axis"]:
+                yield from _equal(a, b)
+
+
+def _conv(node: Node, types: list[TensorType]) -> Iterator[Pair]:
+    x, w = types
+    layout = node.attrs["layout"]
+    _, _, c = split_layout(x.shape, layout)
+    per_group = w.shape[1] if layout == "first" else w.shape[-2]
+    yield from _equal(per_group * node.attrs["groups"], c)
+
+
+def _gather_elements(node: Node, types: list[TensorType]) -> Iterator[Pair]:
+    for k, (a, b) in enumerate(zip(types[1].shape, types[0].shape, strict=True)):
+        if k != node.attrs["axis"]:
+            yield from _at_most(a, b)
+
+
+def _scatter_elements(node: Node, types: list[TensorType]) -> Iterator[Pair]:
+    yield from _gather_elements(node, types)
+    for a, b in zip(types[1].shape, types[2].shape, strict=True):
+        yield from _at_most(a, b)
+
+
+def _gather_nd(node: Node, types: list[TensorType]) -> Iterator[Pair]:
+    for a, b in zip(types[1].shape[: node.attrs["batch_dims"]], types[0].shape, strict=False):
+        yield from _equal(a, b)
+
+
+def _scatter_nd(node: Node, types: list[TensorType]) -> Iterator[Pair]:
+    data, index, updates = types
+    depth = index.shape[-1]
+    if isinstance(depth, int):
+        want = (*index.shape[:-1], *data.shape[depth:])
+        for a, b in zip(updates.shape, want, strict=True):
+            yield from _equal(a, b)
+
+
+def _topk(node: Node, types: list[TensorType]) -> Iterator[Pair]:
+    yield from _at_most(node.attrs["k"], types[0].shape[node.attrs["axis"]])
+
+
+_CHECKS: dict[str, Callable[[Node, list[TensorType]], Iterator[Pair]]] = {
+    "dot": _dot, "reshape": _reshape, "slice": _slice, "concat": _concat, "conv": _conv,
+    "gather_elements": _gather_elements, "scatter_elements": _scatter_elements,
+    "gather_nd": _gather_nd, "scatter_nd": _scatter_nd, "topk": _topk, "expand": _elementwise,
+}  # fmt: skip
+
+
+def size_checks(graph: Graph) -> list[Check]:
+    """Every assumption about symbolic sizes that the graph's nodes make."""
+    found: dict[Pair, str] = {}
+    for node in graph.nodes:
+        types = [v.type for v in node.operands if isinstance(v.type, TensorType)]
+        check = _CHECKS.get(node.op)
+        if check is None:
+            if not lookup(node.op).has("elementwise") or len(types) < 2:
+                continue
+            check = _elementwise
+        for a, b in check(node, types):
+            if isinstance(a, Expr) or isinstance(b, Expr):
+                found.setdefault((a, b), f"{node.op} {'/'.join(node.origin)}"[:120])
+    return [(a, b, text) for (a, b), text in found.items()]
