@@ -60,7 +60,9 @@ def greater(ctx: Ctx, node: NodeProto) -> Value:
 def equal(ctx: Ctx, node: NodeProto) -> Value:
     a, b = ctx.input(0), ctx.input(1)
     if a.dtype.kind == "s":
-        ctx.fail("comparing strings is not supported")
+        from .ops_host import equal_strings
+
+        return equal_strings(ctx, a, b)
     return ctx.b.op("eq", a, b)
 
 
@@ -126,7 +128,9 @@ def _cast(ctx: Ctx, x: Value, to: DType) -> Value:
     if to == x.dtype:
         return x
     if x.dtype.kind == "s" or to.kind == "s":
-        ctx.fail(f"conversion from {x.dtype} to {to} is not supported: strings have no kernels")
+        from .ops_host import cast_strings
+
+        return cast_strings(ctx, x, to)
     if to.name.startswith("f8") and ctx.attr("saturate", 1) and x.dtype.is_float:
         largest = float(ml_dtypes.finfo(to.np).max)
         x = ctx.b.op("min", ctx.b.op("max", x, -largest), largest)

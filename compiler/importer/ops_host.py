@@ -12,8 +12,19 @@ from typing import TYPE_CHECKING, Any
 from ...ir.dims import Dim
 from ...ir.errors import ModelError
 from ...ir.graph import Attrs, Value
+from ...ir.ops.base import broadcast_shapes
 from ...ir.ops.host import result_spec
-from ...ir.types import BOOL, F32, I64, STR, OptionalType, SequenceType, TensorType, Type
+from ...ir.types import (
+    BOOL,
+    F32,
+    I64,
+    STR,
+    DType,
+    OptionalType,
+    SequenceType,
+    TensorType,
+    Type,
+)
 from .registry import lowering
 
 if TYPE_CHECKING:
@@ -321,8 +332,6 @@ def tokenizer(ctx: Ctx, node: NodeProto) -> Value:
 @lowering("StringConcat")
 def string_concat(ctx: Ctx, node: NodeProto) -> Value:
     """Pairs of strings joined, with broadcasting."""
-    from ...ir.ops.base import broadcast_shapes
-
     x, y = _strings(ctx, 0), _strings(ctx, 1)
     shape = broadcast_shapes(x.shape, y.shape)
     return host_node(ctx, "string_concat", [x, y], {}, [TensorType(STR, shape)])[0]
@@ -344,3 +353,23 @@ def regex_full_match(ctx: Ctx, node: NodeProto) -> Value:
     x = _strings(ctx, 0)
     params = {"pattern": ctx.attr("pattern", "")}
     return host_node(ctx, "regex_full_match", [x], params, [TensorType(BOOL, x.shape)])[0]
+
+
+def equal_strings(ctx: Ctx, a: Value, b: Value) -> Value:
+    """Whether strings are equal, with broadcasting."""
+    result = TensorType(BOOL, broadcast_shapes(a.shape, b.shape))
+    return host_node(ctx, "string_equal", [a, b], {}, [result])[0]
+
+
+def cast_strings(ctx: Ctx, x: Value, to: DType) -> Value:
+    """Numbers to text or text to numbers."""
+    if to.kind not in "sfiu" and x.dtype.kind == "s":
+        ctx.fail(f"conversion from {x.dtype} to {to} is not supported")
+    return host_node(ctx, "cast_string", [x], {"dtype": to}, [TensorType(to, x.shape)])[0]
+
+
+def gather_strings(ctx: Ctx, x: Value, index: Value, axis: int) -> Value:
+    """Strings at positions along an axis."""
+    result = x.tensor.with_shape((*x.shape[:axis], *index.shape, *x.shape[axis + 1 :]))
+    params = {"move": "gather", "axis": axis}
+    return host_node(ctx, "move_strings", [x, index], params, [result])[0]

@@ -281,7 +281,9 @@ def gather(ctx: Ctx, node: NodeProto) -> Value:
                 else reshape_to(ctx, one, (*x.shape[:axis], *x.shape[axis + 1 :]))
             )
     if x.dtype.kind == "s":
-        ctx.fail("Gather of strings is not supported")
+        from .ops_host import gather_strings
+
+        return gather_strings(ctx, x, indices, axis)
     return ctx.b.op("gather", x, indices, axis=axis)
 
 

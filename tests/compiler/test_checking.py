@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import evonnx
-from evonnx.compiler.checking import chosen_feeds, error_of
+from evonnx.compiler.checking import check_compiled, chosen_feeds, error_of, wrong_part
 from evonnx.ir.dims import sym
 from evonnx.ir.graph import Builder, Graph
 from evonnx.ir.types import F32, I64, STR, TensorType
@@ -133,6 +133,33 @@ def test_a_wrong_kernel_is_named_by_its_group(monkeypatch: pytest.MonkeyPatch, t
     said = str(caught.value)
     assert "differs by" in said
     assert "first: group g0 " in said and "from rise" in said
+
+
+def test_a_wrong_memory_plan_is_told_from_a_wrong_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = evonnx.compile(chain(3), threads=1)
+    run = compiled.executable.run
+    monkeypatch.setattr(compiled.executable, "run", lambda feeds: {
+        name: array + 1 if name == "z" else array for name, array in run(feeds).items()})
+    with pytest.raises(evonnx.CheckError, match=r"output 'z' .*: the memory plan or the threads"):
+        check_compiled(compiled, None)
+
+
+def test_a_flipped_rounding_is_no_fault() -> None:
+    """A quantized network: an element on the edge of a step may fall to either side, and the next
+    layer makes much of it."""
+    b = Builder()
+    x = b.input("x", TensorType(F32, (1000,)))
+    step = b.op("round", b.op("mul", b.op("exp", x), np.float32(10)))
+    wide = b.op("mul", b.op("cumulate", step, kind="sum", axis=0, exclusive=False, reverse=False),
+                b.op("cast", b.op("exp", step), to=F32))  # fmt: skip
+    graph = b.build({"y": wide})
+    edge = np.full(1000, 1.0, np.float32)
+    edge[3] = np.log(np.float32(1.25))  # 12.5, or next to it
+    evonnx.compile(graph, threads=1, check={"x": edge})
+    assert wrong_part(np.array([1.0, 2, 3, 9]), np.array([1.0, 2, 3, 4])) == 0.25
+    assert wrong_part(np.array([1.0, np.nan, np.inf]), np.array([1.0, np.nan, np.inf])) == 0
+    assert wrong_part(np.ones(2), np.ones(3)) == 1
+    assert wrong_part(np.ones(0), np.ones(0)) == 0
 
 
 # The measure ---------------------------------------------------------------------------------

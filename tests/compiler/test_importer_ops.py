@@ -472,7 +472,6 @@ def test_lowering(case: Case, opset: int, symbolic: bool) -> None:
     [
         Case("MaxPool", [IMAGE], {"kernel_shape": [2, 2]}, outputs=2),
         Case("Dropout", [X, np.float32(0.5).reshape(()), np.array(True)], const=(1, 2)),
-        Case("Equal", [np.array(["a"], object), np.array(["b"], object)], opsets=(19,)),
         Case("Resize", [X, None, f32(3)], {"keep_aspect_ratio_policy": "x"}, opsets=(19,)),
     ],
     ids=lambda c: c.op,

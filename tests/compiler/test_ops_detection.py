@@ -112,3 +112,17 @@ def test_tokenizer(lab: Any) -> None:
     node = helper.make_node("Tokenizer", ["x"], ["y"], domain="com.microsoft", mark=0,
                             mincharnum=1, pad_value="#", separators=[" "])  # fmt: skip
     lab.check([node], {"x": x}, ["y"])
+
+
+def test_strings_are_compared_converted_and_moved(lab: Any) -> None:
+    nodes = [
+        helper.make_node("Gather", ["x", "k"], ["g"], axis=0),
+        helper.make_node("Equal", ["g", "w"], ["e"]),
+        helper.make_node("Cast", ["g"], ["n"], to=1),
+        helper.make_node("Cast", ["n"], ["s"], to=8),
+    ]
+    feeds = {"x": np.array(["1.5", "-2", "30"], object)}
+    held = {"k": np.array([2, 0], np.int64), "w": np.array(["30"], object)}
+    lab.check(nodes, feeds, ["g", "e", "n"], held, opset=19)
+    got = lab.ours(lab.model(nodes, feeds, ["s"], held, 19), feeds)
+    assert got["s"].tolist() == ["30", "1.5"]

@@ -111,6 +111,13 @@ def test_element_types(dtype: DType) -> None:
     check(y, b, {"x": array(3, 37, dtype=dtype), "z": array(37, dtype=dtype)}, tolerance)
 
 
+def test_half_remainder_needs_no_library() -> None:
+    b = Builder()
+    x, y = tensor(b, "x", 40, dtype=F16), tensor(b, "y", 40, dtype=F16)
+    feeds = {"x": array(40, dtype=F16), "y": np.abs(array(40, dtype=F16)) + np.float16(0.1)}
+    check({"c": b.op("fmod", x, y), "python": b.op("mod", x, y)}, b, feeds, 2e-3)
+
+
 def test_shuffle_is_index_arithmetic() -> None:
     b = Builder()
     x = tensor(b, "x", 2, 12, 5, 4)
