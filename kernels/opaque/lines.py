@@ -1,14 +1,16 @@
 """Kernels along one axis: running sums and products, arg-extremes, top-k.
 
 The tensor is seen as [outer, n, inner]; tiles are outer positions (top-k, arg-extremes: lines).
-Running sums over an axis that is not the last add whole rows, which vectorizes. Arg-extremes carry
-value and position with selects, no branches. Top-k
-keeps the k best (key, position) pairs in a binary heap whose root is the worst of them and empties
-it from the back (J. Williams 1964), so ties are broken by position.
+Running sums over an axis that is not the last add whole rows, which vectorizes. Arg-extremes of
+contiguous lines find the best block and then the position in it; others carry value and position
+with selects, no branches. Top-k keeps the k best (key, position) pairs in a binary heap whose root
+is the worst of them and empties it from the back (J. Williams 1964), so ties are broken by
+position.
 """
 
 from __future__ import annotations
 
+from ...ir.dims import Dim, ceil_div
 from ...ir.graph import Node
 from ...ir.target import Target
 from ...ir.types import DType
@@ -21,6 +23,9 @@ from .base import (
     opaque,
     tensor_shape,
 )
+
+BLOCK = 256
+"""Elements of a contiguous line whose extreme is found before positions are looked at."""
 
 
 @opaque("cumulate")
@@ -74,6 +79,9 @@ def arg_extreme(node: Node, target: Target) -> OpaqueKernel:
     s.size("n", n)
     s.size("m", inner)
     better = _better(x.dtype, largest, last)
+    if inner == 1 and x.dtype.kind != "b":
+        _contiguous_extreme(s, x.dtype, largest, last, n)
+        return s.finish(outer)
     with s.block("for t in range(begin, end):"):
         s.line("o = idiv(t, m)\nb = o * n * m + t - o * m")
         s.line("at = 0")
@@ -85,6 +93,33 @@ def arg_extreme(node: Node, target: Target) -> OpaqueKernel:
                 s.line("best = select(w, v, best)\nat = select(w, a, at)")
         s.line("st(y, t, at)")
     return s.finish(outer * inner)
+
+
+def _contiguous_extreme(s: Source, dtype: DType, largest: bool, last: bool, n: Dim) -> None:
+    """Lines whose elements are neighbors: extremes of blocks, then one search of the best block.
+    Both loops vectorize, which carrying value and position along does not."""
+    word = ("f" if dtype.is_float else "i") + ("max" if largest else "min")
+    same = "eq(v, best)"
+    if dtype.is_float:
+        same = f"bor({same}, band(isnan(v), isnan(best)))"
+    found = "at = imax(at, select(w, a, 0))" if last else "at = imin(at, select(w, a, n))"
+    s.size("blocks", ceil_div(n, BLOCK))
+    s.line(f"width = i64({BLOCK})")
+    with s.block("for t in range(begin, end):"):
+        s.line("b = t * n\nat = 0")
+        with s.block("if n > 0:"):
+            s.line("best = ld(x, b)\nhit = 0")
+            with s.block("for k in range(blocks):"):
+                s.line("lo = k * width\nhi = imin(lo + width, n)\nv = ld(x, b + lo)")
+                with s.block("for a in range(lo, hi):"):
+                    s.line(f"v = {word}(v, ld(x, b + a))")
+                s.line(f"w = {_better(dtype, largest, last)}")
+                s.line("best = select(w, v, best)\nhit = select(w, lo, hit)")
+            s.line("end2 = imin(hit + width, n)\nat = hit" if last else
+                   "end2 = imin(hit + width, n)\nat = n")
+            with s.block("for a in range(hit, end2):"):
+                s.line(f"v = ld(x, b + a)\nw = {same}\n{found}")
+        s.line("st(y, t, at)")
 
 
 def _better(dtype: DType, largest: bool, last: bool) -> str:

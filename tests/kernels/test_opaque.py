@@ -43,6 +43,19 @@ def test_arg_extremes(opaque: Any, op: str, axis: int, last: bool) -> None:
     assert (opaque.run(node, [X[:, :0]])[0] == 0).all()  # the interpreter refuses this one
 
 
+@pytest.mark.parametrize("last", [True, False])
+@pytest.mark.parametrize("op", ["argmax", "argmin"])
+def test_arg_extremes_of_long_lines(opaque: Any, op: str, last: bool) -> None:
+    attrs = {"axis": 1, "keepdims": False, "select_last": last}
+    x = RNG.integers(-9, 9, (5, 1000)).astype(np.float32)  # ties within and across blocks
+    x[1, [300, 301, 700]] = np.nan
+    x[2], x[2, 500:] = 0.0, -0.0
+    x[3] = -np.inf
+    for size in (1, 255, 256, 257, 1000):
+        opaque.check(op, [x[:, :size].copy()], **attrs)
+        opaque.check(op, [RNG.integers(0, 7, (3, size)).astype(np.uint8)], **attrs)
+
+
 @pytest.mark.parametrize("kind", ["sum", "prod"])
 @pytest.mark.parametrize(("exclusive", "reverse"), list(itertools.product((False, True), repeat=2)))
 def test_cumulate(opaque: Any, kind: str, exclusive: bool, reverse: bool) -> None:
