@@ -152,12 +152,14 @@ def check_passes(graph: Graph, spec: str | None, feeds: Feeds, want: Mapping[str
     for name, options in parse_spec(",".join(PIPELINE) if spec is None else spec, PASSES):
         step = f"{name}:{'+'.join(options)}" if options else name
         after = run_pipeline(before, step)
-        if after is not before:
-            wrong = _pass_wrong(after, feeds, want)
-            if wrong:
-                output, reason = wrong
-                raise CheckError(f"pass {step!r} {reason}{_blame(step, before, after, feeds, want)}"
-                                 + _first_strange(before, after, output, feeds))
+        wrong = None if after is before else _pass_wrong(after, feeds, want)
+        if wrong is not None:
+            output, reason = wrong
+            node, part = _first_strange(before, after, output, feeds)
+            if node is None or not jumps(node) or part * FLIPS > 1:
+                blame = _blame(step, before, feeds, want)
+                raise CheckError(f"pass {step!r} {reason}{blame}{_shown(node, after)}")
+            want = interp.run(after, feeds, float64=True)  # a folded constant tipped a rounding
         before = after
 
 
@@ -173,7 +175,7 @@ def _pass_wrong(graph: Graph, feeds: Feeds, want: Mapping[str, Any]) -> tuple[st
     return name, f"changes output {name!r} by {wrong[name]:.2g} of its scale"
 
 
-def _blame(step: str, before: Graph, after: Graph, feeds: Feeds, want: Mapping[str, Any]) -> str:
+def _blame(step: str, before: Graph, feeds: Feeds, want: Mapping[str, Any]) -> str:
     """The rules that do it on their own, as text."""
     rules = PASSES[step.partition(":")[0]]
     if not isinstance(rules, RulePass):
@@ -186,28 +188,30 @@ def _blame(step: str, before: Graph, after: Graph, feeds: Feeds, want: Mapping[s
     return f"; rule {', '.join(guilty)}" if guilty else ""
 
 
-def _first_strange(before: Graph, after: Graph, output: str, feeds: Feeds) -> str:
+def _first_strange(before: Graph, after: Graph, output: str, feeds: Feeds
+                   ) -> tuple[Node | None, float]:
     """The first node of ``after``, on the way to the wrong output, that computes what ``before``
-    never did from operands that it did; as text."""
+    never did from operands that it did, and the part of its elements that are wrong."""
     known: dict[tuple[Any, ...], list[np.ndarray]] = {}
+    values = dict(after.outputs)
+    if output not in values:
+        return None, 1.0
 
     def keep(node: Node, results: tuple[Any, ...]) -> None:
         for r in results:
             if isinstance(r, np.ndarray):
                 known.setdefault(r.shape, []).append(r)
 
-    values = dict(after.outputs)
-    if output not in values:
-        return ""
     interp.run(before, feeds, float64=True, observe=keep)
-    strange: set[Node] = set()
+    strange: dict[Node, float] = {}
 
     def judge(node: Node, results: tuple[Any, ...]) -> None:
         for r in results:
-            if isinstance(r, np.ndarray) and not any(
-                error_of(r, k) <= EXACT for k in known.get(r.shape, ())
-            ):
-                strange.add(node)
+            if not isinstance(r, np.ndarray):
+                continue
+            same = known.get(r.shape, ())
+            if not any(error_of(r, k) <= EXACT for k in same):
+                strange[node] = min((wrong_part(r, k) for k in same), default=1.0)
 
     interp.run(after, feeds, float64=True, observe=judge)
     node, seen = values[output].node, set()
@@ -216,9 +220,14 @@ def _first_strange(before: Graph, after: Graph, output: str, feeds: Feeds) -> st
         deeper = [v.node for v in node.operands
                   if v.node in strange and v.node not in seen and v.node.op != "const"]
         if not deeper:
-            break
+            return node, strange.get(node, 1.0)
         node = max(deeper, key=after.index.__getitem__)
-    line = next(iter(node_lines(node, namer(after), after.constants))).strip()
+
+
+def _shown(node: Node | None, graph: Graph) -> str:
+    if node is None:
+        return ""
+    line = next(iter(node_lines(node, namer(graph), graph.constants))).strip()
     return f"; first node that differs: {line}"
 
 

@@ -144,6 +144,17 @@ def test_a_wrong_memory_plan_is_told_from_a_wrong_kernel(monkeypatch: pytest.Mon
         check_compiled(compiled, None)
 
 
+def folded_step() -> Graph:
+    """``exp(round(x * (1 / 3) * m))``: folding rounds 1/3 to float32, and where m is 3 rather than
+    1 the product sits on an edge that it tips over."""
+    b = Builder()
+    x = b.input("x", TensorType(F32, (1000,)))
+    one, three = (b.const(np.full(1000, k, np.float32)) for k in (1, 3))
+    edges = b.const(np.where(np.arange(1000) == 7, 3, 1).astype(np.float32))
+    tipped = b.op("mul", b.op("mul", x, b.op("div", one, three)), edges)
+    return b.build({"y": b.op("exp", b.op("round", tipped))})
+
+
 def test_a_flipped_rounding_is_no_fault() -> None:
     """A quantized network: an element on the edge of a step may fall to either side, and the next
     layer makes much of it."""
@@ -156,6 +167,7 @@ def test_a_flipped_rounding_is_no_fault() -> None:
     edge = np.full(1000, 1.0, np.float32)
     edge[3] = np.log(np.float32(1.25))  # 12.5, or next to it
     evonnx.compile(graph, threads=1, check={"x": edge})
+    evonnx.compile(folded_step(), threads=1, check={"x": np.full(1000, 2.5, np.float32)})
     assert wrong_part(np.array([1.0, 2, 3, 9]), np.array([1.0, 2, 3, 4])) == 0.25
     assert wrong_part(np.array([1.0, np.nan, np.inf]), np.array([1.0, np.nan, np.inf])) == 0
     assert wrong_part(np.ones(2), np.ones(3)) == 1
