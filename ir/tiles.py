@@ -244,6 +244,8 @@ class TileSpace:
                 name = next(iter(names)) if len(names) == 1 and is_var(mine) else ""
                 free = name in own and name not in tile_names and theirs not in mapping.values()
                 if free and is_var(theirs):
+                    if own[name] != _extent(theirs):
+                        raise Refused("two outputs cover different parts of the tiles")
                     mapping[name] = theirs
                     continue
                 raise Refused("a reduction is read at two positions")

@@ -65,7 +65,10 @@ def test_contents(wheel: Path) -> None:
     assert {top for top in tops if not top.endswith(".dist-info")} == {"evonnx"}
     held = {name for name in names if name.startswith("evonnx/")}
     sources = {"evonnx/__init__.py", "evonnx/__main__.py", "evonnx/py.typed"} | {
-        f"evonnx/{path.relative_to(ROOT)}" for room in ROOMS for path in (ROOT / room).rglob("*.py")
+        f"evonnx/{path.relative_to(ROOT)}"
+        for room in ROOMS
+        for suffix in ("py", "ll")  # LLVM text of the driver is read at run time
+        for path in (ROOT / room).rglob(f"*.{suffix}")
     }
     assert held == sources
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)

@@ -347,6 +347,15 @@ def test_a_product_read_at_two_positions_is_refused() -> None:
         run_as_one(graph, {"x": array(6, 6)})
 
 
+def test_outputs_over_different_parts_are_refused() -> None:
+    b = Builder()
+    soft = b.op("softmax", tensor(b, "x", 4, 8), axis=1)
+    part = b.op("neg", b.op("slice", soft, starts=(0, 0), sizes=(2, 8), steps=(1, 1)))
+    graph = b.build({"all": b.op("exp", soft), "part": part})
+    with pytest.raises(ScheduleError, match="different parts"):
+        run_as_one(graph, {"x": array(4, 8)})
+
+
 @pytest.mark.parametrize("make", [
     lambda b: b.op("softmax", tensor(b, "x", 40, 70), axis=1),
     lambda b: conv(b, tensor(b, "x", 1, 30, 30, 8), np.ones((3, 3, 8, 40), np.float32)),
