@@ -142,7 +142,7 @@ class _Writer(_Plan):
         inputs = len(self.low.graph.inputs)
         buffers = (*nest.buffers[:inputs], BufferDecl("in", F32), *nest.buffers[inputs:])
         panels = self.constant_panels()
-        size = self.batches_of_b() * self.panels * self.panel_depth * self.nr
+        size = self.batches * self.panels * self.panel_depth * self.nr
         pack = None if panels is not None else self.packing()
         return Contraction(replace(nest, buffers=buffers, shared=True), size, panels, pack)
 
@@ -245,9 +245,6 @@ class _Writer(_Plan):
         batch = self.space.batch
         index = linear_index(tuple(a.hi for a in batch), tuple(a.var for a in batch))
         return index * (self.panels * self.panel_depth * self.nr)
-
-    def batches_of_b(self) -> Dim:
-        return self.batches
 
     def epilogue(self, j: Dim) -> Loop:
         """Everything after the contraction, over one strip of C."""

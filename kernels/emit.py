@@ -308,15 +308,12 @@ class Emitter:
         variables = self.ex_vars(ex)
         if ex.kind == "load":
             buffer, position = ex.data
-            text = f"ld(b{buffer}, {self.position(position)})"
+            text = f"ld(b{buffer}, {self.dim(position)})"
             return self.define(key, text, variables, "v")
         if ex.kind == "index":
             return self.define(key, f"{register_dtype(ex.dtype)}({self.dim(ex.data)})",
                                variables, "v")
         return self.define(key, self.function(ex), variables, "v")
-
-    def position(self, d: Dim) -> str:
-        return self.dim(d)
 
     def constant(self, ex: Ex) -> str:
         value, kind = ex.data, register_dtype(ex.dtype)

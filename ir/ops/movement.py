@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..access import AccessMap, Cond, Gathered, Region, broadcast_index, reshape_index
-from ..dims import Dim, dmin, known_equal, mod, product
+from ..dims import Dim, dmin, mod, product
 from ..errors import ModelError
 from ..types import TensorType
 from .base import Attributes, OpDef, broadcast_shapes, register, sum_dims, tensor
@@ -347,8 +347,3 @@ for _op, _ref in (("scatter_elements", _ref_scatter_elements), ("scatter_nd", _r
         _ref, _SCATTER, attrs=_attrs,
         doc="a copy of data with updates written, or combined in index order",
     ))
-
-
-def same_shape(a: tuple[Dim, ...], b: tuple[Dim, ...]) -> bool:
-    """Whether two shapes are certainly equal."""
-    return len(a) == len(b) and all(known_equal(x, y) for x, y in zip(a, b, strict=True))
