@@ -6,6 +6,7 @@
 #   make lint    ruff and mypy
 #   make slow    the slow suites: larger models, the wheel in a clean environment
 #   make bench   EvoNNX against its peers; the table goes to bench/results/
+#   make fuzz    N random graphs (N=1000) against the reference and peers; failures to fuzz-failures/
 #
 # PYTHON=python3.12 chooses the interpreter, ARGS="-k text -x" is passed on to pytest or the bench.
 
@@ -14,13 +15,14 @@ VENV  := .venv
 BIN   := $(VENV)/bin
 PIP   := $(BIN)/python -m pip --disable-pip-version-check
 ARGS  ?=
+N     ?= 1000
 # Shims may exist for interpreters that do not run, so a candidate is tried, not looked up.
 PROBE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	$$p -c '$(PROBE)' >/dev/null 2>&1 && { echo $$p; break; }; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow lint bench clean
+.PHONY: help demo test slow lint bench fuzz clean
 
 help:
 	@sed -n '/^#   make/s/^#   //p' Makefile
@@ -40,6 +42,9 @@ lint: $(VENV)/.dev .layout/evonnx
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m evonnx.bench $(ARGS)
+
+fuzz: $(VENV)/.dev
+	$(BIN)/python -m evonnx.bench.fuzz $(N) --save fuzz-failures $(ARGS)
 
 clean:
 	rm -rf $(VENV) .layout build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

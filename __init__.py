@@ -15,7 +15,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .compiler.api import Compiled, check, compile
     from .compiler.report import Report
+    from .compiler.specialize import Specialized
+    from .compiler.study import study
     from .ir.errors import (
+        ArtefactError,
         CheckError,
         CompileError,
         EvonnxError,
@@ -39,13 +42,15 @@ __version__ = "0.1.0"
 _HOMES = {
     "compiler.api": ("compile", "check", "Compiled"),
     "compiler.report": ("Report",),
+    "compiler.study": ("study",),
+    "compiler.specialize": ("Specialized",),
     "ir.graph": ("Graph",),
     "ir.schedule": ("Schedule",),
     "ir.target": ("Target",),
     "ir.errors": (
         "EvonnxError", "ModelError", "ExternalDataError", "UnsupportedError", "Gap", "FeedError",
         "ParseError", "VerifyError", "ScheduleError", "LimitError", "CompileError", "CheckError",
-        "OptionError",
+        "OptionError", "ArtefactError",
     ),
 }  # fmt: skip
 """Module -> the names it lends to the face."""

@@ -1,39 +1,42 @@
 """``compile``: the whole way from a model to a callable, and the callable.
 
 Import, pipeline, schedule, program, executable: each stage is one function of another module whose
-result can be printed; this file only strings them together and keeps the results.
+result can be printed; this file only strings them together and keeps the results. A program that
+the cache has is loaded without any of them.
 """
 
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from ..ir.errors import FeedError, Gap, OptionError, quote
-from ..ir.graph import Graph, Node
+from ..ir.errors import FeedError, Gap, ModelError, OptionError, quote
+from ..ir.graph import Constants, Graph, Node
 from ..ir.schedule import Schedule
 from ..ir.target import Target
 from ..ir.types import Type
-from ..passes.manager import PassReport
-from ..runtime.executable import Executable, measure_peak
+from ..runtime.cache import CacheRecord, ObjectCache
+from ..runtime.executable import Executable, Parts, measure_peak
+from ..runtime.objects import link
 from ..runtime.program import Program
-from ..search.greedy import Fuser
+from ..runtime.store import ProgramCache
+from ..runtime.team import usable_cores
+from ..search.settings import BUDGET, Search
 from . import options
-from .build import Lowered, build_program
-from .pipeline import run_pipeline
-from .report import Costs, Report, make_report
+from .needs import DependsOnFeeds
+from .request import Clock, Progress, Request, Stages, stale
 
 if TYPE_CHECKING:
-    import onnx
+    import numpy as np
 
-    Model = str | os.PathLike[str] | bytes | onnx.ModelProto | Graph
-
-Progress = Callable[[str, int, int], None]
-"""(stage, done, total) -> None; total 0 means unknown."""
-
+    from ..search.models import CostModel
+    from .build import Lowered
+    from .report import Costs, Report
+    from .request import Model
+    from .specialize import Shapes
 
 _VISIBLE = 1 << 20
 """Bytes of growth from which on resident memory says something."""
@@ -46,19 +49,13 @@ class Compiled:
     lie, outputs are the caller's own.
     """
 
-    def __init__(self, imported: Graph, graph: Graph, schedule: Schedule, executable: Executable,
-                 fuser: Fuser | None, passes: Sequence[PassReport], seconds: Mapping[str, float]
-                 ) -> None:
-        self.imported = imported
-        """The graph as it was imported, before any pass."""
-        self.graph = graph
-        """The optimized graph, which the schedule refers to."""
-        self.schedule = schedule
-        """Groups in execution order."""
+    def __init__(self, request: Request, executable: Executable, stages: Stages | None,
+                 seconds: Mapping[str, float], found: str) -> None:
+        self._request = request
         self._executable = executable
-        self._fuser = fuser
-        self._passes = tuple(passes)
+        self._derived = stages
         self._seconds = dict(seconds)
+        self._found = found
         self._measured: int | None = None
 
     # -- running ---------------------------------------------------------------------------
@@ -67,7 +64,7 @@ class Compiled:
         """Runs the model on arrays, by position or by input name. Answers the output array, or a
         tuple where the model has several. Raises ``FeedError``."""
         if args:
-            names = self._executable.input_names
+            names = self.input_names
             if len(args) > len(names):
                 listed = ", ".join(names) or "none"
                 raise FeedError(f"{len(args)} arrays for {len(names)} inputs: {listed}")
@@ -75,18 +72,26 @@ class Compiled:
             if twice := given.keys() & feeds.keys():
                 raise FeedError(f"fed by position and by name: {', '.join(sorted(twice))}")
             feeds = given | feeds
-        results = self._executable.run_list(feeds)
+        results = self._run(feeds)
         return results[0] if len(results) == 1 else tuple(results)
 
     def run(self, output_names: Sequence[str] | None, feeds: Mapping[str, Any]) -> list[Any]:
         """As ONNX Runtime's ``InferenceSession.run``: outputs in order, or those named."""
         if not output_names:
-            return self._executable.run_list(feeds)
-        if unknown := [n for n in output_names if n not in self._executable.output_names]:
+            return self._run(feeds)
+        if unknown := [n for n in output_names if n not in self.output_names]:
             raise FeedError(f"no output {quote(unknown[0])}; outputs: "
-                            + ", ".join(quote(n) for n in self._executable.output_names))
-        by_name = self._executable.run(feeds)
+                            + ", ".join(quote(n) for n in self.output_names))
+        by_name = dict(zip(self.output_names, self._run(feeds), strict=True))
         return [by_name[n] for n in output_names]
+
+    def _run(self, feeds: Mapping[str, Any]) -> list[Any]:
+        return self._executable.run_list(feeds)
+
+    def version_for(self, feeds: Mapping[str, Any]) -> Compiled:
+        """The program that runs on these feeds: this one, unless the structure of the model depends
+        on what is fed (``compiler/specialize.py``)."""
+        return self
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -106,7 +111,7 @@ class Compiled:
     @property
     def outputs(self) -> dict[str, Type]:
         """Types of the outputs by name."""
-        return self._executable.outputs
+        return self.executable.outputs
 
     @property
     def executable(self) -> Executable:
@@ -116,23 +121,52 @@ class Compiled:
     @property
     def program(self) -> Program:
         """Steps, buffers and kernels."""
-        return self._executable.program
+        return self.executable.program
 
     # -- reading ---------------------------------------------------------------------------
+
+    @property
+    def _stages(self) -> Stages:
+        """Graphs and schedule. A program that came from the cache has none: the model is imported
+        and optimized now. Raises ``ModelError`` if it was changed meanwhile."""
+        if self._derived is None:
+            self._request.check_unchanged()
+            self._derived = self._request.derive()
+        return self._derived
+
+    @property
+    def imported(self) -> Graph:
+        """The graph as it was imported, before any pass."""
+        return self._stages.imported
+
+    @property
+    def graph(self) -> Graph:
+        """The optimized graph, which the schedule refers to."""
+        return self._stages.graph
+
+    @property
+    def schedule(self) -> Schedule:
+        """Groups in execution order."""
+        return self._stages.schedule
 
     @property
     def source(self) -> dict[str, str]:
         """Numba source of every kernel, by symbol."""
         return {k: code.source for p in self.program.walk() for k, code in p.kernels.items()}
 
-    def report(self) -> Report:
+    def report(self, cost_model: str | CostModel | None = None) -> Report:
         """What happened: passes, groups, C and D, memory, cache, times. Prints as tables. Numbers
-        that depend on symbolic sizes are those of the call that came last."""
-        return make_report(self.imported, self.graph, self.schedule, self._executable, self._costs,
-                           self._passes, self._seconds, self._measured)
+        that depend on symbolic sizes are those of the call that came last. ``cost_model`` (a name
+        or a model whose unit is seconds; None: the default) predicts the times."""
+        from .report import make_report
+
+        return make_report(self._stages, self._executable, self._costs, self._seconds,
+                           self._found, self._measured, cost_model)
 
     @cached_property
     def _costs(self) -> Costs:
+        from .report import Costs
+
         return Costs.of(self.imported, self.graph, self.schedule)
 
     def measure_memory(self, feeds: Mapping[str, Any]) -> int | None:
@@ -153,12 +187,11 @@ class Compiled:
         ``graph.nodes``, ONNX name, or op where there is one. Raises ``EvonnxError`` if unknown."""
         from .explain import explain_node
 
-        return explain_node(self.graph, self.schedule, self._fuser, node, self.imported)
+        return explain_node(self.graph, self.schedule, self._stages.fuser, node, self.imported)
 
     def __repr__(self) -> str:
         inputs = ", ".join(f"{n}: {t}" for n, t in self.inputs.items())
-        return (f"<evonnx.Compiled ({inputs[:200]}): {len(self.graph.nodes)} nodes in "
-                f"{len(self.schedule.groups)} groups>")
+        return f"<evonnx.Compiled ({inputs[:200]}): {len(self.program.steps)} steps>"
 
 
 def compile(
@@ -173,90 +206,137 @@ def compile(
     sizes: Mapping[str, int] | None = None,
     constants: Mapping[str, Any] | None = None,
     pipeline: str | None = None,
+    search: str = "none",
+    cost_model: str | CostModel = "bounds",
+    budget: int = BUDGET,
+    seed: int = 0,
+    expect: Mapping[str, int] | None = None,
     progress: Progress | None = None,
 ) -> Compiled:
     """Compiles an ONNX model (path, bytes, ``ModelProto``) or an IR graph into native code.
 
-    ``target``: a ``Target``, "cpu" (this machine), "avx512", "avx2", "generic", or a target file.
+    ``target``: a ``Target``, "cpu" (this machine), "avx512", "avx2", "generic", the name of a
+    shipped machine (``Target.shipped()``), or a target file.
     ``threads``: None uses the cores this process may use. ``schedule`` (object, text or file)
-    replays a schedule instead of choosing one. ``cache`` keeps compiled kernels on disk (True: the
-    default folder; a path: that folder). ``check`` compares with the reference interpreter, on
-    random inputs or on the feeds given, and raises ``CheckError`` naming the first pass and node,
-    or group, that differ. ``sizes`` fixes named sizes of the model (``{"batch": 1}``), ``shapes``
-    replaces shapes of inputs, ``constants`` gives inputs a fixed value. ``pipeline`` replaces the
-    pass list ("fold,canon"). ``progress(stage, done, total)`` is called as the work goes on.
+    replays a schedule instead of choosing one. ``cache`` keeps compiled kernels and whole programs
+    on disk (True: the default folder; a path: that folder). ``check`` compares with the reference
+    interpreter, on random inputs or on the feeds given, and raises ``CheckError`` naming the first
+    pass and node, or group, that differ. ``sizes`` fixes named sizes of the model
+    (``{"batch": 1}``), ``shapes`` replaces shapes of inputs, ``constants`` gives inputs a fixed
+    value. ``pipeline`` replaces the pass list ("fold,canon"). ``search`` looks for a schedule that
+    ``cost_model`` (a name or a ``CostModel``) says is better than greedy fusion ("none"): "exact"
+    proves the best over all candidate groups, "genetic", "swarm", "annealing" and "random" try
+    ``budget`` schedules; their result depends on ``seed``, never on time. ``expect`` names the
+    sizes of symbols that the cost model shall count on; the program is right for any.
+    ``progress(stage, done, total)`` is called as the work goes on.
+
+    Where the structure of the program depends on inputs (axes, a rank) that these do not fix, the
+    answer is a ``Specialized``, which compiles per value that is fed.
 
     Raises ``OptionError``, ``ModelError``, ``UnsupportedError`` (with all gaps), ``ScheduleError``,
     ``CompileError``, ``CheckError``: all are ``EvonnxError``.
     """
     where, count = options.target_of(target), options.threads_of(threads)
-    objects = options.cache_of(cache)
-    clock = _Clock(progress)
-    clock.stage("import")
-    imported = _import(model, shapes, sizes, constants)
-    clock.stage("passes")
-    passes: list[PassReport] = []
-    graph = run_pipeline(imported, pipeline, passes, progress)
-    clock.stage("schedule")
-    chosen, fuser = _schedule(graph, schedule)
+    objects, programs = options.caches_of(cache)
+    how = Search(search, cost_model, budget, seed, usable_cores() if count is None else count,
+                 options.sizes_of(expect) or {})
+    request = Request(model, where, options.schedule_text(schedule), options.shapes_of(shapes),
+                      options.sizes_of(sizes), constants, pipeline, how)
+    if not how.named:
+        programs = None  # a model of the caller's own is nothing a key could name
+    try:
+        return _compiled(request, count, objects, programs, check, progress)
+    except DependsOnFeeds as needed:
+        if request.schedule is not None:
+            raise OptionError(f"schedule: it is for one graph, but {needed}") from None
+        return _specialized(request, needed, count, objects, programs, check)
+
+
+def _compiled(request: Request, threads: int | None, objects: ObjectCache | None,
+              programs: ProgramCache | None, check: bool | Mapping[str, Any],
+              progress: Progress | None = None) -> Compiled:
+    """``compile`` with its arguments checked; raises ``DependsOnFeeds`` where they do not say all
+    that the program depends on."""
+    clock = Clock(progress)
+    where = request.target
+    found = "cache is off" if programs is None else "a check wants every stage"
+    if programs is not None and check is False:
+        clock.stage("load")
+        parts, program, found = _cached(programs, request)
+        if parts is not None and program is not None:
+            executable = Executable(program, Constants(), where, threads, objects, parts=parts)
+            clock.stage("")
+            return Compiled(request, executable, None, clock.seconds, found)
+    stages = request.derive(clock)
     clock.stage("lower")
-    program = program_of(graph, chosen, where, progress)
+    program = program_of(stages.graph, stages.schedule, where, progress)
     clock.stage("kernels")
-    executable = Executable(program, graph.constants, where, count, objects, progress)
+    executable = Executable(program, stages.graph.constants, where, threads, objects, progress)
+    if programs is not None:
+        clock.stage("keep")
+        found += _keep(programs, request, stages, executable)
     clock.stage("")
-    compiled = Compiled(imported, graph, chosen, executable, fuser, passes, clock.seconds)
+    compiled = Compiled(request, executable, stages, clock.seconds, found)
     if check is not False:
         from .checking import check_compiled
 
         clock.stage("check")
-        check_compiled(compiled, pipeline, None if check is True else check)
+        check_compiled(compiled, request.pipeline, None if check is True else check)
     return compiled
 
 
-class _Clock:
-    """Times the stages and tells the progress bar."""
+def _specialized(request: Request, needed: DependsOnFeeds, threads: int | None,
+                 objects: ObjectCache | None, programs: ProgramCache | None,
+                 check: bool | Mapping[str, Any]) -> Compiled:
+    """A model whose programs are compiled per value of what it needs; with ``check`` every one is
+    checked, with feeds to check on the one for these, at once."""
+    from .specialize import Specialized
 
-    def __init__(self, progress: Progress | None) -> None:
-        self.progress = progress
-        self.seconds: dict[str, float] = {}
-        self._name, self._start = "", 0.0
+    unchanged = request.digest
 
-    def stage(self, name: str) -> None:
-        """Ends the stage before and begins ``name``; empty: just ends."""
-        now = time.perf_counter()
-        if self._name:
-            self.seconds[self._name] = now - self._start
-        self._name, self._start = name, now
-        if self.progress is not None and name:
-            self.progress(name, 0, 0)
+    def build(values: Mapping[str, np.ndarray], shapes: Shapes) -> Compiled:
+        fixed = replace(request, constants={**(request.constants or {}), **values},
+                        shapes={**(request.shapes or {}), **shapes})
+        if fixed.digest != unchanged:
+            raise ModelError("the model was changed after it was compiled: compile it again")
+        return _compiled(fixed, threads, objects, programs, check is True)
 
+    made = Specialized(needed, build, request.target, threads or usable_cores())
+    if isinstance(check, Mapping):
+        from .checking import check_compiled
 
-def _import(model: Model, shapes: Mapping[str, Sequence[int | str]] | None,
-            sizes: Mapping[str, int] | None, constants: Mapping[str, Any] | None) -> Graph:
-    if isinstance(model, Graph):
-        if shapes or sizes or constants:
-            raise OptionError("shapes, sizes and constants are for ONNX models; this is a graph "
-                              "that was imported already")
-        return model
-    from .importer import import_model
-
-    return import_model(model, shapes=options.shapes_of(shapes), sizes=options.sizes_of(sizes),
-                        constants=constants)
+        check_compiled(made, request.pipeline, check)
+    return made
 
 
-def _schedule(
-    graph: Graph, given: Schedule | str | os.PathLike[str] | None
-) -> tuple[Schedule, Fuser | None]:
-    """The schedule to use: given (checked), or greedy."""
-    if given is None:
-        fuser = Fuser(graph)
-        return fuser.run(), fuser
-    return options.schedule_of(given, graph), None
+def _cached(programs: ProgramCache, request: Request) -> tuple[Parts | None, Program | None, str]:
+    """Parts and program from the cache; or None, and why not."""
+    artefact, why = programs.get(request.key)
+    if artefact is None:
+        return None, None, why
+    if changed := stale(request.folder, artefact.notes["stamps"]):
+        return None, None, changed
+    records = [CacheRecord(symbol, True, why, 0.0, len(code))
+               for symbol, code in artefact.objects.items()]
+    code = link(artefact.objects, records)
+    return Parts(code, artefact.constants, code.seconds), artefact.program, why
+
+
+def _keep(programs: ProgramCache, request: Request, stages: Stages, executable: Executable) -> str:
+    """Keeps a program for the next process; answers "" or why that was not possible."""
+    parts = executable.parts
+    why = programs.put(request.key, {"stamps": stages.stamps}, executable.program,
+                       parts.code.objects, parts.constants)
+    return f"; not kept: {why}" if why else ""
 
 
 def program_of(graph: Graph, schedule: Schedule, target: Target, progress: Progress | None = None
                ) -> Program:
     """The program; regions of control ops are optimized and scheduled like whole graphs."""
+    from ..search.greedy import Fuser
+    from .build import build_program
+    from .pipeline import run_pipeline
+
     lowered: Lowered = {}
 
     def region(body: Graph) -> Program:

@@ -1,4 +1,4 @@
-"""The command line: ``evonnx compile | run | opt | dump | check | bench``.
+"""The command line: ``evonnx compile | run | opt | dump | check | ops | bench | calibrate``.
 
 Every command is a thin wrapper around one public function and takes ``--json``. Heavy modules are
 imported inside the commands, so that ``evonnx --help`` answers at once.
@@ -20,7 +20,9 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import click
 
 from .. import __version__
+from ..search.settings import BUDGET, SEARCHES
 from .console import Progress, plain, print_json, print_table, warn
+from .operators import STATUSES, read_table
 
 if TYPE_CHECKING:
     from ..ir.errors import Gap
@@ -74,14 +76,29 @@ _dims = click.option(
     help="Size of a symbolic dimension in made-up inputs; repeatable.",
 )  # fmt: skip
 _seed = click.option("--seed", default=0, show_default=True, help="Seed of made-up inputs.")
+_fixing = _options(
+    click.option("--fix", "fixed", metavar="NAME=SIZE", multiple=True,
+                 help="Compile for this size of a symbolic dimension only; repeatable."),
+    click.option("--const", "constants", metavar="NAME=VALUE", multiple=True,
+                 help="Compile for this value of an input only: a number, a JSON list or FILE.npy; "
+                 "repeatable."),
+)  # fmt: skip
 _compiling = _options(
     click.option("--target", default="cpu", show_default=True, metavar="NAME|FILE",
-                 help="cpu (this machine), avx512, avx2, generic, or a target file."),
+                 help="cpu (this machine), avx512, avx2, generic, a shipped machine, or a file."),
     click.option("--threads", type=click.IntRange(1), help="Threads per inference."),
     click.option("--schedule", type=click.Path(exists=True, dir_okay=False, path_type=Path),
                  help="Replay this schedule instead of choosing one."),
-    click.option("--fix", "fixed", metavar="NAME=SIZE", multiple=True,
-                 help="Compile for this size of a symbolic dimension only; repeatable."),
+    click.option("--search", type=click.Choice(SEARCHES), default="none", show_default=True,
+                 help="Look for a better schedule than greedy fusion's."),
+    click.option("--cost-model", default="bounds", show_default=True, metavar="NAME",
+                 help="What the search minimizes: bounds, roofline, cd, or an installed one."),
+    click.option("--budget", type=click.IntRange(1), default=BUDGET, show_default=True,
+                 help="Schedules that a search may score."),
+    click.option("--search-seed", type=click.IntRange(0), default=0, show_default=True),
+    click.option("--expect", "expected", metavar="NAME=SIZE", multiple=True,
+                 help="Size of a symbolic dimension that the search counts on; repeatable."),
+    _fixing,
     _pipeline,
     click.option("--no-cache", is_flag=True, help="Neither read nor write the compile cache."),
 )  # fmt: skip
@@ -94,6 +111,7 @@ _check = click.option(
 def _compile(model: Path, label: str, options: dict[str, Any]) -> Compiled:
     """``compile()`` with the command-line options and a progress bar."""
     from .api import compile as compile_model
+    from .feeds import read_constants
     from .irfile import is_ir_text, read_graph
 
     source = read_graph(model) if is_ir_text(model) else model
@@ -101,7 +119,10 @@ def _compile(model: Path, label: str, options: dict[str, Any]) -> Compiled:
         return compile_model(
             source, target=options["target"], threads=options["threads"],
             schedule=options["schedule"], pipeline=options["pipeline"],
-            sizes=_sizes("--fix", options["fixed"]) or None, cache=not options["no_cache"],
+            sizes=_sizes("--fix", options["fixed"]) or None,
+            constants=read_constants(options["constants"]) or None, cache=not options["no_cache"],
+            search=options["search"], cost_model=options["cost_model"], budget=options["budget"],
+            seed=options["search_seed"], expect=_sizes("--expect", options["expected"]),
             progress=progress,
         )  # fmt: skip
 
@@ -197,17 +218,20 @@ def _describe(name: str, array: Any) -> dict[str, object]:
 
 
 @app.command()
-@_options(_model, _pipeline)
+@_options(_model, _fixing, _pipeline)
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path),
               help="Write the IR there, its large constants to FILE.npz beside it.")  # fmt: skip
 @click.option("--stats", is_flag=True, help="Also print the passes and rules that ran (stderr).")
 @_json
-def opt(model: Path, pipeline: str | None, output: Path | None, stats: bool, as_json: bool) -> None:
+def opt(
+    model: Path, pipeline: str | None, output: Path | None, stats: bool, as_json: bool,
+    **options: Any,
+) -> None:  # fmt: skip
     """Run passes over MODEL (ONNX or IR text) and print the IR."""
     from ..ir.text import print_graph
     from .irfile import write_graph
 
-    before = _load_graph(model)
+    before = _load_graph(model, options)
     graph, report = _optimize(model, before, pipeline)
     text = print_graph(graph)
     if output is not None:
@@ -223,12 +247,14 @@ def opt(model: Path, pipeline: str | None, output: Path | None, stats: bool, as_
         click.echo(text, nl=not text.endswith("\n"))
 
 
-def _load_graph(path: Path) -> Graph:
+def _load_graph(path: Path, options: Mapping[str, Any]) -> Graph:
     """The graph of an ONNX file, or of a text file of IR."""
+    from .feeds import read_constants
     from .irfile import read_graph
 
     with Progress(f"import {path.name}"):
-        return read_graph(path)
+        return read_graph(path, _sizes("--fix", options["fixed"]),
+                          read_constants(options["constants"]))  # fmt: skip
 
 
 def _optimize(path: Path, graph: Graph, spec: str | None) -> tuple[Graph, list[dict[str, object]]]:
@@ -272,7 +298,7 @@ def dump(
         compiled = _compile(model, f"compile {model.name}", options)
         text = _compiled_view(compiled, what, kernel, explain)
     else:
-        graph = _load_graph(model)
+        graph = _load_graph(model, options)
         if not raw:
             graph, _ = _optimize(model, graph, options["pipeline"])
         if what == "onnx":
@@ -356,6 +382,24 @@ def _gap_row(gap: Gap) -> dict[str, str]:
     return {"node": gap.node, "op": gap.op, "reason": gap.reason}
 
 
+@app.command()
+@click.option("--status", type=click.Choice(STATUSES), help="Only operators of this status.")
+@click.option("--domain", help='Only this domain; "" is ONNX\'s own.')
+@_json
+def ops(status: str | None, domain: str | None, as_json: bool) -> None:
+    """List all ONNX operators: compiled, on the host, or missing, as ONNX's own suite showed."""
+    table = read_table()
+    entries = [e for e in table["operators"]
+               if status in (None, e["status"]) and domain in (None, e["domain"])]  # fmt: skip
+    if as_json:
+        print_json({**table, "operators": entries})
+        return
+    rows = [[e["domain"] or "ai.onnx", e["op"], ", ".join(map(str, e["versions"])), e["status"],
+             f"{e['passed']}/{e['cases']}", ", ".join(e["host"])] for e in entries]  # fmt: skip
+    title = f"onnx {table['onnx']}: {table['passed']} of {table['cases']} cases of its suite pass"
+    print_table(title, ["domain", "operator", "versions", "status", "cases", "on the host"], rows)
+
+
 @app.command(add_help_option=False, context_settings={"ignore_unknown_options": True})
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def bench(arguments: tuple[str, ...]) -> None:
@@ -363,6 +407,32 @@ def bench(arguments: tuple[str, ...]) -> None:
     from ..bench.run import main as bench_command  # a command of its own: python -m evonnx.bench
 
     bench_command.main(list(arguments), prog_name="evonnx bench", standalone_mode=False)
+
+
+@app.command()
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path),
+              help="Write a target file, to edit and to give to --target.")  # fmt: skip
+@click.option("--seconds", type=click.FloatRange(0, min_open=True), default=120.0,
+              show_default=True, help="Time to measure.")  # fmt: skip
+@_json
+def calibrate(output: Path | None, seconds: float, as_json: bool) -> None:
+    """Measure this machine for the cost models: rates and times, best while nothing else runs."""
+    from .calibrate import calibrate as measure
+
+    with Progress("calibrate") as progress:
+        target, found = measure(None, seconds, progress)
+    if output is not None:
+        output.write_text(str(target), encoding="utf-8")
+    rows = [[m.name, m.value, m.unit, f"{m.spread:.0%}", m.samples] for m in found]
+    header = ["constant", "value", "unit", "spread", "samples"]
+    if as_json:
+        measured = [dict(zip(header, (m.name, m.value, m.unit, m.spread, m.samples), strict=True))
+                    for m in found]  # fmt: skip
+        print_json({"target": str(target), "measured": measured, "file": output})
+        return
+    print_table(f"{target.name}: {target.cpu}, {target.cores} cores", header, rows)
+    if output is None:
+        click.echo(plain(target), nl=False)
 
 
 def _sizes(option: str, texts: tuple[str, ...]) -> dict[str, int]:

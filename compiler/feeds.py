@@ -9,6 +9,7 @@ element (a length, a rate, a step); text is the letter "a".
 from __future__ import annotations
 
 import hashlib
+import json
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -115,6 +116,25 @@ def read_feeds(
     for name, value in made.items():
         given[name] = drawn[name] if value == "random" else _filled(name, value, drawn[name])
     return given
+
+
+def read_constants(texts: Sequence[str]) -> dict[str, Any]:
+    """Fixed values of inputs from command-line texts: ``NAME=FILE.npy``, or ``NAME=`` and a JSON
+    number or list of numbers, which the importer gives the declared dtype. Raises ``FeedError``."""
+    values: dict[str, Any] = {}
+    for text in texts:
+        name, _, value = text.rpartition("=")
+        if name and value.endswith(".npy"):
+            values[name] = _load(value)
+            continue
+        try:
+            values[name] = json.loads(value)
+        except ValueError:
+            values[name] = None
+        if not name or not isinstance(values[name], (int, float, list)):
+            raise FeedError(f"constant {quote(text)}: NAME=NUMBER, NAME=[NUMBER, ...] or"
+                            " NAME=FILE.npy is needed")
+    return values
 
 
 def _filled(name: str, value: str, like: np.ndarray) -> np.ndarray:

@@ -8,15 +8,16 @@ damaged or foreign archive is noticed as a missing constant, with the line that 
 
 from __future__ import annotations
 
-import json
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from ..ir.errors import ParseError, quote
+from ..ir.arrays import array_bytes, array_of_bytes
+from ..ir.errors import OptionError, ParseError, quote
 from ..ir.graph import Constants, Graph
 from ..ir.parser import parse_graph
 from ..ir.text import print_graph
@@ -36,23 +37,32 @@ def is_ir_text(path: Path) -> bool:
     return re.match(rb"graph\s*\{", head) is not None
 
 
-def read_graph(path: Path) -> Graph:
-    """The graph of an ONNX model or of a file of IR text (told apart by content).
+def read_graph(
+    path: Path,
+    sizes: Mapping[str, int] | None = None,
+    constants: Mapping[str, Any] | None = None,
+) -> Graph:
+    """The graph of an ONNX model or of a file of IR text (told apart by content); ``sizes`` and
+    ``constants`` fix sizes and inputs of a model.
 
-    Raises what ``import_model`` and ``parse_graph`` raise.
+    Raises what ``import_model`` and ``parse_graph`` raise, and ``OptionError`` where IR text is to
+    be fixed.
     """
     if not is_ir_text(path):
-        return import_model(path)
+        return import_model(path, sizes=sizes, constants=constants)
+    if sizes or constants:
+        raise OptionError("sizes and constants are for ONNX models; this is IR text, a graph that"
+                          " was imported already")
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ParseError(f"{quote(path)} is not UTF-8: {error}") from None
-    constants = Constants()
+    table = Constants()
     archive = _archive(path)
     if archive.is_file():
         for array in _read_arrays(archive):
-            constants.add(array)
-    return parse_graph(text, constants)
+            table.add(array)
+    return parse_graph(text, table)
 
 
 def write_graph(path: Path, graph: Graph) -> None:
@@ -66,30 +76,12 @@ def write_graph(path: Path, graph: Graph) -> None:
                 shape = "".join(f".{size}" for size in array.shape)
                 name = f"{digest}.{DType.of(array.dtype)}{shape}.npy"
                 with archive.open(name, "w", force_zip64=True) as member:
-                    np.lib.format.write_array(member, _to_bytes(array), allow_pickle=False)
+                    np.lib.format.write_array(member, array_bytes(array), allow_pickle=False)
     path.write_text(text, encoding="utf-8")
 
 
 def _archive(path: Path) -> Path:
     return path.with_name(path.name + ".npz")
-
-
-def _to_bytes(array: np.ndarray) -> np.ndarray:
-    """The elements as bytes; text as a JSON list of kind and text."""
-    if array.dtype == object:
-        items = [["b", x.hex()] if isinstance(x, bytes) else ["s", str(x)] for x in array.ravel()]
-        return np.frombuffer(json.dumps(items).encode("utf-8"), np.uint8)
-    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-
-
-def _from_bytes(raw: np.ndarray, dtype: DType, shape: tuple[int, ...]) -> np.ndarray:
-    if dtype.kind == "s":
-        items = json.loads(raw.tobytes())
-        array = np.empty(len(items), object)
-        for index, (kind, text) in enumerate(items):
-            array[index] = bytes.fromhex(text) if kind == "b" else str(text)
-        return array.reshape(shape)
-    return raw.view(dtype.np).reshape(shape)
 
 
 def _read_arrays(path: Path) -> Iterator[np.ndarray]:
@@ -101,6 +93,6 @@ def _read_arrays(path: Path) -> Iterator[np.ndarray]:
                     raise ValueError(f"unexpected member {quote(name)}")
                 shape = tuple(int(size) for size in match["shape"].split(".")[1:])
                 raw = np.ascontiguousarray(archive[name]).view(np.uint8)
-                yield _from_bytes(raw, DType.named(match["dtype"]), shape)
+                yield array_of_bytes(raw, DType.named(match["dtype"]), shape)
     except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
         raise ParseError(f"cannot read the constants in {quote(path)}: {error}") from None

@@ -17,7 +17,7 @@ from ..ir.graph import Graph
 from ..ir.schedule import Group, Schedule, check_order, parse_schedule
 from ..ir.target import Target
 from ..runtime.cache import ObjectCache
-from ..search.legality import implementation
+from ..runtime.store import ProgramCache
 
 MAX_THREADS = 1024
 """More threads than this are taken for a mistake."""
@@ -69,17 +69,18 @@ def threads_of(given: object) -> int | None:
     return count
 
 
-def cache_of(given: object) -> ObjectCache | None:
-    """The object cache: True the default folder, False none, a path that folder."""
-    if given is True:
-        return ObjectCache()
+def caches_of(given: object) -> tuple[ObjectCache | None, ProgramCache | None]:
+    """The caches of objects and of programs: True the default folder, False none, a path that
+    folder."""
     if given is False or given is None:
-        return None
+        return None, None
+    if given is True:
+        return ObjectCache(), ProgramCache()
     if not isinstance(given, (str, os.PathLike)):
         raise OptionError(f"cache: True, False or a folder, not {type(given).__name__}")
     if Path(given).is_file():
         raise OptionError(f"cache: {quote(given)} is a file, not a folder")
-    return ObjectCache(Path(given))
+    return ObjectCache(Path(given)), ProgramCache(Path(given))
 
 
 def sizes_of(given: Mapping[str, Any] | None) -> dict[str, int] | None:
@@ -111,22 +112,26 @@ def _size(given: Any, what: str, name: object) -> int:
     return size
 
 
-def schedule_of(given: object, graph: Graph) -> Schedule:
-    """A schedule for ``graph`` from itself, its text or a file; raises ``ScheduleError`` with the
-    reason if it is not legal, ``ParseError`` if the text cannot be read."""
+def schedule_text(given: object) -> str | None:
+    """The text of a schedule given as itself, its text or a file; None stays None."""
+    if given is None or isinstance(given, Schedule):
+        return None if given is None else str(given)
     if isinstance(given, str) and ("\n" in given or given.lstrip().startswith("schedule ")):
-        found = parse_schedule(given)
-    elif isinstance(given, (str, os.PathLike)):
-        try:
-            found = parse_schedule(Path(given).read_text("utf-8"))
-        except OSError as error:
-            raise ScheduleError(f"schedule file {quote(given)}: {error.strerror}") from None
-        except UnicodeDecodeError as error:
-            raise ScheduleError(f"schedule file {quote(given)}: {error}") from None
-    elif isinstance(given, Schedule):
-        found = given
-    else:
+        return given
+    if not isinstance(given, (str, os.PathLike)):
         raise OptionError(f"schedule: a Schedule, its text or a file, not {type(given).__name__}")
+    try:
+        return Path(given).read_text("utf-8")
+    except OSError as error:
+        raise ScheduleError(f"schedule file {quote(given)}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise ScheduleError(f"schedule file {quote(given)}: {error}") from None
+
+
+def schedule_of(text: str, graph: Graph) -> Schedule:
+    """The schedule for ``graph`` that ``text`` describes; raises ``ScheduleError`` with the reason
+    if it is not legal, ``ParseError`` if the text cannot be read."""
+    found = parse_schedule(text)
     check_schedule(found, graph)
     ordered = (Group(tuple(sorted(g.nodes)), g.implementation, g.tiles) for g in found.groups)
     return Schedule(found.graph, tuple(ordered))
@@ -134,6 +139,8 @@ def schedule_of(given: object, graph: Graph) -> Schedule:
 
 def check_schedule(schedule: Schedule, graph: Graph) -> None:
     """Raises ``ScheduleError`` with the first reason why ``schedule`` is not legal."""
+    from ..search.legality import implementation
+
     check_order(schedule, graph)
     for k, (group, nodes) in enumerate(zip(schedule.groups, schedule.members(graph), strict=True)):
         shown = "(" + " ".join(n.op for n in nodes) + ")"

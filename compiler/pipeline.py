@@ -13,7 +13,7 @@ from ..ir.graph import Graph, Node
 from ..ir.verify import verify as verify_graph
 from ..passes import manager
 from ..passes.manager import PassReport, Progress, Step
-from ..passes.registry import PASSES
+from ..passes.registry import PASSES, RULES
 
 PIPELINE = [
     "fold",  # constants and shape arithmetic
@@ -21,6 +21,7 @@ PIPELINE = [
     "recognize",  # norms, softmax, GELU, attention
     "fuse_affine",  # scales and offsets into weights
     "expand:attention",  # no kernel of its own yet
+    "halves",  # products of half-precision numbers in float32
     "siblings:dot",  # queries, keys and values by one product
     "conv_transpose",  # as convolutions
     "layout",  # image ops channels-last from end to end
@@ -56,3 +57,8 @@ def run_pipeline(
 def explain(node: Node, graph: Graph) -> list[tuple[str, str, str]]:
     """(pass, rule, verdict) for every rewriting rule that could be rooted in ``node``."""
     return manager.explain(node, graph, PASSES.values())
+
+
+def rule_names() -> tuple[str, ...]:
+    """Names of all rewriting rules, as reports count them."""
+    return tuple(RULES)

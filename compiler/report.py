@@ -8,19 +8,23 @@ the expressions in the model's symbols are kept beside the numbers.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ..ir.dims import Dim, evaluate, free_symbols
-from ..ir.errors import EvonnxError
+from ..ir.errors import EvonnxError, OptionError, quote
 from ..ir.graph import Graph
 from ..ir.schedule import Schedule
+from ..ir.target import Target
 from ..ir.types import TensorType
-from ..passes.manager import PassReport
+from ..runtime.bindings import Kept
 from ..runtime.executable import Executable, Peak
 from ..runtime.program import HostStep
-from ..search.cost import Estimate, GroupCost, Roofline, schedule_cost, unfused_work
+from ..search.cost import GroupCost, schedule_cost, unfused_work
+from ..search.models import SECONDS, CostModel, Explanation, context_of, facts, model
+from .needs import Versions
+from .request import Stages
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +50,8 @@ class GroupLine:
     """C: scalar operations."""
     nbytes: Amount
     """D: bytes that enter and leave."""
-    estimate: Estimate | None
-    """Predicted time and what binds it; None while sizes are unknown."""
+    estimate: Explanation | None
+    """Predicted cost and what binds it; None while sizes are unknown."""
 
 
 @dataclass(frozen=True)
@@ -113,10 +117,22 @@ class Report:
     cache_misses: int
     cache_reasons: dict[str, int]
     """Why objects were not taken from the cache."""
+    program: str
+    """"cached" if the whole program came from the cache (graphs and passes of this report were
+    made again to be shown), else why not."""
     dtypes: dict[str, int]
     """Results by element type."""
     host: list[str] = field(default_factory=list)
     """Steps that run on the host (strings, sequences); empty for a fully native model."""
+    bindings: Kept | None = None
+    """Memory plans kept for sizes seen before; None before anything is compiled."""
+    versions: Versions | None = None
+    """What the program depends on and how often it was compiled; None for one program."""
+    cost_model: str = ""
+    """The model that predicts the time of the groups."""
+    search: dict[str, Any] = field(default_factory=dict)
+    """How the schedule was found (``search.choose.Choice`` without the schedule); empty where it
+    was given."""
 
     @property
     def rules(self) -> dict[str, int]:
@@ -128,7 +144,7 @@ class Report:
 
     @property
     def predicted_seconds(self) -> float | None:
-        """Roofline estimate of one call; None while sizes are unknown."""
+        """What the cost model predicts for one call; None while sizes are unknown."""
         times = [g.estimate.seconds for g in self.groups if g.estimate is not None]
         return sum(times) if len(times) == len(self.groups) else None
 
@@ -147,7 +163,7 @@ class Report:
                                                           ("after", self.after))},
             },
             "sizes": dict(self.sizes),
-            "time": {"predicted": self.predicted_seconds},
+            "time": {"predicted": self.predicted_seconds, "cost_model": self.cost_model},
             "memory": {
                 "predicted_peak": None if peak is None else peak.total,
                 "measured_peak": measured,
@@ -159,9 +175,12 @@ class Report:
                 },
             },
             "kernels": self.kernels,
-            "cache": {"hits": self.cache_hits, "misses": self.cache_misses,
+            "cache": {"program": self.program, "hits": self.cache_hits, "misses": self.cache_misses,
                       "reasons": dict(self.cache_reasons)},
             "dtypes": dict(self.dtypes), "host": list(self.host),
+            "bindings": None if self.bindings is None else asdict(self.bindings),
+            "versions": None if self.versions is None else asdict(self.versions),
+            "search": dict(self.search),
         }  # fmt: skip
 
     def __str__(self) -> str:
@@ -184,22 +203,29 @@ def _group_dict(g: GroupLine) -> dict[str, Any]:
         "origin": list(g.origin), **_pair((g.flops, g.nbytes)),
         "seconds": None if g.estimate is None else g.estimate.seconds,
         "bound": None if g.estimate is None else g.estimate.bound,
+        "bounds": None if g.estimate is None else dict(g.estimate.bounds),
+        "advice": None if g.estimate is None else g.estimate.advice,
     }  # fmt: skip
     formulas = _formulas((g.flops, g.nbytes))
     return entry | ({"formulas": formulas} if formulas else {})
 
 
 def make_report(
-    imported: Graph,
-    graph: Graph,
-    schedule: Schedule,
+    stages: Stages,
     executable: Executable,
     costs: Costs,
-    passes: Sequence[PassReport],
     seconds: Mapping[str, float],
+    program: str,
     measured: int | None = None,
+    cost_model: str | CostModel | None = None,
 ) -> Report:
-    """Collects the report of one compilation. ``measured``: peak of ``measure_memory``, bytes."""
+    """Collects the report of one compilation. ``program``: where the program came from;
+    ``measured``: peak of ``measure_memory``, bytes; ``cost_model`` predicts the times."""
+    predictor = model() if cost_model is None else model(cost_model)
+    if predictor.unit != SECONDS:
+        raise OptionError(f"the report predicts times, but cost model {quote(predictor.name)} "
+                          f"answers {predictor.unit}")
+    imported, graph, schedule = stages.imported, stages.graph, stages.schedule
     sizes, memory = _memory(executable, measured)
     records = executable.cache_records
     inner = {f"kernels.{k}": v for k, v in executable.seconds.items() if k != "total"}
@@ -208,10 +234,10 @@ def make_report(
         target=executable.target.name,
         threads=executable.threads,
         seconds={**seconds, **inner},
-        passes=[p.as_dict() for p in passes],
+        passes=[p.as_dict() for p in stages.passes],
         nodes_before=_operations(imported),
         nodes_after=_operations(graph),
-        groups=_groups(graph, schedule, costs, executable, sizes),
+        groups=_groups(graph, schedule, costs, executable, sizes, predictor),
         before=(_amount(costs.before[0], sizes), _amount(costs.before[1], sizes)),
         after=(_amount(costs.after[0], sizes), _amount(costs.after[1], sizes)),
         sizes=sizes,
@@ -220,10 +246,25 @@ def make_report(
         cache_hits=len(records) - len(misses),
         cache_misses=len(misses),
         cache_reasons=dict(Counter(r.reason for r in misses)),
+        program=program,
         dtypes=dict(Counter(str(t.dtype) for n in graph.nodes for t in n.types
                             if isinstance(t, TensorType)).most_common()),
         host=[s.kind for p in executable.program.walk() for s in p.steps
               if isinstance(s, HostStep)],
+        bindings=executable.bindings,
+        cost_model=predictor.name,
+        search={} if stages.choice is None else stages.choice.facts(),
+    )  # fmt: skip
+
+
+def blank_report(target: Target, threads: int) -> Report:
+    """The report of a model none of whose programs is compiled yet."""
+    nothing = (Amount(None), Amount(None))
+    return Report(
+        target=target.name, threads=threads, seconds={}, passes=[], nodes_before=0,
+        nodes_after=0, groups=[], before=nothing, after=nothing, sizes={},
+        memory=Memory(None, None, None), kernels=0, cache_hits=0, cache_misses=0, cache_reasons={},
+        program="not compiled yet: it depends on what is fed", dtypes={},
     )  # fmt: skip
 
 
@@ -242,16 +283,15 @@ def _memory(executable: Executable, measured: int | None) -> tuple[dict[str, int
 
 
 def _groups(graph: Graph, schedule: Schedule, costs: Costs, executable: Executable,
-            sizes: Mapping[str, int]) -> list[GroupLine]:
-    numbers = [
-        (c.implementation, *(_amount(d, sizes).value for d in (c.flops, c.constant, c.moved)))
-        for c in costs.groups
-    ]
-    known = [n for n in numbers if None not in n]
-    roofline = Roofline(executable.target, executable.threads)
-    estimates: list[Estimate | None] = [None] * len(numbers)
-    if len(known) == len(numbers):
-        estimates = list(roofline.schedule(known))  # type: ignore[arg-type]
+            sizes: Mapping[str, int], predictor: CostModel) -> list[GroupLine]:
+    estimates: list[Explanation | None] = [None] * len(costs.groups)
+    try:
+        numbers = [facts(cost, sizes) for cost in costs.groups]
+    except EvonnxError:  # not all sizes are known, or they do not go together
+        pass
+    else:
+        context = context_of(executable.target, executable.threads, numbers)
+        estimates = [predictor.explain(group, context) for group in numbers]
     lines = []
     for k, (cost, nodes) in enumerate(zip(costs.groups, schedule.members(graph), strict=True)):
         lines.append(GroupLine(

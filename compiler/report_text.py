@@ -5,14 +5,16 @@ Names come from models and are data: they are shown as plain text, never as rich
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from io import StringIO
+from typing import Any
 
 from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from .console import plain
+from .needs import Versions
 from .report import Amount, GroupLine, Report
 
 WIDTH = 110
@@ -22,7 +24,9 @@ GROUPS = 20
 
 def render(report: Report) -> str:
     """The report as text of at most ``WIDTH`` columns."""
-    parts: list[RenderableType] = [_totals(report), _passes(report), _groups(report)]
+    parts: list[RenderableType] = [_totals(report)]
+    if not _open(report):
+        parts += [_passes(report), _groups(report)]
     out = StringIO()
     console = Console(file=out, width=WIDTH, color_system=None, force_terminal=False,
                       markup=False, highlight=False)  # fmt: skip
@@ -73,15 +77,20 @@ def _totals(r: Report) -> Table:
 
 def _total_rows(r: Report) -> list[tuple[str, str]]:
     peak, memory = r.memory.predicted, r.memory
+    target = ("target", f"{r.target}, {r.threads} thread{'s' if r.threads > 1 else ''}")
+    if _open(r):
+        return [target, *_version_rows(r.versions), ("program", r.program)]
     rows = [
-        ("target", f"{r.target}, {r.threads} thread{'s' if r.threads > 1 else ''}"),
+        target,
         ("stages", ", ".join(f"{k} {duration(v)}" for k, v in r.seconds.items())),
         ("nodes", f"{r.nodes_before} imported, {r.nodes_after} after the passes, "
                   f"{len(r.groups)} groups"),
         ("C", f"{_amount(r.before[0], 'op')} before, {_amount(r.after[0], 'op')} after"),
         ("D", f"{_amount(r.before[1], 'B')} before, {_amount(r.after[1], 'B')} after"),
-        ("time", f"{duration(r.predicted_seconds)} predicted"),
+        ("time", f"{duration(r.predicted_seconds)} predicted ({r.cost_model})"),
     ]
+    if r.search:
+        rows.append(("search", _search(r.search)))
     if r.sizes:
         rows.append(("sizes", ", ".join(f"{k} = {v}" for k, v in r.sizes.items())))
     if peak is not None:
@@ -93,14 +102,45 @@ def _total_rows(r: Report) -> list[tuple[str, str]]:
         rows.append(("", f"{quantity(memory.held, 'B')} held after the last call"))
     if memory.measured is not None:
         rows.append(("", f"{quantity(memory.measured, 'B')} measured peak (resident)"))
+    if r.bindings is not None and r.bindings.made:
+        kept = r.bindings
+        rows.append(("bindings", f"{kept.count} kept of at most {kept.most}, "
+                                 f"{quantity(kept.nbytes, 'B')} of at most "
+                                 f"{quantity(kept.most_bytes, 'B')}; {kept.made} made, "
+                                 f"{kept.dropped} dropped"))
     reasons = "; ".join(f"{n} {why}" for why, n in r.cache_reasons.items())
     rows += [
+        *_version_rows(r.versions),
+        ("program", "from the cache" if r.program == "cached" else f"compiled ({r.program})"),
         ("kernels", f"{r.kernels} objects, {r.cache_hits} from the cache, {r.cache_misses} compiled"
                     + (f" ({reasons})" if reasons else "")),
         ("dtypes", ", ".join(f"{k} {v}" for k, v in r.dtypes.items())),
         ("host", ", ".join(r.host) if r.host else "nothing runs on the host"),
     ]
     return rows
+
+
+def _open(r: Report) -> bool:
+    """Whether no program is compiled yet, since it depends on what is fed."""
+    return r.versions is not None and r.versions.compiled == 0
+
+
+def _version_rows(v: Versions | None) -> list[tuple[str, str]]:
+    if v is None:
+        return []
+    counts = f"{v.compiled} compiled, {v.kept} kept of at most {v.limit}; one for each"
+    return [("versions", counts), *(("", str(need)) for need in v.needs)]
+
+
+def _search(found: Mapping[str, Any]) -> str:
+    if found["search"] == "none":
+        return "none: greedy fusion"
+    cost, greedy = found["cost"], found["greedy"]
+    gain = f", {(1 - cost / greedy) * 100:.2g} % below greedy" if greedy > cost else ", as greedy"
+    proof = "proven best" if found["proven"] else f"bound {found['bound']:.4g}"
+    note = f"; {found['note']}" if found["note"] else ""
+    return (f"{found['search']}: {cost:.4g} {found['unit']} under {found['model']}{gain}, {proof} "
+            f"of {found['candidates']} candidates, {found['evaluations']} evaluations{note}")
 
 
 def _passes(r: Report) -> Table:

@@ -8,10 +8,11 @@ with both sides raised by two, and ``x <= y`` as ``max(x, y) == y``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
-from ..ir.dims import Dim, Expr, dmax, known_ge
+from ..ir.dims import Dim, Expr, dmax, dmin, known_ge
 from ..ir.graph import Graph, Node
+from ..ir.interp import expansion
 from ..ir.ops import lookup
 from ..ir.ops.contraction import split_layout
 from ..ir.types import TensorType
@@ -68,6 +69,13 @@ def _slice(node: Node, types: list[TensorType]) -> Iterator[Pair]:
             yield from _at_most(0, start + reach + 1)
 
 
+def _pad(node: Node, types: list[TensorType]) -> Iterator[Pair]:
+    """An axis that is extended by its own elements has one."""
+    if node.attrs["mode"] != "constant":
+        for d, lo, hi in zip(types[0].shape, node.attrs["lo"], node.attrs["hi"], strict=True):
+            yield from _at_most(dmin(lo + hi, 1), d)
+
+
 def _concat(node: Node, types: list[TensorType]) -> Iterator[Pair]:
     for t in types:
         for k, (a, b) in enumerate(zip(t.shape, node.out.shape, strict=True)):
@@ -75,7 +83,14 @@ def _concat(node: Node, types: list[TensorType]) -> Iterator[Pair]:
                 yield from _equal(a, b)
 
 
+def _pool(node: Node, types: list[TensorType]) -> Iterator[Pair]:
+    """A window is no larger than the padded image."""
+    for d in node.out.shape:
+        yield from _at_most(0, d)
+
+
 def _conv(node: Node, types: list[TensorType]) -> Iterator[Pair]:
+    yield from _pool(node, types)
     x, w = types
     layout = node.attrs["layout"]
     _, _, c = split_layout(x.shape, layout)
@@ -83,21 +98,42 @@ def _conv(node: Node, types: list[TensorType]) -> Iterator[Pair]:
     yield from _equal(per_group * node.attrs["groups"], c)
 
 
+def _addresses(node: Node, axes: Iterable[Dim]) -> Iterator[Pair]:
+    """An axis along which elements are looked up has one, unless there is nothing to look up."""
+    for d in axes:
+        if not known_ge(d, 1):
+            yield from _at_most(dmin(node.out.tensor.numel(), 1), d)
+
+
+def _gather(node: Node, types: list[TensorType]) -> Iterator[Pair]:
+    yield from _addresses(node, (types[0].shape[node.attrs["axis"]],))
+
+
 def _gather_elements(node: Node, types: list[TensorType]) -> Iterator[Pair]:
+    yield from _inside(node, types)
+    yield from _gather(node, types)
+
+
+def _inside(node: Node, types: list[TensorType]) -> Iterator[Pair]:
+    """Indices reach no further than the data, along the axes that they do not address."""
     for k, (a, b) in enumerate(zip(types[1].shape, types[0].shape, strict=True)):
         if k != node.attrs["axis"]:
             yield from _at_most(a, b)
 
 
 def _scatter_elements(node: Node, types: list[TensorType]) -> Iterator[Pair]:
-    yield from _gather_elements(node, types)
+    yield from _inside(node, types)
     for a, b in zip(types[1].shape, types[2].shape, strict=True):
         yield from _at_most(a, b)
 
 
 def _gather_nd(node: Node, types: list[TensorType]) -> Iterator[Pair]:
-    for a, b in zip(types[1].shape[: node.attrs["batch_dims"]], types[0].shape, strict=False):
+    data, index = types
+    lead, depth = node.attrs["batch_dims"], index.shape[-1]
+    for a, b in zip(index.shape[:lead], data.shape, strict=False):
         yield from _equal(a, b)
+    assert isinstance(depth, int)
+    yield from _addresses(node, data.shape[lead : lead + depth])
 
 
 def _scatter_nd(node: Node, types: list[TensorType]) -> Iterator[Pair]:
@@ -115,8 +151,9 @@ def _topk(node: Node, types: list[TensorType]) -> Iterator[Pair]:
 
 _CHECKS: dict[str, Callable[[Node, list[TensorType]], Iterator[Pair]]] = {
     "dot": _dot, "reshape": _reshape, "slice": _slice, "concat": _concat, "conv": _conv,
-    "gather_elements": _gather_elements, "scatter_elements": _scatter_elements,
+    "gather": _gather, "gather_elements": _gather_elements, "scatter_elements": _scatter_elements,
     "gather_nd": _gather_nd, "scatter_nd": _scatter_nd, "topk": _topk, "expand": _elementwise,
+    "pad": _pad, "pool": _pool, "pool_argmax": _pool,
 }  # fmt: skip
 
 
@@ -124,13 +161,21 @@ def size_checks(graph: Graph) -> list[Check]:
     """Every assumption about symbolic sizes that the graph's nodes make."""
     found: dict[Pair, str] = {}
     for node in graph.nodes:
-        types = [v.type for v in node.operands if isinstance(v.type, TensorType)]
-        check = _CHECKS.get(node.op)
-        if check is None:
-            if not lookup(node.op).has("elementwise") or len(types) < 2:
-                continue
-            check = _elementwise
-        for a, b in check(node, types):
+        for a, b in _assumed(node):
             if isinstance(a, Expr) or isinstance(b, Expr):
                 found.setdefault((a, b), f"{node.op} {'/'.join(node.origin)}"[:120])
     return [(a, b, text) for (a, b), text in found.items()]
+
+
+def _assumed(node: Node) -> Iterator[Pair]:
+    """What one node assumes; a composite assumes what its expansion does."""
+    types = [v.type for v in node.operands if isinstance(v.type, TensorType)]
+    check = _CHECKS.get(node.op)
+    if check is not None:
+        yield from check(node, types)
+    elif lookup(node.op).expand is not None:
+        if len(types) > 1 and not all(t.is_static for t in types):
+            for inner in expansion(node).nodes:
+                yield from _assumed(inner)
+    elif lookup(node.op).has("elementwise") and len(types) > 1:
+        yield from _elementwise(node, types)

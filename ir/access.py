@@ -90,8 +90,9 @@ def unravel(shape: tuple[Dim, ...], linear: Dim) -> tuple[Dim, ...]:
     result: list[Dim] = []
     rest = linear
     for axis, size in reversed(list(enumerate(shape))):
-        result.append(rest if axis == 0 else rest % size)
-        rest = rest // size
+        extent = size or 1  # an empty axis has no position
+        result.append(rest if axis == 0 else rest % extent)
+        rest = rest // extent
     return tuple(reversed(result))
 
 

@@ -69,6 +69,10 @@ class CompileError(EvonnxError):
     """Code generation failed for a group; the message names its nodes."""
 
 
+class ArtefactError(EvonnxError):
+    """A file is no compiled program, is damaged, or was made for something else."""
+
+
 class OptionError(EvonnxError, ValueError):
     """An argument of ``compile`` has a value that makes no sense."""
 

@@ -525,11 +525,14 @@ class Builder:
     def build(
         self, outputs: Mapping[str, Value] | Sequence[tuple[str, Value]]
     ) -> Graph:
-        """The graph of everything the outputs need (dead nodes are dropped, inputs kept)."""
+        """The graph of everything the outputs need (dead nodes are dropped; inputs are kept, and
+        so are the definitions of their sizes)."""
         pairs = list(outputs.items()) if isinstance(outputs, Mapping) else list(outputs)
         whole = Graph(self.inputs, pairs, self.nodes, self.constants)
         live: dict[Node, tuple[Node, ...]] = {v.node: () for v in self.inputs}
         stack = [v.node for _, v in pairs]
+        sizes = {s for v in self.inputs for s in type_symbols(v.type)}
+        stack += [n for n in self.nodes if n.op == "bind" and n.attrs["name"] in sizes]
         while stack:
             node = stack.pop()
             if node not in live:

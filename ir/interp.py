@@ -24,7 +24,7 @@ from .dims import Dim, Expr, evaluate, free_symbols, substitute, sym
 from .errors import EvonnxError, FeedError, ModelError, quote
 from .graph import Attrs, Builder, Constants, Graph, Node, Value
 from .ops import lookup
-from .types import F64, DType, TensorType, Type
+from .types import F64, DType, OptionalType, TensorType, Type
 
 Observer = Callable[[Node, tuple[Any, ...]], "Sequence[Any] | None"]
 """Called after each node of the graph that is run, with its results."""
@@ -62,9 +62,11 @@ def bind_feeds(
     names = graph.input_names
     if unknown := [n for n in feeds if n not in names]:
         raise FeedError(f"there is no input {_listed(unknown)}; the inputs are {_listed(names)}")
-    if missing := [n for n in names if n not in feeds]:
+    missing = [n for n, v in zip(names, graph.inputs, strict=True)
+               if n not in feeds and not isinstance(v.type, OptionalType)]  # fmt: skip
+    if missing:
         raise FeedError(f"nothing is fed to input {_listed(missing)}")
-    arrays = [_feed(v, feeds[v.node.attrs["name"]], float64) for v in graph.inputs]
+    arrays = [_feed(v, feeds.get(v.node.attrs["name"]), float64) for v in graph.inputs]
     shaped = [
         (f"input {quote(v.node.attrs['name'])}", v.type, array.shape)
         for v, array in zip(graph.inputs, arrays, strict=True)
@@ -85,7 +87,7 @@ def _listed(names: Sequence[str]) -> str:
 def _feed(value: Value, given: Any, float64: bool) -> Any:
     name, t = value.node.attrs["name"], value.type
     if not isinstance(t, TensorType):
-        return given
+        return promote_all(given) if float64 else given
     array = np.asarray(given)
     if t.dtype.kind == "s" and array.dtype.kind in "USO":
         array = array.astype(object)
@@ -153,6 +155,13 @@ def promote(array: Any) -> Any:
         if kind in "fc":
             return array.astype(np.float64 if kind == "f" else np.complex128)
     return array
+
+
+def promote_all(value: Any) -> Any:
+    """``promote`` for every array that a host value holds."""
+    if isinstance(value, (list, tuple)):
+        return [promote_all(v) for v in value]
+    return promote(value)
 
 
 # -- sizes -------------------------------------------------------------------------------------
@@ -298,6 +307,8 @@ class _Machine:
         if op.reference is None:
             raise ModelError(f"{node.op} has no reference meaning")
         results = op.reference(operands, attrs, types)
+        if self.float64 and op.has("host"):
+            results = tuple(promote_all(x) for x in results)
         return tuple(np.asarray(x) if isinstance(x, np.generic) else x for x in results)
 
     def _control(

@@ -14,7 +14,7 @@ from typing import NamedTuple, NoReturn
 
 from .dims import Dim, parse_dim
 from .errors import ParseError
-from .types import DType, OptionalType, SequenceType, TensorType, Type
+from .types import DType, LooseTensor, MapType, OptionalType, SequenceType, TensorType, Type
 
 MAX_CHARACTERS = 1 << 28
 """Longest text that is read."""
@@ -173,7 +173,8 @@ class Cursor:
             self.fail(str(e), token.at)
 
     def type(self, depth: int = 0) -> Type:
-        """Takes a type: ``f32[N, 3]``, ``seq(...)`` or ``opt(...)``."""
+        """Takes a type: ``f32[N, 3]``, ``seq(...)``, ``opt(...)``, ``map(i64, f32)`` and, within
+        the first two, ``any f32`` or ``no f32``."""
         if depth > MAX_NESTING:
             self.fail(f"types are nested deeper than {MAX_NESTING}")
         if self.at("seq", "opt"):
@@ -182,6 +183,18 @@ class Cursor:
             elem = self.type(depth + 1)
             self.expect(")")
             return make(elem)
+        if self.accept("map"):
+            self.expect("(")
+            key = self.dtype()
+            self.expect(",")
+            value = self.dtype()
+            self.expect(")")
+            return MapType(key, value)
+        if self.at("any", "no"):
+            if not depth:
+                self.fail("only a container holds tensors without a rank")
+            none = self.take().text == "no"
+            return LooseTensor(self.dtype(), none)
         dtype = self.dtype()
         self.expect("[")
         shape: list[Dim] = []

@@ -38,6 +38,22 @@ def parse_graph(text: str, constants: Constants | None = None, *, verify: bool =
     return graph
 
 
+def parse_attr(text: str) -> Any:
+    """Reads one attribute value, as ``text.attr_text`` prints it; raises ``ParseError``."""
+    cursor = Cursor(text)
+    value = _attr(cursor, Constants(), 0)
+    cursor.end()
+    return value
+
+
+def parse_type(text: str) -> Type:
+    """Reads a type, as ``str`` prints it; raises ``ParseError``."""
+    cursor = Cursor(text)
+    value = cursor.type()
+    cursor.end()
+    return value
+
+
 def _graph(cursor: Cursor, constants: Constants, depth: int) -> Graph:
     """A block after its word ``graph``."""
     if depth > MAX_NESTING:

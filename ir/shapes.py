@@ -19,6 +19,7 @@ from .errors import EvonnxError
 
 if TYPE_CHECKING:
     from .graph import Constants, Value
+    from .types import DType
 
 _LIMIT = 4096
 """Elements above which a tensor is data, not a shape."""
@@ -125,7 +126,7 @@ def _candidate(v: Value) -> bool:
     if not isinstance(t, TensorType) or t.dtype.kind not in "iubf" or t.dtype.bits < 8:
         return False
     n = t.numel()
-    return isinstance(n, int) and n <= _LIMIT
+    return t.is_static and isinstance(n, int) and n <= _LIMIT
 
 
 def _evaluate(
@@ -150,10 +151,27 @@ def _evaluate(
         out = handler(args, node.attrs, v)
     except (_Unknown, EvonnxError, IndexError, ValueError, TypeError):
         return None
-    items = list(np.asarray(out, dtype=object).ravel())
+    items = [_held(x, v.dtype) for x in np.asarray(out, dtype=object).ravel()]
     if items and all(x is None for x in items):
         return None
     return _array(items, v.shape)  # type: ignore[arg-type]
+
+
+def _held(x: Any, dtype: DType) -> Any:
+    """``x`` where the element type holds it; None where it would wrap or be rounded. A symbolic
+    size is taken to fit 32 bits."""
+    whole = not isinstance(x, (Expr, _Ratio))
+    if x is None or dtype.kind == "b":
+        return x
+    if dtype.kind == "f":
+        digits = {"f64": 53, "f32": 24, "f16": 11, "bf16": 8}.get(dtype.name, 0)
+        if isinstance(x, _Ratio):
+            return x if digits >= 24 else None
+        return x if (abs(x) <= 1 << digits if whole else digits >= 24) else None
+    low = -(1 << (dtype.bits - 1)) if dtype.kind == "i" else 0
+    if whole:
+        return x if low <= x < low + (1 << dtype.bits) else None
+    return x if dtype.bits >= 32 and (low or known_ge(x, 0)) else None
 
 
 def _argument(o: Value, memo: dict[Value, np.ndarray | None]) -> np.ndarray | None:

@@ -7,7 +7,8 @@ code cache key; the cost models read the rest. ``Target.detect()`` describes the
 LLVM names the processor and its features, sysfs the caches, and the processor affinity and the
 cgroup CPU quota (v2 ``cpu.max``, v1 ``cfs_quota_us``) bound the core count. Rates that were not
 measured are estimated from the clock with the peak formula ``lanes * 2 (multiply and add) * pipes
-* clock``.
+* clock``; ``evonnx calibrate`` measures them and writes a file. ``targets/`` holds files of usual
+machines, to compile for where they run and to imagine for the cost models everywhere.
 """
 
 from __future__ import annotations
@@ -19,9 +20,14 @@ import platform
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from .errors import ParseError
+
+if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
 
 _X86_LEVELS = {
     "x86-64": (),
@@ -65,19 +71,43 @@ class Target:
     flops: float = 50e9
     """Peak float32 operations per second of one core; a fused multiply-add counts two."""
     l1_rate: float = 200e9
-    """Bytes per second one core reads from its level-1 cache."""
+    """Bytes per second one core reads and writes in its level-1 cache."""
     l2_rate: float = 100e9
-    """Bytes per second one core reads from its level-2 cache."""
+    """Bytes per second one core reads and writes in its level-2 cache."""
     l3_rate: float = 40e9
-    """Bytes per second one core reads from the last-level cache."""
+    """Bytes per second one core reads and writes in the last-level cache."""
     dram_rate: float = 15e9
-    """Bytes per second one core reads from main memory while the others rest."""
+    """Bytes per second one core reads and writes in main memory while the others rest."""
     dram_rate_all: float = 30e9
-    """Bytes per second all cores together read from main memory."""
+    """Bytes per second all cores together read and write in main memory."""
     launch_s: float = 0.3e-6
     """Seconds to start one kernel on one thread."""
     sync_s: float = 0.5e-6
     """Seconds for the threads of the team to meet at one barrier."""
+    vector_rate: float = 0.0
+    """Float32 operations per second of one core in emitted loops; 0: a quarter of ``flops``."""
+    special_rate: float = 0.0
+    """Operations of special functions (as the op table counts them) per second of one core; 0: a
+    quarter of ``flops``."""
+    load_rate: float = 0.0
+    """Bytes per second one core loads into registers, at most; 0: ``l1_rate``."""
+    store_rate: float = 0.0
+    """Bytes per second one core stores from registers, at most; 0: half of ``l1_rate``."""
+    l3_rate_all: float = 0.0
+    """Bytes per second all cores together move in the last-level cache; 0: ``l3_rate`` each."""
+    latency_s: float = 0.0
+    """Seconds until the next operation can use the result of one; 0: 4 cycles at 3 GHz."""
+
+    def __post_init__(self) -> None:
+        """Puts estimates where nothing was given, so that readers see no zeros."""
+        estimates = {
+            "vector_rate": self.flops / 4, "special_rate": self.flops / 4,
+            "load_rate": self.l1_rate, "store_rate": self.l1_rate / 2,
+            "l3_rate_all": self.l3_rate * self.cores, "latency_s": 4 / _DEFAULT_CLOCK,
+        }  # fmt: skip
+        for name, estimate in estimates.items():
+            if not getattr(self, name):
+                object.__setattr__(self, name, estimate)
 
     @property
     def isa(self) -> str:
@@ -107,8 +137,27 @@ class Target:
         host = _host()
         if self.arch != host.arch:
             return False
-        needed = _feature_set(self.features) or set(_X86_LEVELS.get(self.cpu, ()))
-        return needed <= _feature_set(host.features) or self.isa == host.isa
+        if self.isa == host.isa:
+            return True
+        named = _feature_set(self.features)
+        if not named and self.cpu not in (*_X86_LEVELS, "generic"):
+            return self.cpu == host.cpu  # what another processor needs is not known here
+        return (named or set(_X86_LEVELS.get(self.cpu, ()))) <= _feature_set(host.features)
+
+    def sped_up(self, factor: float) -> Target:
+        """A machine that does everything ``factor`` times as fast; memory sizes stay."""
+        changed: dict[str, Any] = {k: getattr(self, k) * factor for k in _RATES}
+        changed |= {k: getattr(self, k) / factor for k in _TIMES}
+        return dataclasses.replace(self, **changed)
+
+    def improved(self, factor: float) -> Iterator[tuple[str, Target]]:
+        """For each constant of the cost models, its name and a machine ``factor`` times as good
+        there: a higher rate, a larger cache, a shorter time."""
+        for name in (*_RATES, *_TIMES, *_SIZES):
+            value = getattr(self, name)
+            better = value / factor if name in _TIMES else value * factor
+            changed: dict[str, Any] = {name: int(better) if name in _SIZES else better}
+            yield name, dataclasses.replace(self, **changed)
 
     @classmethod
     def detect(cls) -> Target:
@@ -117,10 +166,11 @@ class Target:
 
     @classmethod
     def named(cls, name: str) -> Target:
-        """Preset ``cpu`` (this machine), ``avx512``, ``avx2`` or ``generic`` (baseline).
+        """Preset ``cpu`` (this machine), ``avx512``, ``avx2`` or ``generic`` (baseline), or a
+        machine whose file is shipped (``shipped()``).
 
-        The presets keep this machine's memory sizes and lower ``flops`` to what their vectors
-        can reach. Raises ``KeyError`` for any other name.
+        The presets keep this machine's memory sizes and lower the rates of arithmetic to what their
+        vectors can reach. Raises ``KeyError`` for any other name.
         """
         if name == "cpu":
             return cls.detect()
@@ -135,7 +185,16 @@ class Target:
             return _preset(host, "avx2", "x86-64-v3", 256, 16, 2)
         if name == "avx512":
             return _preset(host, "avx512", "x86-64-v4", 512, 32, 2)
-        raise KeyError(f"unknown target {name!r}: known are cpu, avx512, avx2, generic")
+        if name in cls.shipped():
+            return cls.parse(_shipped_folder().joinpath(f"{name}.target").read_text("utf-8"))
+        known = ", ".join(("cpu", "avx512", "avx2", "generic", *cls.shipped()))
+        raise KeyError(f"unknown target {name!r}: known are {known}")
+
+    @classmethod
+    def shipped(cls) -> tuple[str, ...]:
+        """Names of the machines whose files are shipped."""
+        files = (entry.name for entry in _shipped_folder().iterdir())
+        return tuple(sorted(f.removesuffix(".target") for f in files if f.endswith(".target")))
 
     def __str__(self) -> str:
         """The target as text that ``parse`` reads back."""
@@ -145,7 +204,9 @@ class Target:
     def parse(cls, text: str) -> Target:
         """Read the text of ``str(target)``; ``#`` starts a comment.
 
-        Raises ``ParseError`` naming the line for an unknown key, a bad number or a missing key.
+        Keys that are absent keep their defaults. Raises ``ParseError`` naming the line for an
+        unknown key, a bad number, or a rate or size that is not positive, and for a missing name,
+        triple or cpu.
         """
         kinds = {f.name: f.type for f in dataclasses.fields(cls)}
         values: dict[str, object] = {}
@@ -160,6 +221,8 @@ class Target:
                 values[key] = {"str": str, "int": int, "float": float}[str(kinds[key])](value)
             except ValueError:
                 raise ParseError(f"target, line {number}: bad value {value!r} for {key}") from None
+            if problem := _misfit(key, values[key]):
+                raise ParseError(f"target, line {number}: {key} is {problem}, got {value}")
         if missing := {"name", "triple", "cpu"} - values.keys():
             raise ParseError(f"target: missing {', '.join(sorted(missing))}")
         return cls(**values)  # type: ignore[arg-type]
@@ -171,7 +234,35 @@ _UNITS = {
     "l2_rate": "bytes/s, one core", "l3_rate": "bytes/s, one core",
     "dram_rate": "bytes/s, one core", "dram_rate_all": "bytes/s, all cores",
     "launch_s": "s per kernel", "sync_s": "s per barrier",
+    "vector_rate": "float32 operations/s, one core", "load_rate": "bytes/s, one core",
+    "special_rate": "weighted operations/s, one core", "store_rate": "bytes/s, one core",
+    "l3_rate_all": "bytes/s, all cores", "latency_s": "s per operation",
 }  # fmt: skip
+_RATES = ("flops", "vector_rate", "special_rate", "load_rate", "store_rate", "l1_rate", "l2_rate",
+          "l3_rate", "l3_rate_all", "dram_rate", "dram_rate_all")  # fmt: skip
+_TIMES = ("launch_s", "sync_s", "latency_s")
+_SIZES = ("l1_bytes", "l2_bytes", "l3_bytes")
+
+
+def unit_of(field: str) -> str:
+    """Unit of a field of ``Target``; "" for text and plain counts."""
+    return _UNITS.get(field, "")
+
+
+def _misfit(key: str, value: object) -> str:
+    """Why ``value`` cannot be the value of ``key``; "" if it can."""
+    if isinstance(value, str):
+        return ""
+    assert isinstance(value, (int, float))
+    if not math.isfinite(value):
+        return "a finite number"
+    if key in _TIMES:
+        return "at least 0" if value < 0 else ""
+    return "" if value > 0 else "more than 0"
+
+
+def _shipped_folder() -> Traversable:
+    return resources.files(__package__).joinpath("targets")
 
 
 def _lines(target: Target) -> Iterator[str]:
@@ -191,12 +282,14 @@ def _preset(host: Target, name: str, cpu: str, bits: int, registers: int, pipes:
     """``host`` with another instruction set; ``pipes`` multiply-add units per core."""
     clock = host.flops / _peak_per_cycle(host.vector_bits, 2)
     flops = min(host.flops, clock * _peak_per_cycle(bits, pipes))
+    part = flops / host.flops
     triple = host.triple
     if name in ("avx2", "avx512") and host.arch != "x86_64":
         triple = "x86_64-unknown-linux-gnu"
     return dataclasses.replace(
         host, name=name, triple=triple, cpu=cpu, features="", vector_bits=bits,
-        registers=registers, flops=flops,
+        registers=registers, flops=flops, vector_rate=host.vector_rate * part,
+        special_rate=host.special_rate * part,
     )  # fmt: skip
 
 

@@ -20,9 +20,24 @@ from .graph import Graph, Node, Value
 from .ops import lookup
 from .types import BF16, F16, F32, I8, I32, U8, DType
 
+BLOCK = 4096
+"""Steps per parallel tile of a flat loop, about: 16 KB of float32, an L1's worth of input."""
+LEFT = 1 << 16
+"""Elements of the left operand that a tile of a contraction covers, about: 256 KB of float32, a
+quarter of a common L2."""
+SPLITS = 16
+"""Parallel tiles of a contraction aimed at, so that a few threads balance."""
+
 
 def accumulator(dtype: DType) -> DType:
     """The type a sum of ``dtype`` is kept in."""
+    if dtype.is_integer and dtype.bits < 8:
+        return I32
+    return F32 if dtype.is_float and dtype.bits < 32 else dtype
+
+
+def kept(dtype: DType) -> DType:
+    """The type a value of ``dtype`` is kept in between two loops: unrounded if it is a half."""
     return F32 if dtype in (F16, BF16) else dtype
 
 
@@ -101,7 +116,7 @@ def reduction_body(low: Space, node: Node, index: Index) -> Reduction:
     found.kind = "sum" if kind == "mean" else kind
     found.dtype = accumulator(out)
     args, conds = _operands(low, node, amap)
-    wide = [a if a.dtype == found.dtype or accumulator(a.dtype) == found.dtype
+    wide = [a if kept(a.dtype) == found.dtype
             else Ex("fn", found.dtype, (a,), ("cast", ())) for a in args]
     ex = wide[0]
     for other in wide[1:]:

@@ -1,7 +1,8 @@
 """Element types and value types of the IR.
 
-``DType`` is a named element type; ``TensorType`` adds a shape of ``Dim``; ``SequenceType`` and
-``OptionalType`` exist for ONNX's containers. All are immutable and compare by value.
+``DType`` is a named element type; ``TensorType`` adds a shape of ``Dim``; ``SequenceType``,
+``OptionalType`` and ``MapType`` exist for ONNX's containers, ``LooseTensor`` for what they hold
+where its rank is not one. All are immutable and compare by value.
 """
 
 from __future__ import annotations
@@ -36,6 +37,16 @@ class DType:
     @property
     def is_integer(self) -> bool:
         return self.kind in "iu"
+
+    @property
+    def is_coded(self) -> bool:
+        """Whether this is a float of at most 8 bits: arithmetic leaves its code for float32."""
+        return self.kind == "f" and self.bits <= 8
+
+    @property
+    def code(self) -> DType:
+        """The unsigned integer type of equal storage, whose values are this type's bit patterns."""
+        return _UNSIGNED[self.itemsize]
 
     def __str__(self) -> str:
         return self.name
@@ -72,6 +83,12 @@ F8E4M3FN = _dtype("f8e4m3fn", ml_dtypes.float8_e4m3fn, 8, "f")
 F8E4M3FNUZ = _dtype("f8e4m3fnuz", ml_dtypes.float8_e4m3fnuz, 8, "f")
 F8E5M2 = _dtype("f8e5m2", ml_dtypes.float8_e5m2, 8, "f")
 F8E5M2FNUZ = _dtype("f8e5m2fnuz", ml_dtypes.float8_e5m2fnuz, 8, "f")
+F8E8M0 = _dtype("f8e8m0", ml_dtypes.float8_e8m0fnu, 8, "f")
+F6E2M3 = _dtype("f6e2m3", ml_dtypes.float6_e2m3fn, 6, "f")
+F6E3M2 = _dtype("f6e3m2", ml_dtypes.float6_e3m2fn, 6, "f")
+F4E2M1 = _dtype("f4e2m1", ml_dtypes.float4_e2m1fn, 4, "f")
+I2 = _dtype("i2", ml_dtypes.int2, 2, "i")
+U2 = _dtype("u2", ml_dtypes.uint2, 2, "u")
 I4 = _dtype("i4", ml_dtypes.int4, 4, "i")
 U4 = _dtype("u4", ml_dtypes.uint4, 4, "u")
 I8 = _dtype("i8", np.int8, 8, "i")
@@ -90,10 +107,11 @@ STR = _dtype("str", np.object_, 64, "s")
 DTYPES: dict[str, DType] = {
     d.name: d
     for d in (
-        F32, F64, F16, BF16, F8E4M3FN, F8E4M3FNUZ, F8E5M2, F8E5M2FNUZ, I4, U4, I8, I16, I32, I64,
-        U8, U16, U32, U64, BOOL, C64, C128, STR,
+        F32, F64, F16, BF16, F8E4M3FN, F8E4M3FNUZ, F8E5M2, F8E5M2FNUZ, F8E8M0, F6E2M3, F6E3M2,
+        F4E2M1, I2, U2, I4, U4, I8, I16, I32, I64, U8, U16, U32, U64, BOOL, C64, C128, STR,
     )
 }  # fmt: skip
+_UNSIGNED = {1: U8, 2: U16, 4: U32, 8: U64}
 _BY_NP: dict[np.dtype, DType] = {d.np: d for d in DTYPES.values()}
 
 
@@ -134,6 +152,34 @@ class TensorType:
 
 
 @dataclass(frozen=True, slots=True)
+class LooseTensor:
+    """What a container of tensors holds where that has no rank of its own: tensors of any rank, or
+    none at all (the elements of an empty sequence). Never the type of a value by itself."""
+
+    dtype: DType
+    none: bool = False
+    """Whether there is no such tensor: a container of any others is one of these as well."""
+
+    def __str__(self) -> str:
+        return f"{'no' if self.none else 'any'} {self.dtype}"
+
+    __repr__ = __str__
+
+
+@dataclass(frozen=True, slots=True)
+class MapType:
+    """ONNX's map from integers or strings to numbers or strings; host values only."""
+
+    key: DType
+    value: DType
+
+    def __str__(self) -> str:
+        return f"map({self.key}, {self.value})"
+
+    __repr__ = __str__
+
+
+@dataclass(frozen=True, slots=True)
 class SequenceType:
     """ONNX's sequence of values of one type; host values only."""
 
@@ -153,7 +199,7 @@ class OptionalType:
         return f"opt({self.elem})"
 
 
-Type = TensorType | SequenceType | OptionalType
+Type = TensorType | SequenceType | OptionalType | MapType | LooseTensor
 
 
 _NO_SYMBOLS: frozenset[str] = frozenset()

@@ -18,7 +18,7 @@ from ..ir.axes import Axis, coefficient, name_of
 from ..ir.dims import Dim, Expr, ceil_div, dmax, dmin, free_vars, product, substitute
 from ..ir.elements import Ex, map_dims, renamer
 from ..ir.graph import Graph
-from ..ir.tiles import ContractionSpace
+from ..ir.tiles import LEFT, SPLITS, ContractionSpace
 from ..ir.types import F32, I64
 from .lower import Lowering, tile_map
 from .micro import MicroKernel
@@ -35,11 +35,6 @@ from .nest import (
     Step,
     Store,
 )  # fmt: skip
-
-BLOCK_ELEMENTS = 1 << 16
-"""Elements of A a tile covers: 256 KB of float32, a quarter of a common L2."""
-TILES = 16
-"""Parallel tiles aimed at, so that a few threads balance."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,18 +100,18 @@ class _Plan:
         self.row_blocks = ceil_div(self.row_count, block)
         tiles = self.batches * self.row_blocks
         if isinstance(tiles, int) and isinstance(self.panels, int):
-            per = max(1, -(-self.panels * max(tiles, 1) // TILES))
+            per = max(1, -(-self.panels * max(tiles, 1) // SPLITS))
             self.panel_block: Dim = min(per, max(self.panels, 1))
         else:
-            self.panel_block = dmax(1, ceil_div(self.panels * tiles, TILES))
+            self.panel_block = dmax(1, ceil_div(self.panels * tiles, SPLITS))
         self.panel_blocks = ceil_div(self.panels, self.panel_block)
 
     def block_rows(self) -> Dim:
-        """Rows of one tile: whole micro-tiles, evenly, about ``BLOCK_ELEMENTS`` of A."""
+        """Rows of one tile: whole micro-tiles, evenly, about ``LEFT`` elements of A."""
         rows, depth = self.row_count, self.depth
         most = 8 * self.mr
         if isinstance(depth, int) and depth:
-            most = min(max(BLOCK_ELEMENTS // (depth * self.mr), 1), 16) * self.mr
+            most = min(max(LEFT // (depth * self.mr), 1), 16) * self.mr
         if not isinstance(rows, int):
             return most
         blocks = max(1, -(-rows // most))
@@ -174,8 +169,9 @@ class _Writer(_Plan):
         mapping: dict[str, Dim] = {}
         rest = row
         for k, axis in reversed(list(enumerate(axes))):
-            mapping[name_of(axis.var)] = rest if k == 0 else rest % axis.hi
-            rest = rest // axis.hi
+            extent = axis.hi or 1  # of an empty axis nothing is computed
+            mapping[name_of(axis.var)] = rest if k == 0 else rest % extent
+            rest = rest // extent
         return mapping
 
     # -- operand A -------------------------------------------------------------------------

@@ -20,7 +20,16 @@ from ..ir.axes import Axis
 from ..ir.dims import Atom, Dim, Expr, free_vars, product
 from ..ir.elements import Ex
 from ..ir.errors import CompileError
-from ..ir.types import BF16, BOOL, F16, I64, DType
+from ..ir.types import BF16, BOOL, F16, I64
+from .functions import (
+    ACCUMULATE,
+    arithmetic,
+    as_bits,
+    carried,
+    pattern,
+    register_dtype,
+    rounds,
+)
 from .nest import (
     Address,
     Domain,
@@ -37,32 +46,6 @@ LITERAL = 2
 UNROLLED = 8
 """Loops of up to this many iterations keep their length in the source, so LLVM can unroll them."""
 
-_FLOAT_FN = {
-    "add": "{0} + {1}", "sub": "{0} - {1}", "mul": "{0} * {1}", "div": "{0} / {1}",
-    "max": "fmax({0}, {1})", "min": "fmin({0}, {1})", "mod": "fmod({0}, {1})",
-    "fmod": "ffmod({0}, {1})", "pow": "pow({0}, {1})", "neg": "neg({0})", "abs": "fabs({0})",
-    "round": "rint({0})", "relu": "fmax({0}, {zero})", "reciprocal": "{one} / {0}",
-}  # fmt: skip
-_INT_FN = {
-    "add": "iadd({0}, {1})", "sub": "isub({0}, {1})", "mul": "imul({0}, {1})",
-    "div": "idiv({0}, {1})", "mod": "imod({0}, {1})", "fmod": "ifmod({0}, {1})",
-    "pow": "ipow({0}, {1})", "max": "imax({0}, {1})", "min": "imin({0}, {1})",
-    "neg": "neg({0})", "abs": "iabs({0})", "sign": "sign({0})", "relu": "imax({0}, {zero})",
-    "bitand": "iand({0}, {1})", "bitor": "ior({0}, {1})", "bitxor": "ixor({0}, {1})",
-    "bitnot": "inot({0})", "shl": "ishl({0}, {1})", "shr": "ishr({0}, {1})",
-}  # fmt: skip
-_BOOL_FN = {
-    "and": "band({0}, {1})", "or": "bor({0}, {1})", "xor": "bxor({0}, {1})", "not": "bnot({0})",
-    "max": "bor({0}, {1})", "min": "band({0}, {1})", "eq": "bnot(bxor({0}, {1}))",
-}  # fmt: skip
-_ACCUMULATE = {
-    "f": {"sum": "radd", "prod": "rmul", "max": "fmax", "min": "fmin"},
-    "i": {"sum": "iadd", "prod": "imul", "max": "imax", "min": "imin"},
-    "u": {"sum": "iadd", "prod": "imul", "max": "imax", "min": "imin"},
-    "b": {"max": "bor", "min": "band"},
-}
-
-
 @dataclass(frozen=True, slots=True)
 class Emitted:
     """A kernel's source and the sizes it is called with."""
@@ -73,11 +56,6 @@ class Emitted:
     """Number of parallel tiles."""
     scratch: Dim
     """Bytes of scratch per thread."""
-
-
-def register_dtype(dtype: DType) -> str:
-    """The type a value of ``dtype`` has in a register."""
-    return "f32" if dtype in (F16, BF16) else dtype.name
 
 
 class _Scope:
@@ -308,15 +286,18 @@ class Emitter:
         variables = self.ex_vars(ex)
         if ex.kind == "load":
             buffer, position = ex.data
-            text = f"ld(b{buffer}, {self.dim(position)})"
+            load = "ld" if ex.dtype == self.nest.buffers[buffer].dtype else "ldb"
+            text = f"{load}(b{buffer}, {self.dim(position)})"
             return self.define(key, text, variables, "v")
         if ex.kind == "index":
-            return self.define(key, f"{register_dtype(ex.dtype)}({self.dim(ex.data)})",
-                               variables, "v")
+            kind = "bool_" if ex.dtype == BOOL else ex.dtype.name
+            return self.define(key, f"{kind}({self.dim(ex.data)})", variables, "v")
         return self.define(key, self.function(ex), variables, "v")
 
     def constant(self, ex: Ex) -> str:
         value, kind = ex.data, register_dtype(ex.dtype)
+        if ex.dtype.is_coded or ex.dtype.kind == "c":
+            return self.define(("ex", ex), pattern(ex), frozenset(), "k")
         if ex.dtype.is_float:
             f = float(value)
             if math.isfinite(f):
@@ -332,36 +313,36 @@ class Emitter:
 
     def function(self, ex: Ex) -> str:
         """Source of a scalar function."""
-        name, attrs = ex.data
+        name = ex.data[0]
+        if name == "bitcast":
+            return self.bitcast(ex)
         args = [self.value(a) for a in ex.args]
-        source = ex.args[0].dtype
-        if name == "cast":
-            to = "bool_" if ex.dtype == BOOL else ex.dtype.name
-            return f"{to}({args[0]})"
         if name == "select":
             return f"select({', '.join(args)})"
-        if name in ("lt", "le", "eq") and source != BOOL:
-            return f"{name}({args[0]}, {args[1]})"
-        if name == "isinf":
-            big = "inf" if attrs == (True, False) else "-inf" if attrs == (False, True) else ""
-            if not big:
-                return f"isinf({args[0]})"
-            limit = self.constant(Ex("const", source, (), float(big)))
-            return f"eq({args[0]}, {limit})"
-        table = _BOOL_FN if source == BOOL else _FLOAT_FN if source.is_float else _INT_FN
-        template = table.get(name)
-        if template is None:
-            if not source.is_float:
-                raise CompileError(f"no scalar code for {name} of {source}")
-            template = f"{name}({{0}})"
-        if name == "pow" and ex.args[1].dtype != source:
-            args[1] = f"{register_dtype(source)}({args[1]})"
-        extra = {}
-        if "{zero}" in template:
-            extra["zero"] = self.constant(Ex("const", source, (), 0))
-        if "{one}" in template:
-            extra["one"] = self.constant(Ex("const", source, (), 1))
-        return template.format(*args, **extra)
+        if any(x.dtype.kind == "c" for x in (ex, *ex.args)):
+            raise CompileError(f"no scalar code for {name} of complex numbers: they can be moved")
+        args = [f"from_{e.dtype.name}({a})" if e.dtype.is_coded else a
+                for a, e in zip(args, ex.args, strict=True)]
+        if name == "cast":
+            return f"{'bool_' if ex.dtype == BOOL else ex.dtype.name}({args[0]})"
+        text = arithmetic(ex, args, self.constant)
+        return f"{ex.dtype.name}({text})" if rounds(ex) else text
+
+    def bitcast(self, ex: Ex) -> str:
+        """Source of a reinterpretation: to the bits as an unsigned integer, then from them."""
+        inner, source, to = ex.args[0], ex.args[0].dtype, ex.dtype
+        if source.is_float and not source.is_coded:
+            moved = carried(inner)
+            bits = self.value(as_bits(inner) if moved else inner)
+            bits = bits if moved else f"code_{source.name}({bits})"
+        else:  # a number of fewer bits than its register must not leave its sign behind
+            bits = self.value(inner)
+            bits = f"u{source.bits}({bits})" if source.kind in "ib" else bits
+        if to.is_float and not to.is_coded:
+            return f"bits_{to.name}({bits})"
+        if to.is_coded or to.kind == "c":
+            return f"{to.code}({bits})"
+        return f"{'bool_' if to == BOOL else to.name}({bits})"
 
     def guarded(self, ex: Ex) -> str:
         """A value read only where its conditions hold."""
@@ -535,16 +516,26 @@ class Emitter:
 
     def body(self, step: Loop) -> None:
         for item in step.body:
-            value = self.value(item.value)
             if isinstance(item, Store):
-                self.line(f"st(b{item.buffer}, {self.dim(item.position)}, {value})")
+                self.store(item)
                 continue
-            fn = _ACCUMULATE[item.value.dtype.kind][item.kind]
+            value = self.value(item.value)
+            fn = ACCUMULATE[item.value.dtype.kind][item.kind]
             if item.local:
                 self.line(f"{item.local} = {fn}({item.local}, {value})")
             else:
                 at = self.dim(item.position)
                 self.line(f"st(b{item.buffer}, {at}, {fn}(ld(b{item.buffer}, {at}), {value}))")
+
+
+    def store(self, item: Store) -> None:
+        """Writes one element; a value that was only moved goes as its bits."""
+        value, word = item.value, "st"
+        same = self.nest.buffers[item.buffer].dtype == value.dtype
+        if same and value.dtype in (F16, BF16) and carried(value):
+            value, word = as_bits(value), "stb"
+        name = self.value(value)
+        self.line(f"{word}(b{item.buffer}, {self.dim(item.position)}, {name})")
 
 
 def _moves(a: Atom) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ..ir.dims import Dim, product
 from ..ir.elements import Refused
-from ..ir.errors import CompileError
+from ..ir.errors import CompileError, UnsupportedError
 from ..ir.graph import Graph, Node
 from ..ir.target import Target
 from ..ir.tiles import ContractionSpace, Space
@@ -86,7 +86,10 @@ def _contraction(graph: Graph, target: Target, constants: frozenset[int],
         igemm, lower_contraction)
     tile = make(target, mr=choose_rows(igemm_rows(target), rows),
                 nv=min(max(vectors, 1), full.nv))
-    c = lower_it(graph, tile, constants)
+    # A constant that is read besides, by the epilogue or as the other operand, stays as it is.
+    reads = [v for n in graph.nodes for v in n.operands]
+    once = frozenset(k for k in constants if reads.count(graph.inputs[k]) == 1)
+    c = lower_it(graph, tile, once)
     packed = ("packed", 0)
     main = _kernel(emit(c.nest), [*ins, packed, *outs], (tile.symbol,))
     if c.panels is not None:
@@ -100,7 +103,10 @@ def opaque_kernel(node: Node, target: Target) -> GroupKernels:
     """The kernel of an op that is a kernel of its own."""
     make = OPAQUE.get(node.op)
     if make is None:
-        raise CompileError(f"op {node.op} has no kernel")
+        types = ", ".join(str(v.type) for v in node.operands)
+        raise UnsupportedError(
+            f"op {node.op} ({types}) has no kernel; of static sizes it is lowered to ops that have"
+        )
     k = make(node, target)
     buffers = [("in", i) for i in range(len(node.operands))]
     buffers += [("out", i) for i in range(len(node.types))]

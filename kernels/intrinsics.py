@@ -13,6 +13,7 @@ must not overflow.
 ``addr(p, n)``                         address of element ``n`` as int64
 ``ld(p, i)``                           element ``i`` as a register value
 ``st(p, i, v)``                        store ``v`` (of the element's register type)
+``ldb(p, i)``, ``stb(p, i, v)``        the same for the element's bits, an unsigned integer
 ``prm(params, k)``                     size parameter ``k``, hoistable out of loops
 ``ccall("name", ...)``                  call of an external function (a micro-kernel)
 =====================================  ====================================================
@@ -20,7 +21,8 @@ must not overflow.
 float16 and bfloat16 are stored in 16 bits and computed in float32: ``ld`` widens exactly, ``st``
 rounds to nearest even. Processors without conversion instructions get integer code for float16
 (the shift-and-multiply of F. Giesen, "half to float done quick", 2012). Booleans are bytes 0 and 1;
-any other byte loads as true.
+any other byte loads as true. Elements of fewer than 8 bits take a byte; the bits above are ignored
+by loads and written as 0.
 """
 
 from __future__ import annotations
@@ -32,7 +34,25 @@ from numba.core import types
 from numba.extending import models, register_model
 
 from .aliasing import mark
-from .words import F16, F32, I8, I16, I32, I64, LLVM_VALUES, STORED, VALUES, call, word
+from .words import (
+    BITS,
+    F16,
+    F32,
+    F64,
+    I8,
+    I16,
+    I32,
+    I64,
+    LLVM_VALUES,
+    SMALL,
+    STORED,
+    VALUES,
+    call,
+    word,
+)  # fmt: skip
+
+WIDTHS = SMALL | {"f6e2m3": 6, "f6e3m2": 6, "f4e2m1": 4}
+"""Element types of fewer than 8 bits and their width."""
 
 
 class Pointer(types.Type):
@@ -166,6 +186,43 @@ def st(context: Any, p: types.Type, i: types.Type, v: types.Type) -> Any:
     return types.void(p, types.int64, wanted), build
 
 
+def _bits(dtype: str) -> types.Type:
+    """Register type of the bits of an element."""
+    stored = STORED[dtype]
+    return BITS[stored.width if isinstance(stored, ir.IntType) else 64 if stored == F64 else 32]
+
+
+@word
+def ldb(context: Any, p: types.Type, i: types.Type) -> Any:
+    """The bits of element ``i`` of ``p``."""
+    if not isinstance(p, Pointer):
+        return None
+    kind = _bits(p.dtype)
+
+    def build(_: Any, builder: ir.IRBuilder, signature: Any, values: list[Any]) -> Any:
+        at = builder.bitcast(values[0], LLVM_VALUES[kind].as_pointer())
+        return mark(builder, builder.load(builder.gep(at, [values[1]])), p.tag)
+
+    return kind(p, types.int64), build
+
+
+@word
+def stb(context: Any, p: types.Type, i: types.Type, v: types.Type) -> Any:
+    """Store the bits ``v`` as element ``i`` of ``p``."""
+    if not isinstance(p, Pointer):
+        return None
+    kind = _bits(p.dtype)
+    if types.unliteral(v) != kind:
+        raise types_error(f"stb to {p} takes {kind}, not {v}")
+
+    def build(target: Any, builder: ir.IRBuilder, signature: Any, values: list[Any]) -> Any:
+        at = builder.bitcast(values[0], LLVM_VALUES[kind].as_pointer())
+        mark(builder, builder.store(values[2], builder.gep(at, [values[1]])), p.tag)
+        return target.get_dummy_value()
+
+    return types.void(p, types.int64, kind), build
+
+
 @word
 def ccall(context: Any, name: types.Type, *args: types.Type) -> Any:
     """Call the C function ``name`` (a literal), ``void`` of pointers, int64 and floats."""
@@ -190,7 +247,16 @@ def widen(builder: ir.IRBuilder, raw: Any, dtype: str) -> Any:
         if _converts_half(builder):
             return builder.fpext(builder.bitcast(raw, F16), F32)
         return _half_to_float(builder, raw)
-    return raw
+    return fit(builder, raw, dtype)
+
+
+def fit(builder: ir.IRBuilder, value: Any, dtype: str) -> Any:
+    """The low bits of a byte as a number of the type, if it has fewer than 8 of them."""
+    if dtype not in WIDTHS:
+        return value
+    free = ir.Constant(I8, 8 - WIDTHS[dtype])
+    shift = builder.ashr if dtype[0] == "i" else builder.lshr
+    return shift(builder.shl(value, free), free)
 
 
 def narrow(builder: ir.IRBuilder, value: Any, dtype: str) -> Any:
@@ -203,6 +269,8 @@ def narrow(builder: ir.IRBuilder, value: Any, dtype: str) -> Any:
         if _converts_half(builder):
             return builder.bitcast(builder.fptrunc(value, F16), I16)
         return _float_to_half(builder, value)
+    if dtype in ("i2", "i4"):
+        return builder.and_(value, ir.Constant(I8, (1 << SMALL[dtype]) - 1))
     return value
 
 

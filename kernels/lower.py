@@ -29,12 +29,19 @@ from ..ir.elements import (
 from ..ir.graph import Graph, Node, Value
 from ..ir.ops import lookup
 from ..ir.ops.reduction import identity
-from ..ir.tiles import Reduction, Space, TileSpace, accumulator, covers, is_var, reduction_body
+from ..ir.tiles import (
+    BLOCK,
+    Reduction,
+    Space,
+    TileSpace,
+    covers,
+    is_var,
+    kept,
+    reduction_body,
+)  # fmt: skip
 from ..ir.types import DType
 from .nest import Accumulate, BufferDecl, Domain, Loop, Nest, Store, substitute_body
 
-BLOCK = 4096
-"""Elements per parallel tile of a flat loop: 16 KB of float32, an L1's worth of input."""
 LANES = 256
 """Width of a strip of lanes: accumulators of 1 KB."""
 SCRATCH_ROW = 1 << 18
@@ -353,7 +360,7 @@ class _TilePlan(TileSpace):
         low, lane = self.low, self.lane
         width: Dim = 1 if lane is None else (
             LANES if not isinstance(lane.hi, int) else min(LANES, lane.hi))
-        dtype = accumulator(v.dtype)
+        dtype = kept(v.dtype)
         buffer = low.new_scratch(dtype, size * width)
         tile = {name_of(a.var) for a in self.tile}
         axes = [k for k, i in enumerate(at) if not (free_vars(i) & tile)]

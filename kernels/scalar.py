@@ -1,13 +1,10 @@
-"""Words for arithmetic, comparison, casts and bits on single register values.
+"""Words for arithmetic and comparison of single register values.
 
 All are branch-free and made of operations that LLVM's loop vectorizer widens. None raises and none
 has undefined behavior on any input:
 
 - integer words wrap in their own width; division by zero gives 0, ``INT_MIN / -1`` gives
   ``INT_MIN``; a shift by the width or more gives 0 (-1 for a negative value shifted right);
-- float to integer truncates toward zero; NaN becomes 0. To 32 and 64 bits it saturates; to 8 and 16
-  bits it saturates to 32 bits and then keeps the low bits, as NumPy does on x86 (ONNX leaves
-  values out of range open);
 - ``fmax`` and ``fmin`` propagate NaN (which zero wins is open); only ``radd``, ``rmul`` may be
   reassociated, and only they are meant for reductions.
 """
@@ -19,19 +16,16 @@ from typing import Any
 from llvmlite import ir
 from numba.core import types
 
-from .intrinsics import narrow, types_error, widen
 from .words import (
     F32,
     F64,
     I1,
-    I32,
     I64,
-    LLVM_VALUES,
-    VALUES,
     call,
     same,
     same_float,
     same_integer,
+    signed,
     simple,
     suffix,
     word,
@@ -59,118 +53,6 @@ def _method(name: str, *flags: str) -> Any:
 
     return emit
 
-
-# --- constants and casts --------------------------------------------------------------------------
-
-
-def _signed(kind: types.Type) -> bool:
-    return isinstance(kind, types.Integer) and bool(kind.signed)
-
-
-def convert(builder: ir.IRBuilder, value: Any, source: types.Type, target: types.Type) -> Any:
-    """``value`` of Numba type ``source`` as Numba type ``target``; see the module's top."""
-    if source == target:
-        return value
-    kind = LLVM_VALUES[target]
-    is_float = isinstance(source, types.Float)
-    if target == types.boolean:
-        zero = ir.Constant(value.type, 0)
-        if is_float:
-            return builder.fcmp_unordered("!=", value, zero)
-        return builder.icmp_unsigned("!=", value, zero)
-    if isinstance(target, types.Float):
-        if is_float:
-            return (builder.fpext if kind == F64 else builder.fptrunc)(value, kind)
-        return (builder.sitofp if _signed(source) else builder.uitofp)(value, kind)
-    if is_float:
-        return _float_to_integer(builder, value, target, kind)
-    width = value.type.width
-    if kind.width <= width:
-        return builder.trunc(value, kind) if kind.width < width else value
-    return (builder.sext if _signed(source) else builder.zext)(value, kind)
-
-
-def _float_to_integer(builder: ir.IRBuilder, value: Any, target: types.Type, kind: Any) -> Any:
-    wide, sign = kind, "s" if _signed(target) else "u"
-    if kind.width < 32:
-        wide, sign = I32, "s"
-    elif kind.width == 32 and sign == "u":
-        wide, sign = I64, "s"
-    name = f"llvm.fpto{sign}i.sat.i{wide.width}.{suffix(value.type)}"
-    result = call(builder, name, wide, [value])
-    return result if wide == kind else builder.trunc(result, kind)
-
-
-def _double_to_odd_float(b: ir.IRBuilder, value: Any) -> Any:
-    """float64 to float32 rounded to odd, so that a second rounding is as good as one.
-
-    Boldo and Melquiond, "When double rounding is odd", 2005.
-    """
-    near = b.fptrunc(value, F32)
-    back = b.fpext(near, F64)
-    exact = b.fcmp_unordered("ueq", back, value)
-    bits = b.bitcast(near, I32)
-    magnitude = [call(b, "llvm.fabs.f64", F64, [v]) for v in (back, value)]
-    above = b.zext(b.fcmp_ordered(">", *magnitude), I32)
-    odd = b.or_(b.sub(bits, above), ir.Constant(I32, 1))
-    return b.bitcast(b.select(exact, bits, odd), F32)
-
-
-def _define_cast(dtype: str) -> None:
-    """Register the word named like the element type: a cast, or a constant of a literal."""
-
-    def cast(context: Any, v: types.Type) -> Any:
-        source, target = types.unliteral(v), VALUES[dtype]
-        if source not in LLVM_VALUES:
-            return None
-
-        def build(_: Any, builder: ir.IRBuilder, signature: Any, values: list[Any]) -> Any:
-            value = values[0]
-            if isinstance(value, ir.Constant) and isinstance(target, types.Number):
-                if dtype not in ("f16", "bf16") and isinstance(value.constant, (int, float)):
-                    return _constant(value.constant, target)
-            if dtype in ("f16", "bf16") and source == types.float64:
-                value = _double_to_odd_float(builder, value)
-            else:
-                value = convert(builder, value, source, target)
-            if dtype in ("f16", "bf16"):
-                value = widen(builder, narrow(builder, value, dtype), dtype)
-            return value
-
-        return target(source), build
-
-    cast.__name__ = dtype if dtype != "bool" else "bool_"
-    cast.__doc__ = f"``v`` as {dtype}; of a literal, the constant."
-    word(cast)
-
-
-def _constant(value: float, target: types.Type) -> ir.Constant:
-    kind = LLVM_VALUES[target]
-    if isinstance(target, types.Float):
-        return ir.Constant(kind, float(value))
-    whole = int(value)
-    if whole != value:
-        raise types_error(f"{value} is no constant of type {target}")
-    return ir.Constant(kind, whole)
-
-
-for _dtype in VALUES:
-    _define_cast(_dtype)
-
-
-def _define_bit_constant(name: str, bits: ir.Type, result: types.Type) -> None:
-    def pick(v: types.Type) -> types.Type | None:
-        return result if isinstance(v, types.Integer) else None
-
-    def emit(builder: ir.IRBuilder, _: types.Type, value: Any) -> Any:
-        short = builder.trunc(value, bits) if value.type.width > bits.width else value
-        return builder.bitcast(short, LLVM_VALUES[result])
-
-    simple(name, f"The {result} with the bit pattern ``v``, an integer.", 1, pick, emit)
-
-
-_define_bit_constant("bits_f32", I32, types.float32)
-_define_bit_constant("bits_f64", I64, types.float64)
 
 # --- floats ---------------------------------------------------------------------------------------
 
@@ -338,7 +220,9 @@ def _emit_python_mod(builder: ir.IRBuilder, result: types.Type, a: Any, b: Any) 
     signs = builder.xor(builder.fcmp_ordered("<", rest, zero), builder.fcmp_ordered("<", b, zero))
     nonzero = builder.fcmp_ordered("!=", rest, zero)
     mixed = builder.or_(mixed, builder.and_(signs, nonzero))
-    return builder.select(mixed, builder.fadd(rest, b), rest)
+    whole = call(builder, f"llvm.copysign.{suffix(rest.type)}", rest.type, [zero, b])
+    exact = builder.fcmp_ordered("==", rest, zero)
+    return builder.select(exact, whole, builder.select(mixed, builder.fadd(rest, b), rest))
 
 
 simple("fmod", "Remainder with the sign of ``b`` (Python ``%``).", 2, same_float, _emit_python_mod)
@@ -365,7 +249,7 @@ def _safe_division(builder: ir.IRBuilder, kind: types.Type, a: Any, b: Any) -> t
     zero, one = ir.Constant(a.type, 0), ir.Constant(a.type, 1)
     is_zero = builder.icmp_unsigned("==", b, zero)
     divisor = builder.select(is_zero, one, b)
-    if not _signed(kind):
+    if not signed(kind):
         quotient = builder.udiv(a, divisor)
         return quotient, builder.sub(a, builder.mul(quotient, divisor)), is_zero
     minus = builder.icmp_signed("==", b, ir.Constant(a.type, -1))
@@ -386,7 +270,7 @@ def _emit_irem(builder: ir.IRBuilder, kind: types.Type, a: Any, b: Any) -> Any:
 
 def _emit_imod(builder: ir.IRBuilder, kind: types.Type, a: Any, b: Any) -> Any:
     rest = _emit_irem(builder, kind, a, b)
-    if not _signed(kind):
+    if not signed(kind):
         return rest
     zero = ir.Constant(a.type, 0)
     mixed = builder.icmp_signed("<", builder.xor(rest, b), zero)
@@ -419,7 +303,7 @@ def _emit_ishl(builder: ir.IRBuilder, _: types.Type, a: Any, b: Any) -> Any:
 def _emit_ishr(builder: ir.IRBuilder, kind: types.Type, a: Any, b: Any) -> Any:
     last = ir.Constant(a.type, a.type.width - 1)
     fits = builder.icmp_unsigned("<=", b, last)
-    if _signed(kind):
+    if signed(kind):
         return builder.ashr(a, builder.select(fits, b, last))
     zero = ir.Constant(a.type, 0)
     return builder.select(fits, builder.lshr(a, builder.select(fits, b, zero)), zero)
@@ -427,14 +311,14 @@ def _emit_ishr(builder: ir.IRBuilder, kind: types.Type, a: Any, b: Any) -> Any:
 
 def _integer_extreme(name: str) -> Any:
     def emit(builder: ir.IRBuilder, kind: types.Type, a: Any, b: Any) -> Any:
-        sign = "s" if _signed(kind) else "u"
+        sign = "s" if signed(kind) else "u"
         return call(builder, f"llvm.{sign}{name}.{suffix(a.type)}", a.type, [a, b])
 
     return emit
 
 
 def _emit_iabs(builder: ir.IRBuilder, kind: types.Type, a: Any) -> Any:
-    if not _signed(kind):
+    if not signed(kind):
         return a
     return call(builder, f"llvm.abs.{suffix(a.type)}", a.type, [a, ir.Constant(I1, 0)])
 
@@ -462,7 +346,7 @@ def _emit_ipow(builder: ir.IRBuilder, kind: types.Type, a: Any, b: Any) -> Any:
         phi.add_incoming(again, loop)
     builder.cbranch(builder.icmp_unsigned("==", rest, zero), done, loop)
     builder.position_at_end(done)
-    if not _signed(kind):
+    if not signed(kind):
         return product
     unit = builder.or_(
         builder.icmp_signed("==", a, one), builder.icmp_signed("==", a, ir.Constant(a.type, -1))
@@ -500,13 +384,13 @@ def _unsigned_comparison(sign: str) -> Any:
 
 
 def _define_comparison(name: str, sign: str) -> None:
-    signed, unsigned = _comparison(sign), _unsigned_comparison(sign)
+    ordered, unsigned = _comparison(sign), _unsigned_comparison(sign)
 
     def define(context: Any, a: types.Type, b: types.Type) -> Any:
         kind = same(types.unliteral(a), types.unliteral(b))
         if kind is None:
             return None
-        emit = signed if isinstance(kind, types.Float) or _signed(kind) else unsigned
+        emit = ordered if isinstance(kind, types.Float) or signed(kind) else unsigned
 
         def build(_: Any, builder: ir.IRBuilder, signature: Any, values: list[Any]) -> Any:
             return emit(builder, kind, *values)
@@ -575,7 +459,7 @@ def _emit_sign(builder: ir.IRBuilder, kind: types.Type, a: Any) -> Any:
         positive = builder.icmp_unsigned("!=", a, zero)
         one = ir.Constant(a.type, 1)
         result = builder.select(positive, one, zero)
-        if not _signed(kind):
+        if not signed(kind):
             return result
         negative = builder.icmp_signed("<", a, zero)
         return builder.select(negative, ir.Constant(a.type, -1), result)

@@ -16,7 +16,6 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -57,7 +56,7 @@ class Axis:
 
 
 def lower_conv_transpose(graph: Graph, fired: Counter[str] | None = None) -> Graph:
-    """``graph`` with the transposed convolutions of constant weights lowered to convolutions."""
+    """``graph`` with the transposed convolutions lowered to convolutions."""
     if not any(n.op == "conv_transpose" for n in graph.nodes):
         return graph
     builder = Builder(graph.constants)
@@ -85,8 +84,8 @@ def _lower(b: Builder, node: Node, x: Value, w: Value) -> Value:
     a = node.attrs
     r = node.out.rank - 2
     last = a["layout"] == "last"
-    if not is_const(w):
-        raise Refusal("the weights are computed")
+    if not all(isinstance(d, int) for d in w.shape[2:]):
+        raise Refusal("the kernel has a symbolic size")
     to_first = (0, r + 1, *range(1, r + 1))
     if last:
         x = b.op("transpose", x, perm=to_first)
@@ -94,9 +93,8 @@ def _lower(b: Builder, node: Node, x: Value, w: Value) -> Value:
     out = result[1:-1] if last else result[2:]
     axes = [_axis(a, k, int(w.shape[2 + k]), x.shape[2 + k], out[k]) for k in range(r)]  # type: ignore[arg-type]
     x, after = _reachable(b, x, axes)
-    weights = array_of(b.constants, w)
-    y = _phases(b, x, weights, a["groups"], axes, after)
-    y = _interleave(b, y, axes, int(weights.shape[1]), a["groups"])
+    y = _phases(b, x, w, a["groups"], axes, after)
+    y = _interleave(b, y, axes, w.shape[1], a["groups"])
     if last:
         y = b.op("transpose", y, perm=(0, *range(2, r + 2), 1))
     if y.type != node.types[0]:
@@ -137,21 +135,21 @@ def _reachable(b: Builder, x: Value, axes: Sequence[Axis]) -> tuple[Value, tuple
 
 
 def _phases(
-    b: Builder, x: Value, w: np.ndarray, groups: int, axes: Sequence[Axis], after: Sequence[Dim]
+    b: Builder, x: Value, w: Value, groups: int, axes: Sequence[Axis], after: Sequence[Dim]
 ) -> Value:
     """[N, groups * phases * M/g, rounds...]: every phase's convolution, phases in row-major order
     within a group."""
-    taps = math.prod(w.shape[2:])
+    taps = math.prod(w.shape[2:])  # type: ignore[arg-type]
     whole = math.prod(axis.stride * axis.taps for axis in axes)
     if whole == taps:
-        return _convolve(b, x, _joint_weights(w, groups, axes), groups, axes, after, None)
+        return _convolve(b, x, _joint_weights(b, w, groups, axes), groups, axes, after, None)
     parts = []
     for phase in itertools.product(*(range(axis.stride) for axis in axes)):
         parts.append(_phase(b, x, w, groups, axes, after, phase))
     stacked = [_grouped(b, p, groups) for p in parts]
     y = stacked[0] if len(stacked) == 1 else b.op("concat", *stacked, axis=2)
     n, spatial = y.shape[0], y.shape[4:]
-    channels = groups * len(parts) * int(w.shape[1])
+    channels = groups * len(parts) * w.shape[1]
     result: Value = b.op("reshape", y, shape=(n, channels, *spatial))
     return result
 
@@ -164,50 +162,82 @@ def _grouped(b: Builder, y: Value, groups: int) -> Value:
     return result
 
 
-def _joint_weights(w: np.ndarray, groups: int, axes: Sequence[Axis]) -> np.ndarray:
+def _joint_weights(b: Builder, w: Value, groups: int, axes: Sequence[Axis]) -> Value:
     """Weights [groups * phases * M/g, C/g, taps...] of the convolution of all phases."""
-    c, mg = w.shape[:2]
     strides = tuple(axis.stride for axis in axes)
     taps = tuple(axis.taps for axis in axes)
-    out = np.zeros((groups, *strides, mg, c // groups, *taps), dtype=w.dtype)
-    if out.nbytes > CAP:
-        raise Refusal("the weights of all phases are too large")
-    wg = w.reshape(groups, c // groups, mg, *w.shape[2:])
-    for tap in itertools.product(*(range(k) for k in w.shape[2:])):
+    kernel: tuple[int, ...] = w.shape[2:]  # type: ignore[assignment]
+    which = np.empty((*strides, *taps), dtype=np.int64)
+    for flat, tap in enumerate(itertools.product(*(range(k) for k in kernel))):
         phase: list[int] = []
         at: list[int] = []
         for axis, t in zip(axes, tap, strict=True):
             p = next(i for i, found in enumerate(axis.shifts) if t in found)
             phase.append(p)
             at.append((axis.reach - axis.shifts[p][t]) // axis.step)
-        whole = slice(None)
-        target: tuple[Any, ...] = (whole, *phase, whole, whole, *at)
-        source: tuple[Any, ...] = (whole, whole, whole, *tap)
-        out[target] = np.swapaxes(wg[source], 1, 2)
-    return out.reshape(groups * math.prod(strides) * mg, c // groups, *taps)
+        which[(*phase, *at)] = flat
+    return _arranged(b, w, groups, which, strides, taps)
+
+
+def _arranged(
+    b: Builder, w: Value, groups: int, which: np.ndarray, strides: tuple[int, ...],
+    taps: tuple[int, ...],
+) -> Value:  # fmt: skip
+    """Weights [groups * strides... * M/g, C/g, taps...] from [C, M/g, K...]: position
+    ``[strides..., taps...]`` takes the tap of flat number ``which``."""
+    if is_const(w):
+        array = array_of(b.constants, w)
+        if array.nbytes > CAP:
+            raise Refusal("the weights of all phases are too large")
+        return b.const(_arranged_array(array, groups, which, strides, taps))
+    c, mg = w.shape[:2]
+    inner = c // groups
+    rows = b.op("reshape", w, shape=(groups, inner, mg, math.prod(w.shape[2:])))  # type: ignore[arg-type]
+    rows = b.op("gather", rows, b.const(which.reshape(-1)), axis=3)
+    rows = b.op("reshape", rows, shape=(groups, inner, mg, *strides, *taps))
+    rows = b.op("transpose", rows, perm=_outputs_first(strides, taps))
+    result: Value = b.op("reshape", rows, shape=(groups * math.prod(strides) * mg, inner, *taps))
+    return result
+
+
+def _outputs_first(strides: tuple[int, ...], taps: tuple[int, ...]) -> tuple[int, ...]:
+    """[g, C/g, M/g, strides..., taps...] to [g, strides..., M/g, C/g, taps...]."""
+    first, after = 3 + len(strides), 3 + len(strides) + len(taps)
+    return (0, *range(3, first), 2, 1, *range(first, after))
+
+
+def _arranged_array(
+    w: np.ndarray, groups: int, which: np.ndarray, strides: tuple[int, ...],
+    taps: tuple[int, ...],
+) -> np.ndarray:  # fmt: skip
+    c, mg = w.shape[:2]
+    inner = c // groups
+    rows = w.reshape(groups, inner, mg, math.prod(w.shape[2:]))
+    rows = np.take(rows, which.reshape(-1), axis=3).reshape(groups, inner, mg, *strides, *taps)
+    rows = rows.transpose(_outputs_first(strides, taps))
+    return rows.reshape(groups * math.prod(strides) * mg, inner, *taps)
 
 
 def _phase(
-    b: Builder, x: Value, w: np.ndarray, groups: int, axes: Sequence[Axis],
+    b: Builder, x: Value, w: Value, groups: int, axes: Sequence[Axis],
     after: Sequence[Dim], phase: tuple[int, ...],
 ) -> Value:  # fmt: skip
     """One phase [N, M, rounds...] by the taps it has; zeros if it has none."""
-    c, mg = w.shape[:2]
+    mg = w.shape[1]
     found = [axis.shifts[p] for axis, p in zip(axes, phase, strict=True)]
     if not all(found):
         shape = (x.shape[0], mg * groups, *(axis.rounds for axis in axes))
-        zeros: Value = b.op("expand", b.const(np.zeros((1,) * w.ndim, w.dtype)), shape=shape)
+        zeros: Value = b.op("expand", b.const(np.zeros((1,) * w.rank, w.dtype.np)), shape=shape)
         return zeros
-    picked = w.reshape(groups, c // groups, mg, *w.shape[2:])
-    for k, taps in enumerate(found):
-        order = sorted(taps, key=lambda t, e=taps: -e[t])  # type: ignore[misc]
-        picked = np.take(picked, order, axis=3 + k)
-    weights = np.swapaxes(picked, 1, 2).reshape(groups * mg, c // groups, *picked.shape[3:])
+    kernel: tuple[int, ...] = w.shape[2:]  # type: ignore[assignment]
+    order = [sorted(taps, key=lambda t, e=taps: -e[t]) for taps in found]  # type: ignore[misc]
+    which = np.arange(math.prod(kernel)).reshape(kernel)[np.ix_(*order)]
+    weights = _arranged(b, w, groups, which, (), which.shape)
     return _convolve(b, x, weights, groups, axes, after, [sorted(t.values()) for t in found])
 
 
 def _convolve(
-    b: Builder, x: Value, weights: np.ndarray, groups: int, axes: Sequence[Axis],
+    b: Builder, x: Value, weights: Value, groups: int, axes: Sequence[Axis],
     after: Sequence[Dim], shifts: list[list[int]] | None,
 ) -> Value:  # fmt: skip
     """A convolution of stride 1 that reads ``x[q - e]``; tap 0 has the largest shift."""
@@ -229,13 +259,13 @@ def _convolve(
                  steps=(1,) * x.rank)  # fmt: skip
         hi = [dmax(h, 0) for h in hi]
     result: Value = b.op(
-        "conv", x, b.const(weights), strides=(1,) * len(axes), dilations=dilations, pads_lo=lo,
+        "conv", x, weights, strides=(1,) * len(axes), dilations=dilations, pads_lo=lo,
         pads_hi=hi, groups=groups, layout="first",
     )  # fmt: skip
     return result
 
 
-def _interleave(b: Builder, y: Value, axes: Sequence[Axis], mg: int, groups: int) -> Value:
+def _interleave(b: Builder, y: Value, axes: Sequence[Axis], mg: Dim, groups: int) -> Value:
     """[N, M, out...] from [N, groups * phases * M/g, rounds...]."""
     n, r = y.shape[0], len(axes)
     strides = tuple(axis.stride for axis in axes)

@@ -9,6 +9,7 @@ from ..ir.graph import Graph
 from . import conv_transpose as conv_transpose_pass
 from . import expand as expand_pass
 from . import fold as fold_pass
+from . import halves as halves_pass
 from . import layout as layout_pass
 from . import siblings as siblings_pass
 from . import thin as thin_pass
@@ -40,6 +41,10 @@ def _conv_transpose(graph: Graph, fired: Counter[str], options: Sequence[str]) -
     return conv_transpose_pass.lower_conv_transpose(graph, fired)
 
 
+def _halves(graph: Graph, fired: Counter[str], options: Sequence[str]) -> Graph:
+    return halves_pass.widen_products(graph, fired)
+
+
 def _layout(graph: Graph, fired: Counter[str], options: Sequence[str]) -> Graph:
     return layout_pass.to_channels_last(graph, fired)
 
@@ -62,6 +67,7 @@ _ALL: tuple[Pass, ...] = (
     GraphPass("siblings", _siblings, "parallel dots and convs of one value merged",
               options=("dot", "conv")),
     GraphPass("conv_transpose", _conv_transpose, "transposed convolutions as convolutions"),
+    GraphPass("halves", _halves, "products of half-precision numbers done in float32"),
     GraphPass("layout", _layout, "image ops channels-last, transposes carried to the edges",
               post=(layout_pass.images_are_last,)),
     GraphPass("thin", _thin, "padding of images with few channels as an op of its own"),

@@ -184,7 +184,7 @@ def _follow(
     )
     side = _constant_side(head, source)
     if side is None:
-        return b.node(head.op, (y,), head.attrs).out
+        return b.node(head.op, (y,) * len(head.inputs), head.attrs).out  # a square: y twice
     shape = [1] * (y.rank - group.axis)
     parts = []
     for node, width in zip(step, widths, strict=True):

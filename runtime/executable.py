@@ -22,11 +22,12 @@ from ..ir.errors import FeedError, VerifyError
 from ..ir.graph import Constants
 from ..ir.target import Target
 from ..ir.types import TensorType, Type
+from .bindings import Kept
 from .cache import CacheRecord, ObjectCache
-from .constants import prepare
+from .constants import Key, prepare
 from .driver import driver
 from .feeds import Feeds
-from .objects import Progress, build
+from .objects import Built, Progress, build
 from .program import Program, check_program
 from .runner import Lease, Machine, Runner
 from .tables import Binding
@@ -54,9 +55,38 @@ class Peak:
         return self.arena + self.outputs + self.scratch + self.constants
 
 
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a program needs besides itself, made ready: loaded machine code, packed constants."""
+
+    code: Built
+    constants: Mapping[Key, np.ndarray]
+    seconds: Mapping[str, float]
+    """Wall time of each step that made them."""
+
+
+def make_parts(
+    program: Program,
+    constants: Constants,
+    target: Target,
+    threads: int = 1,
+    cache: ObjectCache | None = None,
+    progress: Progress | None = None,
+    workers: int | None = None,
+) -> Parts:
+    """Compiles (or finds) and loads every kernel, and packs every constant; raises
+    ``CompileError``."""
+    programs = list(program.walk())
+    code = build(programs, target, cache, progress, workers)
+    start = time.perf_counter()
+    packed = prepare(programs, constants, threads)
+    return Parts(code, packed, {**code.seconds, "pack": time.perf_counter() - start})
+
+
 class Executable:
     """Runs a program; see the module.
 
+    ``parts`` are machine code and constants made before (``constants`` is not looked at then).
     ``threads`` None uses the cores this process may use (affinity and cgroup quota); ``cache``
     None compiles everything. ``progress(stage, done, total)`` is called while kernels are compiled.
     Raises ``CompileError`` for a kernel that does not compile and ``VerifyError`` for a program
@@ -72,6 +102,7 @@ class Executable:
         cache: ObjectCache | None = None,
         progress: Progress | None = None,
         workers: int | None = None,
+        parts: Parts | None = None,
     ) -> None:
         check_program(program)
         start = time.perf_counter()
@@ -81,18 +112,19 @@ class Executable:
         """Threads a call uses at most."""
         if self.threads < 1:
             raise ValueError(f"threads must be at least 1, got {threads}")
-        programs = list(program.walk())
-        built = build(programs, self.target, cache, progress, workers)
-        self._loader = built.loader
-        self.cache_records: list[CacheRecord] = built.records
+        if parts is None:
+            parts = make_parts(
+                program, constants, self.target, self.threads, cache, progress, workers
+            )
+        self.parts = parts
+        """Machine code and packed constants."""
+        self.cache_records: list[CacheRecord] = parts.code.records
         """Where every kernel came from."""
-        packed_at = time.perf_counter()
-        self._constants = prepare(programs, constants, self.threads)
-        self.seconds = {**built.seconds, "pack": time.perf_counter() - packed_at}
+        self.seconds = dict(parts.seconds)
         """Wall time of ``compile``, ``load``, ``pack`` and, at the end, ``total``."""
         self._driver = driver(cache)
         self.machine = Machine(
-            self._driver, self.target, self.threads, built.addresses, self._constants
+            self._driver, self.target, self.threads, parts.code.addresses, parts.constants
         )
         """What the runners of the program and its bodies share."""
         self._runner = Runner(program, self.machine)
@@ -188,11 +220,16 @@ class Executable:
     @property
     def constant_bytes(self) -> int:
         """Bytes of the packed constants."""
-        return sum(a.nbytes for a in self._constants.values())
+        return sum(a.nbytes for a in self.parts.constants.values())
 
     def measured_bytes(self) -> int:
         """Bytes held now: packed constants and the frames between calls."""
         return self.constant_bytes + self._runner.frame_bytes
+
+    @property
+    def bindings(self) -> Kept:
+        """What is kept for sizes seen before."""
+        return self._runner.kept()
 
     def trim(self) -> None:
         """Frees the memory that is kept between calls; the next call allocates anew."""

@@ -4,6 +4,9 @@ A kernel reads dense row-major native-endian memory of the declared element type
 that already is read in place; a strided, misaligned or byte-swapped one is copied. Other dtypes are
 an error, since a silent conversion hides a mistake; Python numbers and lists have no dtype of their
 own and take the declared one where it holds them exactly.
+
+A sequence is fed as a list, a map as a dictionary, an optional as its value or, where it holds
+none, as None (or not at all).
 """
 
 from __future__ import annotations
@@ -14,7 +17,15 @@ from typing import Any
 import numpy as np
 
 from ..ir.errors import FeedError, quote
-from ..ir.types import TensorType, Type
+from ..ir.types import (
+    DType,
+    LooseTensor,
+    MapType,
+    OptionalType,
+    SequenceType,
+    TensorType,
+    Type,
+)
 
 _DENSE = 0x1 | 0x100
 """NumPy's flags ``C_CONTIGUOUS`` and ``ALIGNED`` (``ndarraytypes.h``)."""
@@ -26,6 +37,7 @@ class Feeds:
     def __init__(self, inputs: Sequence[tuple[str, int, Type]]) -> None:
         self.names = tuple(name for name, _, _ in inputs)
         self._types = {name: kind for name, _, kind in inputs}
+        self._needed = {n for n, t in self._types.items() if not isinstance(t, OptionalType)}
         self._specs = [
             (name, kind.dtype.np if isinstance(kind, TensorType) else None)
             for name, _, kind in inputs
@@ -43,12 +55,13 @@ class Feeds:
             ):
                 value = self._convert(name, value, feeds)
             result.append(value)
-        if len(feeds) != len(result):
-            self._refuse_names(feeds)
+        if len(feeds) != len(result) or len(self._needed) != len(result):
+            if feeds.keys() - self._types.keys() or self._needed - feeds.keys():
+                self._refuse_names(feeds)
         return result
 
     def _refuse_names(self, feeds: Mapping[str, Any]) -> None:
-        missing = [quote(n) for n in self.names if feeds.get(n) is None]
+        missing = [quote(n) for n in self.names if n in self._needed and feeds.get(n) is None]
         unknown = [quote(n) for n in feeds if n not in self._types]
         parts = [f"missing {', '.join(missing)}"] if missing else []
         parts += [f"unknown {', '.join(unknown)}"] if unknown else []
@@ -56,13 +69,38 @@ class Feeds:
         raise FeedError(f"wrong feeds: {'; '.join(parts)}; the model takes {takes}")
 
     def _convert(self, name: str, value: Any, feeds: Mapping[str, Any]) -> Any:
-        if value is None:
-            self._refuse_names(feeds)
         kind = self._types[name]
-        if not isinstance(kind, TensorType):
+        if value is None and not isinstance(kind, OptionalType):
+            self._refuse_names(feeds)
+        if isinstance(kind, TensorType):
+            return self._tensor(name, kind, value)
+        return self._container(name, kind, value)
+
+    def _container(self, name: str, kind: Type, value: Any) -> Any:
+        """A host value: lists, dictionaries, None; what they hold is checked one by one."""
+        if isinstance(kind, OptionalType):
+            return None if value is None else self._container(name, kind.elem, value)
+        if isinstance(kind, SequenceType):
             if not isinstance(value, (list, tuple)):
-                raise FeedError(f"input {quote(name)} is {kind}: give a list of arrays")
-            return list(value)
+                raise FeedError(f"input {quote(name)} holds {kind}: give a list")
+            return [self._container(name, kind.elem, v) for v in value]
+        if isinstance(kind, MapType):
+            if not isinstance(value, Mapping):
+                raise FeedError(f"input {quote(name)} holds {kind}: give a dictionary")
+            return {
+                _scalar(name, kind.key, k): _scalar(name, kind.value, v) for k, v in value.items()
+            }
+        if isinstance(kind, LooseTensor):
+            kind = TensorType(kind.dtype, tuple(np.shape(value)))
+        array = self._tensor(name, kind, value)
+        fits = array.ndim == kind.rank and all(
+            d == n for d, n in zip(kind.shape, array.shape) if isinstance(d, int)
+        )
+        if not fits:
+            raise FeedError(f"input {quote(name)} holds {kind}, got shape {list(array.shape)}")
+        return array.copy()  # a result may be what the container holds
+
+    def _tensor(self, name: str, kind: TensorType, value: Any) -> np.ndarray:
         if kind.dtype.kind == "s":
             return self._strings(name, kind, value)
         array = _as_array(name, kind, value)
@@ -80,6 +118,17 @@ class Feeds:
         if array.ndim != kind.rank:
             raise FeedError(f"input {quote(name)} is {kind}, got shape {list(array.shape)}")
         return array.astype(object)
+
+
+def _scalar(name: str, kind: DType, value: Any) -> Any:
+    """One key or value of a map as the Python number or text of the declared type."""
+    if kind.kind == "s":
+        if isinstance(value, str):
+            return value
+        raise FeedError(f"input {quote(name)}: a map holds {quote(value)} where {kind} is declared")
+    if isinstance(value, np.generic):
+        value = value.item()
+    return _as_array(name, TensorType(kind, ()), value).astype(kind.np).item()
 
 
 def _as_array(name: str, kind: TensorType, value: Any) -> np.ndarray:

@@ -67,6 +67,8 @@ class Built:
     """What came from the cache and what was compiled, and why."""
     loader: jit.Loader | None
     """Keeps the code mapped; None if there is no kernel."""
+    objects: dict[str, bytes] = field(default_factory=dict)
+    """The relocatable objects by symbol."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Wall time of ``compile`` and ``load``."""
 
@@ -103,11 +105,18 @@ def build(
         _compile_all(missing, target, cache, objects, records, progress, workers)
         if cache is not None:
             cache.clean_if_grown()
-    compiled = time.perf_counter()
-    loader = jit.load_objects([objects[j.symbol] for j in jobs]) if jobs else None
-    addresses = {j.symbol: loader.address(j.symbol) for j in jobs} if loader is not None else {}
-    seconds_by = {"compile": compiled - start, "load": time.perf_counter() - compiled}
-    return Built(addresses, [records[j.symbol] for j in jobs], loader, seconds_by)
+    seconds = time.perf_counter() - start
+    return link({j.symbol: objects[j.symbol] for j in jobs}, [records[j.symbol] for j in jobs],
+                seconds)
+
+
+def link(objects: dict[str, bytes], records: list[CacheRecord], compile_s: float = 0.0) -> Built:
+    """Loads objects by symbol; raises ``CompileError`` for a bad one or an undefined symbol."""
+    start = time.perf_counter()
+    loader = jit.load_objects(objects.values()) if objects else None
+    addresses = {s: loader.address(s) for s in objects} if loader is not None else {}
+    seconds = {"compile": compile_s, "load": time.perf_counter() - start}
+    return Built(addresses, records, loader, objects, seconds)
 
 
 def collect(programs: Iterable[Program], target: Target) -> list[Job]:

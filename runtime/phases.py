@@ -56,6 +56,8 @@ def share(
 
 def arrange(rows: np.ndarray, shares: Sequence[int], touched: Sequence[Sequence[Access]]) -> Shape:
     """Fills in flags, chunks and totals of the rows (int64, one per step)."""
+    flags, sizes, chunks, totals = ([0] * len(rows) for _ in range(4))
+    tiles = rows[:, ROW_TILES].tolist()
     units = phases = most = 0
     in_phase = total = start = run = 0  # start: first row of the phase; run: first row of the run
     running = False
@@ -70,38 +72,39 @@ def arrange(rows: np.ndarray, shares: Sequence[int], touched: Sequence[Sequence[
             current = []
         if i == 0 or total + count > _MOST or _conflict(own, pending):
             if i > 0:
-                rows[start, ROW_TOTAL] = total
-                rows[i, ROW_FLAGS] = BARRIER
+                totals[start] = total
+                flags[i] = BARRIER
             phases += 1
             most = max(most, in_phase)
             in_phase = total = 0
             start, running = i, False
             pending, current = [], []
         if split:
-            tiles = int(rows[i, ROW_TILES])
-            size = -(-tiles // count)
-            rows[i, ROW_FLAGS] |= PARALLEL
-            rows[i, ROW_CHUNK], rows[i, ROW_CHUNKS] = size, -(-tiles // size)
-            total += int(rows[i, ROW_CHUNKS])
+            sizes[i] = size = -(-tiles[i] // count)
+            flags[i] |= PARALLEL
+            chunks[i] = -(-tiles[i] // size)
+            total += chunks[i]
             running = False
         elif not running:
             run, running = i, True
-            rows[i, ROW_CHUNKS] = 1
+            chunks[i] = 1
             total += 1
         else:
-            rows[run, ROW_CHUNKS] += 1
+            chunks[run] += 1
         if split or run == i:
             units += 1
             in_phase += 1
         current += own
-    rows[start, ROW_TOTAL] = total
+    totals[start] = total
+    rows[:, ROW_FLAGS], rows[:, ROW_CHUNK] = flags, sizes
+    rows[:, ROW_CHUNKS], rows[:, ROW_TOTAL] = chunks, totals
     most = max(most, in_phase)
     return Shape(units, phases, 1 << max(0, most - 1).bit_length())
 
 
 def _conflict(own: Sequence[Access], pending: Sequence[Access]) -> bool:
-    return any(
-        s == s2 and (w or w2) and lo < hi2 and lo2 < hi
-        for s, lo, hi, w in own
-        for s2, lo2, hi2, w2 in pending
-    )
+    for s, lo, hi, w in own:
+        for s2, lo2, hi2, w2 in pending:
+            if lo < hi2 and lo2 < hi and s == s2 and (w or w2):
+                return True
+    return False

@@ -7,21 +7,15 @@ step may define symbols; the *stage* of a size is the number of such steps befor
 known. Roots of one stage are planned together, in one chunk of memory per stage; most programs have
 one stage.
 
-``place`` packs lifetimes: largest buffer first, each into the smallest gap among the buffers it
-coexists with (greedy by size: Pisarchyk and Lee, "Efficient memory management for deep neural net
-inference", 2020); two other orders are tried and the lowest peak wins. No plan can be below the
-largest sum of bytes alive at one step, so ``lower_bound`` says how far a plan is from perfect.
+Offsets within a chunk are decided in ``arena``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from ..ir.dims import Dim, Expr, free_symbols
-from ..ir.errors import LimitError, VerifyError
+from ..ir.errors import VerifyError
 from ..ir.types import TensorType, Type, type_symbols
 from .program import (
     BindStep,
@@ -37,8 +31,6 @@ from .program import (
 
 ALIGN = 64
 """Bytes every arena buffer is aligned to: a cache line and the widest vector."""
-_LIMIT = 1 << 46
-"""Bytes no machine of today has."""
 
 
 def aligned(nbytes: int) -> int:
@@ -289,84 +281,3 @@ def _number_slots(result: Layout) -> None:
             root.slot = following
             following += 1
     result.slots = following
-
-
-@dataclass(frozen=True, slots=True)
-class Lifetime:
-    """A buffer to place: alive from step ``first`` to step ``last``, both included."""
-
-    nbytes: int
-    first: int
-    last: int
-
-
-def lower_bound(lives: Sequence[Lifetime]) -> int:
-    """The largest sum of (aligned) bytes alive at one step: no plan can be smaller."""
-    if not lives:
-        return 0
-    change = np.zeros(max(x.last for x in lives) + 2, np.int64)
-    for x in lives:
-        change[x.first] += aligned(x.nbytes)
-        change[x.last + 1] -= aligned(x.nbytes)
-    return int(np.cumsum(change).max())
-
-
-def place(lives: Sequence[Lifetime]) -> tuple[list[int], int]:
-    """Byte offset of every buffer, and the peak; buffers alive together never overlap.
-
-    Raises ``LimitError`` for sizes that no machine could hold.
-    """
-    if sum(x.nbytes for x in lives) > _LIMIT:
-        raise LimitError(f"the model needs {sum(x.nbytes for x in lives):,} bytes of memory")
-    bound = lower_bound(lives)
-    orders = (
-        lambda i: (-lives[i].nbytes, lives[i].first),
-        lambda i: (-lives[i].nbytes * (lives[i].last - lives[i].first + 1), lives[i].first),
-        lambda i: (lives[i].first, -lives[i].nbytes),
-    )
-    best: tuple[list[int], int] | None = None
-    for order in orders:
-        found = _pack(lives, sorted(range(len(lives)), key=order))
-        if best is None or found[1] < best[1]:
-            best = found
-        if best[1] <= bound:
-            break
-    assert best is not None
-    return best
-
-
-def _pack(lives: Sequence[Lifetime], order: Sequence[int]) -> tuple[list[int], int]:
-    """Best fit in the given order, over the placed buffers sorted by offset."""
-    placed: list[tuple[int, int, int, int]] = []  # offset, end, first, last
-    offsets = [0] * len(lives)
-    peak = 0
-    for i in order:
-        x = lives[i]
-        size, first, last = aligned(x.nbytes), x.first, x.last
-        best = -1
-        best_gap = free = 0
-        for lo, hi, begin, end in placed:
-            if begin > last or end < first:
-                continue
-            gap = lo - free
-            if gap >= size and (best < 0 or gap < best_gap):
-                best, best_gap = free, gap
-            if hi > free:
-                free = hi
-        offset = free if best < 0 else best
-        offsets[i] = offset
-        if size:
-            _insert(placed, (offset, offset + size, first, last))
-            peak = max(peak, offset + size)
-    return offsets, peak
-
-
-def _insert(placed: list[tuple[int, int, int, int]], item: tuple[int, int, int, int]) -> None:
-    low, high = 0, len(placed)
-    while low < high:
-        middle = (low + high) // 2
-        if placed[middle][0] < item[0]:
-            low = middle + 1
-        else:
-            high = middle
-    placed.insert(low, item)

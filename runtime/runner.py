@@ -7,22 +7,20 @@ program without host-level steps is one lookup, one native call, and the arrays 
 
 from __future__ import annotations
 
-import threading
 import weakref
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from ..ir.dims import evaluate
+from ..ir.dims import evaluate, free_symbols
 from ..ir.errors import FeedError, quote
 from ..ir.ops.control import CONTROL
 from ..ir.target import Target
-from ..ir.types import TensorType
+from ..ir.types import TensorType, Type
+from .bindings import Bindings, Kept
 from .driver import Driver
-from .forks import after_fork
 from .frame import Frame, data_address
 from .host import lookup
 from .plan import HostItem, Layout, Segment, layout
@@ -30,8 +28,6 @@ from .program import BindStep, ControlStep, HostStep, Program, bare_symbol
 from .tables import Binding, StageTemplate
 from .team import Holder, Team
 
-_BINDINGS = 32
-"""Bindings a runner keeps; the least recently used one goes first."""
 _FRAMES = 8
 """Idle frames a runner keeps."""
 
@@ -118,14 +114,8 @@ class Runner:
             o.mode == "own" and roots[program.roots[o.buffer]].kind == "output"
             for o in self.layout.outputs
         )
-        self._bindings: OrderedDict[Any, Binding] = OrderedDict()
-        self._recent: Binding | None = None
+        self._bindings = Bindings()
         self._frames: list[Frame] = []
-        self._lock = threading.Lock()
-        after_fork(self)
-
-    def _after_fork(self) -> None:
-        self._lock = threading.Lock()
 
     # -- a call ----------------------------------------------------------------------------
 
@@ -145,11 +135,6 @@ class Runner:
         binding = self._bindings.get((shapes, given))
         if binding is None:
             binding = self._bind(shapes, given)
-        elif binding is not self._recent:
-            self._recent = binding
-            with self._lock:
-                if (shapes, given) in self._bindings:
-                    self._bindings.move_to_end((shapes, given))
         lease = lease or _ALONE
         try:
             frame = self._frames.pop()
@@ -214,17 +199,14 @@ class Runner:
             else:
                 value = int(frame.objects[b].shape[axis])
             values.append(value)
-        key = tuple(values)
-        found = binding.children.get(key)
+        key = (binding, *values)
+        found = self._bindings.get(key)
         if found is None:
-            found = self._stages[stage].bind(
-                (*binding.values, *key), binding.shapes, binding, self._addresses,
+            made = self._stages[stage].bind(
+                (*binding.values, *values), binding.shapes, binding, self._addresses,
                 self.machine.target, self.machine.threads,
             )  # fmt: skip
-            with self._lock:
-                binding.children[key] = found
-                while len(binding.children) > _BINDINGS:
-                    binding.children.popitem(last=False)
+            found = self._bindings.put(key, made)
         frame.enter(stage, found, self.machine.threads)
         return found
 
@@ -289,7 +271,7 @@ class Runner:
         env = {name: evaluate(dim, known) for name, dim in step.attrs.get("symbols", ())}
         names = ("then", "else_") if step.kind == "if" else ("body",)
         attrs = {**step.attrs, **dict(zip(names, bodies, strict=True))}
-        types = tuple(self.program.buffers[b].type for b in step.outputs)
+        types = tuple(_sized(self.program.buffers[b].type, known) for b in step.outputs)
 
         def run(body: Any, arrays: Sequence[Any]) -> Sequence[Any]:
             result: Sequence[Any] = body.run(arrays, env, lease)
@@ -308,11 +290,7 @@ class Runner:
         binding = first.bind(
             values, shapes, None, self._addresses, self.machine.target, self.machine.threads
         )
-        with self._lock:
-            self._bindings[shapes, given] = binding
-            while len(self._bindings) > _BINDINGS:
-                self._bindings.popitem(last=False)
-        return binding
+        return self._bindings.put((shapes, given), binding)
 
     def _match(self, shapes: tuple[Any, ...]) -> dict[str, int]:
         """Symbols that are a whole dimension of an input, with the sizes that arrived."""
@@ -343,11 +321,15 @@ class Runner:
 
     def recent(self) -> list[Binding]:
         """The bindings of the call that came last, stage by stage; empty before the first."""
-        with self._lock:
-            chain = [*self._bindings.values()][-1:]
-            while chain and chain[-1].children:
-                chain.append(next(reversed(chain[-1].children.values())))
-        return chain
+        return self._bindings.chain()
+
+    def kept(self) -> Kept:
+        """What is kept for sizes seen before, the bodies' included."""
+        own = self._bindings.kept()
+        for bodies in self._bodies.values():
+            for runner in bodies:
+                own += runner.kept()
+        return own
 
     @property
     def frame_bytes(self) -> int:
@@ -358,8 +340,17 @@ class Runner:
     def trim(self) -> None:
         """Frees the memory of idle frames and forgets bindings."""
         self._frames.clear()
-        with self._lock:
-            self._bindings.clear()
+        self._bindings.clear()
         for bodies in self._bodies.values():
             for runner in bodies:
                 runner.trim()
+
+
+def _sized(t: Type, known: Mapping[str, int]) -> Type:
+    """A tensor of strings with the sizes that are known; other types as they are, since memory
+    has its sizes from the binding."""
+    if not isinstance(t, TensorType) or t.dtype.kind != "s":
+        return t
+    return t.with_shape(tuple(
+        evaluate(d, known) if free_symbols(d) <= known.keys() else d for d in t.shape
+    ))

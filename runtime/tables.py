@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,15 +19,18 @@ import numpy as np
 from ..ir.errors import FeedError, LimitError, ModelError, quote
 from ..ir.target import Target
 from ..ir.types import TensorType
+from .arena import Arena, Plan
 from .driver import ROW_PARAMS, ROW_REFS, ROW_TILES, ROW_WORDS
 from .phases import Shape, arrange, share
-from .plan import ALIGN, HostItem, Layout, Lifetime, Segment, aligned, lower_bound, place
+from .plan import ALIGN, HostItem, Layout, Segment, aligned
 from .program import KernelStep, step_writes
 from .sizes import Sizes
 
 _SLACK = 16
 """With symbolic sizes, planned sizes are rounded up by at most one part in this many, so that
 neighbouring bindings (a growing sequence) share a plan."""
+_PLANS = 8
+"""Plans of a chunk that are kept."""
 
 
 @dataclass(slots=True)
@@ -59,7 +62,7 @@ class ArraySpec:
     shape: tuple[int, ...]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Binding:
     """One stage under one binding of its symbols."""
 
@@ -80,13 +83,19 @@ class Binding:
     arrays: dict[int, ArraySpec]
     """Buffers that Python reads at this stage."""
     sizes: list[int]
-    children: OrderedDict[tuple[int, ...], Binding] = field(default_factory=OrderedDict)
-    """Bindings of the next stage, by the values of the symbols it adds; least recent first."""
-
-    shift: int = 0
+    parent: Binding | None
+    """The stage before."""
+    shift: int
     """Bytes of address table at the start of a thread's private memory."""
-    stride: int = 0
+    stride: int
     """Bytes of private memory per thread: address table, scratch, distance to the next."""
+
+    @property
+    def nbytes(self) -> int:
+        """About how many bytes this takes (numbers of 32 bytes, entries of 8 to 100)."""
+        words = sum(t.words.nbytes for t in self.tables if t is not None)
+        entries = 40 * len(self.sizes) + 100 * len(self.offsets) + 300 * len(self.arrays)
+        return words + entries + 1024
 
 
 class _SegmentTemplate:
@@ -179,7 +188,8 @@ class StageTemplate:
         self.stage = stage
         self.sizes = Sizes(shape.symbols[: shape.known[stage]])
         self.dynamic = bool(self.sizes.symbols)
-        self.arena: list[tuple[int, int, int, int]] = []  # root, size slot, first, last
+        self.arena: list[tuple[int, int, int, int]] = []
+        """(root, size slot, first step, last step) of every buffer of the chunk."""
         self.outputs: list[tuple[int, int]] = []  # base slot, size slot
         for number, root in shape.roots.items():
             kind = program.buffers[number].type
@@ -211,7 +221,9 @@ class StageTemplate:
             if shape.stage_of(dim) == stage
         ]
         """(input, axis, slot, dim): what dimensions of inputs must be, as far as known now."""
-        self._plans: OrderedDict[tuple[int, ...], tuple[list[int], int]] = OrderedDict()
+        self._places = Arena([(first, last) for _, _, first, last in self.arena])
+        self._arena_slots = np.array([slot for _, slot, _, _ in self.arena], np.int64)
+        self._plans: OrderedDict[bytes, Plan] = OrderedDict()
 
     def _read_by_python(self) -> list[int]:
         """Buffers that host-level items of this stage, or the end of the call, look at."""
@@ -267,14 +279,14 @@ class StageTemplate:
         for a, b, message in self.checks:
             if sizes[a] not in (sizes[b], 1):
                 raise FeedError(f"sizes {sizes[a]} and {sizes[b]} differ: {message}")
-        for number, slot, _, _ in self.arena:
-            if sizes[slot] < 0:
-                raise FeedError(f"buffer {number} has a negative size for these inputs")
-        offsets = dict(parent.offsets) if parent is not None else dict(constants)
-        lives = [Lifetime(self._rounded(sizes[s]), first, last) for _, s, first, last in self.arena]
-        places, chunk = self._plan(lives)
-        offsets |= {number: at for (number, _, _, _), at in zip(self.arena, places)}
         array = np.array(sizes, np.int64)
+        needed = array[self._arena_slots]
+        if needed.min(initial=0) < 0:
+            number = self.arena[int(needed.argmin())][0]
+            raise FeedError(f"buffer {number} has a negative size for these inputs")
+        offsets = dict(parent.offsets) if parent is not None else dict(constants)
+        plan = self._plan(needed)
+        offsets |= {number: at for (number, _, _, _), at in zip(self.arena, plan.offsets)}
         program = self.shape.program
         tables = [
             None if t is None else t.fill(array, offsets, target, threads) for t in self.segments
@@ -287,8 +299,8 @@ class StageTemplate:
             values=tuple(values),
             shapes=shapes,
             tables=tables,
-            chunk=chunk,
-            bound=lower_bound(lives),
+            chunk=plan.peak,
+            bound=plan.bound,
             allocate=[(slot, sizes[size]) for slot, size in self.outputs],
             offsets=offsets,
             arrays={
@@ -299,22 +311,22 @@ class StageTemplate:
                 for b, (slot, offset, dtype, dims) in self.readable.items()
             },
             sizes=sizes,
+            parent=parent,
             shift=shift,
             stride=shift + scratch + 2 * ALIGN,
         )  # fmt: skip
 
-    def _rounded(self, nbytes: int) -> int:
-        if not self.dynamic or nbytes < 4096:
-            return nbytes
-        step = 1 << max(6, nbytes.bit_length() - _SLACK.bit_length())
-        return -(-nbytes // step) * step
-
-    def _plan(self, lives: list[Lifetime]) -> tuple[list[int], int]:
-        key = tuple(aligned(x.nbytes) for x in lives)
+    def _plan(self, sizes: np.ndarray) -> Plan:
+        """The plan of the chunk, one of the last if sizes are about the same."""
+        if self.dynamic:
+            digits = np.frexp(np.maximum(sizes, 1).astype(np.float64))[1]  # as int.bit_length
+            step = np.int64(1) << np.maximum(6, digits - _SLACK.bit_length()).astype(np.int64)
+            sizes = np.where(sizes < 4096, sizes, -(-sizes // step) * step)
+        sizes = -(-sizes // ALIGN) * ALIGN
+        key = sizes.tobytes()
         found = self._plans.get(key)
         if found is None:
-            found = place(lives)
-            self._plans[key] = found
-            while len(self._plans) > 8:
+            found = self._plans[key] = self._places.place(sizes)
+            while len(self._plans) > _PLANS:
                 self._plans.popitem(last=False)
         return found

@@ -1,37 +1,23 @@
-"""What a schedule costs: the plain sums C and D, and a roofline estimate of its time.
+"""C and D of groups: what a schedule computes and moves, in the symbols of the model.
 
 C counts scalar operations, D counts bytes. Run op by op, every node reads its operands from memory
 and writes its results; run as groups, only what enters and leaves a group moves, and a view moves
-nothing. An operand that is only gathered or sliced counts as what is taken from it.
-
-``Roofline`` (Williams, Waterman and Patterson, "Roofline: an insightful visual performance model",
-2009) turns both into seconds. A group on ``t`` threads takes
-
-    max(C / (t * flops * e), D_const / r(constants) + D_moved / r(D_moved)) + launch + sync(t)
-
-``e`` is 0.8 for micro-kernels and 0.25 for emitted loops (few multiply-adds pair up there);
-``r(b)`` is the bandwidth of the smallest memory that holds ``b`` bytes: weights come round once per
-inference, so what counts for them is the size of all constants together. A group runs on one
-thread where that is faster.
+nothing. An operand that is only gathered or sliced counts as what is taken from it. A composite
+counts as its expansion. What all this costs on a machine is the business of ``models``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
-from ..ir.dims import Dim, dmin
-from ..ir.graph import Graph, Node, Value
-from ..ir.groups import escaping
+from ..ir.dims import Dim, dmax, dmin
+from ..ir.graph import Attrs, Builder, Graph, Node, Value
+from ..ir.groups import escaping, expand_fully
 from ..ir.ops import lookup
 from ..ir.schedule import Schedule
-from ..ir.target import Target
-from ..ir.types import TensorType
-
-MICRO_KERNEL = 0.8
-"""Part of the peak that a contraction micro-kernel reaches."""
-LOOPS = 0.25
-"""Part of the peak that emitted loops reach."""
+from ..ir.types import TensorType, Type
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +25,34 @@ class GroupCost:
     """C and D of one group, in the symbols of the model."""
 
     implementation: str
-    flops: Dim
+    flops: Dim = 0
     """Scalar operations."""
-    constant: Dim
+    special: Dim = 0
+    """Of these: operations of special functions."""
+    constant: Dim = 0
     """Bytes of constants read."""
-    moved: Dim
-    """Bytes of other operands and of results."""
+    inputs: Dim = 0
+    """Bytes of other operands."""
+    outputs: Dim = 0
+    """Bytes of results."""
+    nodes: int = 1
+    """Nodes of the group."""
+    positions: Dim = 1
+    """Positions that parallel tiles divide: elements of a reduction's result where there is one,
+    else of the largest result."""
+    points: Dim = 1
+    """Steps of the loops over them: positions times what each of them reduces."""
+    columns: Dim = 1
+    """Columns of a contraction's result that share a row of its left operand."""
+    scalars: Dim = 0
+    """Elements that loops must read one at a time, since they lie apart."""
+    reductions: int = 0
+    """Reductions along the last axis, those inside composites included: an inner loop each."""
+
+    @property
+    def moved(self) -> Dim:
+        """Bytes of operands that other groups wrote, and of results."""
+        return self.inputs + self.outputs
 
     @property
     def nbytes(self) -> Dim:
@@ -52,9 +60,81 @@ class GroupCost:
         return self.constant + self.moved
 
 
-def node_flops(node: Node) -> Dim:
-    """C of one node."""
-    return lookup(node.op).work(tuple(v.type for v in node.operands), node.attrs, node.types).flops
+@dataclass(frozen=True, slots=True)
+class NodeWork:
+    """What one node computes; see ``GroupCost`` for the fields."""
+
+    flops: Dim = 0
+    special: Dim = 0
+    positions: Dim = 1
+    points: Dim = 1
+    columns: Dim = 1
+    scalars: Dim = 0
+    reductions: int = 0
+    rank: int = 0
+    """What decides the loops of a group: 2 a contraction, 1 another reduction, 0 neither."""
+
+
+def node_work(node: Node) -> NodeWork:
+    """C of one node, and the loops that compute it."""
+    types = tuple(None if v is None else v.type for v in node.inputs)
+    if lookup(node.op).has("control"):  # its attributes hold whole graphs: not to be kept
+        return _work(node.op, types, node.attrs, node.types)
+    return _cached_work(node.op, types, node.attrs, node.types)
+
+
+def _work(op: str, types: tuple[Type | None, ...], attrs: Attrs, results: tuple[Type, ...]
+          ) -> NodeWork:
+    definition = lookup(op)
+    if definition.expand is not None:
+        b = Builder()
+        inputs = tuple(None if t is None else b.input(f"x{k}", t) for k, t in enumerate(types))
+        value = expand_fully(b, definition.expand(b, inputs, attrs))
+        nodes = b.build({"y": value}).nodes
+        return joint_work([node_work(n) for n in nodes if n.op not in ("input", "const")])
+    flops = definition.work(tuple(t for t in types if t is not None), attrs, results).flops
+    each = definition.flops_per_element
+    special: Dim = flops if definition.has("elementwise") and each > 1 else 0
+    first = next((t for t in results if isinstance(t, TensorType)), None)
+    positions: Dim = 1 if first is None else first.numel()
+    contraction = definition.has("contraction")
+    rank = 2 if contraction else 1 if definition.has("reduction") else 0
+    points = flops // each if rank and definition.access is not None else positions
+    columns: Dim = 1
+    if contraction and first is not None and first.shape:
+        axis = 1 if attrs.get("layout") == "first" else first.rank - 1
+        columns = first.shape[axis]
+    if isinstance(columns, int) and attrs.get("groups"):
+        columns = max(1, columns // int(attrs["groups"]))
+    operand = types[0] if types else None
+    along = isinstance(operand, TensorType) and operand.rank - 1 in (attrs.get("axes") or ())
+    perm: tuple[int, ...] = attrs.get("perm") or ()
+    apart = op == "transpose" and len(perm) > 1 and perm[-1] != len(perm) - 1
+    return NodeWork(flops, special, positions, points, columns, positions if apart else 0,
+                    int(rank == 1 and along), rank)
+
+
+_cached_work = lru_cache(maxsize=1 << 14)(_work)
+"""Asked once for all nodes that differ in nothing that matters."""
+
+
+def joint_work(parts: Sequence[NodeWork]) -> NodeWork:
+    """Several nodes as one: their sums, and the loops of the first contraction or, without one,
+    the first reduction or, without one, the largest result."""
+    flops: Dim = 0
+    special: Dim = 0
+    scalars: Dim = 0
+    main = NodeWork()
+    for part in parts:
+        flops, special = flops + part.flops, special + part.special
+        scalars = scalars + part.scalars
+        if part.rank > main.rank:
+            main = part
+        elif part.rank == main.rank == 0:
+            size = dmax(main.positions, part.positions)
+            main = NodeWork(positions=size, points=size)
+    reductions = sum(part.reductions for part in parts)
+    return replace(main, flops=flops, special=special, scalars=scalars, reductions=reductions)
 
 
 def read_bytes(v: Value, readers: Iterable[Node]) -> Dim:
@@ -81,7 +161,7 @@ def group_work(nodes: Sequence[Node], ins: Iterable[Value], outs: Iterable[Value
 def group_cost(graph: Graph, implementation: str, nodes: Sequence[Node]) -> GroupCost:
     """C and D of ``nodes`` as one group of ``graph``."""
     if implementation == "view":
-        return GroupCost(implementation, 0, 0, 0)
+        return GroupCost(implementation, nodes=len(nodes))
     inside = set(nodes)
     ins = dict.fromkeys(v for n in nodes for v in n.operands if v.node not in inside)
     return _cost(implementation, nodes, ins, escaping(graph, nodes))
@@ -89,14 +169,14 @@ def group_cost(graph: Graph, implementation: str, nodes: Sequence[Node]) -> Grou
 
 def _cost(implementation: str, nodes: Sequence[Node], ins: Iterable[Value],
           outs: Iterable[Value]) -> GroupCost:
-    flops: Dim = 0
+    work = joint_work([node_work(node) for node in nodes])
     readers: dict[Value, list[Node]] = {}
     for node in nodes:
-        flops = flops + node_flops(node)
         for v in dict.fromkeys(node.operands):
             readers.setdefault(v, []).append(node)
     constant: Dim = 0
-    moved: Dim = 0
+    inputs: Dim = 0
+    outputs: Dim = 0
     for v in ins:
         if not isinstance(v.type, TensorType) or v.node.op == "const" and v.shape == ():
             continue  # a scalar is part of the code
@@ -104,11 +184,13 @@ def _cost(implementation: str, nodes: Sequence[Node], ins: Iterable[Value],
         if v.node.op == "const":
             constant = constant + nbytes
         else:
-            moved = moved + nbytes
+            inputs = inputs + nbytes
     for v in outs:
         if isinstance(v.type, TensorType):
-            moved = moved + v.type.nbytes()
-    return GroupCost(implementation, flops, constant, moved)
+            outputs = outputs + v.type.nbytes()
+    return GroupCost(implementation, work.flops, work.special, constant, inputs, outputs,
+                     len(nodes), work.positions, work.points, work.columns, work.scalars,
+                     work.reductions)
 
 
 def schedule_cost(graph: Graph, schedule: Schedule) -> list[GroupCost]:
@@ -131,57 +213,3 @@ def unfused_work(graph: Graph) -> tuple[Dim, Dim]:
         cost = _cost("", (node,), dict.fromkeys(node.operands), node.outputs)
         flops, nbytes = flops + cost.flops, nbytes + cost.nbytes
     return flops, nbytes
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """Predicted time of one group."""
-
-    seconds: float
-    bound: str
-    """What it waits for: ``compute``, ``memory`` or ``launch``."""
-
-
-class Roofline:
-    """Predicts seconds from C and D; see the module for the formula."""
-
-    def __init__(self, target: Target, threads: int) -> None:
-        self.target = target
-        self.threads = max(1, threads)
-
-    def bandwidth(self, nbytes: float, threads: int) -> float:
-        """Bytes per second from the smallest memory that holds ``nbytes``."""
-        t = self.target
-        if nbytes <= t.l2_bytes * threads:
-            return t.l2_rate * threads
-        if nbytes <= t.l3_bytes:
-            return t.l3_rate * threads
-        return min(t.dram_rate * threads, max(t.dram_rate_all, t.dram_rate))
-
-    def group(self, implementation: str, flops: int, constant: int, moved: int, constants: int
-              ) -> Estimate:
-        """One group; ``constants`` are the bytes of all constants of the model."""
-        if implementation in ("view", "bind"):
-            return Estimate(0.0, "launch")
-        return min(
-            (self._on(t, implementation, flops, constant, moved, constants)
-             for t in {1, self.threads}),
-            key=lambda e: e.seconds,
-        )  # fmt: skip
-
-    def _on(self, threads: int, implementation: str, flops: int, constant: int, moved: int,
-            constants: int) -> Estimate:
-        t = self.target
-        reached = MICRO_KERNEL if implementation == "contract" else LOOPS
-        compute = flops / (threads * t.flops * reached)
-        memory = constant / self.bandwidth(constants, threads)
-        memory += moved / self.bandwidth(moved, threads)
-        fixed = t.launch_s + (t.sync_s if threads > 1 else 0.0)
-        work = max(compute, memory)
-        bound = "launch" if fixed > work else "compute" if compute >= memory else "memory"
-        return Estimate(work + fixed, bound)
-
-    def schedule(self, groups: Sequence[tuple[str, int, int, int]]) -> list[Estimate]:
-        """Every group of a schedule as (implementation, C, constant bytes, moved bytes)."""
-        constants = sum(constant for _, _, constant, _ in groups)
-        return [self.group(*group, constants) for group in groups]

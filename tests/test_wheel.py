@@ -67,7 +67,7 @@ def test_contents(wheel: Path) -> None:
     sources = {"evonnx/__init__.py", "evonnx/__main__.py", "evonnx/py.typed"} | {
         f"evonnx/{path.relative_to(ROOT)}"
         for room in ROOMS
-        for suffix in ("py", "ll")  # LLVM text of the driver is read at run time
+        for suffix in ("py", "ll", "target")  # LLVM text of the driver and machines are read
         for path in (ROOT / room).rglob(f"*.{suffix}")
     }
     assert held == sources

@@ -8,6 +8,7 @@ inputs. Regions become subgraphs.
 from __future__ import annotations
 
 from . import (
+    coupling,
     dynamic,
     elementwise,
     host,

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from onnx import NodeProto, TensorProto, TypeProto, helper, numpy_helper
+from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from ...ir.dims import Dim, Expr, dmax, free_symbols, known_ge, substitute, sym
 from ...ir.errors import Gap, ModelError, UnsupportedError, quote
@@ -25,8 +25,14 @@ OPSET = 20
 """Version of the standard operators that is written."""
 
 ML = "ai.onnx.ml"
-VERSIONS = {"": OPSET, ML: 5}
+VERSIONS = {"": OPSET, ML: 5, "com.microsoft": 1}
 """Version of each domain."""
+
+SINCE = {
+    "f8e4m3fn": 21, "f8e4m3fnuz": 21, "f8e5m2": 21, "f8e5m2fnuz": 21, "i4": 21, "u4": 21,
+    "f4e2m1": 23, "f8e8m0": 24, "i2": 25, "u2": 25, "bitcast": 26, "f6e2m3": 28, "f6e3m2": 28,
+}  # fmt: skip
+"""Element types and ops that need a later version, and which."""
 
 Writer = Callable[["Exporter", Node, "list[str]"], "str | Sequence[str]"]
 """(exporter, node, names of its operands, "" where absent) -> names of its results."""
@@ -67,8 +73,6 @@ class Exporter:
         self.scope = Scope()
         self.domains: set[str] = {""}
         """Operator domains in use."""
-        self.declared: dict[str, TypeProto] = {}
-        """Types of values that the IR's types cannot express (maps)."""
         self._taken: set[str] = set()
         self._literals: dict[tuple[Any, ...], str] = {}
         self._digests: dict[str, str] = {}

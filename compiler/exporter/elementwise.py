@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ...ir.graph import Node
-from ...ir.types import BOOL, F32, I64, U8, U16, U32, U64, DType
+from ...ir.types import BOOL, F8E8M0, F32, I64, U8, U16, U32, U64, DType
 from .context import Exporter, onnx_dtype, writes
 
 _SAME = {
@@ -44,7 +44,17 @@ def _isinf(e: Exporter, node: Node, xs: list[str]) -> str:
 
 @writes("cast")
 def _cast(e: Exporter, node: Node, xs: list[str]) -> str:
-    return str(e.emit("Cast", xs[0], to=onnx_dtype(node.attrs["to"])))
+    """The IR's conversion to a float of at most 8 bits does not saturate."""
+    to: DType = node.attrs["to"]
+    attrs: dict[str, Any] = {"saturate": 0} if to.is_coded and to.bits == 8 else {}
+    if to == F8E8M0:
+        attrs["round_mode"] = "nearest"
+    return str(e.emit("Cast", xs[0], to=onnx_dtype(to), **attrs))
+
+
+@writes("bitcast")
+def _bitcast(e: Exporter, node: Node, xs: list[str]) -> str:
+    return str(e.emit("BitCast", xs[0], to=onnx_dtype(node.attrs["to"])))
 
 
 @writes("max", "min")

@@ -6,17 +6,17 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-from onnx import TensorProto, helper
 
-from ...ir.graph import Node
-from ...ir.types import I64, STR
-from .context import ML, Exporter, onnx_dtype, tensor_proto, writes
+from ...ir.graph import Attrs, Node
+from ...ir.types import I64, STR, LooseTensor, OptionalType, SequenceType, TensorType
+from .context import ML, WRITERS, Exporter, onnx_dtype, tensor_proto, writes
+from .model import type_proto
 
 _Params = Mapping[str, Any]
 _SAME = {
-    "sequence_construct": "SequenceConstruct", "sequence_insert": "SequenceInsert",
+    "sequence_insert": "SequenceInsert",
     "sequence_erase": "SequenceErase", "sequence_at": "SequenceAt",
-    "sequence_length": "SequenceLength", "optional": "Optional",
+    "sequence_length": "SequenceLength",
     "optional_has": "OptionalHasElement", "optional_get": "OptionalGetElement",
     "string_concat": "StringConcat", "string_equal": "Equal",
 }  # fmt: skip
@@ -42,16 +42,42 @@ def _labels(e: Exporter, node: Node, xs: list[str], params: _Params) -> str:
     return str(e.emit("Gather", name, xs[0], axis=0))
 
 
+def _construct(e: Exporter, node: Node, xs: list[str], params: _Params) -> str:
+    if xs:
+        return str(e.emit("SequenceConstruct", *xs))
+    t = node.types[0]
+    assert isinstance(t, SequenceType)
+    assert isinstance(t.elem, (TensorType, LooseTensor))
+    return str(e.emit("SequenceEmpty", dtype=onnx_dtype(t.elem.dtype)))
+
+
+def _optional(e: Exporter, node: Node, xs: list[str], params: _Params) -> str:
+    """An optional of nothing says of what."""
+    t = node.types[0]
+    assert isinstance(t, OptionalType)
+    return str(e.emit("Optional", *xs, **({} if xs else {"type": type_proto(t.elem)})))
+
+
+def _vectorize(e: Exporter, node: Node, xs: list[str], params: _Params) -> str:
+    keys = list(params["keys"])
+    name = "string_vocabulary" if isinstance(keys[0], str) else "int64_vocabulary"
+    attrs: dict[str, Any] = {name: keys}
+    return str(e.emit("DictVectorizer", xs[0], domain=ML, **attrs))
+
+
+def _cast_map(e: Exporter, node: Node, xs: list[str], params: _Params) -> str:
+    to = {"s": "TO_STRING", "f": "TO_FLOAT", "i": "TO_INT64"}[params["dtype"].kind]
+    size = params["size"]
+    form: dict[str, Any] = {} if size is None else {"map_form": "SPARSE", "max_map": size}
+    return str(e.emit("CastMap", xs[0], domain=ML, cast_to=to, **form))
+
+
 def _zipmap(e: Exporter, node: Node, xs: list[str], params: _Params) -> str:
     labels = list(params["labels"])
     texts = all(isinstance(x, str) for x in labels)
     key = "classlabels_strings" if texts else "classlabels_int64s"
     attrs: dict[str, Any] = {key: labels}
-    name = str(e.emit("ZipMap", xs[0], domain=ML, **attrs))
-    value = helper.make_tensor_type_proto(TensorProto.FLOAT, [])
-    kind = TensorProto.STRING if texts else TensorProto.INT64
-    e.declared[name] = helper.make_sequence_type_proto(helper.make_map_type_proto(kind, value))
-    return name
+    return str(e.emit("ZipMap", xs[0], domain=ML, **attrs))
 
 
 def _join(e: Exporter, node: Node, xs: list[str], params: _Params) -> str:
@@ -66,12 +92,15 @@ def _split(e: Exporter, node: Node, xs: list[str], params: _Params) -> str:
     )
 
 
-def _move(e: Exporter, node: Node, xs: list[str], params: _Params) -> str:
-    if params["move"] == "reshape":
-        return str(e.emit("Reshape", *xs, allowzero=1))
-    if params["move"] in ("concat", "gather"):
-        return str(e.emit(params["move"].capitalize(), *xs, axis=params["axis"]))
-    return str(e.emit("Identity", xs[0]))
+def _any_op(e: Exporter, node: Node, xs: list[str], params: _Params) -> str | list[str]:
+    """The op that the step runs, written as it would be for numbers."""
+    count = len(node.inputs) - bool(params["sizes"])
+    own = Node(params["op"], node.inputs[:count], Attrs(params["attrs"]), node.types, node.origin)
+    writer = WRITERS.get(own.op)
+    if writer is None:
+        return list(e.refuse(node, f"{own.op} of strings has no ONNX form"))
+    result = writer(e, own, xs[:count])
+    return result if isinstance(result, str) else list(result)
 
 
 def _cast(e: Exporter, node: Node, xs: list[str], params: _Params) -> str:
@@ -85,6 +114,10 @@ def _string_split(e: Exporter, node: Node, xs: list[str], params: _Params) -> li
     if params["delimiter"]:
         attrs["delimiter"] = params["delimiter"]
     return list(e.emit("StringSplit", xs[0], outputs=2, **attrs))
+
+
+def _decode(e: Exporter, node: Node, xs: list[str], params: _Params) -> str:
+    return str(e.emit("ImageDecoder", xs[0], pixel_format=params["pixel_format"]))
 
 
 def _match(e: Exporter, node: Node, xs: list[str], params: _Params) -> str:
@@ -116,7 +149,8 @@ def _encode(e: Exporter, node: Node, xs: list[str], params: _Params) -> str:
 
 _WRITERS: dict[str, Callable[[Exporter, Node, list[str], _Params], str | list[str]]] = {
     "labels": _labels, "zipmap": _zipmap, "concat_from_sequence": _join,
-    "split_to_sequence": _split, "move_strings": _move, "cast_string": _cast,
+    "split_to_sequence": _split, "string_op": _any_op, "cast_string": _cast,
     "string_split": _string_split, "regex_full_match": _match, "string_normalizer": _normalize,
-    "label_encoder": _encode,
+    "optional": _optional, "sequence_construct": _construct, "dict_vectorizer": _vectorize,
+    "cast_map": _cast_map, "label_encoder": _encode, "decode_image": _decode,
 }  # fmt: skip

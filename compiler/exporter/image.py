@@ -122,3 +122,23 @@ def _pool(e: Exporter, node: Node, xs: list[str]) -> str:
         y = e.emit("Mul", mean, e.literal(int(np.prod(kernel)), work))
     y = y if work == dtype else e.cast(y, dtype)
     return _back(e, y, image.rank, layout)
+
+
+@writes("pool_argmax")
+def _pool_argmax(e: Exporter, node: Node, xs: list[str]) -> str:
+    attrs = node.attrs
+    pads = [*attrs["pads_lo"], *attrs["pads_hi"]]
+    if not all(isinstance(p, int) and p >= 0 for p in pads):
+        return str(e.refuse(node, "has pads that are symbolic or negative"))
+    _, at = e.emit(
+        "MaxPool", xs[0], outputs=2, kernel_shape=list(attrs["kernel"]), pads=pads,
+        strides=list(attrs["strides"]), dilations=list(attrs["dilations"]),
+        storage_order=int(attrs["column_major"]),
+    )  # fmt: skip
+    return str(at)
+
+
+@writes("max_roi_pool")
+def _max_roi_pool(e: Exporter, node: Node, xs: list[str]) -> str:
+    return str(e.emit("MaxRoiPool", *xs, pooled_shape=list(node.attrs["pooled"]),
+                      spatial_scale=float(node.attrs["scale"])))  # fmt: skip

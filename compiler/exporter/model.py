@@ -12,8 +12,8 @@ from onnx import ModelProto, TensorProto, TypeProto, ValueInfoProto, helper
 from ...ir.dims import Expr
 from ...ir.errors import ModelError, quote
 from ...ir.graph import Graph, attr_regions
-from ...ir.types import DType, OptionalType, TensorType, Type
-from .context import VERSIONS, Exporter, onnx_dtype, tensor_proto
+from ...ir.types import DType, LooseTensor, MapType, OptionalType, TensorType, Type
+from .context import OPSET, SINCE, VERSIONS, Exporter, onnx_dtype, tensor_proto
 
 _IR_VERSION = 9
 _EXTERNAL_ABOVE = 1_500_000_000
@@ -48,14 +48,17 @@ def export_model(graph: Graph, path: str | os.PathLike[str]) -> Path:
             if array.nbytes <= _SMALL or array.dtype == object:
                 return tensor_proto(tensor, array)
             file.write(b"\0" * (-file.tell() % _ALIGN))
+            dense = np.asarray(array, order="C")
+            if DType.of(array.dtype).bits < 8:
+                dense = np.frombuffer(tensor_proto(tensor, array).raw_data, np.uint8)
             proto = TensorProto(
                 name=tensor, dims=array.shape, data_type=onnx_dtype(DType.of(array.dtype))
             )
             proto.data_location = TensorProto.EXTERNAL
-            place = {"location": data.name, "offset": file.tell(), "length": array.nbytes}
+            place = {"location": data.name, "offset": file.tell(), "length": dense.nbytes}
             for key, value in place.items():
                 proto.external_data.add(key=key, value=str(value))
-            np.asarray(array, order="C").tofile(file)
+            dense.tofile(file)
             return proto
 
         model = _model(graph, Exporter(store), target.stem)
@@ -96,21 +99,26 @@ def _model(graph: Graph, e: Exporter, name: str) -> ModelProto:
                 helper.make_node("Identity", [inner], [output], name=e.fresh("Identity"))
             )
     _name_results(graph, e)
-    outputs = [
-        ValueInfoProto(name=n, type=e.declared[e.scope.names[v]])
-        if e.scope.names[v] in e.declared
-        else value_info(n, v.type)
-        for n, v in graph.outputs
-    ]
+    outputs = [value_info(n, v.type) for n, v in graph.outputs]
     proto = helper.make_graph(
         e.scope.nodes, name or "evonnx", inputs, outputs, list(e.initializers.values())
     )
-    model = helper.make_model(
-        proto, producer_name="evonnx",
-        opset_imports=[helper.make_opsetid(d, VERSIONS[d]) for d in sorted(e.domains)],
-    )  # fmt: skip
-    model.ir_version = _IR_VERSION
+    versions = VERSIONS | {"": _opset(graph)}
+    imports = [helper.make_opsetid(d, versions[d]) for d in sorted(e.domains)]
+    model = helper.make_model(proto, producer_name="evonnx", opset_imports=imports)
+    model.ir_version = max(_IR_VERSION, helper.find_min_ir_version_for(imports, True))
     return model
+
+
+def _opset(graph: Graph) -> int:
+    """``OPSET``, or the first version that knows the types and ops of the graph."""
+    needed, stack = OPSET, [graph]
+    while stack:
+        for node in stack.pop().nodes:
+            stack.extend(attr_regions(node.attrs))
+            names = [t.dtype.name for t in node.types if isinstance(t, TensorType)]
+            needed = max(needed, *(SINCE.get(n, 0) for n in (node.op, *names)))
+    return needed
 
 
 def _check_names(graph: Graph) -> None:
@@ -168,6 +176,11 @@ def type_proto(t: Type) -> TypeProto:
     if isinstance(t, TensorType):
         shape = [str(d) if isinstance(d, Expr) else d for d in t.shape]
         return helper.make_tensor_type_proto(onnx_dtype(t.dtype), shape)
+    if isinstance(t, LooseTensor):
+        return helper.make_tensor_type_proto(onnx_dtype(t.dtype), None)
+    if isinstance(t, MapType):
+        value = helper.make_tensor_type_proto(onnx_dtype(t.value), [])
+        return helper.make_map_type_proto(onnx_dtype(t.key), value)
     if isinstance(t, OptionalType):
         return helper.make_optional_type_proto(type_proto(t.elem))
     return helper.make_sequence_type_proto(type_proto(t.elem))

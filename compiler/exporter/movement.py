@@ -134,7 +134,7 @@ def _iota(e: Exporter, node: Node, xs: list[str]) -> str:
     return str(e.emit("Expand", column, e.dims(shape)))
 
 
-@writes("random_uniform", "random_normal")
+@writes("random_uniform", "random_normal", "random_mersenne")
 def _random(e: Exporter, node: Node, xs: list[str]) -> str:
     """Seeded numbers are the same on every machine: they are written as a constant. Where the
     size is not known ONNX draws its own."""
@@ -145,9 +145,9 @@ def _random(e: Exporter, node: Node, xs: list[str]) -> str:
         assert reference is not None
         return e.literal(reference((), attrs, (t,))[0], t.dtype)
     zeros = e.emit("ConstantOfShape", e.dims(t.shape))
-    names = ("low", "high") if node.op == "random_uniform" else ("mean", "scale")
-    drawn: dict[str, Any] = {k: float(attrs[k]) for k in names}
-    op = "RandomUniformLike" if node.op == "random_uniform" else "RandomNormalLike"
+    names = {"random_uniform": ("low", "high"), "random_normal": ("mean", "scale")}
+    drawn: dict[str, Any] = {k: float(attrs[k]) for k in names.get(node.op, ())}
+    op = "RandomNormalLike" if node.op == "random_normal" else "RandomUniformLike"
     return str(e.emit(op, zeros, dtype=onnx_dtype(t.dtype), seed=float(attrs["seed"]), **drawn))
 
 

@@ -91,3 +91,14 @@ def _dot(e: Exporter, node: Node, xs: list[str]) -> str:
         if flip:
             names[k] = e.transpose(names[k], [*range(v.rank - 2), v.rank - 1, v.rank - 2])
     return str(e.emit("MatMul", *names))
+
+
+@writes("det")
+def _det(e: Exporter, node: Node, xs: list[str]) -> str:
+    return str(e.emit("Det", xs[0]))
+
+
+@writes("inverse")
+def _inverse(e: Exporter, node: Node, xs: list[str]) -> str:
+    """An operator of ONNX Runtime: ONNX itself has none."""
+    return str(e.emit("Inverse", xs[0], domain="com.microsoft"))

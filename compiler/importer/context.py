@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -13,6 +13,8 @@ from ...ir.dims import Dim
 from ...ir.errors import Gap, ModelError, UnsupportedError, quote
 from ...ir.graph import Builder, Graph, Value
 from ...ir.types import I64, DType, TensorType, Type
+from ..needs import DependsOnFeeds, Need
+from .origins import inputs_behind, vectors_behind
 from .tensors import dtype_of, sparse_to_array, to_array
 
 if TYPE_CHECKING:
@@ -126,7 +128,7 @@ class Ctx:
         """Elements of an integer vector that must be known now (axes, perms); else refuses."""
         found = self.constant(value)
         if found is None:
-            self.fail(f"{what} must be constant; here it is computed while the model runs")
+            self.need(f"{what} must be constant; here it is computed while the model runs", value)
         if found.dtype.kind not in "iu" or found.ndim > 1:
             raise ModelError(f"{what} must be a vector of integers, got {value.type}")
         return tuple(int(x) for x in found.reshape(-1))
@@ -135,7 +137,7 @@ class Ctx:
         """The one element of a tensor that must be known now; else refuses."""
         found = self.constant(value)
         if found is None:
-            self.fail(f"{what} must be constant; here it is computed while the model runs")
+            self.need(f"{what} must be constant; here it is computed while the model runs", value)
         if found.size != 1:
             raise ModelError(f"{what} must be a scalar, got {value.type}")
         item: int | float | bool = found.reshape(()).item()
@@ -169,6 +171,7 @@ class Ctx:
             return item
         symbol = self.b.fresh(prefix)
         bound = self.b.op("bind", scalar, name=str(symbol))
+        self._importer.bound.setdefault(bound.node.attrs["name"], (scalar, self.b))
         return _bound_symbol(bound)
 
     # -- subgraphs and functions -----------------------------------------------------------
@@ -177,6 +180,22 @@ class Ctx:
         """The subgraph as a closed graph; ``types`` override the declared types of its formal
         inputs (None keeps a declaration). May be called again with other types."""
         return self._importer.region(graph, self._frame, types)
+
+    def built_region(
+        self,
+        types: Sequence[Type | None],
+        build: Callable[[Ctx, list[Value]], Sequence[Value]],
+    ) -> Region:
+        """A region written here instead of in the model: its formal inputs have ``types``, its
+        outputs are what ``build`` makes of them with the context of the region."""
+        return self._importer.built_region(self, types, build)
+
+    def main_graph(self) -> GraphProto:
+        """The model's main graph; refuses for a node of a function, whose names are its own."""
+        if self._frame.active:
+            self.fail("the operator names values of the main graph, but stands in a function")
+        graph: GraphProto = self._importer.source.proto.graph
+        return graph
 
     def inline(self, graph: GraphProto, inputs: Sequence[Value | None] = ()) -> tuple[Value, ...]:
         """The outputs of a subgraph lowered right here, as part of the surrounding graph."""
@@ -226,6 +245,27 @@ class Ctx:
         """Operator, opset and operand types, for messages."""
         types = ", ".join("-" if v is None else str(v.type) for v in self.inputs)
         return f"{op_title(self.node, self.opset)} ({types})"
+
+    def need(self, reason: str, *wanted: Value | Dim) -> NoReturn:
+        """Refuses a node until the values and sizes ``wanted`` are known: where they follow from
+        small inputs of the model alone, the program is compiled once these are fed (see
+        ``needs``); else like ``fail``."""
+        self._wait(inputs_behind(self._importer, self.b, wanted), "value", reason)
+
+    def need_length(self, reason: str, value: Value) -> NoReturn:
+        """Refuses a node until the length of a vector is known, as ``need`` does; the program is
+        compiled once per length, whatever the elements are."""
+        length = value.shape[0] if value.rank else 1
+        names = vectors_behind(self._importer, length)
+        if names:
+            self._wait(names, "length", reason)
+        self.need(reason, length)
+
+    def _wait(self, names: Sequence[str], aspect: str, reason: str) -> NoReturn:
+        if not names:
+            self.fail(reason)
+        node, what = node_name(self.node), f"{op_title(self.node, self.opset)}: {reason}"
+        raise DependsOnFeeds(Need(name, aspect, node, what) for name in names)
 
     def fail(self, reason: str) -> NoReturn:
         """Refuses a valid node; ``reason`` says what is missing and what would be supported."""

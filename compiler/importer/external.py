@@ -17,11 +17,13 @@ import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ...ir.errors import ExternalDataError, quote
 from ...ir.types import TensorType
+from ..request import stamp
 
 _KEYS = frozenset({"location", "offset", "length", "checksum"})
 _EAGER_BYTES = 1 << 16
@@ -34,6 +36,8 @@ class _File:
 
     identity: str
     """Canonical path, size and modification time: what a lazy digest stands on."""
+    stamp: tuple[Any, ...]
+    """Location below the folder, size, times, inode; see ``request.stamp``."""
     size: int
     data: mmap.mmap | None
     sha1: str | None = None
@@ -80,6 +84,10 @@ class ExternalFiles:
         key = f"{file.identity}|{offset}|{length}|{type_}"
         return hashlib.sha256(key.encode()).hexdigest()[:40], load
 
+    def stamps(self) -> list[tuple[Any, ...]]:
+        """What the files opened so far are recognized by; see ``request.stamp``."""
+        return [file.stamp for file in self._files.values()]
+
     def _open(self, location: str, where: str) -> _File:
         found = self._files.get(location)
         if found is not None:
@@ -103,7 +111,8 @@ class ExternalFiles:
         finally:
             os.close(fd)
         path = self._folder.joinpath(*parts)
-        file = _File(f"{path}|{info.st_size}|{info.st_mtime_ns}|{info.st_ino}", info.st_size, data)
+        identity = f"{path}|{info.st_size}|{info.st_mtime_ns}|{info.st_ino}"
+        file = _File(identity, stamp("/".join(parts), info), info.st_size, data)
         self._files[location] = file
         return file
 

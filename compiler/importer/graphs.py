@@ -7,7 +7,7 @@ node, its operator, opset and operand types.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,15 +17,18 @@ from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, ValueInfo
 
 from ...ir.errors import EvonnxError, Gap, LimitError, ModelError, UnsupportedError, quote
 from ...ir.graph import Builder, Graph, Value
-from ...ir.types import TensorType, Type
+from ...ir.types import LooseTensor, TensorType, Type
+from ...runtime.feeds import Feeds
+from ..needs import DependsOnFeeds, Need
 from .context import Ctx, Region, node_name, op_title
 from .model import MAX_NESTING, Source, canonical_domain, read_opsets, subgraphs
 from .registry import EXTENSIONS, find_lowering
 from .scope import Poisoned, Scope, ordered
 from .signature import Signature, check_node, function_body, signature
+from .strings import host_strings
 from .tensors import check_size, dtype_of, load_constants, sparse_to_array
 from .tidy import tidy
-from .types import SizeNames, input_type
+from .types import SizeNames, input_type, lacks_rank, with_element_shape
 
 
 @dataclass(slots=True)
@@ -48,7 +51,7 @@ class Importer:
         self,
         source: Source,
         sizes: SizeNames,
-        shapes: Mapping[str, Sequence[int | str]] | None = None,
+        shapes: Mapping[str, Sequence[int | str | None]] | None = None,
         fixed: Mapping[str, Any] | None = None,
         collect: bool = False,
     ) -> None:
@@ -57,14 +60,21 @@ class Importer:
         self.fixed = dict(fixed or {})
         self.constants = source.constants
         self.gaps: list[Gap] | None = [] if collect else None
+        self.needs: list[Need] = []
+        """What has to be fed before the program can be written, as far as ``collect`` got."""
+        self.main = Builder(source.constants)
+        """The builder of the main graph."""
+        self.bound: dict[str, tuple[Value, Builder]] = {}
+        """For each symbol that a ``bind`` node defines: the value, and the builder it is in."""
+        self.regions: dict[Builder, Scope] = {}
+        """The scope of each region, by its builder."""
         self._depth = 0
 
     # -- graphs ----------------------------------------------------------------------------
 
     def run(self) -> Graph:
         """Imports the model's main graph."""
-        graph = self.source.proto.graph
-        b = Builder(self.constants)
+        graph, b = self.source.proto.graph, self.main
         scope = Scope(b)
         frame = Frame(scope, self.source.opsets)
         if not graph.output:
@@ -80,33 +90,63 @@ class Importer:
                 raise ModelError("an input has no name")
             if info.name in self.fixed:
                 scope.values[info.name] = self._fixed_input(info, b)
+            elif info.name not in self.shapes and lacks_rank(info):
+                scope.values[info.name] = None
+                self.needs.append(Need(info.name, "rank", "", "the model declares no shape"))
             else:
                 scope.values[info.name] = b.input(info.name, self._input_type(info, b))
         unknown = sorted({*self.shapes, *self.fixed} - {i.name for i in graph.input})
         if unknown:
             raise ModelError(f"the model has no input {quote(unknown[0])}")
+        if self.needs and self.gaps is None:
+            raise DependsOnFeeds(self.needs)
         self._body(graph, frame, main=True)
         outputs = self._outputs(graph, scope)
-        return b.build(outputs)
+        return host_strings(b.build(outputs))
+
+    def signature(self) -> tuple[dict[str, Type], tuple[str, ...]]:
+        """Declared types of the inputs that a caller feeds (loose: no rank), names of outputs."""
+        graph, b = self.source.proto.graph, Builder()
+        default = {t.name for t in graph.initializer}
+        default |= {t.values.name for t in graph.sparse_initializer}
+        types: dict[str, Type] = {}
+        for i in graph.input:
+            if i.name in default or i.name in self.fixed:
+                continue
+            if i.name not in self.shapes and lacks_rank(i):
+                what = f"input {quote(i.name)}"
+                types[i.name] = LooseTensor(dtype_of(i.type.tensor_type.elem_type, what))
+            else:
+                types[i.name] = self._input_type(i, b)
+        return types, tuple(o.name for o in graph.output)
 
     def _input_type(self, info: ValueInfoProto, b: Builder) -> Type:
         given = self.shapes.get(info.name)
         if given is None:
             return input_type(info, b, self.sizes)
         what = f"input {quote(info.name)}"
+        shape = tuple(
+            b.fresh(f"{info.name[:40]}_{axis}") if d is None
+            else self.sizes.dim(d) if isinstance(d, str) else int(d)
+            for axis, d in enumerate(given)
+        )  # fmt: skip
         if info.type.WhichOneof("value") != "tensor_type":
-            raise ModelError(f"{what} is not a tensor; it takes no shape")
-        shape = tuple(self.sizes.dim(d) if isinstance(d, str) else int(d) for d in given)
+            return with_element_shape(input_type(info, b, self.sizes), shape, what)
         type_ = TensorType(dtype_of(info.type.tensor_type.elem_type, what), shape)
         check_size(type_, what)
         return type_
 
     def _fixed_input(self, info: ValueInfoProto, b: Builder) -> Value:
-        what = f"input {quote(info.name)}"
-        array = np.asarray(self.fixed[info.name])
+        """The value given for an input; what has no dtype of its own takes the declared one."""
+        what, given = f"input {quote(info.name)}", self.fixed[info.name]
         if info.type.WhichOneof("value") != "tensor_type":
             raise ModelError(f"{what} is not a tensor; it cannot be given as a constant")
         declared = dtype_of(info.type.tensor_type.elem_type, what)
+        if isinstance(given, (list, tuple, int, float, bool)):
+            given = Feeds([(info.name, 0, LooseTensor(declared))]).arrays({info.name: given})[0]
+        if not lacks_rank(info):
+            input_type(info, Builder(), self.sizes)  # the sizes it names are the model's
+        array = np.asarray(given)
         if array.dtype != declared.np:
             raise ModelError(f"{what} is {declared}, but its constant is {array.dtype}")
         return b.const(array)
@@ -173,6 +213,12 @@ class Importer:
         except Poisoned:
             self._poison(node, frame)
             return
+        except DependsOnFeeds as error:
+            if self.gaps is None:
+                raise
+            self.needs.extend(error.needs)
+            self._poison(node, frame)
+            return
         except UnsupportedError as error:
             if self.gaps is None:
                 raise
@@ -209,7 +255,7 @@ class Importer:
                 if v is not None and isinstance(v.type, TensorType):
                     check_size(v.type, "the result")
             return results
-        except (Poisoned, _Located):
+        except (Poisoned, _Located, DependsOnFeeds):
             raise
         except UnsupportedError as error:
             raise _located_gap(error, ctx) from None
@@ -300,7 +346,7 @@ class Importer:
             domain = canonical_domain(n.domain)
             opset = frame.opsets.get(domain, 1)
             key = (domain, n.op_type, n.overload)
-            if key not in self.source.functions and not _has_lowering(domain, n.op_type, opset):
+            if key not in self.source.functions and not has_lowering(domain, n.op_type, opset):
                 gap = Gap(node_name(n), op_title(n, opset), _unknown(domain, n.op_type, opset))
                 if all(
                     (g.node, g.op.split(" (")[0]) != (gap.node, gap.op.split(" (")[0])
@@ -316,18 +362,46 @@ class Importer:
         self, graph: GraphProto, frame: Frame, types: Sequence[Type | None] | None
     ) -> Region:
         """See ``Ctx.region``."""
+
+        def fill(inner: Frame) -> list[tuple[str, Value]]:
+            self._formals(graph, inner.scope, types)
+            self._body(graph, inner)
+            find = inner.scope.find
+            return [(o.name or f"output.{i}", find(o.name)) for i, o in enumerate(graph.output)]
+
+        return self._closed(frame, fill)
+
+    def built_region(
+        self,
+        ctx: Ctx,
+        types: Sequence[Type | None],
+        build: Callable[[Ctx, list[Value]], Sequence[Value]],
+    ) -> Region:
+        """See ``Ctx.built_region``."""
+
+        def fill(inner: Frame) -> list[tuple[str, Value]]:
+            b = inner.scope.b
+            b.default_origin = ctx.b.default_origin
+            formals: list[Value | None] = [
+                b.input(f"formal.{i}", t) for i, t in enumerate(types) if t is not None
+            ]
+            within = Ctx(self, inner, ctx.node, ctx.opset, formals, ctx._attrs)
+            made = build(within, [within.input(i) for i in range(len(formals))])
+            return [(f"output.{i}", v) for i, v in enumerate(made)]
+
+        return self._closed(ctx._frame, fill)
+
+    def _closed(self, frame: Frame, fill: Callable[[Frame], list[tuple[str, Value]]]) -> Region:
+        """A region inside ``frame``: ``fill`` makes its inputs and nodes and gives its outputs."""
         outer = frame.scope.b
         symbols = set(outer.taken)
         b = Builder(self.constants)
         b.reserve(symbols)
-        scope = Scope(b, frame.scope)
-        inner = Frame(scope, frame.opsets, frame.attrs, frame.path, frame.active)
-        self._formals(graph, scope, types)
-        self._body(graph, inner)
-        values = [(o.name or f"output.{i}", scope.find(o.name)) for i, o in enumerate(graph.output)]
+        scope = self.regions[b] = Scope(b, frame.scope)
+        values = fill(Frame(scope, frame.opsets, frame.attrs, frame.path, frame.active))
         scope.close(symbols, outer, [v for _, v in values])
         outer.reserve(b.taken)
-        return Region(b.build(values), tuple(scope.captures))
+        return Region(host_strings(b.build(values)), tuple(scope.captures))
 
     def _formals(
         self, graph: GraphProto, scope: Scope, types: Sequence[Type | None] | None
@@ -415,7 +489,9 @@ def _without(node: NodeProto, absent: set[str]) -> NodeProto:
     return copy
 
 
-def _has_lowering(domain: str, op: str, opset: int) -> bool:
+def has_lowering(domain: str, op: str, opset: int) -> bool:
+    """Whether a node of this operator can be lowered: by a function of ours or by a function body
+    that ONNX publishes."""
     if find_lowering(domain, op, opset) is not None:
         known = domain not in ("", "ai.onnx.ml") or op in EXTENSIONS
         return known or signature(domain, op, opset) is not None

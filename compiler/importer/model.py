@@ -23,7 +23,7 @@ from .external import ExternalFiles
 
 Model = Union[str, "os.PathLike[str]", bytes, ModelProto]
 
-MIN_OPSET = 7
+MIN_OPSET = 1
 """Oldest opset of the default domain."""
 MAX_NESTING = 40
 """Deepest nesting of subgraphs and function bodies."""
@@ -58,6 +58,8 @@ def read(model: Model) -> Source:
         raise ModelError("the model holds no graph (not an ONNX model, or a truncated one)")
     check_nesting(proto)
     opsets = read_opsets(proto.opset_import, "the model")
+    if not opsets and proto.ir_version < 3:
+        opsets = {"": 1}  # models of the first IR versions name no opset: it is the first one
     functions: dict[tuple[str, str, str], FunctionProto] = {}
     for f in proto.functions:
         key = (canonical_domain(f.domain), f.name, f.overload)

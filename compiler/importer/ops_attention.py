@@ -14,7 +14,7 @@ from onnx import NodeProto
 
 from ...ir.dims import Dim
 from ...ir.errors import ModelError
-from ...ir.types import I64
+from ...ir.types import F32, I64
 from .ops_shape import reshape_to
 from .registry import lowering
 
@@ -66,6 +66,10 @@ def grouped_attention(
     """Attention of [B, H, T, D] queries over [B, Hkv, S, D] keys and values."""
     b = ctx.b
     heads, shared = q.shape[1], k.shape[1]
+    if q.dtype.bits < 32:
+        # ONNX's body scales both operands, so that the scores of halves stay in range.
+        root = b.const(np.sqrt(np.float32(scale)).astype(q.dtype.np))
+        q, k, scale = b.op("mul", q, root), b.op("mul", k, root), 1.0
     if heads == shared or shared == 1:
         result: Value = b.op("attention", q, k, v, mask, scale=scale)
         return result
@@ -85,11 +89,25 @@ def grouped_attention(
     return reshape_to(ctx, y, (n, heads, t, v.shape[3]))
 
 
+def scaled_queries(ctx: Ctx, q: Value, scale: float | None) -> tuple[Value, float]:
+    """Queries [..., D] and the factor of their scores: 1 / sqrt(D) where none is given, applied to
+    the queries if D is not known yet."""
+    if scale is not None:
+        return q, float(scale)
+    depth = q.shape[-1]
+    if isinstance(depth, int):
+        return q, 1.0 / math.sqrt(depth)
+    b = ctx.b
+    root = b.op("sqrt", b.op("cast", b.dims([depth], scalar=True), to=F32))
+    return b.op("div", q, ctx.as_dtype(root, q.dtype)), 1.0
+
+
 def _unusual(ctx: Ctx) -> bool:
     """Whether the node asks for more than the composite says: ONNX's body is used then."""
     return bool(
         ctx.attr("softcap", 0.0) or ctx.wants(3) or ctx.optional(6) is not None
         or ctx.attr("left_window_size", -1) >= 0 or ctx.attr("right_window_size", -1) >= 0
+        or ctx.attr_dtype("softmax_precision", ctx.input(0).dtype) != ctx.input(0).dtype
     )  # fmt: skip
 
 
@@ -123,19 +141,14 @@ def attention(ctx: Ctx, node: NodeProto) -> tuple[Value | None, ...]:
         past = past_k.shape[2]
         k = b.op("concat", past_k, k, axis=2)
         v = b.op("concat", past_v, v, axis=2)
-    scale = ctx.attr("scale")
-    if scale is None:
-        depth = q.shape[3]
-        if not isinstance(depth, int):
-            ctx.fail("the head size must be static, or scale given")
-        scale = 1.0 / math.sqrt(depth)
+    q, scale = scaled_queries(ctx, q, ctx.attr("scale"))
     mask = given = ctx.optional(3)
     if mask is not None:
         mask = additive(ctx, mask, q)
     if ctx.attr("is_causal", 0):
         triangle = causal_mask(ctx, q.shape[2], k.shape[2], past, q)
         mask = triangle if mask is None else b.op("add", mask, triangle)
-    y = grouped_attention(ctx, q, k, v, mask, float(scale))
+    y = grouped_attention(ctx, q, k, ctx.as_dtype(v, q.dtype), mask, scale)
     if given is not None and mask is not None:
         y = _masked_rows(ctx, y, mask)
     return (merge_heads(ctx, y) if flat else y, k, v)

@@ -8,16 +8,18 @@ symbol in that place.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from onnx import GraphProto, NodeProto
+from onnx import GraphProto, NodeProto, ValueInfoProto
 
 from ...ir.dims import Dim, free_symbols
 from ...ir.errors import ModelError
 from ...ir.graph import Attrs, Value
 from ...ir.ops.host import result_spec
-from ...ir.types import BOOL, I64, DType, SequenceType, TensorType, Type
+from ...ir.types import BOOL, I64, DType, OptionalType, TensorType, Type
+from .containers import join, map_sizes
+from .ops_host import certain
 from .registry import lowering
 
 if TYPE_CHECKING:
@@ -31,28 +33,14 @@ Result = tuple[Any, ...]
 """A result type as plain data, see ``ir.ops.host.result_spec``."""
 
 
-def _value(ctx: Ctx, t: Type, what: str) -> Type:
-    """A type that may enter or leave a region: a tensor of numbers, or a sequence of them."""
-    if isinstance(t, SequenceType):
-        return SequenceType(_tensor(ctx, t.elem, what))
-    return _tensor(ctx, t, what)
-
-
 def _outer(ctx: Ctx, t: Type, known: frozenset[str], prefix: str) -> Result:
     """A region's type as the surrounding graph sees it."""
-    if isinstance(t, SequenceType):
-        return result_spec(SequenceType(_renamed(ctx, t.elem, known, prefix)))
-    return result_spec(_renamed(ctx, t, known, prefix))
+    return result_spec(map_sizes(t, lambda d: _outer_dim(ctx, d, known, prefix)))
 
 
-def _renamed(ctx: Ctx, t: Type, known: frozenset[str], prefix: str) -> TensorType:
-    t = _tensor(ctx, t, "a result of a region")
-    return t.with_shape(tuple(_outer_dim(ctx, d, known, prefix) for d in t.shape))
-
-
-def _tensor(ctx: Ctx, t: Type, what: str) -> TensorType:
-    if not isinstance(t, TensorType) or t.dtype.kind == "s":
-        ctx.fail(f"{what} of type {t}: values that enter or leave a region must be numbers")
+def _item(t: Type, what: str) -> TensorType:
+    if not isinstance(t, TensorType):
+        raise ModelError(f"{what} of type {t}: only tensors can be stacked")
     return t
 
 
@@ -98,7 +86,7 @@ def if_(ctx: Ctx, node: NodeProto) -> tuple[Value, ...]:
     before = frozenset(ctx.b.taken)
     a, b = ctx.region(then), ctx.region(else_)
     results = tuple(
-        _joined(ctx, x.type, y.type, before)
+        _joined(ctx, x.type, y.type, before, cond)
         for (_, x), (_, y) in zip(a.graph.outputs, b.graph.outputs, strict=True)
     )
     return _build(ctx, "if", (cond, *a.captures, *b.captures), then=a.graph, else_=b.graph,
@@ -130,23 +118,18 @@ def _size_equality(ctx: Ctx, cond: Value) -> bool | None:
     return holds
 
 
-def _joined(ctx: Ctx, x: Type, y: Type, before: frozenset[str]) -> Result:
-    if isinstance(x, SequenceType) and isinstance(y, SequenceType):
-        x = y if _unknown(x) else x
-        joined = _joined(ctx, x.elem, x.elem if _unknown(y) else y.elem, before)
-        return ("seq", *joined)
-    s, t = _tensor(ctx, x, "a result of If"), _tensor(ctx, y, "a result of If")
-    if s.dtype != t.dtype:
-        raise ModelError(f"the branches give {s} and {t}")
-    if s.rank != t.rank:
-        ctx.fail(
-            f"the branches give {s} and {t}, of different ranks, and the condition depends on"
-            " data or on a symbolic size; fix that size with `sizes={name: value}`"
-        )
-    return s.dtype, tuple(
-        d if d == e and free_symbols(d) <= before else ctx.b.fresh("if")
-        for d, e in zip(s.shape, t.shape, strict=True)
-    )
+def _joined(ctx: Ctx, x: Type, y: Type, before: frozenset[str], cond: Value) -> Result:
+    """The type of what either branch gives."""
+
+    def size(d: Dim, e: Dim) -> Dim:
+        return d if d == e and free_symbols(d) <= before else ctx.b.fresh("if")
+
+    if isinstance(x, TensorType) and isinstance(y, TensorType) and x.rank != y.rank:
+        ctx.need(
+            f"the branches give {x} and {y}, of different ranks, and the condition depends on"
+            " data or on a symbolic size; fix that size with `sizes={name: value}`", cond
+        )  # fmt: skip
+    return result_spec(join(ctx, x, y, size, "a result of If"))
 
 
 # -- Loop --------------------------------------------------------------------------------------
@@ -177,7 +160,9 @@ def loop(ctx: Ctx, node: NodeProto) -> tuple[Value, ...]:
     first = None if cond is None or (alive is not None and alive.all()) else (
         _scalar(ctx, cond, BOOL))
     own = (TensorType(I64, ()), TensorType(BOOL, ()))
-    region, types, before = _fixed_point(ctx, body, state, own, ())
+    region, types, before = _fixed_point(
+        ctx, lambda given: ctx.region(body, given), state, own, ()
+    )
     outputs = [v.type for _, v in region.graph.outputs]
     results: list[Result] = [
         _outer(ctx, t, before, "loop") for t in types
@@ -186,11 +171,20 @@ def loop(ctx: Ctx, node: NodeProto) -> tuple[Value, ...]:
     if first is None and limit is not None and _always(region):
         total = ctx.dim(ctx.b.op("max", limit, 0))
     for t in outputs[1 + carried :]:
-        item = _tensor(ctx, t, "an item of Loop")
+        item = _item(t, "an item of Loop")
         sizes = tuple(_outer_dim(ctx, d, before, "item") for d in item.shape)
         results.append((item.dtype, (ctx.b.fresh("trips") if total is None else total, *sizes)))
-    return _build(ctx, "loop", (limit, first, *state, *region.captures), body=region.graph,
+    made = _build(ctx, "loop", (limit, first, *state, *region.captures), body=region.graph,
                   carried=carried, results=tuple(results))  # fmt: skip
+    return (*(_declared(ctx, v, body.output[1 + k]) for k, v in enumerate(made[:carried])),
+            *made[carried:])  # fmt: skip
+
+
+def _declared(ctx: Ctx, v: Value, info: ValueInfoProto) -> Value:
+    """A loop's last state, which has the type that the body declares: a state may enter as an
+    optional and leave as its value."""
+    optional = info.type.WhichOneof("value") == "optional_type"
+    return v if optional or not isinstance(v.type, OptionalType) else certain(ctx, v)
 
 
 def _unrolled(
@@ -248,7 +242,7 @@ def _true(tensor: Any) -> bool:
 
 def _fixed_point(
     ctx: Ctx,
-    body: GraphProto,
+    region_of: Callable[[Sequence[Type | None]], Region],
     state: list[Value],
     before_state: Sequence[Type],
     after_state: Sequence[Type],
@@ -256,10 +250,10 @@ def _fixed_point(
     """(region, state types, symbols known before): sizes of the state that an iteration changes
     become symbols of the region, until the body gives back the types that it takes."""
     before = frozenset(ctx.b.taken)
-    types = [_value(ctx, v.type, "a state") for v in state]
+    types = [v.type for v in state]
     first = 1 if before_state else 0  # a loop's body gives its condition first
     for _ in range(_MAX_ROUNDS):
-        region = ctx.region(body, [*before_state, *types, *after_state])
+        region = region_of([*before_state, *types, *after_state])
         given = [v.type for _, v in region.graph.outputs][first : first + len(types)]
         wider = [_wider(ctx, t, g, before) for t, g in zip(types, given, strict=True)]
         if wider == types:
@@ -270,33 +264,14 @@ def _fixed_point(
 
 def _wider(ctx: Ctx, t: Type, given: Type, before: frozenset[str]) -> Type:
     """``t`` with a symbol of its own in every place where ``given`` differs."""
-    if isinstance(t, SequenceType) and isinstance(given, SequenceType):
-        if _unknown(t) and not _unknown(given):
-            return given
-        return SequenceType(_wider(ctx, t.elem, given.elem, before))
-    t, g = _tensor(ctx, t, "a state of a loop"), _tensor(ctx, given, "a state of a loop")
-    if g.dtype != t.dtype:
-        raise ModelError(f"a state enters as {t} and leaves as {g}")
-    if g.rank != t.rank:
-        ctx.fail(f"a state that enters as {t} and leaves as {g}: its rank must not change")
-    return t.with_shape(tuple(
-        d if d == e or not free_symbols(d) <= before else ctx.b.fresh("state")
-        for d, e in zip(t.shape, g.shape, strict=True)
-    ))
 
+    def size(d: Dim, e: Dim) -> Dim:
+        return d if d == e or not free_symbols(d) <= before else ctx.b.fresh("state")
 
-def _unknown(t: SequenceType) -> bool:
-    """Whether the element type is the one of an empty sequence, which says nothing."""
-    return isinstance(t.elem, TensorType) and t.elem.rank == 0
+    return join(ctx, t, given, size, "a state of a loop")
 
 
 # -- Scan --------------------------------------------------------------------------------------
-
-
-@lowering("Scan")
-def scan_batched(ctx: Ctx, node: NodeProto) -> tuple[Value, ...]:
-    """Opset 8 scans a batch with lengths of its own; nobody exports it."""
-    ctx.fail("Scan of opset 8 is not supported; opset 9 and later are")
 
 
 @lowering("Scan", since=9)
@@ -314,27 +289,41 @@ def scan(ctx: Ctx, node: NodeProto) -> tuple[Value, ...]:
     sequences = [
         _leading(ctx, ctx.input(carried + k), axes[k], bool(back[k])) for k in range(count)
     ]
-    length = next((s.shape[0] for s in sequences if isinstance(s.shape[0], int)),
-                  sequences[0].shape[0])  # fmt: skip
-    elements = [s.tensor.with_shape(s.shape[1:]) for s in sequences]
-    region, types, before = _fixed_point(ctx, body, state, (), elements)
-    outputs = [v.type for _, v in region.graph.outputs]
-    if len(outputs) != ctx.n_outputs:
-        raise ModelError(f"the body gives {len(outputs)} values for {ctx.n_outputs} outputs")
-    results: list[Result] = [
-        _outer(ctx, t, before, "scan") for t in types
-    ]
-    for t in outputs[carried:]:
-        item = _tensor(ctx, t, "an item of Scan")
-        sizes = tuple(_outer_dim(ctx, d, before, "item") for d in item.shape)
-        results.append((item.dtype, (length, *sizes)))
-    outs = list(_build(ctx, "scan", (*state, *sequences, *region.captures), body=region.graph,
-                       carried=carried, sequences=count, results=tuple(results)))  # fmt: skip
+    if len(body.output) != ctx.n_outputs:
+        raise ModelError(f"the body gives {len(body.output)} values for {ctx.n_outputs} outputs")
+    outs = scanned(ctx, lambda types: ctx.region(body, types), state, sequences)
     out_axes = ctx.attr("scan_output_axes", (0,) * (len(outs) - carried))
     out_back = ctx.attr("scan_output_directions", (0,) * (len(outs) - carried))
     for k in range(carried, len(outs)):
         outs[k] = _placed(ctx, outs[k], out_axes[k - carried], bool(out_back[k - carried]))
     return tuple(outs)
+
+
+def scanned(
+    ctx: Ctx,
+    region_of: Callable[[Sequence[Type | None]], Region],
+    state: list[Value],
+    sequences: list[Value],
+) -> list[Value]:
+    """The last states, then the stacked items, of a scan along axis 0 of the sequences.
+
+    ``region_of`` makes the body for given types of the states and elements."""
+    carried = len(state)
+    length = next((s.shape[0] for s in sequences if isinstance(s.shape[0], int)),
+                  sequences[0].shape[0])  # fmt: skip
+    elements = [s.tensor.with_shape(s.shape[1:]) for s in sequences]
+    region, types, before = _fixed_point(ctx, region_of, state, (), elements)
+    outputs = [v.type for _, v in region.graph.outputs]
+    results: list[Result] = [
+        _outer(ctx, t, before, "scan") for t in types
+    ]
+    for t in outputs[carried:]:
+        item = _item(t, "an item of Scan")
+        sizes = tuple(_outer_dim(ctx, d, before, "item") for d in item.shape)
+        results.append((item.dtype, (length, *sizes)))
+    return list(_build(ctx, "scan", (*state, *sequences, *region.captures), body=region.graph,
+                       carried=carried, sequences=len(sequences),
+                       results=tuple(results)))  # fmt: skip
 
 
 def reversed_along(ctx: Ctx, x: Value, axis: int) -> Value:

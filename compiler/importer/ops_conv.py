@@ -20,7 +20,7 @@ from ...ir.dims import Dim, ceil_div, dmax, dmin, product
 from ...ir.errors import ModelError
 from ...ir.types import I64
 from .ops_shape import reshape_to
-from .registry import lowering
+from .registry import accumulates, lowering
 
 if TYPE_CHECKING:
     from ...ir.graph import Value
@@ -166,6 +166,8 @@ def _transposed_pads(
     hi: list[Dim] = []
     beyond: list[Dim] = list(extra)
     for i in range(rank):
+        if wanted is not None and not isinstance(sizes[i], int):
+            ctx.need(f"output_shape {list(wanted)}: the image's sizes must be static", sizes[i])
         out = wanted[i] if wanted is not None else sizes[i] * strides[i]
         span = (kernel[i] - 1) * dilations[i] + 1
         total = strides[i] * (sizes[i] - 1) + extra[i] + span - out
@@ -210,15 +212,21 @@ def _pool(ctx: Ctx, x: Value, kind: str, window: Window) -> Value:
 
 
 @lowering("MaxPool")
-def max_pool(ctx: Ctx, node: NodeProto) -> Value:
-    if ctx.wants(1):
-        ctx.fail("MaxPool with the Indices output is not supported; the values alone are")
+def max_pool(ctx: Ctx, node: NodeProto) -> tuple[Value, ...]:
+    """(maxima, their flat positions): in an image column-major where ``storage_order`` is 1."""
     x = ctx.input(0)
     _, window = _pool_window(ctx, x)
-    return _pool(ctx, x, "max", window)
+    y = _pool(ctx, x, "max", window)
+    if not ctx.wants(1):
+        return (y,)
+    column_major = bool(ctx.attr("storage_order", 0))
+    return y, ctx.b.op(
+        "pool_argmax", x, kernel=window.kernel, column_major=column_major, **window.attrs()
+    )
 
 
 @lowering("AveragePool")
+@accumulates
 def average_pool(ctx: Ctx, node: NodeProto) -> Value:
     x = ctx.input(0)
     declared, window = _pool_window(ctx, x)
@@ -274,6 +282,7 @@ def _axis_counts(
 
 
 @lowering("LpPool")
+@accumulates
 def lp_pool(ctx: Ctx, node: NodeProto) -> Value:
     b, x, p = ctx.b, ctx.input(0), ctx.attr("p", 2)
     _, window = _pool_window(ctx, x)
@@ -299,6 +308,7 @@ def global_pool(ctx: Ctx, node: NodeProto) -> Value:
 
 
 @lowering("GlobalLpPool")
+@accumulates
 def global_lp_pool(ctx: Ctx, node: NodeProto) -> Value:
     b, x, p = ctx.b, ctx.input(0), ctx.attr("p", 2)
     powers = b.op("pow", b.op("abs", x), float(p))
@@ -313,17 +323,24 @@ def max_unpool(ctx: Ctx, node: NodeProto) -> Value:
     sizes = _unpooled_shape(ctx, x)
     flat = reshape_to(ctx, x, (x.tensor.numel(),))
     index = reshape_to(ctx, at, (x.tensor.numel(),))
-    own = sizes
-    given = ctx.optional(2)
-    if given is not None:
-        sizes = ctx.dims(given)
-        if len(sizes) != x.rank:
-            raise ModelError(f"output_shape has {len(sizes)} sizes for {x.type}")
-    if sizes != own:
-        ctx.fail(f"output_shape {sizes} other than {own}, which the strides give")
     empty = ctx.full((product(sizes),), 0, x.dtype)
     filled = b.op("scatter_elements", empty, index, flat, axis=0, reduction="none")
-    return reshape_to(ctx, filled, sizes)
+    y = reshape_to(ctx, filled, sizes)
+    given = ctx.optional(2)
+    if given is None:
+        return y
+    wanted = ctx.dims(given)
+    if len(wanted) != x.rank:
+        raise ModelError(f"output_shape has {len(wanted)} sizes for {x.type}")
+    if wanted == sizes:
+        return y
+    # Positions count in the image that the strides give; the rest of a larger one is 0.
+    more = tuple(w - d for w, d in zip(wanted, sizes, strict=True))
+    if any(isinstance(d, int) and d < 0 for d in more):
+        raise ModelError(f"output_shape {wanted} is smaller than {sizes}, which the strides give")
+    zero = b.const(np.zeros((), x.dtype.np))
+    padded = b.op("pad", y, zero, lo=(0,) * x.rank, hi=more, mode="constant")
+    return reshape_to(ctx, padded, wanted)
 
 
 def _unpooled_shape(ctx: Ctx, x: Value) -> tuple[Dim, ...]:

@@ -14,7 +14,7 @@ import numpy as np
 from ...ir.dims import Dim, product
 from ...ir.errors import ModelError
 from ...ir.graph import Value
-from ...ir.types import F32, I64
+from ...ir.types import F32, F64, I64
 from .ops_shape import cut, reshape_to
 from .registry import lowering
 
@@ -46,8 +46,6 @@ def non_max_suppression(ctx: Ctx, node: NodeProto) -> Value:
 def unique(ctx: Ctx, node: NodeProto) -> tuple[Value, ...]:
     """(values, first positions, classes, counts) of elements, or of slices along an axis."""
     x, axis = ctx.input(0), ctx.attr("axis")
-    if x.dtype.kind == "s":
-        ctx.fail("Unique of strings is not supported; numbers are")
     if axis is None:
         x, axis = reshape_to(ctx, x, (x.tensor.numel(),)), 0
     axis = ctx.axis(axis, x.rank)
@@ -69,13 +67,14 @@ def unique(ctx: Ctx, node: NodeProto) -> tuple[Value, ...]:
 def _samples(
     ctx: Ctx, start: Value, length: Value, bins: int, ratio: int
 ) -> tuple[Value, Value, Value | None]:
-    """Along one axis: (sample coordinates [R, bins, G], samples per bin [R] as f32, mask).
+    """Along one axis: (sample coordinates [R, bins, G], samples per bin [R], mask).
 
-    ``start`` and ``length`` [R] are a region's first coordinate and extent."""
-    b = ctx.b
+    ``start`` and ``length`` [R] are a region's first coordinate and extent, floats; so are the
+    results."""
+    b, real = ctx.b, start.dtype
     step = b.op("div", length, float(bins))
     if ratio > 0:
-        count = ctx.full(length.shape, float(ratio), F32)
+        count = ctx.full(length.shape, float(ratio), real)
         most: Dim = ratio
     else:
         count = b.op("ceil", step)
@@ -84,8 +83,8 @@ def _samples(
         most = ctx.bind(b.op("max", top, 1), "grid")
     regions = length.shape[0]
     column = (regions, 1, 1)
-    bin_ = b.op("iota", shape=(1, bins, 1), axis=1, dtype=F32)
-    tick = b.op("iota", shape=(1, 1, most), axis=2, dtype=F32)
+    bin_ = b.op("iota", shape=(1, bins, 1), axis=1, dtype=real)
+    tick = b.op("iota", shape=(1, 1, most), axis=2, dtype=real)
     inside = b.op("div", b.op("add", tick, 0.5), reshape_to(ctx, count, column))
     at = b.op("mul", b.op("add", bin_, inside), reshape_to(ctx, step, column))
     at = b.op("add", at, reshape_to(ctx, start, column))
@@ -110,17 +109,23 @@ def _corners(ctx: Ctx, at: Value, size: Dim) -> tuple[Value, Value, Value, Value
     return low, high, weight, inside
 
 
-@lowering("RoiAlign")
+@lowering("RoiAlign", since=16)
 def roi_align(ctx: Ctx, node: NodeProto) -> Value:
     """Regions [R, 4] of images [N, C, H, W], resampled bilinearly to [R, C, PH, PW]."""
     b, x, rois, which = ctx.b, ctx.input(0), ctx.input(1), ctx.input(2)
     mode = ctx.attr("mode", "avg")
-    half = ctx.opset >= 16 and ctx.attr("coordinate_transformation_mode", "half_pixel")
+    half = ctx.attr("coordinate_transformation_mode", "half_pixel")
+    if half not in ("half_pixel", "output_half_pixel"):
+        raise ModelError(f"coordinate_transformation_mode {half[:20]!r}")
     shift = 0.5 if half == "half_pixel" else 0.0
     bins = (ctx.attr("output_height", 1), ctx.attr("output_width", 1))
     ratio, scale = ctx.attr("sampling_ratio", 0), float(ctx.attr("spatial_scale", 1.0))
-    if x.rank != 4 or rois.rank != 2 or mode not in ("avg", "max") or x.dtype != F32:
-        ctx.fail(f"images {x.type}, mode {mode[:20]!r}; supported: f32 [N, C, H, W], avg and max")
+    if min(bins) < 1:
+        raise ModelError(f"{bins[0]} x {bins[1]} bins")
+    if x.rank != 4 or rois.rank != 2 or mode not in ("avg", "max") or not x.dtype.is_float:
+        raise ModelError(f"images {x.type}, regions {rois.type}, mode {mode[:20]!r}")
+    given, real = x.dtype, F64 if x.dtype == F64 else F32
+    x, rois = ctx.as_dtype(x, real), ctx.as_dtype(rois, real)
     edges = [
         b.op("sub", b.op("mul", reshape_to(ctx, cut(ctx, rois, 1, k, 1), (rois.shape[0],)), scale),
              shift)
@@ -132,7 +137,7 @@ def roi_align(ctx: Ctx, node: NodeProto) -> Value:
         if not shift:
             length = b.op("max", length, 1.0)
         samples.append(_samples(ctx, edges[lo], length, bins[axis], ratio))
-    return _resample(ctx, x, which, samples, mode)
+    return ctx.as_dtype(_resample(ctx, x, which, samples, mode), given)
 
 
 def _resample(
@@ -158,7 +163,7 @@ def _resample(
             ]
             pixels = b.op("gather_nd", image, b.op("concat", *index, axis=5), batch_dims=0)
             weights = [
-                w[2] if high else b.op("sub", b.const(1.0, F32), w[2])
+                w[2] if high else b.op("sub", b.const(1.0, x.dtype), w[2])
                 for w, high in ((row_at, high_row), (col_at, high_col))
             ]
             weight = b.op("mul", b.op("mul", *weights), inside)
@@ -182,13 +187,23 @@ def _reduced(
     shapes = ((regions, 1, gh, 1, 1, 1), (regions, 1, 1, 1, gw, 1))
     for mask, shape in zip((rows[1], columns[1]), shapes, strict=True):
         if mask is not None:
-            neutral = b.const(0.0 if mode == "avg" else -np.inf, F32)
+            neutral = b.const(0.0 if mode == "avg" else -np.inf, total.dtype)
             total = b.op("select", reshape_to(ctx, mask, shape), total, neutral)
     y = b.op("reduce", total, kind="sum" if mode == "avg" else "max", axes=(2, 4), keepdims=False)
     if mode == "avg":
         count = b.op("max", b.op("mul", rows[0], columns[0]), 1.0)
         y = b.op("div", y, reshape_to(ctx, count, (regions, 1, 1, 1)))
     return b.op("transpose", y, perm=(0, 3, 1, 2))
+
+
+@lowering("MaxRoiPool")
+def max_roi_pool(ctx: Ctx, node: NodeProto) -> Value:
+    """Maxima over a grid of bins of regions [R, 5] (image, x1, y1, x2, y2)."""
+    pooled = ctx.required("pooled_shape")
+    if len(pooled) != 2 or min(pooled) < 1:
+        raise ModelError(f"pooled_shape {list(pooled)[:8]}")
+    return ctx.b.op("max_roi_pool", ctx.input(0), ctx.input(1), pooled=pooled,
+                    scale=float(ctx.attr("spatial_scale", 1.0)))  # fmt: skip
 
 
 # -- Col2Im ------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
-"""Lowerings of scalar functions: arithmetic, comparison, logic, casts and activations.
+"""Lowerings of scalar functions: arithmetic, comparison, logic and activations.
 
-Before opset 7 operands broadcast by attribute; from 7 on they broadcast as NumPy does, which is
-all that is supported. Python numbers among operands become constants of the tensor's type.
+Operands broadcast as NumPy does, as ONNX has it from opset 7 on (before: ``ops_legacy``). Python
+numbers among operands become constants of the tensor's type.
 """
 
 from __future__ import annotations
@@ -9,17 +9,17 @@ from __future__ import annotations
 from functools import reduce as fold
 from typing import TYPE_CHECKING
 
-import ml_dtypes
 import numpy as np
 from onnx import NodeProto
 
 from ...ir.errors import ModelError
-from ...ir.types import BOOL, F32, F64, DType
-from .registry import lowering
+from ...ir.types import F32, F64
+from .registry import accumulates, lowering
 
 if TYPE_CHECKING:
     from ...ir.graph import Value
     from .context import Ctx
+    from .registry import Result
 
 _UNARY = {
     "Abs": "abs", "Neg": "neg", "Floor": "floor", "Ceil": "ceil", "Round": "round",
@@ -45,18 +45,18 @@ def unary(ctx: Ctx, node: NodeProto) -> Value:
     return ctx.b.op(op, x)
 
 
-@lowering(*_BINARY)
+@lowering(*_BINARY, since=7)
 def binary(ctx: Ctx, node: NodeProto) -> Value:
     return ctx.b.op(_BINARY[node.op_type], ctx.input(0), ctx.input(1))
 
 
-@lowering("Greater", "GreaterOrEqual")
+@lowering("Greater", "GreaterOrEqual", since=7)
 def greater(ctx: Ctx, node: NodeProto) -> Value:
     op = "lt" if node.op_type == "Greater" else "le"
     return ctx.b.op(op, ctx.input(1), ctx.input(0))
 
 
-@lowering("Equal")
+@lowering("Equal", since=7)
 def equal(ctx: Ctx, node: NodeProto) -> Value:
     a, b = ctx.input(0), ctx.input(1)
     if a.dtype.kind == "s":
@@ -66,13 +66,19 @@ def equal(ctx: Ctx, node: NodeProto) -> Value:
     return ctx.b.op("eq", a, b)
 
 
-@lowering("Pow")
+@lowering("Pow", since=7)
 def power(ctx: Ctx, node: NodeProto) -> Value:
     x, e = ctx.input(0), ctx.input(1)
     if e.dtype.kind == "f" and x.dtype.kind in "iu":
-        # An integer raised to a real exponent is computed in reals, then truncated.
-        wide = ctx.b.op("pow", ctx.as_dtype(x, F64), ctx.as_dtype(e, F64))
-        return ctx.b.op("cast", wide, to=x.dtype)
+        # A real power is truncated, which forgives no rounding: whole exponents multiply, and
+        # what is within a few roundings of a whole number (9 to the 0.5) is that number.
+        b, e = ctx.b, ctx.as_dtype(e, F64)
+        y = b.op("pow", ctx.as_dtype(x, F64), e)
+        near = b.op("round", y)
+        whole = b.op("le", b.op("abs", b.op("sub", y, near)), b.op("mul", near, 2.0**-50))
+        y = b.op("cast", b.op("select", whole, near, y), to=x.dtype)
+        exact = b.op("pow", x, b.op("cast", e, to=x.dtype))
+        return b.op("select", b.op("eq", e, b.op("round", e)), exact, y)
     return ctx.b.op("pow", x, e if e.dtype == x.dtype else ctx.as_dtype(e, x.dtype))
 
 
@@ -104,8 +110,13 @@ def is_inf(ctx: Ctx, node: NodeProto) -> Value:
     )  # fmt: skip
 
 
-@lowering("Sum", "Max", "Min", "Mean")
-def variadic(ctx: Ctx, node: NodeProto) -> Value:
+@lowering("Sum", "Max", "Min", "Mean", since=8)
+def variadic(ctx: Ctx, node: NodeProto) -> Result:
+    adds = node.op_type in ("Sum", "Mean") and len(ctx.inputs) > 1
+    return (accumulates(_combined) if adds else _combined)(ctx, node)
+
+
+def _combined(ctx: Ctx, node: NodeProto) -> Result:
     op = {"Sum": "add", "Mean": "add", "Max": "max", "Min": "min"}[node.op_type]
     parts = [ctx.input(i) for i in range(len(ctx.inputs))]
     total = fold(lambda x, y: ctx.b.op(op, x, y), parts)
@@ -116,57 +127,10 @@ def variadic(ctx: Ctx, node: NodeProto) -> Value:
 
 @lowering("Where")
 def where(ctx: Ctx, node: NodeProto) -> Value:
-    if ctx.input(1).dtype.kind == "s":
-        ctx.fail("Where on strings is not supported")
     return ctx.b.op("select", ctx.input(0), ctx.input(1), ctx.input(2))
 
 
-# -- casts and ranges --------------------------------------------------------------------------
-
-
-def _cast(ctx: Ctx, x: Value, to: DType) -> Value:
-    if to == x.dtype:
-        return x
-    if x.dtype.kind == "s" or to.kind == "s":
-        from .ops_host import cast_strings
-
-        return cast_strings(ctx, x, to)
-    if to.name.startswith("f8") and ctx.attr("saturate", 1) and x.dtype.is_float:
-        largest = float(ml_dtypes.finfo(to.np).max)
-        x = ctx.b.op("min", ctx.b.op("max", x, -largest), largest)
-    return ctx.b.op("cast", x, to=to)
-
-
-@lowering("Cast")
-def cast(ctx: Ctx, node: NodeProto) -> Value:
-    return _cast(ctx, ctx.input(0), ctx.attr_dtype("to"))
-
-
-@lowering("CastLike")
-def cast_like(ctx: Ctx, node: NodeProto) -> Value:
-    return _cast(ctx, ctx.input(0), ctx.input(1).dtype)
-
-
-@lowering("BitCast")
-def bit_cast(ctx: Ctx, node: NodeProto) -> Value:
-    x, to = ctx.input(0), ctx.attr_dtype("to")
-    if to == x.dtype:
-        return x
-    known = ctx.constant(x)
-    if known is None or to.itemsize != x.dtype.itemsize:
-        ctx.fail("BitCast is supported for constants only")
-    return ctx.b.const(np.ascontiguousarray(known).view(to.np).reshape(known.shape))
-
-
-@lowering("Clip")
-def clip_attributes(ctx: Ctx, node: NodeProto) -> Value:
-    x = ctx.input(0)
-    low, high = ctx.attr("min"), ctx.attr("max")
-    if low is not None and low > np.finfo(np.float32).min:
-        x = ctx.b.op("max", x, low)
-    if high is not None and high < np.finfo(np.float32).max:
-        x = ctx.b.op("min", x, high)
-    return x
+# -- limits and copies --------------------------------------------------------------------------
 
 
 @lowering("Clip", since=11)
@@ -189,20 +153,6 @@ def identity(ctx: Ctx, node: NodeProto) -> Value:
     return ctx.input(0)
 
 
-@lowering("Dropout")
-def dropout(ctx: Ctx, node: NodeProto) -> tuple[Value, ...]:
-    x = ctx.input(0)
-    training = ctx.optional(2)
-    if training is not None:
-        known = ctx.constant(training)
-        if known is None or bool(known.reshape(-1)[0]):
-            ctx.fail("Dropout in training mode is not supported; training_mode must be false")
-    mask = x if not ctx.wants(1) else ctx.full(x.shape, True, BOOL)
-    if ctx.wants(1) and ctx.opset < 10:
-        mask = ctx.full(x.shape, 1, x.dtype)
-    return (x, mask)
-
-
 # -- activations -------------------------------------------------------------------------------
 
 
@@ -213,7 +163,7 @@ def leaky_relu(ctx: Ctx, node: NodeProto) -> Value:
     return ctx.b.op("select", ctx.b.op("lt", x, 0.0), scaled, x)
 
 
-@lowering("PRelu")
+@lowering("PRelu", since=7)
 def prelu(ctx: Ctx, node: NodeProto) -> Value:
     x, slope = ctx.input(0), ctx.input(1)
     zero = ctx.b.const(np.zeros((), x.dtype.np))
@@ -242,7 +192,7 @@ def celu(ctx: Ctx, node: NodeProto) -> Value:
     return b.op("add", b.op("relu", x), b.op("mul", low, alpha))
 
 
-@lowering("Selu")
+@lowering("Selu", since=6)
 def selu(ctx: Ctx, node: NodeProto) -> Value:
     alpha = ctx.attr("alpha", 1.67326319217681884765625)
     gamma = ctx.attr("gamma", 1.05070102214813232421875)

@@ -2,7 +2,8 @@
 
 The image is read as rows of channels, [N, positions, C]; each corner (or cubic tap) of every
 sampling point is one gather of such rows, weighted and summed. Padding modes fold coordinates
-(border, reflection) or give taps outside weight 0 (zeros).
+(border, reflection) or leave taps outside out (zeros). Integers are interpolated as real numbers
+and cut off, as ONNX's reference does.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from onnx import NodeProto
 
 from ...ir.dims import Dim, product
 from ...ir.errors import ModelError
-from ...ir.types import I64
+from ...ir.types import F32, F64, I64
 from .ops_resize import Plan, _symbolic_weights
 from .ops_shape import cut, reshape_to
 from .registry import lowering
@@ -39,6 +40,9 @@ def grid_sample(ctx: Ctx, node: NodeProto) -> Value:
         raise ModelError(f"mode {ctx.attr('mode')!r}, padding_mode {padding[:20]!r}")
     if r < 1 or grid.rank != x.rank or (isinstance(grid.shape[-1], int) and grid.shape[-1] != r):
         raise ModelError(f"image {x.type}, grid {grid.type}")
+    given = x.dtype
+    if not given.is_float and mode != "nearest":
+        x = ctx.as_dtype(x, F64 if given.bits > 16 else F32)
     sizes, outs = x.shape[2:], grid.shape[1:-1]
     n, points = grid.shape[0], product(outs)
     rows = b.op("transpose", x, perm=(0, *range(2, x.rank), 1))
@@ -46,38 +50,47 @@ def grid_sample(ctx: Ctx, node: NodeProto) -> Value:
     axes = []
     for k in range(r):  # the grid's last axis is x first, y second
         g = reshape_to(ctx, cut(ctx, grid, grid.rank - 1, r - 1 - k, 1), (n, points))
-        axes.append(_axis_taps(ctx, ctx.as_dtype(g, x.dtype), sizes[k], mode, padding, aligned))
+        at = ctx.as_dtype(g, x.dtype) if x.dtype.is_float else g
+        axes.append(_axis_taps(ctx, at, sizes[k], mode, padding, aligned))
     total: Value | None = None
     for corner in itertools.product(*axes):
         part = _corner(ctx, rows, sizes, corner)
         total = part if total is None else b.op("add", total, part)
     assert total is not None
     y = b.op("transpose", total, perm=(0, 2, 1))
-    return reshape_to(ctx, y, (n, x.shape[1], *outs))
+    return ctx.as_dtype(reshape_to(ctx, y, (n, x.shape[1], *outs)), given)
 
 
-_Tap = tuple["Value", "Value | None"]
-"""Positions i64[N, P] on one axis and their weights (None: 1)."""
+_Tap = tuple["Value", "Value | None", "Value | None"]
+"""On one axis: positions i64[N, P], their weights (None: 1), whether they are inside the image
+(None: all of them)."""
 
 
 def _corner(ctx: Ctx, rows: Value, sizes: tuple[Dim, ...], corner: tuple[_Tap, ...]) -> Value:
+    """Weighted rows [N, P, C] at one combination of taps; a tap outside the image is 0, whatever
+    the pixel holds that is read in its place."""
     b = ctx.b
     linear: Value | None = None
     weight: Value | None = None
-    for (at, w), size in zip(corner, sizes, strict=True):
+    inside: Value | None = None
+    for size, (index, w, ok) in zip(sizes, corner, strict=True):
         if linear is None:
-            linear = at
+            linear = index
         else:
-            linear = b.op("add", b.op("mul", linear, b.dims([size], scalar=True)), at)
+            linear = b.op("add", b.op("mul", linear, b.dims([size], scalar=True)), index)
         if w is not None:
             weight = w if weight is None else b.op("mul", weight, w)
+        if ok is not None:
+            inside = ok if inside is None else b.op("and", inside, ok)
     assert linear is not None
-    index = reshape_to(ctx, linear, (*linear.shape, 1))
-    picked: Value = b.op("gather_nd", rows, index, batch_dims=1)
-    if weight is None:
-        return picked
-    result: Value = b.op("mul", picked, reshape_to(ctx, weight, (*weight.shape, 1)))
-    return result
+    column = (*linear.shape, 1)
+    picked: Value = b.op("gather_nd", rows, reshape_to(ctx, linear, column), batch_dims=1)
+    if weight is not None:
+        picked = b.op("mul", picked, reshape_to(ctx, weight, column))
+    if inside is not None:
+        zero = b.const(np.zeros((), rows.dtype.np))
+        picked = b.op("select", reshape_to(ctx, inside, column), picked, zero)
+    return picked
 
 
 def _axis_taps(ctx: Ctx, g: Value, size: Dim, mode: str, padding: str, aligned: bool) -> list[_Tap]:
@@ -122,15 +135,14 @@ def _tap(
     aligned: bool,
 ) -> _Tap:  # fmt: skip
     b = ctx.b
+    inside = None
     if padding == "zeros":
         top = b.op("sub", extent, 1.0)
         zero = b.const(np.zeros((), at.dtype.np))
         inside = b.op("and", b.op("le", zero, at), b.op("le", at, top))
-        mask = b.op("cast", inside, to=at.dtype)
-        weight = mask if weight is None else b.op("mul", weight, mask)
     else:
         at = _folded(ctx, at, extent, padding, aligned)
         at = b.op("round", at) if padding == "reflection" else at
     last = b.op("sub", b.dims([size], scalar=True), 1)
     index = b.op("cast", at, to=I64)
-    return b.op("min", b.op("max", index, 0), last), weight
+    return b.op("min", b.op("max", index, 0), last), weight, inside

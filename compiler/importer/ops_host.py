@@ -20,12 +20,15 @@ from ...ir.types import (
     I64,
     STR,
     DType,
+    LooseTensor,
     OptionalType,
     SequenceType,
     TensorType,
     Type,
 )
+from .containers import join_elements, map_sizes
 from .registry import lowering
+from .types import SizeNames, type_of
 
 if TYPE_CHECKING:
     from onnx import NodeProto
@@ -59,36 +62,44 @@ def _items(v: Value) -> list[Value] | None:
     return None
 
 
-def _sequence(ctx: Ctx, items: Sequence[Value], elem: TensorType | None = None) -> Value:
-    """A sequence node; the element type keeps the sizes on which all elements agree."""
+def _sequence(ctx: Ctx, items: Sequence[Value], elem: Type | None = None) -> Value:
+    """A sequence node; the element type keeps what all elements agree on."""
     for v in items:
-        elem = v.tensor if elem is None else _common(ctx, elem, v.tensor)
+        elem = v.type if elem is None else _common(ctx, elem, v.type)
     if elem is None:
         raise ModelError("a sequence needs an element type")
     return host_node(ctx, "sequence_construct", items, {}, [SequenceType(elem)])[0]
 
 
-def _common(ctx: Ctx, a: TensorType, b: TensorType) -> TensorType:
-    if a.dtype != b.dtype:
-        raise ModelError(f"a sequence of {a} and {b}")
-    if a.rank == 0:
-        return b  # the type of an empty sequence says nothing
-    if a.rank != b.rank:
-        ctx.fail(f"a sequence of {a} and {b}: elements of different ranks")
-    return a.with_shape(tuple(
-        d if d == e else ctx.b.fresh("elem") for d, e in zip(a.shape, b.shape, strict=True)
-    ))
+def _common(ctx: Ctx, a: Type, b: Type) -> Type:
+    def size(d: Dim, e: Dim) -> Dim:
+        return d if d == e else ctx.b.fresh("elem")
+
+    return join_elements(ctx, a, b, size, "a sequence")
 
 
-def _element(ctx: Ctx, v: Value) -> TensorType:
-    if not isinstance(v.type, SequenceType) or not isinstance(v.type.elem, TensorType):
-        raise ModelError(f"a sequence of tensors is needed, got {v.type}")
+def _element(v: Value) -> Type:
+    if not isinstance(v.type, SequenceType):
+        raise ModelError(f"a sequence is needed, got {v.type}")
     return v.type.elem
 
 
-def _loose(ctx: Ctx, t: TensorType) -> TensorType:
-    """A tensor whose sizes only the run knows."""
-    return t.with_shape(tuple(ctx.b.fresh("elem") for _ in t.shape))
+def _ranked(ctx: Ctx, v: Value, what: str) -> TensorType:
+    """What a container holds, as the type of a tensor; refuses tensors of any rank."""
+    elem = v.type.elem if isinstance(v.type, (SequenceType, OptionalType)) else v.type
+    if isinstance(elem, LooseTensor):
+        ctx.fail(
+            f"{what} of {v.type} has no rank that is known here; a model input can be given one"
+            " in `shapes={name: (sizes or names)}`"
+        )
+    if not isinstance(elem, TensorType):
+        raise ModelError(f"{what} of {v.type}: a tensor is needed")
+    return elem
+
+
+def _loose(ctx: Ctx, t: Type) -> Type:
+    """An element of a container: each has symbolic sizes of its own."""
+    return map_sizes(t, lambda d: d if isinstance(d, int) else ctx.b.fresh("elem"))
 
 
 def _index(ctx: Ctx, v: Value | None, size: int, default: int) -> int | None:
@@ -113,7 +124,7 @@ def sequence_construct(ctx: Ctx, node: NodeProto) -> Value:
 @lowering("SequenceEmpty")
 def sequence_empty(ctx: Ctx, node: NodeProto) -> Value:
     """A sequence of nothing; what is inserted decides the shape of its elements."""
-    return _sequence(ctx, [], TensorType(ctx.attr_dtype("dtype", F32), ()))
+    return _sequence(ctx, [], LooseTensor(ctx.attr_dtype("dtype", F32), none=True))
 
 
 @lowering("SequenceInsert")
@@ -126,7 +137,7 @@ def sequence_insert(ctx: Ctx, node: NodeProto) -> Value:
         if k is not None:
             items.insert(k, value)
             return _sequence(ctx, items)
-    elem = _common(ctx, _element(ctx, seq), value.tensor)
+    elem = _common(ctx, _element(seq), value.type)
     return host_node(ctx, "sequence_insert", [seq, value, at], {}, [SequenceType(elem)])[0]
 
 
@@ -138,9 +149,8 @@ def sequence_erase(ctx: Ctx, node: NodeProto) -> Value:
     if items:
         k = _index(ctx, at, len(items), len(items) - 1)
         if k is not None and k < len(items):
-            elem = items[0].tensor
             del items[k]
-            return _sequence(ctx, items, None if items else elem)
+            return _sequence(ctx, items, None if items else _element(seq))
     return host_node(ctx, "sequence_erase", [seq, at], {}, [seq.type])[0]
 
 
@@ -153,24 +163,28 @@ def sequence_at(ctx: Ctx, node: NodeProto) -> Value:
         k = _index(ctx, at, len(items), 0)
         if k is not None and k < len(items):
             return items[k]
-    elem = _loose(ctx, _element(ctx, seq))
+    elem = _loose(ctx, _element(seq))
+    if isinstance(elem, (TensorType, LooseTensor)):
+        elem = _loose(ctx, _ranked(ctx, seq, "an element"))
     return host_node(ctx, "sequence_at", [seq, at], {}, [elem])[0]
 
 
 @lowering("SequenceLength")
 def sequence_length(ctx: Ctx, node: NodeProto) -> Value:
     """How many elements there are."""
-    items = _items(ctx.input(0))
+    seq = ctx.input(0)
+    items = _items(seq)
     if items is not None:
         return ctx.b.const(len(items), I64)
-    return host_node(ctx, "sequence_length", [ctx.input(0)], {}, [TensorType(I64, ())])[0]
+    _element(seq)
+    return host_node(ctx, "sequence_length", [seq], {}, [TensorType(I64, ())])[0]
 
 
 @lowering("ConcatFromSequence")
 def concat_from_sequence(ctx: Ctx, node: NodeProto) -> Value:
     """All elements joined along an axis, or stacked along a new one."""
     seq, new = ctx.input(0), bool(ctx.attr("new_axis", 0))
-    elem = _element(ctx, seq)
+    elem = _ranked(ctx, seq, "the join")
     axis = ctx.axis(ctx.required("axis"), elem.rank + new)
     items = _items(seq)
     if items:
@@ -239,7 +253,27 @@ def optional(ctx: Ctx, node: NodeProto) -> Value:
     given = ctx.optional(0)
     if given is not None:
         return given
-    return host_node(ctx, "optional", [], {}, [OptionalType(TensorType(F32, ()))])[0]
+    declared = type_of(ctx.required("type"), ctx.b, SizeNames(), "optional", depth=1)
+    if declared is None:
+        raise ModelError("the optional's type is not one")
+    return host_node(ctx, "optional", [], {}, [OptionalType(_emptied(declared))])[0]
+
+
+def _emptied(t: Type) -> Type:
+    """The type of what is not there: it agrees with a tensor of any rank."""
+    if isinstance(t, SequenceType):
+        return SequenceType(_emptied(t.elem))
+    return LooseTensor(t.dtype, none=True) if isinstance(t, (TensorType, LooseTensor)) else t
+
+
+def certain(ctx: Ctx, v: Value) -> Value:
+    """The value of what may be an optional; a run in which it holds none is an error."""
+    if not isinstance(v.type, OptionalType):
+        return v
+    elem = v.type.elem
+    if isinstance(elem, LooseTensor):
+        elem = _ranked(ctx, v, "the value")
+    return host_node(ctx, "optional_get", [v], {}, [_loose(ctx, elem)])[0]
 
 
 def _certain(v: Value) -> bool | None:
@@ -264,11 +298,9 @@ def optional_has_element(ctx: Ctx, node: NodeProto) -> Value:
 def optional_get_element(ctx: Ctx, node: NodeProto) -> Value:
     """The value; a run without one is an error."""
     given = ctx.input(0)
-    if not isinstance(given.type, OptionalType):
-        return given
     if _certain(given) is False:
         raise ModelError("the optional holds nothing")
-    return host_node(ctx, "optional_get", [given], {}, [given.type.elem])[0]
+    return certain(ctx, given)
 
 
 # -- strings -----------------------------------------------------------------------------------
@@ -281,9 +313,13 @@ def _strings(ctx: Ctx, k: int) -> Value:
     return v
 
 
+_OWN_CASES = frozenset({"az", "lt", "tr"})
+"""Languages with case rules of their own in Unicode's SpecialCasing.txt."""
+
+
 @lowering("StringNormalizer")
 def string_normalizer(ctx: Ctx, node: NodeProto) -> Value:
-    """Drops stop words and changes case (locales other than en_US are not told apart)."""
+    """Drops stop words and changes case by Unicode's rules, which all but a few locales share."""
     x = _strings(ctx, 0)
     params = {
         "case": ctx.attr("case_change_action", "NONE"),
@@ -292,6 +328,9 @@ def string_normalizer(ctx: Ctx, node: NodeProto) -> Value:
     }  # fmt: skip
     if params["case"] not in ("NONE", "LOWER", "UPPER"):
         raise ModelError(f"case_change_action {params['case'][:20]!r}")
+    locale = ctx.attr("locale", "en_US")
+    if params["case"] != "NONE" and locale[:2].lower() in _OWN_CASES:
+        ctx.fail(f"the case rules of locale {locale[:20]!r} are not supported; Unicode's are")
     size = ctx.b.fresh("words")
     shape = (size,) if x.rank == 1 else (1, size)
     return host_node(ctx, "string_normalizer", [x], params, [TensorType(STR, shape)])[0]
@@ -366,10 +405,3 @@ def cast_strings(ctx: Ctx, x: Value, to: DType) -> Value:
     if to.kind not in "sfiu" and x.dtype.kind == "s":
         ctx.fail(f"conversion from {x.dtype} to {to} is not supported")
     return host_node(ctx, "cast_string", [x], {"dtype": to}, [TensorType(to, x.shape)])[0]
-
-
-def gather_strings(ctx: Ctx, x: Value, index: Value, axis: int) -> Value:
-    """Strings at positions along an axis."""
-    result = x.tensor.with_shape((*x.shape[:axis], *index.shape, *x.shape[axis + 1 :]))
-    params = {"move": "gather", "axis": axis}
-    return host_node(ctx, "move_strings", [x, index], params, [result])[0]

@@ -1,6 +1,7 @@
 """Lowerings of slicing, padding, gathering, scattering and block rearrangement.
 
-Slice bounds follow NumPy: out of range they are clamped. With symbolic sizes the clamps become
+Slice bounds out of range are clamped, the start of a descending slice to the first element (NumPy:
+to the place before it, which leaves nothing). With symbolic sizes the clamps become
 min and max of sizes; bounds computed from data are clamped by IR arithmetic first, so that every
 symbol that is bound is a legal start or count.
 """
@@ -8,7 +9,7 @@ symbol that is bound is a legal start or count.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from onnx import NodeProto
@@ -18,25 +19,18 @@ from ...ir.errors import ModelError
 from ...ir.shapes import partial_value
 from ...ir.types import I64
 from .ops_shape import cut, reshape_to
-from .registry import lowering
+from .registry import accumulates, lowering
 
 if TYPE_CHECKING:
     from ...ir.graph import Value
     from .context import Ctx
+    from .registry import Result
 
 _FAR = 1 << 30
 """Bounds beyond this mean "to the end" (exporters write INT_MAX or INT64_MAX)."""
 
 
 # -- slice -------------------------------------------------------------------------------------
-
-
-@lowering("Slice")
-def slice_attributes(ctx: Ctx, node: NodeProto) -> Value:
-    x = ctx.input(0)
-    starts, ends = ctx.required("starts"), ctx.required("ends")
-    axes = ctx.attr("axes", tuple(range(len(starts))))
-    return _slice(ctx, x, starts, ends, axes, (1,) * len(starts))
 
 
 @lowering("Slice", since=10)
@@ -52,10 +46,11 @@ def slice_(ctx: Ctx, node: NodeProto) -> Value:
 def _bounds(ctx: Ctx, value: Value) -> tuple[Dim | Value, ...]:
     """Elements of a bounds vector: sizes where known, else scalar values."""
     b, t = ctx.b, value.tensor
-    if t.rank > 1 or not t.dtype.is_integer or (t.rank and not isinstance(t.shape[0], int)):
+    if t.rank > 1 or not t.dtype.is_integer:
         raise ModelError(f"slice bounds must be a vector of integers, got {t}")
     count = t.shape[0] if t.rank else 1
-    assert isinstance(count, int)
+    if not isinstance(count, int):
+        ctx.need_length(f"a symbolic number of slice bounds ({t})", value)
     found = partial_value(value, b.constants, b.dims_memo)
     flat: list[Dim | None] = [None] * count if found is None else list(found.reshape(-1))
     if any(d is None for d in flat):
@@ -110,6 +105,8 @@ def _window(ctx: Ctx, size: Dim, lo: Dim | Value, hi: Dim | Value, step: int) ->
 
 def _known_window(size: Dim, lo: Dim, hi: Dim, step: int) -> tuple[Dim, Dim] | None:
     if isinstance(size, int) and isinstance(lo, int) and isinstance(hi, int):
+        if step < 0 and lo < 0:
+            lo = max(lo + size, 0)
         span = range(*slice(lo, hi, step).indices(size))
         return (span.start if len(span) else 0), len(span)
     if step > 0:
@@ -159,7 +156,7 @@ def _known_down(size: Dim, lo: Dim, hi: Dim, step: int) -> tuple[Dim, Dim] | Non
     if lo >= 0:
         start: Dim = dmin(lo, size - 1) if lo < _FAR else size - 1
     else:
-        start = size - 1 if lo == -1 else dmax(size + lo, -1)
+        start = size - 1 if lo == -1 else dmin(dmax(size + lo, 0), size - 1)
     if hi >= 0:
         stop: Dim = hi
     else:
@@ -176,9 +173,8 @@ def _computed_window(
     """Clamps by IR arithmetic, then binds the first position and the count."""
     b = ctx.b
     n = b.dims([size], scalar=True)
-    low = 0 if step > 0 else -1
 
-    def position(bound: Dim | Value) -> Value:
+    def position(bound: Dim | Value, low: int) -> Value:
         if isinstance(bound, (int, Expr)):
             known = _clamp_up(size, bound) if step > 0 else None
             if known is not None:
@@ -189,7 +185,7 @@ def _computed_window(
         result: Value = b.op("min", b.op("max", wrapped, low), top)
         return result
 
-    start, stop = position(lo), position(hi)
+    start, stop = position(lo, 0), position(hi, 0 if step > 0 else -1)
     gap = b.op("sub", stop, start) if step > 0 else b.op("sub", start, stop)
     stride = abs(step)
     if stride != 1:
@@ -207,13 +203,6 @@ def _computed_window(
 # -- pad ---------------------------------------------------------------------------------------
 
 
-@lowering("Pad")
-def pad_attributes(ctx: Ctx, node: NodeProto) -> Value:
-    x = ctx.input(0)
-    fill = ctx.b.const(np.asarray(ctx.attr("value", 0.0), dtype=x.dtype.np))
-    return _pad(ctx, x, ctx.required("pads"), tuple(range(x.rank)), fill)
-
-
 @lowering("Pad", since=11)
 def pad(ctx: Ctx, node: NodeProto) -> Value:
     x = ctx.input(0)
@@ -224,6 +213,36 @@ def pad(ctx: Ctx, node: NodeProto) -> Value:
     axes = ctx.ints(axes_value, "axes") if axes_value is not None else range(x.rank)
     where = tuple(ctx.axis(a, x.rank) for a in axes)
     return _pad(ctx, x, ctx.dims(ctx.input(1)), where, reshape_to(ctx, fill, ()))
+
+
+@lowering("CenterCropPad", since=18)
+def center_crop_pad(ctx: Ctx, node: NodeProto) -> Value:
+    """Axes cut or filled with zeros to given sizes around their middle; the odd element falls at
+    the end."""
+    x = ctx.input(0)
+    axes = ctx.attr("axes", tuple(range(x.rank)))
+    where = [ctx.axis(a, x.rank) for a in axes]
+    wanted = ctx.dims(ctx.input(1))
+    if len(wanted) != len(where) or len(set(where)) != len(where):
+        raise ModelError(f"{len(wanted)} sizes for axes {list(axes)} of {x.type}")
+    starts: list[Dim] = [0] * x.rank
+    sizes, lo, hi = list(x.shape), list(starts), list(starts)
+    for a, size in zip(where, wanted, strict=True):
+        have = x.shape[a]
+        starts[a] = dmax(have - size, 0) // 2
+        sizes[a] = dmin(have, size)
+        missing = dmax(size - have, 0)
+        lo[a] = missing // 2
+        hi[a] = missing - missing // 2
+    if sizes != list(x.shape):
+        x = ctx.b.op("slice", x, starts=tuple(starts), sizes=tuple(sizes), steps=(1,) * x.rank)
+    if any(p != 0 for p in (*lo, *hi)):
+        zero = ctx.b.const(np.zeros((), x.dtype.np))
+        x = ctx.b.op("pad", x, zero, lo=tuple(lo), hi=tuple(hi), mode="constant")
+    full = list(x.shape)
+    for a, size in zip(where, wanted, strict=True):
+        full[a] = size
+    return reshape_to(ctx, x, full)
 
 
 def _pad(ctx: Ctx, x: Value, pads: Sequence[Dim], axes: Sequence[int], fill: Value) -> Value:
@@ -239,10 +258,6 @@ def _pad(ctx: Ctx, x: Value, pads: Sequence[Dim], axes: Sequence[int], fill: Val
     x, lo, hi = _crop(ctx, x, lo, hi)
     if all(p == 0 for p in (*lo, *hi)):
         return x
-    for d, a, c in zip(x.shape, lo, hi, strict=True):
-        if mode == "reflect" and all(isinstance(v, int) for v in (d, a, c)):
-            if max(a, c) > max(d - 1, 0):  # type: ignore[operator, type-var]
-                ctx.fail(f"reflection by {max(a, c)} of an axis of {d}")  # type: ignore[type-var]
     return ctx.b.op("pad", x, fill, lo=tuple(lo), hi=tuple(hi), mode=mode)
 
 
@@ -280,10 +295,6 @@ def gather(ctx: Ctx, node: NodeProto) -> Value:
                 if indices.rank
                 else reshape_to(ctx, one, (*x.shape[:axis], *x.shape[axis + 1 :]))
             )
-    if x.dtype.kind == "s":
-        from .ops_host import gather_strings
-
-        return gather_strings(ctx, x, indices, axis)
     return ctx.b.op("gather", x, indices, axis=axis)
 
 
@@ -304,18 +315,21 @@ def gather_nd(ctx: Ctx, node: NodeProto) -> Value:
     return ctx.b.op("gather_nd", ctx.input(0), ctx.input(1), batch_dims=ctx.attr("batch_dims", 0))
 
 
-@lowering("Scatter", "ScatterElements")
-def scatter_elements(ctx: Ctx, node: NodeProto) -> Value:
-    x = ctx.input(0)
-    axis = ctx.axis(ctx.attr("axis", 0), x.rank)
-    return ctx.b.op("scatter_elements", x, ctx.input(1), ctx.input(2), axis=axis,
-                    reduction=ctx.attr("reduction", "none"))  # fmt: skip
+@lowering("Scatter", "ScatterElements", "ScatterND")
+def scatter(ctx: Ctx, node: NodeProto) -> Result:
+    """Duplicates are combined in the order of the updates."""
+    many = ctx.attr("reduction", "none") in ("add", "mul")
+    return (accumulates(_scattered) if many else _scattered)(ctx, node)
 
 
-@lowering("ScatterND")
-def scatter_nd(ctx: Ctx, node: NodeProto) -> Value:
-    return ctx.b.op("scatter_nd", ctx.input(0), ctx.input(1), ctx.input(2),
-                    reduction=ctx.attr("reduction", "none"))  # fmt: skip
+def _scattered(ctx: Ctx, node: NodeProto) -> Result:
+    x, at, updates = (ctx.input(k) for k in range(3))
+    how: dict[str, Any] = {"reduction": ctx.attr("reduction", "none")}
+    if node.op_type != "ScatterND":
+        how["axis"] = ctx.axis(ctx.attr("axis", 0), x.rank)
+    op = "scatter_nd" if node.op_type == "ScatterND" else "scatter_elements"
+    combined: Value = ctx.b.op(op, x, at, updates, **how)
+    return combined
 
 
 @lowering("TensorScatter")

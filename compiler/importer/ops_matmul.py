@@ -46,7 +46,7 @@ def matmul(ctx: Ctx, node: NodeProto) -> Value:
     return matmul_of(ctx, ctx.input(0), ctx.input(1))
 
 
-@lowering("Gemm")
+@lowering("Gemm", since=7)
 def gemm(ctx: Ctx, node: NodeProto) -> Value:
     b, a, w, c = ctx.b, ctx.input(0), ctx.input(1), ctx.optional(2)
     if a.rank != 2 or w.rank != 2:
@@ -159,6 +159,15 @@ def _sum_out(ctx: Ctx, term: _Term, needed: set[str]) -> _Term:
     return _Term(value, "".join(c for c in term.letters if c in needed))
 
 
+def _summed(ctx: Ctx, term: _Term, letters: list[str]) -> _Term:
+    """The operand summed along letters that stay, with size 1."""
+    if not letters:
+        return term
+    axes = tuple(sorted(term.letters.index(x) for x in letters))
+    value = ctx.b.op("reduce", term.value, kind="sum", axes=axes, keepdims=True)
+    return _Term(value, term.letters)
+
+
 def _contract(ctx: Ctx, a: _Term, c: _Term, needed: set[str]) -> _Term:
     """One batched matrix product of two terms."""
     a = _sum_out(ctx, a, needed | set(c.letters))
@@ -169,9 +178,10 @@ def _contract(ctx: Ctx, a: _Term, c: _Term, needed: set[str]) -> _Term:
     rows = [x for x in a.letters if x not in shared]
     columns = [x for x in c.letters if x not in shared]
     sizes = {x: bcast(a.size(x), c.size(x)) for x in batch}
-    for x in inner:
-        if a.size(x) == 1 and c.size(x) != 1 or c.size(x) == 1 and a.size(x) != 1:
-            ctx.fail(f"contracting sizes {a.size(x)} and {c.size(x)} of letter {x!r}")
+    # Where one operand repeats its one element along a letter, the other is summed along it.
+    longer_a = [x for x in inner if a.size(x) != 1 == c.size(x)]
+    longer_c = [x for x in inner if c.size(x) != 1 == a.size(x)]
+    a, c = _summed(ctx, a, longer_a), _summed(ctx, c, longer_c)
     letters = "".join(batch + rows + columns)
     if not inner:
         product_ = ctx.b.op(
@@ -214,3 +224,8 @@ def _spread_right(
     value = _permuted(ctx, term, "".join(batch + columns)).value
     n = len(batch)
     return reshape_to(ctx, value, (*value.shape[:n], *(1,) * middle, *value.shape[n:]))
+
+
+@lowering("Det", since=11)
+def determinant(ctx: Ctx, node: NodeProto) -> Value:
+    return ctx.b.op("det", ctx.input(0))

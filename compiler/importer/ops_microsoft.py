@@ -6,7 +6,6 @@ machine. Only the quantized LSTM keeps its identity, since it quantizes its stat
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,8 +14,15 @@ from ...ir.dims import Dim
 from ...ir.errors import ModelError
 from ...ir.graph import Value
 from ...ir.types import F32, I32, I64
-from .ops_attention import additive, causal_mask, grouped_attention, merge_heads, split_heads
-from .ops_quant import dynamically_quantized, integer_product
+from .ops_attention import (
+    additive,
+    causal_mask,
+    grouped_attention,
+    merge_heads,
+    scaled_queries,
+    split_heads,
+)
+from .ops_quant import dynamically_quantized, integer_product, quantized_matmul, scaled_product
 from .ops_recurrent import activations, direction_of, finish, split_bias
 from .ops_shape import cut, reshape_to
 from .registry import lowering
@@ -118,7 +124,7 @@ def fused_gemm(ctx: Ctx, node: NodeProto) -> Value:
     """Gemm followed by an activation."""
     names = ("alpha", "beta", "transA", "transB")
     attrs = {n: ctx.attr(n) for n in names if ctx.has(n)}
-    return _activated(ctx, ctx.lower("Gemm", *ctx.inputs, **attrs))
+    return activated(ctx, ctx.lower("Gemm", *ctx.inputs, **attrs))
 
 
 @lowering("FusedConv", domain=_MS)
@@ -128,10 +134,11 @@ def fused_conv(ctx: Ctx, node: NodeProto) -> Value:
     attrs = {n: ctx.attr(n) for n in names if ctx.has(n)}
     y = ctx.lower("Conv", ctx.input(0), ctx.input(1), ctx.optional(2), **attrs)
     z = ctx.optional(3)
-    return _activated(ctx, y if z is None else ctx.b.op("add", y, z))
+    return activated(ctx, y if z is None else ctx.b.op("add", y, z))
 
 
-def _activated(ctx: Ctx, y: Value) -> Value:
+def activated(ctx: Ctx, y: Value) -> Value:
+    """``y`` through the node's fused activation, if it has one."""
     name = ctx.attr("activation", "")
     params = list(ctx.attr("activation_params", ()))
     if name == "Clip":
@@ -171,18 +178,13 @@ def _attend(
     ctx: Ctx, q: Value, k: Value, v: Value, masks: list[Value], past: Dim
 ) -> Value:
     """Attention of [B, H, S, D] with the node's scale, masks and causality; [B, S, H*Dv]."""
-    scale = ctx.attr("scale", 0.0)
-    if not scale:
-        depth = q.shape[3]
-        if not isinstance(depth, int):
-            ctx.fail("the head size must be static, or scale given")
-        scale = 1.0 / math.sqrt(depth)
+    q, scale = scaled_queries(ctx, q, ctx.attr("scale", 0.0) or None)
     if ctx.attr("unidirectional", 0):
         masks = [*masks, causal_mask(ctx, q.shape[2], k.shape[2], past, q)]
     mask = None
     for m in masks:
         mask = m if mask is None else ctx.b.op("add", mask, m)
-    return merge_heads(ctx, grouped_attention(ctx, q, k, v, mask, float(scale)))
+    return merge_heads(ctx, grouped_attention(ctx, q, k, v, mask, scale))
 
 
 @lowering("Attention", domain=_MS)
@@ -190,12 +192,28 @@ def attention(ctx: Ctx, node: NodeProto) -> tuple[Value | None, ...]:
     """input [B, S, D], weights [D, 3*N*H], bias, mask_index, past, attention_bias."""
     b, x, w = ctx.b, ctx.input(0), ctx.input(1)
     bias, mask, past, extra = (ctx.optional(k) for k in (2, 3, 4, 5))
-    heads = ctx.required("num_heads")
     if ctx.optional(6) is not None or ctx.attr("do_rotary", 0):
         ctx.fail("past_sequence_length and do_rotary are not supported")
     y = b.op("dot", x, w, ta=False, tb=False)
-    y = y if bias is None else b.op("add", y, bias)
-    width = w.shape[1]
+    return _self_attention(ctx, y if bias is None else b.op("add", y, bias), mask, past, extra)
+
+
+@lowering("QAttention", domain=_MS)
+def quantized_attention(ctx: Ctx, node: NodeProto) -> tuple[Value | None, ...]:
+    """input, weights, bias, their scales, mask_index, their zero points, past."""
+    x, w, bias, sx, sw = (ctx.input(k) for k in range(5))
+    mask, zx, zw, past = (ctx.optional(k) for k in range(5, 9))
+    if ctx.attr("do_rotary", 0) or ctx.attr("past_present_share_buffer", 0):
+        ctx.fail("do_rotary and past_present_share_buffer are not supported")
+    y = scaled_product(ctx, quantized_matmul(ctx, x, w, zx, zw), sx, sw, bias)
+    return _self_attention(ctx, y, mask, past, None)
+
+
+def _self_attention(
+    ctx: Ctx, y: Value, mask: Value | None, past: Value | None, extra: Value | None
+) -> tuple[Value | None, ...]:
+    """Attention of the projections ``y`` [B, S, 3*N*H], and the present keys and values."""
+    b, heads, width = ctx.b, ctx.required("num_heads"), y.shape[2]
     sizes = ctx.attr("qkv_hidden_sizes") or (width // 3,) * 3
     parts: list[Value] = []
     at: Dim = 0
@@ -210,7 +228,7 @@ def attention(ctx: Ctx, node: NodeProto) -> tuple[Value | None, ...]:
         k, v = (b.op("concat", o, n, axis=2) for o, n in zip(olds, (k, v), strict=True))
     masks = []
     if mask is not None:
-        masks.append(_key_padding(ctx, mask, x.shape[0], k.shape[2], q))
+        masks.append(_key_padding(ctx, mask, y.shape[0], k.shape[2], q))
     if extra is not None:
         masks.append(additive(ctx, extra, q))
     out = _attend(ctx, q, k, v, masks, before)
@@ -287,27 +305,38 @@ def rotary_embedding(ctx: Ctx, node: NodeProto) -> Value:
         if not isinstance(heads, int):
             ctx.fail("the number of heads must be static, or num_heads given")
         x = split_heads(ctx, x, heads)
-    if x.shape[3] != half * 2:
-        ctx.fail("a rotary dimension smaller than the head is not supported")
-    n, h, s, d = x.shape
+    s = x.shape[2]
     if ids.tensor.numel() == 1 and s != 1:
         ramp = b.op("iota", shape=(1, s), axis=1, dtype=I64)
         ids = b.op("add", ramp, reshape_to(ctx, ctx.as_dtype(ids, I64), (1, 1)))
+    y = rotated(ctx, x, ids, cos, sin, bool(ctx.attr("interleaved", 0)))
+    return merge_heads(ctx, y) if flat else y
+
+
+def rotated(ctx: Ctx, x: Value, places: Value, cos: Value, sin: Value, pairs: bool) -> Value:
+    """[B, N, S, H] turned by the angles [positions, r / 2] of ``places`` [B or 1, S]: the first r
+    elements of a head, whose partners are neighbors (``pairs``) or half of r apart."""
+    b, half = ctx.b, cos.shape[1]
+    n, h, s, d = x.shape
+    whole = half * 2
+    rest = None if whole == d else cut(ctx, x, 3, whole, d - whole)
+    x = x if rest is None else cut(ctx, x, 3, 0, whole)
     c, z = (reshape_to(ctx, t, (*t.shape[:-2], 1, *t.shape[-2:]))
-            for t in (b.op("gather", m, ids, axis=0) for m in (cos, sin)))  # fmt: skip
-    if ctx.attr("interleaved", 0):
-        pairs = reshape_to(ctx, x, (n, h, s, half, 2))
-        even, odd = (reshape_to(ctx, cut(ctx, pairs, 4, i, 1), (n, h, s, half)) for i in (0, 1))
+            for t in (b.op("gather", m, places, axis=0) for m in (cos, sin)))  # fmt: skip
+    if pairs:
+        two = reshape_to(ctx, x, (n, h, s, half, 2))
+        even, odd = (reshape_to(ctx, cut(ctx, two, 4, i, 1), (n, h, s, half)) for i in (0, 1))
     else:
         even, odd = cut(ctx, x, 3, 0, half), cut(ctx, x, 3, half, half)
     first = b.op("sub", b.op("mul", even, c), b.op("mul", odd, z))
     second = b.op("add", b.op("mul", odd, c), b.op("mul", even, z))
-    if ctx.attr("interleaved", 0):
+    if pairs:
         both = [reshape_to(ctx, t, (*t.shape, 1)) for t in (first, second)]
-        y = reshape_to(ctx, b.op("concat", *both, axis=4), (n, h, s, d))
+        y = reshape_to(ctx, b.op("concat", *both, axis=4), (n, h, s, whole))
     else:
         y = b.op("concat", first, second, axis=3)
-    return merge_heads(ctx, y) if flat else y
+    result: Value = y if rest is None else b.op("concat", y, rest, axis=3)
+    return result
 
 
 # -- the quantized LSTM --------------------------------------------------------------------------

@@ -1,7 +1,7 @@
-"""ai.onnx.ml: tree ensembles, linear models, feature preparation.
+"""ai.onnx.ml: linear models, feature preparation, and what all classifiers share.
 
-A forest becomes one ``tree_ensemble`` over tables; base values, post transforms and the choice of a
-label are ordinary ops around it. String labels and maps are host steps.
+Post transforms and the choice of a label are ordinary ops; string labels are host steps. Where
+ONNX's reference and ONNX Runtime differ, the reference is followed.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...ir.dims import Dim
 from ...ir.errors import ModelError
 from ...ir.graph import Value
-from ...ir.types import F32, I64, STR, DType, SequenceType, TensorType
+from ...ir.types import F32, I64, STR, TensorType
 from .ops_host import host_node
 from .ops_shape import reshape_to
 from .registry import lowering
@@ -45,12 +46,14 @@ def post_transform(ctx: Ctx, y: Value, name: str) -> Value:
         return b.op("sigmoid", y)
     if name == "SOFTMAX":
         return b.op("softmax", y, axis=1)
-    if name == "SOFTMAX_ZERO":  # scores of 0 keep a probability of 0
-        zero = b.op("eq", y, 0.0)
-        shifted = b.op("sub", y, b.op("reduce", y, kind="max", axes=(1,), keepdims=True))
-        e = b.op("select", zero, b.const(0.0, y.dtype), b.op("exp", shifted))
+    if name == "SOFTMAX_ZERO":  # scores of 0 keep a probability of 0; rows of zeros are one half
+        most = b.op("reduce", y, kind="max", axes=(1,), keepdims=True)
+        zero = b.op("le", b.op("abs", y), 1e-7)
+        small = b.op("mul", y, b.op("exp", b.op("neg", most)))
+        e = b.op("select", zero, small, b.op("exp", b.op("sub", y, most)))
         total = b.op("reduce", e, kind="sum", axes=(1,), keepdims=True)
-        return b.op("div", e, b.op("select", b.op("eq", total, 0.0), b.const(1.0, y.dtype), total))
+        return b.op("select", b.op("eq", total, 0.0), b.const(0.5, y.dtype),
+                    b.op("div", e, total))  # fmt: skip
     if name != "PROBIT":
         raise ModelError(f"post_transform {name[:30]!r} is none of {', '.join(TRANSFORMS)}")
     return _probit(ctx, y)
@@ -138,8 +141,11 @@ def _linear(ctx: Ctx, x: Value, count: int) -> Value:
 @lowering("LinearRegressor", domain=_ML)
 def linear_regressor(ctx: Ctx, node: NodeProto) -> Value:
     """[N, F] to [N, targets]."""
-    y = _linear(ctx, ctx.input(0), ctx.attr("targets", 1))
-    return post_transform(ctx, y, ctx.attr("post_transform", "NONE"))
+    count, transform = ctx.attr("targets", 1), ctx.attr("post_transform", "NONE")
+    y = _linear(ctx, ctx.input(0), count)
+    if count == 1 and transform != "PROBIT":
+        return y  # runtimes transform a single score by PROBIT only
+    return post_transform(ctx, y, transform)
 
 
 @lowering("LinearClassifier", domain=_ML)
@@ -149,7 +155,7 @@ def linear_classifier(ctx: Ctx, node: NodeProto) -> tuple[Value, ...]:
     count = len(ctx.attr("intercepts", ())) or len(labels)
     transform = ctx.attr("post_transform", "NONE")
     y = _linear(ctx, ctx.input(0), count)
-    if count == 1:
+    if count == 1:  # both signs of the one score are transformed, as by ONNX's reference
         labels = labels if len(labels) == 2 else (0, 1)
         b = ctx.b
         threshold = 0.0 if transform in ("NONE", "SOFTMAX", "SOFTMAX_ZERO", "PROBIT") else 0.5
@@ -159,7 +165,7 @@ def linear_classifier(ctx: Ctx, node: NodeProto) -> tuple[Value, ...]:
         index = reshape_to(ctx, b.op("cast", hit, to=I64), (y.shape[0],))
         low = b.op("sub", b.const(1.0, y.dtype), y) if transform == "LOGISTIC" else b.op("neg", y)
         both = b.op("concat", low, y, axis=1)
-        if transform.startswith("SOFTMAX"):
+        if transform.startswith("SOFTMAX") or transform == "PROBIT":
             both = post_transform(ctx, both, transform)
         return label_values(ctx, index, labels), both
     labels = labels or tuple(range(count))
@@ -237,96 +243,21 @@ def feature_vectorizer(ctx: Ctx, node: NodeProto) -> Value:
     """Joins the features of all operands as f32."""
     parts = [ctx.as_dtype(rows_of(ctx, v), F32) for v in ctx.inputs if v is not None]
     sizes = ctx.attr("inputdimensions", tuple(p.shape[1] for p in parts))
-    cut = [
-        ctx.b.op("slice", p, starts=(0, 0), sizes=(p.shape[0], n), steps=(1, 1))
-        for p, n in zip(parts, sizes, strict=True)
-    ]
-    return ctx.b.op("concat", *cut, axis=1)
+    if len(sizes) != len(parts):
+        raise ModelError(f"{len(sizes)} inputdimensions for {len(parts)} operands")
+    return ctx.b.op("concat", *map(_columns, [ctx] * len(parts), parts, sizes), axis=1)
 
 
-@lowering("OneHotEncoder", domain=_ML)
-def one_hot_encoder(ctx: Ctx, node: NodeProto) -> Value:
-    """One column per category; unknown ones are rows of zeros."""
-    b, x = ctx.b, ctx.input(0)
-    cats = ctx.attr("cats_int64s", ())
-    if not cats or x.dtype.kind == "s":
-        ctx.fail("OneHotEncoder is supported for numbers (cats_int64s)")
-    if not ctx.attr("zeros", 1):
-        ctx.fail("zeros=0 (an error on unknown categories) is not supported")
-    column = reshape_to(ctx, ctx.as_dtype(x, I64), (*x.shape, 1))
-    return b.op("cast", b.op("eq", column, b.const(np.array(cats, np.int64))), to=F32)
-
-
-@lowering("LabelEncoder", domain=_ML, since=2)
-def label_encoder(ctx: Ctx, node: NodeProto) -> Value:
-    """Numbers to numbers by comparison with all keys; strings on the host."""
-    x = ctx.input(0)
-    keys, _ = _table(ctx, "keys")
-    values, kind = _table(ctx, "values")
-    table_values = ctx.attr("values_tensor")
-    if len(keys) != len(values):
-        raise ModelError(f"{len(keys)} keys and {len(values)} values")
-    dtype = {"string": STR, "int64": I64, "float": F32}[kind]
-    if table_values is not None:
-        dtype = DType.of(table_values.dtype)
-    default = ctx.attr(f"default_{kind}", {"string": "_Unused", "int64": -1, "float": -0.0}[kind])
-    if ctx.has("default_tensor"):
-        default = ctx.attr("default_tensor").reshape(-1)[0]
-    default = default.item() if isinstance(default, np.generic) else default
-    if STR in (x.dtype, dtype) or len(keys) > 256:
-        params = {"keys": keys, "values": values, "default": default, "dtype": dtype}
-        return host_node(ctx, "label_encoder", [x], params, [TensorType(dtype, x.shape)])[0]
-    b = ctx.b
-    column = reshape_to(ctx, x, (*x.shape, 1))
-    table = b.const(np.array(keys, dtype=x.dtype.np))
-    hits = b.op("eq", column, table)
-    if x.dtype.is_float:
-        hits = b.op("or", hits, b.op("and", b.op("isnan", column), b.op("isnan", table)))
-    axis = hits.rank - 1
-    first = b.op("argmax", hits, axis=axis, keepdims=False, select_last=False)
-    found = b.op("reduce", hits, kind="max", axes=(axis,), keepdims=False)
-    value = b.op("gather", b.const(np.array(values, dtype=dtype.np)), first, axis=0)
-    return b.op("select", found, value, b.const(np.asarray(default, dtype=dtype.np)))
-
-
-def _table(ctx: Ctx, what: str) -> tuple[tuple[Any, ...], str]:
-    """(entries, kind) of ``keys_*`` or ``values_*``."""
-    for kind in ("string", "int64", "float"):
-        if ctx.has(f"{what}_{kind}s"):
-            return tuple(ctx.attr(f"{what}_{kind}s")), kind
-    if ctx.has(f"{what}_tensor"):
-        array = ctx.attr(f"{what}_tensor")
-        kinds = {"O": "string", "i": "int64", "f": "float"}
-        if array.dtype.kind not in kinds:
-            ctx.fail(f"{what}_tensor of {array.dtype} is not supported")
-        return tuple(array.reshape(-1).tolist()), kinds[array.dtype.kind]
-    raise ModelError(f"LabelEncoder without {what}")
-
-
-@lowering("ZipMap", domain=_ML)
-def zipmap(ctx: Ctx, node: NodeProto) -> Value:
-    """Each row of scores as a dictionary from label to score (a host value)."""
-    x = ctx.input(0)
-    x = rows_of(ctx, x)
-    labels = labels_of(ctx)
-    if isinstance(x.shape[1], int) and x.shape[1] != len(labels):
-        raise ModelError(f"{len(labels)} labels for {x.type}")
-    row = SequenceType(TensorType(F32, (x.shape[1],)))
-    return host_node(ctx, "zipmap", [x], {"labels": labels}, [row])[0]
-
-
-@lowering("CategoryMapper", domain=_ML)
-def category_mapper(ctx: Ctx, node: NodeProto) -> Value:
-    """Strings to integers, or integers to strings."""
-    x = ctx.input(0)
-    strings, ints = tuple(ctx.attr("cats_strings", ())), tuple(ctx.attr("cats_int64s", ()))
-    if len(strings) != len(ints):
-        raise ModelError(f"{len(strings)} strings and {len(ints)} integers")
-    if x.dtype == STR:
-        keys, values, dtype = strings, ints, I64
-        default: Any = ctx.attr("default_int64", -1)
-    else:
-        keys, values, dtype = ints, strings, STR
-        default = ctx.attr("default_string", "_Unused")
-    params = {"keys": keys, "values": values, "default": default, "dtype": dtype}
-    return host_node(ctx, "label_encoder", [x], params, [TensorType(dtype, x.shape)])[0]
+def _columns(ctx: Ctx, x: Value, count: Dim) -> Value:
+    """The first ``count`` columns of ``x [N, F]``; those it lacks are zeros."""
+    have = x.shape[1]
+    if not isinstance(have, int) or not isinstance(count, int):
+        if count != have:
+            ctx.fail(f"{count} of {have} columns: how many there are must be known")
+        return x
+    if count <= have:
+        result: Value = ctx.b.op("slice", x, starts=(0, 0), sizes=(x.shape[0], count),
+                                 steps=(1, 1))  # fmt: skip
+        return result
+    padded: Value = ctx.b.op("concat", x, ctx.full((x.shape[0], count - have), 0.0, F32), axis=1)
+    return padded

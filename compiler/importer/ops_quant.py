@@ -24,6 +24,7 @@ from ...ir.dims import Dim
 from ...ir.errors import ModelError
 from ...ir.graph import Value
 from ...ir.types import F32, I8, I32, U8, DType
+from .ops_cast import convert
 from .ops_conv import read_window
 from .ops_shape import reshape_to
 from .registry import lowering
@@ -74,35 +75,51 @@ def spread(ctx: Ctx, v: Value, like: Value, axis: int, block: int = 0) -> Value:
     return b.op("reshape", v, shape=shape)
 
 
-def quantize(ctx: Ctx, x: Value, scale: Value, zero: Value | None, to: DType) -> Value:
-    """saturate(round(x / scale) + zero); scale and zero already have x's rank."""
+def quotient(ctx: Ctx, x: Value, scale: Value, work: DType) -> Value:
+    """``x / scale`` as numbers of ``work``, each rounded to it, in a register type: a quotient of
+    halves is divided in float32 and rounded once, which is the same (24 >= 2 * 11 + 2 digits)."""
     b = ctx.b
-    y = b.op("round", b.op("div", x, scale))
+    x, scale = ctx.as_dtype(x, work), ctx.as_dtype(scale, work)
+    if work.bits >= 32:
+        return b.op("div", x, scale)
+    wide = b.op("div", ctx.as_dtype(x, F32), ctx.as_dtype(scale, F32))
+    return ctx.as_dtype(b.op("cast", wide, to=work), F32)
+
+
+def quantize(
+    ctx: Ctx, x: Value, scale: Value, zero: Value | None, to: DType, saturate: bool = True
+) -> Value:
+    """saturate(round(x / scale) + zero); scale and zero already have x's rank. The division is
+    done in the scale's type; floats of at most 8 bits are rounded by the conversion alone."""
+    b = ctx.b
+    y = quotient(ctx, x, scale, scale.dtype)
+    if to.is_integer:
+        y = b.op("round", y)
     if zero is not None and not is_zero(ctx, zero):
         y = b.op("add", y, ctx.as_dtype(zero, y.dtype))
     if not to.is_integer:
-        limit = {"f8e4m3fn": 448.0, "f8e5m2": 57344.0}.get(to.name)
-        if limit is None:
-            ctx.fail(f"quantization to {to} is not supported")
-        exact = b.op("div", x, scale)
-        return b.op("cast", b.op("min", b.op("max", exact, -limit), limit), to=to)
+        return convert(ctx, y, to, saturate)
     low, high = integer_range(to)
     if to.bits >= 32:
         return b.op("cast", y, to=to)  # conversion saturates
     return b.op("cast", b.op("min", b.op("max", y, float(low)), float(high)), to=to)
 
 
-def dequantize(ctx: Ctx, x: Value, scale: Value, zero: Value | None) -> Value:
-    """(x - zero) * scale in the scale's type; 8- and 16-bit differences are exact there."""
+def dequantize(
+    ctx: Ctx, x: Value, scale: Value, zero: Value | None, to: DType | None = None
+) -> Value:
+    """(x - zero) * scale in ``to`` (the scale's type), computed in float32 at least: differences of
+    at most 16 bits are exact there."""
     b = ctx.b
-    real = F32 if scale.dtype.bits < 32 else scale.dtype
+    to = scale.dtype if to is None else to
+    real = F32 if to.bits < 32 else to
     if x.dtype.bits < 32 or is_zero(ctx, zero):
         y = b.op("cast", x, to=real)
         if not is_zero(ctx, zero):
             y = b.op("sub", y, ctx.as_dtype(zero, real))  # type: ignore[arg-type]
     else:
         y = b.op("cast", b.op("sub", x, zero), to=real)
-    return ctx.as_dtype(b.op("mul", y, ctx.as_dtype(scale, real)), scale.dtype)
+    return ctx.as_dtype(b.op("mul", y, ctx.as_dtype(scale, real)), to)
 
 
 # -- QuantizeLinear and its inverse --------------------------------------------------------------
@@ -116,14 +133,18 @@ def quantize_linear(ctx: Ctx, node: NodeProto) -> Value:
     to = U8 if zero is None else zero.dtype
     if ctx.attr("output_dtype", 0):
         to = ctx.attr_dtype("output_dtype")
+        if zero is not None and zero.dtype != to:
+            raise ModelError(f"output_dtype {to} for a zero point {zero.type}")
     axis = ctx.axis(ctx.attr("axis", 1), x.rank) if x.rank > 1 else 0
     block = ctx.attr("block_size", 0)
-    work = F32 if x.dtype.is_integer else x.dtype
-    if scale.dtype.bits > work.bits:
-        work = scale.dtype
-    x, scale = ctx.as_dtype(x, work), ctx.as_dtype(scale, work)
+    work = scale.dtype
+    if ctx.attr("precision", 0):
+        work = ctx.attr_dtype("precision")
+    elif not work.is_float or work.is_coded:  # a power of two or an integer: no precision to use
+        work = x.dtype if x.dtype.is_float else F32
     wide = None if zero is None else spread(ctx, zero, x, axis, block)
-    return quantize(ctx, x, spread(ctx, scale, x, axis, block), wide, to)
+    scale = spread(ctx, ctx.as_dtype(scale, work), x, axis, block)
+    return quantize(ctx, x, scale, wide, to, bool(ctx.attr("saturate", 1)))
 
 
 @lowering("DequantizeLinear")
@@ -134,8 +155,10 @@ def dequantize_linear(ctx: Ctx, node: NodeProto) -> Value:
     axis = ctx.axis(ctx.attr("axis", 1), x.rank) if x.rank > 1 else 0
     block = ctx.attr("block_size", 0)
     wide = None if zero is None else spread(ctx, zero, x, axis, block)
-    y = dequantize(ctx, x, spread(ctx, scale, x, axis, block), wide)
-    return ctx.as_dtype(y, ctx.attr_dtype("output_dtype")) if ctx.attr("output_dtype", 0) else y
+    to = ctx.attr_dtype("output_dtype") if ctx.attr("output_dtype", 0) else scale.dtype
+    if not to.is_float or to.is_coded:
+        raise ModelError(f"a result of {to} for a scale {scale.type}: output_dtype is needed")
+    return dequantize(ctx, x, spread(ctx, scale, x, axis, block), wide, to)
 
 
 def dynamic_parameters(ctx: Ctx, x: Value) -> tuple[Value, Value]:
@@ -277,11 +300,21 @@ def matmul_integer(ctx: Ctx, node: NodeProto) -> Value:
 def qlinear_matmul(ctx: Ctx, node: NodeProto) -> Value:
     """The product of two quantized matrices, quantized."""
     a, sa, za, b_, sb, zb, sy, zy = (ctx.input(k) for k in range(8))
-    total = quantized_matmul(ctx, a, b_, za, zb)
+    if a.dtype.is_float or b_.dtype.is_float:
+        left = _centered(ctx, a, _row_zero(ctx, za, a))
+        total = ctx.lower("MatMul", left, _centered(ctx, b_, scalar_if_one(ctx, zb)))
+    else:
+        total = quantized_matmul(ctx, a, b_, za, zb)
     rows = _row_zero(ctx, sa, a)
     factor = ctx.b.op("div", ctx.b.op("mul", rows, scalar_if_one(ctx, sb)),
                       scalar_if_one(ctx, sy))  # fmt: skip
     return requantize(ctx, total, factor, zy)
+
+
+def _centered(ctx: Ctx, v: Value, zero: Value) -> Value:
+    """``v - zero`` in float32."""
+    wide = ctx.as_dtype(v, F32)
+    return wide if is_zero(ctx, zero) else ctx.b.op("sub", wide, ctx.as_dtype(zero, F32))
 
 
 def scalar_if_one(ctx: Ctx, v: Value) -> Value:
@@ -293,10 +326,13 @@ def requantize(ctx: Ctx, total: Value, factor: Value, zero: Value) -> Value:
     """saturate(round(total * factor) + zero) in the zero point's type."""
     b = ctx.b
     factor = ctx.as_dtype(factor, F32)
-    y = b.op("round", b.op("mul", b.op("cast", total, to=F32), factor))
+    y = b.op("mul", ctx.as_dtype(total, F32), factor)
+    y = b.op("round", y) if zero.dtype.is_integer else y
     zero = scalar_if_one(ctx, zero)
     if not is_zero(ctx, zero):
         y = b.op("add", y, ctx.as_dtype(zero, F32))
+    if not zero.dtype.is_integer:
+        return convert(ctx, y, zero.dtype)
     low, high = integer_range(zero.dtype)
     return b.op("cast", b.op("min", b.op("max", y, float(low)), float(high)), to=zero.dtype)
 
@@ -436,10 +472,11 @@ def matmul_integer_to_float(ctx: Ctx, node: NodeProto) -> Value:
     """A, B, a_scale, b_scale, a_zero, b_zero, bias."""
     a, b_, sa, sb = (ctx.input(k) for k in range(4))
     total = quantized_matmul(ctx, a, b_, ctx.optional(4), ctx.optional(5))
-    return _scaled(ctx, total, sa, sb, ctx.optional(6))
+    return scaled_product(ctx, total, sa, sb, ctx.optional(6))
 
 
-def _scaled(ctx: Ctx, total: Value, sa: Value, sb: Value, bias: Value | None) -> Value:
+def scaled_product(ctx: Ctx, total: Value, sa: Value, sb: Value, bias: Value | None) -> Value:
+    """Integer sums as real numbers, by the scales of both operands."""
     b = ctx.b
     factor = b.op("mul", scalar_if_one(ctx, sa), scalar_if_one(ctx, sb))
     y = b.op("mul", b.op("cast", total, to=factor.dtype), factor)
@@ -452,7 +489,7 @@ def dynamic_quantize_matmul(ctx: Ctx, node: NodeProto) -> Value:
     a, b_, sb = (ctx.input(k) for k in range(3))
     small, scale, zero = dynamically_quantized(ctx, a)
     total = quantized_matmul(ctx, small, b_, zero, ctx.optional(3))
-    return _scaled(ctx, total, scale, sb, ctx.optional(4))
+    return scaled_product(ctx, total, scale, sb, ctx.optional(4))
 
 
 @lowering("QLinearAdd", "QLinearMul", domain=_MICROSOFT)

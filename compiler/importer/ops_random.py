@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from onnx import NodeProto
 
 from ...ir.errors import ModelError
-from ...ir.types import F32
+from ...ir.types import F32, F64, I32, I64
+from .ops_shape import reshape_to
 from .registry import lowering
 
 if TYPE_CHECKING:
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
     from .context import Ctx
 
 
-def _seed(ctx: Ctx, node: NodeProto) -> int:
+def node_seed(ctx: Ctx, node: NodeProto) -> int:
+    """A seed from the attribute, where there is one, and the names of the node."""
     given = ctx.attr("seed")
     data = repr((node.name, list(node.output))).encode()
     if given is not None:
@@ -38,11 +40,11 @@ def _draw(ctx: Ctx, node: NodeProto, shape: tuple[Dim, ...], like: Value | None)
     if "Normal" in node.op_type:
         return ctx.b.op(
             "random_normal", shape=shape, dtype=dtype, mean=ctx.attr("mean", 0.0),
-            scale=ctx.attr("scale", 1.0), seed=_seed(ctx, node),
+            scale=ctx.attr("scale", 1.0), seed=node_seed(ctx, node),
         )  # fmt: skip
     return ctx.b.op(
         "random_uniform", shape=shape, dtype=dtype, low=ctx.attr("low", 0.0),
-        high=ctx.attr("high", 1.0), seed=_seed(ctx, node),
+        high=ctx.attr("high", 1.0), seed=node_seed(ctx, node),
     )  # fmt: skip
 
 
@@ -65,5 +67,24 @@ def bernoulli(ctx: Ctx, node: NodeProto) -> Value:
     x = ctx.input(0)
     dtype = ctx.attr_dtype("dtype", x.dtype)
     draw = ctx.b.op("random_uniform", shape=x.shape, dtype=x.dtype, low=0.0, high=1.0,
-                    seed=_seed(ctx, node))  # fmt: skip
+                    seed=node_seed(ctx, node))  # fmt: skip
     return ctx.b.op("cast", ctx.b.op("lt", draw, x), to=dtype)
+
+
+@lowering("Multinomial")
+def multinomial(ctx: Ctx, node: NodeProto) -> Value:
+    """Classes [B, sample_size] drawn by unnormalized log-probabilities [B, C]: the first class
+    whose cumulative probability exceeds a uniform draw."""
+    b, x, count = ctx.b, ctx.input(0), ctx.attr("sample_size", 1)
+    dtype = ctx.attr_dtype("dtype", I32)
+    if x.rank != 2 or count < 1 or dtype not in (I32, I64):
+        raise ModelError(f"{count} samples of {x.type} as {dtype}")
+    rows, classes = x.shape
+    weights = b.op("softmax", ctx.as_dtype(x, F64), axis=1)
+    below = b.op("cumulate", weights, kind="sum", axis=1, exclusive=False, reverse=False)
+    draw = b.op("random_uniform", shape=(rows, count, 1), dtype=F64, low=0.0, high=1.0,
+                seed=node_seed(ctx, node))  # fmt: skip
+    passed = b.op("le", reshape_to(ctx, below, (rows, 1, classes)), draw)
+    index = b.op("reduce", b.op("cast", passed, to=I64), kind="sum", axes=(2,), keepdims=False)
+    last = b.op("sub", b.dims([classes], scalar=True), 1)
+    return ctx.as_dtype(b.op("min", index, last), dtype)

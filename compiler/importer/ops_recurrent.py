@@ -35,7 +35,8 @@ def activations(ctx: Ctx, op: str, directions: int) -> tuple[tuple[str, float, f
     names = ctx.attr("activations") or _DEFAULTS[op] * directions
     if len(names) != len(_DEFAULTS[op]) * directions:
         raise ModelError(f"{len(names)} activations for {directions} directions of {op}")
-    alphas, betas = (list(ctx.attr(f"activation_{k}", ())) for k in ("alpha", "beta"))
+    alphas = list(ctx.attr("activation_alpha", ()))
+    betas = list(ctx.attr("activation_beta", ()))
     result = []
     for name in (n.lower() for n in names):
         if name not in ACTIVATIONS:
@@ -104,7 +105,8 @@ def finish(ctx: Ctx, op: str, operands: tuple[Value | None, ...], **attrs: Any) 
     return (y, *last)[: max(ctx.n_outputs, 1)]
 
 
-@lowering("LSTM", "GRU", "RNN")
+@lowering("LSTM", "RNN")
+@lowering("GRU", since=3)
 def recurrent(ctx: Ctx, node: NodeProto) -> Any:
     """One layer; operands X, W, R, B, sequence_lens, initial_h (LSTM: initial_c, P)."""
     op = node.op_type

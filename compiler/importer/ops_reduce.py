@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING
 
 from onnx import NodeProto
 
-from ...ir.dims import Dim, product
 from ...ir.errors import ModelError
-from ...ir.types import F32, I64
+from ...ir.types import F32, F64, I64
 from .ops_shape import axes_of, reshape_to
-from .registry import lowering
+from .registry import accumulates, lowering
 
 if TYPE_CHECKING:
     from ...ir.graph import Value
@@ -46,6 +45,7 @@ def reduce_(ctx: Ctx, node: NodeProto) -> Value:
 
 
 @lowering("ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSum")
+@accumulates
 def reduce_composed(ctx: Ctx, node: NodeProto) -> Value:
     b, x, op = ctx.b, ctx.input(0), node.op_type
     axes, keep = _axes(ctx, x), bool(ctx.attr("keepdims", 1))
@@ -64,20 +64,23 @@ def reduce_composed(ctx: Ctx, node: NodeProto) -> Value:
 
 
 @lowering("ReduceLogSumExp")
+@accumulates
 def reduce_log_sum_exp(ctx: Ctx, node: NodeProto) -> Value:
     """log(sum(exp(x))), shifted by the maximum so that exp does not overflow."""
     b, x = ctx.b, ctx.input(0)
     axes, keep = _axes(ctx, x), bool(ctx.attr("keepdims", 1))
     if not axes:
         return x
-    if not x.dtype.is_float:
-        ctx.fail(f"ReduceLogSumExp of {x.dtype} is not supported; of floats it is")
+    whole = None if x.dtype.is_float else x.dtype
+    x = x if whole is None else b.op("cast", x, to=F64)
     top = b.op("reduce", x, kind="max", axes=axes, keepdims=True)
     # An infinite maximum would make inf - inf: shift by 0 there.
     finite = b.op("not", b.op("isinf", top, positive=True, negative=True))
     top = b.op("select", finite, top, 0.0)
     total = b.op("reduce", b.op("exp", b.op("sub", x, top)), kind="sum", axes=axes, keepdims=True)
     result = b.op("add", b.op("log", total), top)
+    if whole is not None:
+        result = b.op("cast", result, to=whole)
     if keep:
         return result
     return reshape_to(ctx, result, [d for i, d in enumerate(x.shape) if i not in axes])
@@ -94,6 +97,7 @@ def arg_extreme(ctx: Ctx, node: NodeProto) -> Value:
 
 
 @lowering("CumSum", "CumProd")
+@accumulates
 def cumulate(ctx: Ctx, node: NodeProto) -> Value:
     x = ctx.input(0)
     axis = ctx.axis(int(ctx.scalar(ctx.input(1), "axis")), x.rank)
@@ -103,11 +107,11 @@ def cumulate(ctx: Ctx, node: NodeProto) -> Value:
     )  # fmt: skip
 
 
-@lowering("TopK")
+@lowering("TopK", since=10)
 def top_k(ctx: Ctx, node: NodeProto) -> tuple[Value, ...]:
     x = ctx.input(0)
     axis = ctx.axis(ctx.attr("axis", -1), x.rank)
-    k: Dim = ctx.dim(ctx.input(1)) if ctx.opset >= 10 else ctx.required("k")
+    k = ctx.dim(ctx.input(1))
     values: tuple[Value, ...] = ctx.b.op(
         "topk", x, axis=axis, k=k, largest=bool(ctx.attr("largest", 1)),
         sorted=bool(ctx.attr("sorted", 1)),
@@ -118,34 +122,20 @@ def top_k(ctx: Ctx, node: NodeProto) -> tuple[Value, ...]:
 # -- softmax -----------------------------------------------------------------------------------
 
 
-def _rows(ctx: Ctx, x: Value, default: int) -> tuple[Value, int]:
-    """(operand, axis). Before opset 13 the operand is coerced to a matrix at ``axis``; where
-    only one axis is left behind it, that is the same as normalizing along it."""
-    axis = ctx.axis(ctx.attr("axis", default), max(x.rank, 1))
-    if ctx.opset >= 13:
-        return x, axis
-    if axis == x.rank - 1 or product(x.shape[axis + 1 :]) == 1:
-        return x, axis
-    return reshape_to(ctx, x, (product(x.shape[:axis]), product(x.shape[axis:]))), 1
-
-
-@lowering("Softmax", "LogSoftmax")
+@lowering("Softmax", "LogSoftmax", since=13)
 def softmax(ctx: Ctx, node: NodeProto) -> Value:
     x = ctx.input(0)
-    rows, axis = _rows(ctx, x, -1 if ctx.opset >= 13 else 1)
-    op = "softmax" if node.op_type == "Softmax" else "log_softmax"
-    return reshape_to(ctx, ctx.b.op(op, rows, axis=axis), x.shape)
+    axis = ctx.axis(ctx.attr("axis", -1), max(x.rank, 1))
+    return ctx.b.op("softmax" if node.op_type == "Softmax" else "log_softmax", x, axis=axis)
 
 
-@lowering("Hardmax")
+@lowering("Hardmax", since=13)
 def hardmax(ctx: Ctx, node: NodeProto) -> Value:
     b, x = ctx.b, ctx.input(0)
-    rows, axis = _rows(ctx, x, -1 if ctx.opset >= 13 else 1)
-    first = b.op("argmax", rows, axis=axis, keepdims=True, select_last=False)
-    extent = (rows.shape[axis], *(1,) * (rows.rank - 1 - axis))
-    ramp = b.op("iota", shape=extent, axis=0, dtype=I64)
-    hot = b.op("cast", b.op("eq", first, ramp), to=x.dtype)
-    return reshape_to(ctx, hot, x.shape)
+    axis = ctx.axis(ctx.attr("axis", -1), x.rank)
+    first = b.op("argmax", x, axis=axis, keepdims=True, select_last=False)
+    ramp = b.op("iota", shape=(x.shape[axis], *(1,) * (x.rank - 1 - axis)), axis=0, dtype=I64)
+    return b.op("cast", b.op("eq", first, ramp), to=x.dtype)
 
 
 def mean_axes(ctx: Ctx, x: Value, axes: tuple[int, ...]) -> Value:

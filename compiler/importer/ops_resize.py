@@ -65,15 +65,15 @@ class Axis:
     scale_value: Value | None = None
     """The scale, where it is computed while the model runs."""
 
+    def unknown(self) -> tuple[Value | Dim, ...]:
+        """What is only known while the model runs, if anything."""
+        scale = () if self.scale_value is None else (self.scale_value,)
+        return (self.size, self.out, *scale)
+
     def static(self) -> tuple[int, int]:
         """(old size, new size) where both are numbers."""
         assert isinstance(self.size, int) and isinstance(self.out, int)
         return self.size, self.out
-
-
-@lowering("Upsample", since=7)
-def upsample_7(ctx: Ctx, node: NodeProto) -> Value:
-    return _upsample(ctx, ctx.required("scales"))
 
 
 @lowering("Upsample", since=9)
@@ -89,7 +89,7 @@ def resize_10(ctx: Ctx, node: NodeProto) -> Value:
 def _floats(ctx: Ctx, v: Value, what: str) -> tuple[float, ...]:
     found = ctx.constant(v)
     if found is None:
-        ctx.fail(f"{what} must be constant; give `sizes` where they depend on data")
+        ctx.need(f"{what} must be constant; give `sizes` where they depend on data", v)
     return tuple(float(x) for x in found.reshape(-1))
 
 
@@ -182,7 +182,8 @@ def _computed(
     """Scales computed while the model runs; the sizes that they give are bound."""
     b = ctx.b
     if crops is not None or scales.rank != 1 or scales.shape[0] != len(axes):
-        ctx.fail(f"scales {scales.type} computed while the model runs, for axes {list(axes)}")
+        ctx.need(f"scales {scales.type} computed while the model runs, for axes {list(axes)}",
+                 scales)  # fmt: skip
     sizes = b.dims([x.shape[a] for a in axes])
     wanted = b.op("mul", b.op("cast", sizes, to=F32), scales)
     whole = b.op("cast", b.op("floor", wanted), to=I64)
@@ -211,7 +212,7 @@ def _sized(
         raise ModelError(f"keep_aspect_ratio_policy {policy[:20]!r}")
     old = [x.shape[a] for a in axes]
     if not all(isinstance(d, int) for d in (*old, *sizes)):
-        ctx.fail(f"keep_aspect_ratio_policy {policy} needs static sizes")
+        ctx.need(f"keep_aspect_ratio_policy {policy} needs static sizes", *old, *sizes)
     ratios = [d / o for d, o in zip(sizes, old, strict=True)]  # type: ignore[operator]
     scale = min(ratios) if policy == "not_larger" else max(ratios)
     return [
@@ -416,9 +417,12 @@ def _symbolic_coordinates(ctx: Ctx, plan: Plan, a: Axis) -> Value:
     shifted = b.op("div", b.op("add", o, 0.5), scale)
     if kind == "tf_half_pixel_for_nn":
         return shifted
-    if kind not in ("half_pixel", "pytorch_half_pixel"):
-        ctx.fail(f"{kind} with the symbolic size {a.size} is not supported")
+    if kind == "tf_crop_and_resize":
+        ctx.need(f"{kind} of an axis of {a.size} to {a.out} needs static sizes", *a.unknown())
     x = b.op("sub", shifted, 0.5)
+    if kind == "half_pixel_symmetric":
+        adjustment = b.op("div", out, b.op("mul", scale, size))
+        return b.op("add", x, b.op("mul", b.op("mul", size, 0.5), b.op("sub", 1.0, adjustment)))
     if kind == "pytorch_half_pixel":
         single = b.op("lt", out, b.const(np.float32(1.5)))  # one output takes position 0
         return b.op("select", single, b.const(np.float32(0)), x)
@@ -438,7 +442,7 @@ def _symbolic_axis(ctx: Ctx, y: Value, plan: Plan, a: Axis) -> Value:
         whole = _nearest_value(ctx, plan, a, x)
         return b.op("gather", y, clamped(b.op("cast", whole, to=I64)), axis=a.axis)
     if plan.antialias or plan.exclude_outside:
-        ctx.fail("antialias and exclude_outside need static sizes")
+        ctx.need("antialias and exclude_outside need static sizes", *a.unknown())
     y = y if y.dtype.is_float else b.op("cast", y, to=F32)
     base = b.op("floor", x)
     ratio = b.op("sub", x, base)

@@ -15,7 +15,7 @@ from onnx import NodeProto
 from ...ir.dims import Dim, ceil_div, dmax, known_ge, product
 from ...ir.errors import ModelError
 from ...ir.shapes import partial_value
-from ...ir.types import I64
+from ...ir.types import F32, F64, I64
 from .context import vector_type
 from .registry import lowering
 from .sizes import bind_leaves, nonnegative
@@ -77,7 +77,7 @@ def resolve_reshape(ctx: Ctx, x: Value, wanted: Sequence[Dim], allow_zero: bool)
     return tuple(sizes)
 
 
-@lowering("Reshape")
+@lowering("Reshape", since=5)
 def reshape(ctx: Ctx, node: NodeProto) -> Value:
     x, shape_value = ctx.input(0), ctx.input(1)
     allow_zero = bool(ctx.attr("allowzero", 0))
@@ -92,10 +92,12 @@ def _resolved_shape(ctx: Ctx, x: Value, wanted: Value, allow_zero: bool) -> Valu
     Nothing is done where its elements are known not to be special."""
     b, t = ctx.b, vector_type(wanted)
     n = t.shape[0] if t.rank else 1
+    if not isinstance(n, int):
+        ctx.need_length(f"a symbolic number of dimensions ({t})", wanted)
     bind_leaves(ctx, wanted)
     parts = partial_value(wanted, b.constants, b.dims_memo)
-    known = [None] * n if parts is None else list(parts.reshape(-1))  # type: ignore[operator]
-    if not isinstance(n, int) or all(d is not None for d in known):
+    known = [None] * n if parts is None else list(parts.reshape(-1))
+    if all(d is not None for d in known):
         return wanted
     if nonnegative(ctx, wanted):
         return wanted
@@ -141,7 +143,8 @@ def squeeze(ctx: Ctx, node: NodeProto) -> Value:
     axes = axes_of(ctx, 1, x.rank)
     if axes is None:
         if not all(isinstance(d, int) for d in x.shape):
-            ctx.fail("Squeeze without axes needs a static shape: which sizes are 1 is not known")
+            ctx.need("Squeeze without axes needs a static shape: which sizes are 1 is not known",
+                     *x.shape)  # fmt: skip
         axes = tuple(i for i, d in enumerate(x.shape) if d == 1)
     for a in axes:
         if isinstance(x.shape[a], int) and x.shape[a] != 1:
@@ -172,7 +175,7 @@ def expand(ctx: Ctx, node: NodeProto) -> Value:
     return ctx.b.op("expand", x, shape=sizes)
 
 
-@lowering("Tile")
+@lowering("Tile", since=6)
 def tile(ctx: Ctx, node: NodeProto) -> Value:
     x = ctx.input(0)
     repeats = ctx.dims(ctx.input(1))
@@ -207,12 +210,12 @@ def transpose(ctx: Ctx, node: NodeProto) -> Value:
 # -- joins and splits --------------------------------------------------------------------------
 
 
-@lowering("Concat")
+@lowering("Concat", since=4)
 def concat(ctx: Ctx, node: NodeProto) -> Value:
     parts = [ctx.input(i) for i in range(len(ctx.inputs))]
     if parts[0].rank == 0:
         raise ModelError("scalars cannot be joined")
-    axis = ctx.axis(ctx.attr("axis", 1), parts[0].rank)
+    axis = ctx.axis(ctx.required("axis"), parts[0].rank)
     filled = [p for p in parts if not (p.rank == parts[0].rank and p.shape[axis] == 0)]
     kept = filled or parts[:1]
     if len(kept) == 1 and all(p.dtype == kept[0].dtype for p in parts):
@@ -234,7 +237,7 @@ def cut(ctx: Ctx, x: Value, axis: int, start: Dim, count: Dim, step: int = 1) ->
     return result
 
 
-@lowering("Split")
+@lowering("Split", since=2)
 def split(ctx: Ctx, node: NodeProto) -> tuple[Value, ...]:
     x = ctx.input(0)
     axis = ctx.axis(ctx.attr("axis", 0), x.rank)
@@ -340,6 +343,13 @@ def range_(ctx: Ctx, node: NodeProto) -> Value:
     b = ctx.b
     start, limit, delta = (ctx.input(i) for i in range(3))
     dtype = start.dtype
+    if dtype.kind == "f" and dtype.bits < 32:
+        # The count and the steps are exact enough in the wider type only.
+        wide = ctx.attr_dtype("stash_type", F32)
+        if wide not in (F32, F64):
+            ctx.fail(f"stash_type {wide}; f32 and f64 are supported")
+        ramp = ctx.lower("Range", *(ctx.as_dtype(v, wide) for v in (start, limit, delta)))
+        return ctx.as_dtype(ramp, dtype)
     known = [ctx.constant(v) for v in (start, limit, delta)]
     if all(k is not None for k in known):
         first, last, step = (k.reshape(())[()] for k in known)  # type: ignore[union-attr]
@@ -373,7 +383,7 @@ def _range_count(ctx: Ctx, start: Value, limit: Value, delta: Value) -> Dim:
             first = sizes[0].reshape(-1)[0]
             last = (
                 ctx.dim(limit)
-                if sizes[1] is None and first == 0
+                if sizes[1] is None and first == 0 and limit.dtype.is_integer
                 else (None if sizes[1] is None else sizes[1].reshape(-1)[0])
             )
             if last is not None:
@@ -391,17 +401,11 @@ def _range_count(ctx: Ctx, start: Value, limit: Value, delta: Value) -> Dim:
     return ctx.bind(b.op("max", count, 0), "range")
 
 
-@lowering("OneHot")
+@lowering("OneHot", since=11)
 def one_hot(ctx: Ctx, node: NodeProto) -> Value:
     b, indices, values = ctx.b, ctx.input(0), ctx.input(2)
     depth_value = ctx.input(1)
-    if depth_value.dtype.is_float:
-        known = ctx.constant(depth_value)
-        if known is None:
-            ctx.fail("a depth that is a floating-point number computed while the model runs")
-        depth: Dim = int(known.reshape(-1)[0])
-    else:
-        depth = ctx.dim(depth_value)
+    depth = ctx.dim(ctx.as_dtype(depth_value, I64))
     axis = ctx.axis(ctx.attr("axis", -1), indices.rank + 1)
     shape_ = (*indices.shape[:axis], 1, *indices.shape[axis:])
     index = reshape_to(ctx, ctx.as_dtype(indices, I64), shape_)

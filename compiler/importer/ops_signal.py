@@ -14,7 +14,7 @@ import numpy as np
 from onnx import NodeProto
 
 from ...ir.errors import ModelError
-from ...ir.types import F32, I64, TensorType
+from ...ir.types import F32, F64, I64, TensorType
 from .ops_shape import cut, reshape_to
 from .registry import lowering
 
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from .context import Ctx
 
 _MAX_LENGTH = 4096
+_PRECISE = 64
+"""Up to this length sums are kept in float64: that costs nothing there, and parts that cancel come
+out as the zeros that they are."""
 
 
 def fourier_basis(n: int, bins: int, inverse: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -53,7 +56,8 @@ def _dft(ctx: Ctx, axis: int) -> Value:
     length = ctx.dim(given) if given is not None else x.shape[axis]
     inverse, onesided = bool(ctx.attr("inverse", 0)), bool(ctx.attr("onesided", 0))
     if not isinstance(length, int) or length > _MAX_LENGTH:
-        ctx.fail(f"a transform of length {length}: it must be static and at most {_MAX_LENGTH}")
+        ctx.need(f"a transform of length {length}: it must be static and at most {_MAX_LENGTH}",
+                 length)  # fmt: skip
     if inverse and onesided:
         return _real_inverse(ctx, x, axis, length if given is not None else None)
     x = _fitted(ctx, x, axis, length)
@@ -81,7 +85,8 @@ def _real_inverse(ctx: Ctx, x: Value, axis: int, length: int | None) -> Value:
     (for an even length) the last stand for two."""
     b, bins = ctx.b, x.shape[axis]
     if not isinstance(bins, int) or x.shape[-1] != 2:
-        ctx.fail(f"the inverse one-sided transform of {x.type}: static and complex is supported")
+        ctx.need(f"the inverse one-sided transform of {x.type}: static and complex is supported",
+                 *x.shape)  # fmt: skip
     n = 2 * (bins - 1) if length is None else length
     x = _fitted(ctx, x, axis, n // 2 + 1)
     bins = n // 2 + 1
@@ -111,10 +116,11 @@ def _real_inverse(ctx: Ctx, x: Value, axis: int, length: int | None) -> Value:
 def _transform(
     ctx: Ctx, halves: list[Value], cosines: np.ndarray, sines: np.ndarray
 ) -> tuple[Value, Value]:
-    b = ctx.b
-    kind = halves[0].dtype.np
+    b, kind = ctx.b, halves[0].dtype
+    wide = F64 if len(cosines) <= _PRECISE else kind
     rows = [h if h.rank > 1 else reshape_to(ctx, h, (1, h.shape[0])) for h in halves]
-    c, s = b.const(cosines.astype(kind)), b.const(sines.astype(kind))
+    rows = [ctx.as_dtype(h, wide) for h in rows]
+    c, s = b.const(cosines.astype(wide.np)), b.const(sines.astype(wide.np))
 
     def dot(v: Value, m: Value) -> Value:
         y: Value = b.op("dot", v, m, ta=False, tb=False)
@@ -124,7 +130,7 @@ def _transform(
     if len(rows) == 2:
         real, imaginary = (b.op("sub", real, dot(rows[1], s)),
                            b.op("add", imaginary, dot(rows[1], c)))  # fmt: skip
-    return real, imaginary
+    return ctx.as_dtype(real, kind), ctx.as_dtype(imaginary, kind)
 
 
 def _fitted(ctx: Ctx, x: Value, axis: int, length: int) -> Value:
@@ -133,7 +139,7 @@ def _fitted(ctx: Ctx, x: Value, axis: int, length: int) -> Value:
     if have == length:
         return x
     if not isinstance(have, int):
-        ctx.fail(f"a transform of length {length} over an axis of symbolic size {have}")
+        ctx.need(f"a transform of length {length} over an axis of symbolic size {have}", have)
     if have > length:
         return cut(ctx, x, axis, 0, length)
     hi = [0] * x.rank
@@ -150,10 +156,12 @@ def stft(ctx: Ctx, node: NodeProto) -> Value:
     window, length_value = ctx.optional(2), ctx.optional(3)
     if length_value is not None:
         length = int(ctx.scalar(length_value, "frame_length"))
-    elif window is not None and isinstance(window.shape[0], int):
+    elif window is None:
+        raise ModelError("one of window and frame_length must be given")
+    elif isinstance(window.shape[0], int):
         length = window.shape[0]
     else:
-        raise ModelError("one of window and frame_length must be given")
+        ctx.need(f"a window {window.type}: its length must be static", window.shape[0])
     if step < 1 or not 1 <= length <= _MAX_LENGTH:
         ctx.fail(f"frames of {length} every {step}; a frame may have {_MAX_LENGTH} samples")
     complex_input = x.rank == 3 and x.shape[2] == 2
@@ -163,11 +171,25 @@ def stft(ctx: Ctx, node: NodeProto) -> Value:
         raise ModelError(f"a signal is [batch, length, 1 or 2], got {x.type}")
     bins = length // 2 + 1 if ctx.attr("onesided", 1) else length
     if complex_input:
-        ctx.fail("STFT of a complex signal is not supported; of a real one it is")
+        if bins != length:
+            raise ModelError("onesided=1 is for real signals; this one is complex")
+        return _complex_stft(ctx, x, _kernels(ctx, x.tensor, window, length, bins), int(step))
     y = _framed(ctx, x, _kernels(ctx, x.tensor, window, length, bins), int(step))
     # [B, 2 * bins, frames] -> [B, frames, bins, 2]
     n, _, frames = y.shape
     return ctx.b.op("transpose", reshape_to(ctx, y, (n, 2, bins, frames)), perm=(0, 3, 2, 1))
+
+
+def _complex_stft(ctx: Ctx, x: Value, kernels: Value, step: int) -> Value:
+    """Frames of [batch, length, 2]: the transforms of both parts, F(re) + i F(im)."""
+    b, (n, length, _) = ctx.b, x.shape
+    parts = reshape_to(ctx, b.op("transpose", x, perm=(0, 2, 1)), (2 * n, length))
+    y = _framed(ctx, parts, kernels, step)
+    bins, frames = y.shape[1] // 2, y.shape[2]
+    each = reshape_to(ctx, y, (n, 4, bins, frames))  # re F(re), im F(re), re F(im), im F(im)
+    rr, ir, ri, ii = (cut(ctx, each, 1, k, 1) for k in range(4))
+    both = b.op("concat", b.op("sub", rr, ii), b.op("add", ir, ri), axis=1)
+    return b.op("transpose", both, perm=(0, 3, 2, 1))
 
 
 def _kernels(ctx: Ctx, signal: TensorType, window: Value | None, length: int, bins: int) -> Value:

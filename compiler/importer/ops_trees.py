@@ -261,12 +261,14 @@ def tree_ensemble_classifier(ctx: Ctx, node: NodeProto) -> tuple[Value, ...]:
     base = _real_list(ctx, "base_values")
     if base and len(base) not in (1, count):
         raise ModelError(f"{len(base)} base values for {count} classes")
+    if len(used) == 1 and count == 2 and len(base) == 2:  # the standard does not say
+        ctx.fail("two base values of a classifier whose leaves score one class; one is supported")
     positive = all(w >= 0 for entries in forest.weights.values() for _, w in entries)
     if count > 2 or len(used) != 1:
         y = ctx.as_dtype(_with_base(ctx, y, base if len(base) == count else ()), F32)
         return choose(ctx, y, labels), post_transform(ctx, y, transform)
     (column,) = used
-    if column == 0 and len(base) < 2:
+    if column == 0:
         one = b.op("slice", y, starts=(0, 0), sizes=(y.shape[0], 1), steps=(1, 1))
         one = ctx.as_dtype(_with_base(ctx, one, base), F32)
         label = threshold_label(ctx, one, labels, positive)

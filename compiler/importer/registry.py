@@ -7,7 +7,10 @@ largest ``since`` that is not above the model's opset is used, as ONNX versions 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import wraps
 from typing import TYPE_CHECKING
+
+from ...ir.types import F32
 
 if TYPE_CHECKING:
     from onnx import NodeProto
@@ -38,6 +41,29 @@ def lowering(*ops: str, since: int = 1, domain: str = "") -> Callable[[Lowering]
         return fn
 
     return add
+
+
+def accumulates(fn: Lowering) -> Lowering:
+    """Lets a lowering that adds up many numbers work in float32 where its first operand is a
+    narrower float: operands of that type are widened, results are rounded once. A running sum in
+    16 bits would overflow, or stop growing."""
+
+    @wraps(fn)
+    def wide(ctx: Ctx, node: NodeProto) -> Result:
+        narrow = ctx.input(0).dtype
+        if not narrow.is_float or narrow.bits >= 32:
+            return fn(ctx, node)
+        ctx.inputs = [
+            ctx.as_dtype(v, F32) if v is not None and v.dtype == narrow else v for v in ctx.inputs
+        ]
+        result = fn(ctx, node)
+        if isinstance(result, tuple):
+            return tuple(
+                ctx.as_dtype(v, narrow) if v is not None and v.dtype == F32 else v for v in result
+            )
+        return result if result is None or result.dtype != F32 else ctx.as_dtype(result, narrow)
+
+    return wide
 
 
 def find_lowering(domain: str, op: str, opset: int) -> Lowering | None:

@@ -12,7 +12,7 @@ from onnx.defs import OpSchema
 
 from ...ir.errors import ModelError, quote
 from ...ir.graph import Value
-from ...ir.types import OptionalType, SequenceType, TensorType, Type
+from ...ir.types import LooseTensor, MapType, OptionalType, SequenceType, TensorType, Type
 from .tensors import DTYPE_OF
 
 _NUMBER_OF = {dtype: number for number, dtype in DTYPE_OF.items()}
@@ -108,6 +108,11 @@ def _type_proto(type_: Type | None) -> TypeProto:
                 dim.dim_value = d
             else:
                 dim.dim_param = str(d)
+    elif isinstance(type_, LooseTensor):
+        proto.tensor_type.elem_type = _NUMBER_OF[type_.dtype]
+    elif isinstance(type_, MapType):
+        proto.map_type.key_type = _NUMBER_OF[type_.key]
+        proto.map_type.value_type.tensor_type.elem_type = _NUMBER_OF[type_.value]
     elif isinstance(type_, SequenceType):
         proto.sequence_type.elem_type.CopyFrom(_type_proto(type_.elem))
     elif isinstance(type_, OptionalType):

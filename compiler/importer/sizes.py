@@ -58,7 +58,7 @@ def size_elements(ctx: Ctx, value: Value) -> tuple[Dim, ...]:
         return tuple(known.reshape(-1))
     count = t.shape[0] if t.rank else 1
     if not isinstance(count, int):
-        ctx.fail(f"a shape with a symbolic number of dimensions ({t}) is not supported")
+        ctx.need_length(f"a shape with a symbolic number of dimensions ({t})", value)
     if count > 64:
         raise ModelError(f"{count} sizes in one vector")
     bind_leaves(ctx, value)

@@ -1,7 +1,7 @@
 """ONNX tensors as NumPy arrays or constants of the table.
 
-Declared sizes are checked before anything is allocated. Bytes are little-endian; 4-bit elements
-are packed two to a byte, the low half first (ONNX IR specification, "Tensors").
+Declared sizes are checked before anything is allocated. Bytes are little-endian; elements of 2, 4
+and 6 bits are packed without gaps, the low bits first (ONNX IR specification, "Tensors").
 """
 
 from __future__ import annotations
@@ -22,19 +22,25 @@ from ...ir.types import (
     BOOL,
     C64,
     C128,
+    F4E2M1,
+    F6E2M3,
+    F6E3M2,
     F8E4M3FN,
     F8E4M3FNUZ,
     F8E5M2,
     F8E5M2FNUZ,
+    F8E8M0,
     F16,
     F32,
     F64,
+    I2,
     I4,
     I8,
     I16,
     I32,
     I64,
     STR,
+    U2,
     U4,
     U8,
     U16,
@@ -56,6 +62,7 @@ DTYPE_OF: dict[int, DType] = {
     TensorProto.FLOAT8E4M3FN: F8E4M3FN, TensorProto.FLOAT8E4M3FNUZ: F8E4M3FNUZ,
     TensorProto.FLOAT8E5M2: F8E5M2, TensorProto.FLOAT8E5M2FNUZ: F8E5M2FNUZ,
     TensorProto.UINT4: U4, TensorProto.INT4: I4,
+    23: F4E2M1, 24: F8E8M0, 25: U2, 26: I2, 27: F6E2M3, 28: F6E3M2,  # older packages lack names
 }  # fmt: skip
 """Element types by their ONNX number."""
 
@@ -68,12 +75,8 @@ _PARALLEL_BYTES = 1 << 24
 _MAX_DENSE = 1 << 32
 """Bytes that a sparse tensor may take when dense: its size is not backed by data in the file."""
 
-_INT32_FIELD = frozenset(
-    {"i32", "i16", "i8", "u16", "u8", "bool", "f16", "bf16", "i4", "u4", "f8e4m3fn", "f8e4m3fnuz",
-     "f8e5m2", "f8e5m2fnuz"}
-)  # fmt: skip
-_BITS_IN_INT32 = {"f16": np.uint16, "bf16": np.uint16, "f8e4m3fn": np.uint8, "f8e5m2": np.uint8,
-                  "f8e4m3fnuz": np.uint8, "f8e5m2fnuz": np.uint8}  # fmt: skip
+_INT32_FIELD = frozenset({"i32", "i16", "i8", "u16", "u8", "bool"})
+"""Types that ``int32_data`` holds as numbers; others of at most 16 bits are there as bits."""
 
 
 def dtype_of(number: int, what: str) -> DType:
@@ -99,16 +102,20 @@ def check_size(type_: TensorType, what: str) -> None:
 def from_bytes(raw: Any, type_: TensorType) -> np.ndarray:
     """The array of a static ``type_`` in little-endian bytes; a view where the layout allows."""
     dtype = type_.dtype
-    if dtype.bits == 4:
-        packed = np.frombuffer(raw, np.uint8)
-        halves = np.stack([packed & 15, packed >> 4], axis=-1).reshape(-1)[: type_.numel()]
-        if dtype == I4:
-            halves = ((halves ^ 8).astype(np.int8) - 8).astype(np.int8)
-        return halves.astype(dtype.np).reshape(type_.shape)  # type: ignore[arg-type]
+    if dtype.bits < 8:
+        codes = unpack(np.frombuffer(raw, np.uint8), dtype.bits)[: type_.numel()]
+        return codes.view(dtype.np).reshape(type_.shape)  # type: ignore[arg-type]
     flat = np.frombuffer(raw, dtype.np)
     if sys.byteorder == "big":
         flat = flat.byteswap()
     return flat.reshape(type_.shape)  # type: ignore[arg-type]
+
+
+def unpack(packed: np.ndarray, bits: int) -> np.ndarray:
+    """Bytes (u8[n]) as a stream of ``bits``-bit codes, the low bits first; u8."""
+    stream = np.unpackbits(packed, bitorder="little")
+    whole = stream[: stream.size // bits * bits].reshape(-1, bits)
+    return np.packbits(whole, axis=1, bitorder="little").reshape(-1)
 
 
 def tensor_type(proto: TensorProto) -> TensorType:
@@ -176,15 +183,16 @@ def _typed_field(proto: TensorProto, type_: TensorType, n: int, what: str) -> np
     elif dtype in (U32, U64):
         flat = np.array(proto.uint64_data, dtype=np.uint64).astype(dtype.np)
     else:
-        assert dtype.name in _INT32_FIELD
         wide = np.array(proto.int32_data, dtype=np.int32)
-        if dtype.bits == 4:
-            wide = wide.astype(np.uint8)
-            if wide.size != (n + 1) // 2:
-                raise ModelError(f"{what} is {type_} but holds {wide.size} packed bytes")
-            return from_bytes(wide.tobytes(), type_)
-        bits = _BITS_IN_INT32.get(dtype.name)
-        flat = wide.astype(dtype.np) if bits is None else wide.astype(bits).view(dtype.np)
+        if dtype.bits < 8:
+            packed = (n * dtype.bits + 7) // 8
+            if wide.size != packed:
+                raise ModelError(f"{what} is {type_}, {packed} bytes, but holds {wide.size}")
+            return from_bytes(wide.astype(np.uint8).tobytes(), type_)
+        if dtype.name in _INT32_FIELD:
+            flat = wide.astype(dtype.np)
+        else:
+            flat = wide.astype(dtype.code.np).view(dtype.np)
     if flat.size != n or flat.dtype != dtype.np:
         raise ModelError(f"{what} is {type_} but holds {flat.size} elements")
     return flat.reshape(type_.shape)  # type: ignore[arg-type]

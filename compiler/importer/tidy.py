@@ -17,7 +17,8 @@ from ...ir.types import I64, TensorType
 _MAX_SIZES = 64
 _MAX_FOLDED = 256
 _MAX_OPERAND = 4096
-_LEAVES = frozenset({"input", "const", "dims", "bind", "random_normal", "random_uniform"})
+_LEAVES = frozenset({"input", "const", "dims", "bind", "random_mersenne", "random_normal",
+                     "random_uniform"})  # fmt: skip
 _COMPUTED = frozenset({"elementwise", "movement", "reduction", "gather"})
 
 

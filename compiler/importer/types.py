@@ -15,7 +15,7 @@ from onnx import TypeProto, ValueInfoProto
 
 from ...ir.dims import Dim, sym
 from ...ir.errors import LimitError, ModelError, UnsupportedError, quote
-from ...ir.types import OptionalType, SequenceType, TensorType, Type
+from ...ir.types import LooseTensor, MapType, OptionalType, SequenceType, TensorType, Type
 from .tensors import check_size, dtype_of
 
 if TYPE_CHECKING:
@@ -93,7 +93,16 @@ def type_of(
     if kind is None:
         return None
     if kind == "tensor_type":
+        if depth and not proto.tensor_type.HasField("shape"):
+            return LooseTensor(dtype_of(proto.tensor_type.elem_type, f"value {quote(name)}"))
         return _tensor(proto.tensor_type, b, sizes, name)
+    if kind == "map_type":
+        what = f"value {quote(name)}"
+        value = proto.map_type.value_type
+        if value.WhichOneof("value") != "tensor_type":
+            raise UnsupportedError(f"{what} is a map to what is no tensor; maps hold single values")
+        return MapType(dtype_of(proto.map_type.key_type, what),
+                       dtype_of(value.tensor_type.elem_type, what))
     if kind == "sequence_type":
         elem = type_of(proto.sequence_type.elem_type, b, sizes, name, depth + 1)
         return None if elem is None else SequenceType(elem)
@@ -124,6 +133,12 @@ def _tensor(proto: TypeProto.Tensor, b: Builder, sizes: SizeNames, name: str) ->
     return result
 
 
+def lacks_rank(info: ValueInfoProto) -> bool:
+    """Whether an input is declared as a tensor without a shape."""
+    return info.type.WhichOneof("value") == "tensor_type" and not (
+        info.type.tensor_type.HasField("shape"))
+
+
 def input_type(info: ValueInfoProto, b: Builder, sizes: SizeNames) -> Type:
     """Type of a graph input; raises where the model does not declare a usable one."""
     if not info.HasField("type") or info.type.WhichOneof("value") is None:
@@ -135,3 +150,14 @@ def input_type(info: ValueInfoProto, b: Builder, sizes: SizeNames) -> Type:
             " give it in `shapes={name: (sizes or names)}`"
         )
     return found
+
+
+def with_element_shape(t: Type, shape: tuple[Dim, ...], what: str) -> Type:
+    """The type of a container whose tensors have ``shape``; raises ``ModelError`` for a map."""
+    if isinstance(t, SequenceType):
+        return SequenceType(with_element_shape(t.elem, shape, what))
+    if isinstance(t, OptionalType):
+        return OptionalType(with_element_shape(t.elem, shape, what))
+    if isinstance(t, MapType):
+        raise ModelError(f"{what} is {t}; it takes no shape")
+    return TensorType(t.dtype, shape)

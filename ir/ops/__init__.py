@@ -8,18 +8,23 @@ an op means adding one declaration in the file of its subject.
 from __future__ import annotations
 
 from . import (
+    casts,
     composite,
     contraction,
     control,
+    coupling,
     dynamic,
     elementwise,
     host,
+    images,
+    matrix,
     movement,
     recurrent,
     reduction,
     source,
     strings,
     trees,
+    windows,
 )
 from .base import OPS, OpDef, lookup
 

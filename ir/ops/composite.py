@@ -10,7 +10,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ModelError
-from ..types import TensorType
+from ..types import F32, TensorType
 from .base import Attributes, OpDef, broadcast_shapes, register, tensor
 
 if TYPE_CHECKING:
@@ -24,6 +24,24 @@ def _same_type(op: str) -> Any:
             raise ModelError(f"{op} is not defined for {t.dtype}")
         if "axis" in attrs and not 0 <= attrs["axis"] < max(t.rank, 1):
             raise ModelError(f"{op}: axis {attrs['axis']} of {t}")
+        return (t,)
+
+    return infer
+
+
+def _infer_norm(op: str) -> Any:
+    same = _same_type(op)
+
+    def infer(types: tuple[Any, ...], attrs: Attributes) -> tuple[Any, ...]:
+        (t,) = same(types, attrs)
+        for p in types[1:]:
+            if p is None:
+                continue
+            beside = zip(reversed(p.shape), reversed(t.shape), strict=False)
+            if p.rank > t.rank or any(
+                isinstance(d, int) and isinstance(e, int) and d not in (1, e) for d, e in beside
+            ):
+                raise ModelError(f"{op}: {p} does not broadcast to {t}")
         return (t,)
 
     return infer
@@ -69,11 +87,14 @@ def _gelu(b: Builder, xs: tuple[Any, ...], attrs: Attributes) -> Value:
         gate = b.op("add", b.op("tanh", inner), 1.0)
     else:
         gate = b.op("add", b.op("erf", b.op("mul", x, math.sqrt(0.5))), 1.0)
-    return b.op("mul", b.op("mul", x, gate), 0.5)
+    return b.op("mul", b.op("mul", x, 0.5), gate)  # in this order nothing overflows
 
 
 def _attention(b: Builder, xs: tuple[Any, ...], attrs: Attributes) -> Value:
     q, k, v, mask = xs
+    if q.dtype.bits < 32:  # scores and weights keep the precision of float32
+        wide = tuple(None if x is None else b.op("cast", x, to=F32) for x in xs)
+        return b.op("cast", _attention(b, wide, attrs), to=q.dtype)
     scores = b.op("dot", q, k, ta=False, tb=True)
     if attrs["scale"] != 1.0:
         scores = b.op("mul", scores, attrs["scale"])
@@ -98,10 +119,10 @@ register(OpDef("softmax", (1, 1), _same_type("softmax"), None, _COMPOSITE, expan
                attrs=("axis",), doc="exp(x - max) / sum along an axis"))
 register(OpDef("log_softmax", (1, 1), _same_type("log_softmax"), None, _COMPOSITE,
                expand=_log_softmax, attrs=("axis",), doc="log of softmax"))
-register(OpDef("layer_norm", (3, 3), _same_type("layer_norm"), None, _COMPOSITE,
+register(OpDef("layer_norm", (3, 3), _infer_norm("layer_norm"), None, _COMPOSITE,
                expand=_layer_norm, attrs=("axis", "eps"),
                doc="(x - mean) / sqrt(variance + eps) * scale + bias over the axes from `axis`"))
-register(OpDef("rms_norm", (2, 2), _same_type("rms_norm"), None, _COMPOSITE, expand=_rms_norm,
+register(OpDef("rms_norm", (2, 2), _infer_norm("rms_norm"), None, _COMPOSITE, expand=_rms_norm,
                attrs=("axis", "eps"), doc="x / sqrt(mean(x*x) + eps) * scale"))
 register(OpDef("gelu", (1, 1), _same_type("gelu"), None, _COMPOSITE, expand=_gelu,
                attrs=("approximate",), doc="x * normal CDF(x), exact (erf) or tanh form"))

@@ -21,6 +21,7 @@ Index = tuple[Dim, ...]
 def _infer_dot(types: tuple[Any, ...], attrs: Attributes) -> tuple[Any, ...]:
     a, b = tensor(types[0], "dot"), tensor(types[1], "dot")
     acc = attrs.get("acc")
+    _check_numbers(a, "dot")
     if a.rank < 2 or b.rank < 2 or (a.dtype != b.dtype and acc is None):
         raise ModelError(f"dot: {a} and {b} (ranks of at least 2 and one dtype)")
     m, k = a.shape[-2:] if not attrs["ta"] else a.shape[-2:][::-1]
@@ -102,7 +103,13 @@ def _kernel_parts(w: TensorType, layout: str) -> tuple[Dim, tuple[Dim, ...], Dim
     return w.shape[-1], tuple(w.shape[:-2]), w.shape[-2]
 
 
+def _check_numbers(t: TensorType, op: str) -> None:
+    if t.dtype.kind not in "biuf":
+        raise ModelError(f"{op} is not defined for {t.dtype}")
+
+
 def _check_image(t: TensorType, attrs: Attributes, op: str) -> None:
+    _check_numbers(t, op)
     if attrs["layout"] not in ("first", "last") or t.rank < 3:
         raise ModelError(f"{op}: image {t}, layout {attrs['layout']!r}")
     for key in ("strides", "dilations", "pads_lo", "pads_hi"):
@@ -163,7 +170,9 @@ def _from_first(x: np.ndarray, layout: str) -> np.ndarray:
     return np.asarray(x if layout == "first" else np.moveaxis(x, 1, -1), order="C")
 
 
-def _windows(x: np.ndarray, kernel: tuple[int, ...], attrs: Attributes, fill: Any) -> np.ndarray:
+def sliding_windows(
+    x: np.ndarray, kernel: tuple[int, ...], attrs: Attributes, fill: Any
+) -> np.ndarray:
     """[N, C, *out, *kernel] strided view of the padded image (channels first)."""
     pads = list(zip(attrs["pads_lo"], attrs["pads_hi"], strict=True))
     cut = tuple(  # a negative pad crops
@@ -193,7 +202,7 @@ def _ref_conv(args: Any, attrs: Attributes, types: Any) -> tuple[Any, ...]:
     if layout == "last":
         w = np.moveaxis(w, (-1, -2), (0, 1))
     r = x.ndim - 2
-    view = _windows(x, w.shape[2:], attrs, 0)
+    view = sliding_windows(x, w.shape[2:], attrs, 0)
     n, c = x.shape[:2]
     out_sizes = view.shape[2 : 2 + r]
     cols = view.reshape(n, groups, c // groups, *out_sizes, *w.shape[2:])
@@ -279,6 +288,8 @@ def _infer_pool(types: tuple[Any, ...], attrs: Attributes) -> tuple[Any, ...]:
         raise ModelError(f"pool: unknown kind {attrs['kind']!r}")
     n, spatial, c = split_layout(x.shape, attrs["layout"])
     out = conv_sizes(spatial, attrs["kernel"], attrs)
+    if any(isinstance(d, int) and d < 0 for d in out):
+        raise ModelError(f"pool: kernel {attrs['kernel']} is larger than the padded image {x}")
     return (x.with_shape(join_layout(n, out, c, attrs["layout"])),)
 
 
@@ -297,7 +308,7 @@ def _ref_pool(args: Any, attrs: Attributes, types: Any) -> tuple[Any, ...]:
 
     x = _to_first(args[0], attrs["layout"])
     fill = identity(attrs["kind"], DType.of(x.dtype))
-    view = _windows(x, tuple(attrs["kernel"]), attrs, fill)
+    view = sliding_windows(x, tuple(attrs["kernel"]), attrs, fill)
     r = x.ndim - 2
     axes = tuple(range(2 + r, 2 + 2 * r))
     wide = view.astype(np.float32) if x.dtype.itemsize < 4 and x.dtype.kind not in "iu" else view

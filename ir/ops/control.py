@@ -129,7 +129,7 @@ def _run_scan(
     sequences, captured = args[carried : carried + count], list(args[carried + count :])
     items: list[list[Any]] = [[] for _ in types[carried:]]
     for i in range(len(sequences[0])):
-        elements = [np.asarray(s[i], order="C") for s in sequences]
+        elements = [np.asarray(s[i], s.dtype, order="C") for s in sequences]
         outs = run(attrs["body"], [*state, *elements, *captured])
         state = list(outs[:carried])
         for kept, value in zip(items, outs[carried:], strict=True):

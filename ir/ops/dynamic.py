@@ -47,14 +47,17 @@ register(OpDef("nonzero", (1, 1), _infer_nonzero, _ref_nonzero, _TRAITS,
 
 def _infer_unique(types: tuple[Any, ...], attrs: Attributes) -> tuple[Any, ...]:
     t = tensor(types[0], "unique")
-    if t.rank != 2 or t.dtype.kind not in "fiub":
-        raise ModelError(f"unique compares the rows of a matrix of numbers, got {t}")
+    if t.rank != 2 or t.dtype.kind not in "fiubs":
+        raise ModelError(f"unique compares the rows of a matrix of numbers or strings, got {t}")
     rows = TensorType(I64, (t.shape[0],))
     return (rows, rows, rows, _COUNT)
 
 
 def sort_keys(x: np.ndarray) -> np.ndarray:
-    """Integers that order like the numbers ``x``, all NaN equal and largest, -0 equal to +0."""
+    """Integers that order like the numbers ``x``, all NaN equal and largest, -0 equal to +0; or
+    like strings."""
+    if x.dtype == object:
+        return np.unique(x, return_inverse=True)[1].reshape(x.shape)
     if x.dtype.kind in "iub":
         return x
     wide = x.astype(np.float64) + 0.0

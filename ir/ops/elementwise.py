@@ -58,7 +58,7 @@ def _fmod(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def _pow(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     if a.dtype.kind in "iu":
         if b.dtype.kind in "iu":
-            base, out, e = a.copy(), np.ones_like(a + b.astype(a.dtype)), np.abs(b)
+            base, out, e = a.copy(), np.ones_like(a + b.astype(a.dtype)), np.where(b < 0, 0, b)
             base = np.broadcast_to(base, out.shape).copy()
             e = np.broadcast_to(e, out.shape).copy()
             while e.any():
@@ -66,7 +66,6 @@ def _pow(a: np.ndarray, b: np.ndarray) -> np.ndarray:
                 base, e = (base * base).astype(a.dtype), e >> 1
             inverse = np.where(a == 1, 1, np.where(a == -1, np.where(b & 1, -1, 1), 0))
             return np.where(b < 0, inverse, out).astype(a.dtype)
-        return np.power(a.astype(np.float64), b.astype(np.float64)).astype(a.dtype)
     return np.power(a, b.astype(a.dtype))
 
 
@@ -89,31 +88,10 @@ def _isinf(x: np.ndarray, attrs: Attributes) -> np.ndarray:
     return hit
 
 
-def cast_array(x: np.ndarray, to: DType) -> np.ndarray:
-    """Conversion as compiled code does it: floats truncate toward zero into integers and
-    saturate, NaN becomes 0; integers wrap; anything but zero is True."""
-    if to.kind == "s" or x.dtype == object:
-        return x.astype(object if to.kind == "s" else to.np)
-    source = DType.of(x.dtype)
-    if to.kind == "b":
-        return np.asarray(x != 0)
-    if source.is_float and to.is_integer and to.bits >= 8:
-        wide = np.asarray(x, dtype=np.float64)
-        low, high = np.iinfo(to.np).min, np.iinfo(to.np).max
-        clean = np.trunc(np.nan_to_num(wide, nan=0.0, posinf=np.inf, neginf=-np.inf))
-        inside = (clean >= float(low)) & (clean < float(high) + (1.0 if to.bits < 64 else 0.0))
-        kept = np.where(inside, clean, 0.0).astype(to.np)
-        return np.where(inside, kept, np.where(clean < 0, low, high)).astype(to.np)
-    if source.is_integer and to.is_integer and to.bits < 8:
-        return (x & 15).astype(np.uint8).astype(to.np) if to.kind == "u" else (
-            ((x.astype(np.int64) & 15) ^ 8) - 8
-        ).astype(to.np)
-    if x.dtype.kind == "c" and to.kind != "c":
-        x = x.real
-    return x.astype(to.np)
-
-
-def _access(types: Any, attrs: Attributes, index: tuple[Dim, ...], fresh: Any) -> AccessMap:
+def elementwise_access(
+    types: Any, attrs: Attributes, index: tuple[Dim, ...], fresh: Any
+) -> AccessMap:
+    """Every operand at the result's position, broadcast."""
     shape = broadcast_shapes(*(t.shape for t in types))
     return AccessMap(
         tuple(Region(i, broadcast_index(t, shape, index)) for i, t in enumerate(types))
@@ -137,7 +115,8 @@ def _infer_unary(op: str, kinds: str, out: DType | None) -> Any:
 def _infer_binary(op: str, kinds: str, out: DType | None) -> Any:
     def infer(types: tuple[Any, ...], attrs: Attributes) -> tuple[Any, ...]:
         a, b = tensor(types[0], op), tensor(types[1], op)
-        if a.dtype != b.dtype and not (op in ("pow", "shl", "shr") and b.dtype.kind in "iuf"):
+        other = "iu" if a.dtype.is_integer else "iuf"
+        if a.dtype != b.dtype and not (op in ("pow", "shl", "shr") and b.dtype.kind in other):
             raise ModelError(f"{op}: operand types differ: {a} and {b}")
         _check_kind(op, a, kinds)
         return (TensorType(out or a.dtype, broadcast_shapes(a.shape, b.shape)),)
@@ -162,7 +141,7 @@ def _unary(
         return (np.asarray(result).astype(types[0].dtype.np),)
 
     register(OpDef(name, (1, 1), _infer_unary(name, kinds, out), reference,
-                   frozenset({"elementwise"}), _access, flops, doc=doc or f"{name}(x)"))
+                   frozenset({"elementwise"}), elementwise_access, flops, doc=doc or f"{name}(x)"))
 
 
 def _binary(
@@ -185,7 +164,7 @@ def _binary(
 
     traits = {"elementwise"} | ({"commutative"} if commutative else set())
     register(OpDef(name, (2, 2), _infer_binary(name, kinds, out), reference, frozenset(traits),
-                   _access, flops, doc=doc or f"{name}(a, b)"))
+                   elementwise_access, flops, doc=doc or f"{name}(a, b)"))
 
 
 def _half_even(x: np.ndarray) -> np.ndarray:
@@ -193,7 +172,7 @@ def _half_even(x: np.ndarray) -> np.ndarray:
 
 
 for _name, _fn, _kinds, _flops in (
-    ("neg", np.negative, "iufc", 1), ("abs", np.abs, "iuf", 1), ("sign", np.sign, "iuf", 1),
+    ("neg", np.negative, "iuf", 1), ("abs", np.abs, "iuf", 1), ("sign", np.sign, "iuf", 1),
     ("floor", np.floor, "f", 1), ("ceil", np.ceil, "f", 1), ("round", _half_even, "f", 1),
     ("sqrt", np.sqrt, "f", 4), ("exp", np.exp, "f", 12), ("log", np.log, "f", 16),
     ("sin", np.sin, "f", 20), ("cos", np.cos, "f", 20), ("tan", np.tan, "f", 30),
@@ -215,12 +194,12 @@ def _ref_isinf(args: Any, attrs: Attributes, types: Any) -> tuple[Any, ...]:
 
 
 register(OpDef("isinf", (1, 1), _infer_unary("isinf", "f", BOOL), _ref_isinf,
-               frozenset({"elementwise"}), _access, 1, attrs=("positive", "negative"),
+               frozenset({"elementwise"}), elementwise_access, 1, attrs=("positive", "negative"),
                doc="whether x is an infinity of a wanted sign"))
 
 _BINARY: tuple[tuple[str, Callable[..., np.ndarray], str, bool, int], ...] = (
-    ("add", np.add, "iufc", True, 1), ("sub", np.subtract, "iufc", False, 1),
-    ("mul", np.multiply, "iufc", True, 1), ("div", _div, "iufc", False, 4),
+    ("add", np.add, "iuf", True, 1), ("sub", np.subtract, "iuf", False, 1),
+    ("mul", np.multiply, "iuf", True, 1), ("div", _div, "iuf", False, 4),
     ("pow", _pow, "iuf", False, 30), ("mod", _mod, "iuf", False, 6),
     ("fmod", _fmod, "iuf", False, 6),
     ("max", np.maximum, "iufb", True, 1), ("min", np.minimum, "iufb", True, 1),
@@ -246,17 +225,4 @@ def _infer_select(types: tuple[Any, ...], attrs: Attributes) -> tuple[Any, ...]:
 
 register(OpDef("select", (3, 3), _infer_select,
                lambda args, attrs, types: (np.where(args[0], args[1], args[2]),),
-               frozenset({"elementwise"}), _access, 1, doc="a where c holds, else b"))
-
-
-def _infer_cast(types: tuple[Any, ...], attrs: Attributes) -> tuple[Any, ...]:
-    return (tensor(types[0], "cast").with_dtype(attrs["to"]),)
-
-
-def _ref_cast(args: Any, attrs: Attributes, types: Any) -> tuple[Any, ...]:
-    with np.errstate(all="ignore"):
-        return (cast_array(args[0], types[0].dtype),)
-
-
-register(OpDef("cast", (1, 1), _infer_cast, _ref_cast, frozenset({"elementwise"}), _access, 1,
-               attrs=("to",), doc="conversion: truncates and saturates float to int, NaN to 0"))
+               frozenset({"elementwise"}), elementwise_access, 1, doc="a where c holds, else b"))

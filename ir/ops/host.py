@@ -4,7 +4,8 @@
 NumPy arrays, object arrays of ``str``, lists for sequences, None for an absent optional. It is the
 meaning for the interpreter and the implementation for the runtime at once; a compiled program
 reports each such step. ``params`` is a tuple of (name, value); ``results`` are the result types as
-plain data: (dtype, shape) for a tensor, ("seq" or "opt", dtype, shape) for a container of tensors.
+plain data: (dtype, shape) for a tensor, ("map", key, value) for a map, ("any" or "no", dtype) for
+tensors without a rank, and "seq" or "opt" followed by the items of what it holds.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import ModelError, UnsupportedError, quote
-from ..types import OptionalType, SequenceType, TensorType, Type
+from ..types import DType, LooseTensor, MapType, OptionalType, SequenceType, TensorType, Type
 from .base import Attributes, OpDef, register
 
 HostFunction = Callable[[Sequence[Any], Mapping[str, Any]], Sequence[Any]]
@@ -51,18 +52,23 @@ def result_spec(t: Type) -> tuple[Any, ...]:
     """A type as plain data for the attribute ``results``."""
     if isinstance(t, TensorType):
         return (t.dtype, t.shape)
-    if not isinstance(t.elem, TensorType):
-        raise UnsupportedError(f"a host value of type {t}: containers of containers")
-    return ("seq" if isinstance(t, SequenceType) else "opt", t.elem.dtype, t.elem.shape)
+    if isinstance(t, MapType):
+        return ("map", t.key, t.value)
+    if isinstance(t, LooseTensor):
+        return ("no" if t.none else "any", t.dtype)
+    return ("seq" if isinstance(t, SequenceType) else "opt", *result_spec(t.elem))
 
 
 def result_type(spec: tuple[Any, ...]) -> Type:
     """The type that ``result_spec`` wrote down."""
-    if spec[0] == "seq":
-        return SequenceType(TensorType(spec[1], tuple(spec[2])))
-    if spec[0] == "opt":
-        return OptionalType(TensorType(spec[1], tuple(spec[2])))
-    return TensorType(spec[0], tuple(spec[1]))
+    head, *rest = spec
+    if isinstance(head, DType):
+        return TensorType(head, tuple(rest[0]))
+    if head == "map":
+        return MapType(rest[0], rest[1])
+    if head in ("any", "no"):
+        return LooseTensor(rest[0], head == "no")
+    return (SequenceType if head == "seq" else OptionalType)(result_type(tuple(rest)))
 
 
 def _infer(types: tuple[Any, ...], attrs: Attributes) -> tuple[Any, ...]:
@@ -93,6 +99,51 @@ def _labels(args: Sequence[Any], params: Mapping[str, Any]) -> Sequence[Any]:
     """Positions as the strings at these positions."""
     table = np.array(params["labels"], dtype=object)
     return [np.asarray(table[args[0]], dtype=object).reshape(args[0].shape)]
+
+
+@host("dict_vectorizer")
+def _vectorize(args: Sequence[Any], params: Mapping[str, Any]) -> Sequence[Any]:
+    """Values in the order of the vocabulary; zero for a key that the map lacks."""
+    dtype = params["dtype"]
+    lacking = "" if dtype.kind == "s" else 0
+    row = np.array([args[0].get(k, lacking) for k in params["keys"]], dtype=dtype.np)
+    return [row.reshape(1, -1)]
+
+
+@host("cast_map")
+def _cast_map(args: Sequence[Any], params: Mapping[str, Any]) -> Sequence[Any]:
+    """Values in the order of the keys, or (``size``) each at the position that its key is."""
+    given, size, dtype = args[0], params["size"], params["dtype"]
+    keys = sorted(given)
+    if size is not None and keys and not 0 <= keys[0] <= keys[-1] < size:
+        raise ModelError(f"a map with keys {keys[0]} to {keys[-1]} for {size} positions")
+    kinds: dict[str, Callable[[Any], Any]] = {"s": _map_text, "f": float, "i": _whole}
+    items = [kinds[dtype.kind](given[k]) for k in keys]
+    if size is None:
+        return [np.array(items, dtype=dtype.np).reshape(1, -1)]
+    out = np.full(size, "" if dtype.kind == "s" else 0, dtype=dtype.np)
+    out[keys] = items
+    return [out.reshape(1, -1)]
+
+
+def _whole(value: Any) -> int:
+    """Toward zero; also of text with a fraction."""
+    try:
+        return int(value)
+    except ValueError:
+        return int(float(value))
+
+
+def _map_text(value: Any) -> str:
+    return value if isinstance(value, str) else f"{value:f}"
+
+
+@host("require")
+def _require(args: Sequence[Any], params: Mapping[str, Any]) -> Sequence[Any]:
+    """The first operand, if the second holds."""
+    if not bool(args[1]):
+        raise ModelError(params["message"])
+    return [args[0]]
 
 
 # -- sequences and optionals -------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -114,6 +115,9 @@ def _infer_pad(types: tuple[Any, ...], attrs: Attributes) -> tuple[Any, ...]:
         raise ModelError(f"pad: lo and hi must cover every axis of {t}")
     if attrs["mode"] not in ("constant", "edge", "reflect", "wrap"):
         raise ModelError(f"pad: unknown mode {attrs['mode']!r}")
+    for d, lo, hi in zip(t.shape, attrs["lo"], attrs["hi"], strict=True):
+        if attrs["mode"] != "constant" and d == 0 and (lo, hi) != (0, 0):
+            raise ModelError(f"pad: an empty axis of {t} has nothing to extend it with")
     return (t.with_shape(tuple(d + lo + hi for d, lo, hi in zip(
         t.shape, attrs["lo"], attrs["hi"], strict=True))),)
 
@@ -211,11 +215,34 @@ def _index_type(t: Any, op: str) -> TensorType:
     return idx
 
 
+def _addresses(t: TensorType, axes: Iterable[int], out: TensorType, op: str) -> TensorType:
+    """``out``, whose elements are looked up along ``axes`` of ``t``: an empty one has none."""
+    count = out.numel()
+    if isinstance(count, int) and count > 0 and any(t.shape[a] == 0 for a in axes):
+        raise ModelError(f"{op}: {out} of {t}: an empty axis has no elements")
+    return out
+
+
+def _within(inner: TensorType, outer: TensorType, skip: int | None, op: str) -> None:
+    """Raises where an axis of ``inner``, other than ``skip``, is longer than that of ``outer``."""
+    for k, (d, e) in enumerate(zip(inner.shape, outer.shape, strict=True)):
+        if k != skip and isinstance(d, int) and isinstance(e, int) and d > e:
+            raise ModelError(f"{op}: axis {k} of {inner} is longer than that of {outer}")
+
+
+def _same_sizes(a: Sequence[Dim], b: Sequence[Dim], what: str) -> None:
+    if len(a) != len(b) or any(
+        isinstance(d, int) and isinstance(e, int) and d != e for d, e in zip(a, b, strict=True)
+    ):
+        raise ModelError(what)
+
+
 def _infer_gather(types: tuple[Any, ...], attrs: Attributes) -> tuple[Any, ...]:
     t, idx, axis = tensor(types[0], "gather"), _index_type(types[1], "gather"), attrs["axis"]
     if not 0 <= axis < t.rank:
         raise ModelError(f"gather: axis {axis} of {t}")
-    return (t.with_shape((*t.shape[:axis], *idx.shape, *t.shape[axis + 1 :])),)
+    out = t.with_shape((*t.shape[:axis], *idx.shape, *t.shape[axis + 1 :]))
+    return (_addresses(t, (axis,), out, "gather"),)
 
 
 def _access_gather(types: Any, attrs: Attributes, index: Index, fresh: Any) -> AccessMap:
@@ -237,7 +264,8 @@ def _infer_gather_elements(types: tuple[Any, ...], attrs: Attributes) -> tuple[A
     t, idx = tensor(types[0], "gather_elements"), _index_type(types[1], "gather_elements")
     if t.rank != idx.rank or not 0 <= attrs["axis"] < t.rank:
         raise ModelError(f"gather_elements: {t} and index {idx}, axis {attrs['axis']}")
-    return (t.with_shape(idx.shape),)
+    _within(idx, t, attrs["axis"], "gather_elements")
+    return (_addresses(t, (attrs["axis"],), t.with_shape(idx.shape), "gather_elements"),)
 
 
 def _access_gather_elements(types: Any, attrs: Attributes, index: Index, fresh: Any) -> AccessMap:
@@ -263,7 +291,9 @@ def _infer_gather_nd(types: tuple[Any, ...], attrs: Attributes) -> tuple[Any, ..
     depth = idx.shape[-1] if idx.rank else None
     if not isinstance(depth, int) or b + depth > t.rank or b >= idx.rank:
         raise ModelError(f"gather_nd: {t}, indices {idx}, batch_dims {b}")
-    return (t.with_shape((*idx.shape[:-1], *t.shape[b + depth :])),)
+    _same_sizes(t.shape[:b], idx.shape[:b], f"gather_nd: {t}, indices {idx}, batch_dims {b}")
+    out = t.with_shape((*idx.shape[:-1], *t.shape[b + depth :]))
+    return (_addresses(t, range(b, b + depth), out, "gather_nd"),)
 
 
 def _access_gather_nd(types: Any, attrs: Attributes, index: Index, fresh: Any) -> AccessMap:
@@ -308,6 +338,15 @@ def _check_scatter(types: tuple[Any, ...], attrs: Attributes, op: str) -> Tensor
         raise ModelError(f"{op}: data {t}, updates {u}, reduction {attrs['reduction']!r}")
     if op == "scatter_elements" and not (t.rank == idx.rank == u.rank):
         raise ModelError(f"{op}: ranks of {t}, {idx}, {u} differ")
+    if op == "scatter_elements":
+        _within(idx, t, attrs["axis"], op)
+        _within(idx, u, None, op)
+        return t
+    depth = idx.shape[-1] if idx.rank else None
+    if not isinstance(depth, int) or depth > t.rank:
+        raise ModelError(f"{op}: indices {idx} of {t}")
+    want = (*idx.shape[:-1], *t.shape[depth:])
+    _same_sizes(u.shape, want, f"{op}: updates {u} for indices {idx} of {t}")
     return t
 
 

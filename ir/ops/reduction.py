@@ -32,8 +32,9 @@ def _check_axes(t: TensorType, axes: tuple[int, ...], op: str) -> None:
 def _infer_reduce(types: tuple[Any, ...], attrs: Attributes) -> tuple[Any, ...]:
     t = tensor(types[0], "reduce")
     _check_axes(t, attrs["axes"], "reduce")
-    if attrs["kind"] not in REDUCE_KINDS or (t.dtype.kind == "b" and attrs["kind"] not in
-                                             ("max", "min")):
+    if attrs["kind"] not in REDUCE_KINDS or t.dtype.kind not in "biuf" or (
+        t.dtype.kind == "b" and attrs["kind"] not in ("max", "min")
+    ):
         raise ModelError(f"reduce: kind {attrs['kind']!r} of {t.dtype}")
     return (t.with_shape(reduced_shape(t.shape, attrs["axes"], attrs["keepdims"])),)
 
@@ -108,6 +109,8 @@ register(OpDef("reduce", (1, 1), _infer_reduce, _ref_reduce, frozenset({"reducti
 def _infer_arg(types: tuple[Any, ...], attrs: Attributes) -> tuple[Any, ...]:
     t = tensor(types[0], "argmax")
     _check_axes(t, (attrs["axis"],), "argmax")
+    if t.dtype.kind not in "biuf" or t.dtype.is_coded:
+        raise ModelError(f"argmax is not defined for {t.dtype}")
     return (TensorType(I64, reduced_shape(t.shape, (attrs["axis"],), attrs["keepdims"])),)
 
 
@@ -136,6 +139,8 @@ for _name, _sign in (("argmax", 1), ("argmin", -1)):
 def _infer_cumulate(types: tuple[Any, ...], attrs: Attributes) -> tuple[Any, ...]:
     t = tensor(types[0], "cumulate")
     _check_axes(t, (attrs["axis"],), "cumulate")
+    if t.dtype.kind not in "biuf" or t.dtype.is_coded:
+        raise ModelError(f"cumulate is not defined for {t.dtype}")
     return (t,)
 
 
@@ -162,6 +167,8 @@ register(OpDef("cumulate", (1, 1), _infer_cumulate, _ref_cumulate, frozenset({"o
 def _infer_topk(types: tuple[Any, ...], attrs: Attributes) -> tuple[Any, ...]:
     t = tensor(types[0], "topk")
     _check_axes(t, (attrs["axis"],), "topk")
+    if t.dtype.kind not in "biuf" or t.dtype.is_coded:
+        raise ModelError(f"topk is not defined for {t.dtype}")
     size, k = t.shape[attrs["axis"]], attrs["k"]
     if isinstance(size, int) and isinstance(k, int) and not 0 <= k <= size:
         raise ModelError(f"topk: k {k} of an axis of {size}")

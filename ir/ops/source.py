@@ -58,6 +58,12 @@ def _ref_random_uniform(args: Any, attrs: Attributes, types: Any) -> tuple[Any, 
     return (values.reshape(attrs["shape"]).astype(attrs["dtype"].np),)
 
 
+def _ref_random_mersenne(args: Any, attrs: Attributes, types: Any) -> tuple[Any, ...]:
+    state = np.random.RandomState(attrs["seed"] & 0xFFFFFFFF)
+    drawn = np.asarray(state.uniform(0.0, 1.0, attrs["shape"]))
+    return (drawn.astype(attrs["dtype"].np),)
+
+
 def _ref_random_normal(args: Any, attrs: Attributes, types: Any) -> tuple[Any, ...]:
     n = int(np.prod(attrs["shape"], dtype=np.int64))
     u, v = _uniform(n, attrs["seed"], 0), _uniform(n, attrs["seed"], 1)
@@ -90,6 +96,9 @@ register(OpDef("iota", (0, 0), _infer_shaped, _ref_iota, _SOURCE, access=_no_rea
 register(OpDef("random_uniform", (0, 0), _infer_shaped, _ref_random_uniform,
                _SOURCE | {"random", "opaque"}, attrs=("shape", "dtype", "low", "high", "seed"),
                doc="seeded uniform numbers, the same on every machine"))
+register(OpDef("random_mersenne", (0, 0), _infer_shaped, _ref_random_mersenne,
+               _SOURCE | {"random", "opaque"}, attrs=("shape", "dtype", "seed"),
+               doc="uniform numbers in [0, 1) of the Mersenne Twister, as NumPy's RandomState"))
 register(OpDef("random_normal", (0, 0), _infer_shaped, _ref_random_normal,
                _SOURCE | {"random", "opaque"}, attrs=("shape", "dtype", "mean", "scale", "seed"),
                doc="seeded normal numbers (Box-Muller)"))

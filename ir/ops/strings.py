@@ -9,7 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from ..dims import Dim, Expr, substitute
 from ..errors import ModelError
+from ..types import DType, TensorType
+from .base import OPS
 from .host import host
 
 
@@ -181,16 +184,23 @@ def _equal(args: Sequence[Any], params: Mapping[str, Any]) -> Sequence[Any]:
     return [np.asarray(np.equal(args[0], args[1]), dtype=bool)]
 
 
-@host("move_strings")
-def _move(args: Sequence[Any], params: Mapping[str, Any]) -> Sequence[Any]:
-    """Reshapes, joins or gathers tensors of strings."""
-    kind = params["move"]
-    if kind == "reshape":
-        return [args[0].reshape(np.asarray(args[1]).tolist())]
-    if kind == "concat":
-        return [np.concatenate(args, axis=params["axis"])]
-    if kind == "gather":
-        return [np.asarray(np.take(args[0], args[1], axis=params["axis"]), dtype=object)]
-    return [args[0]]
+@host("string_op")
+def _any_op(args: Sequence[Any], params: Mapping[str, Any]) -> Sequence[Any]:
+    """An op of the table, by its reference; the last operand holds the sizes in its attributes."""
+    op, names = OPS[params["op"]], params["sizes"]
+    binding: dict[str, Dim] = {}
+    if names:
+        *args, sizes = args
+        binding = dict(zip(names, sizes.tolist(), strict=True))
+    attrs = {k: _sized(v, binding) for k, v in params["attrs"]}
+    types = tuple(None if a is None else TensorType(DType.of(a.dtype), a.shape) for a in args)
+    made = () if op.has("dynamic") else op.infer(types, attrs)
+    assert op.reference is not None
+    results = op.reference(args, attrs, made)
+    return [np.asarray(r, object if isinstance(r, str) else None) for r in results]
 
 
+def _sized(value: Any, binding: Mapping[str, Dim]) -> Any:
+    if isinstance(value, Expr):
+        return substitute(value, binding)
+    return tuple(_sized(v, binding) for v in value) if isinstance(value, tuple) else value

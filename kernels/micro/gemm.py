@@ -12,6 +12,11 @@ sizes by register file: 14x2 vectors for 32 registers of 512 bits, 6x2 for 16 re
 registers of 128 bits. Few rows leave the multiply-add latency exposed, so tiles of up to 4 rows
 keep several sets of accumulators, one per unrolled step, and sum them at the end. ``Tile.finish``
 fuses bias, residual and limits into the store.
+
+A sum of ``n`` terms in one chain loses about ``sqrt(n)`` roundings. So no accumulator runs over
+more than ``CHAIN`` products: before it would, it is added to a total in memory and starts anew
+(blocked summation; N. Higham, "Accuracy and Stability of Numerical Algorithms", 2002, section 4.2).
+Shorter products never touch that memory.
 """
 
 from __future__ import annotations
@@ -22,6 +27,8 @@ from ...ir.target import Target
 from .irtext import SIZES, Carried, Code
 
 _LLVM = {"f32": "float", "f64": "double"}
+CHAIN = 256
+"""Products that one accumulator takes in a row: a power of two."""
 
 
 def tile_shape(target: Target, dtype: str = "f32") -> tuple[int, int, int]:
@@ -85,43 +92,81 @@ class _Writer:
         self.per_set = tile.mr * tile.nv
         room = (target.registers - tile.nv - 1) // self.per_set
         self.sets = (4 if room >= 4 else 2 if room >= 2 else 1) if tile.mr <= 4 else 1
-        # A power of two (see `main` in text()). Unrolled, a tile that fills the registers spills.
+        # A power of two (see `main` in _run). Unrolled, a tile that fills the registers spills.
         spare = target.registers - self.per_set - tile.nv
         self.unroll = max(self.sets, 1 if spare < 3 else 2)
+        self.cells, self.zero = self.sets * self.per_set, "zeroinitializer"
+        self.chain = CHAIN * self.sets
+        self.kinds = [*[self.vector] * self.cells, "ptr", "i64"]
 
     def text(self) -> str:
         """The whole function."""
-        code, cells = self.code, self.sets * self.per_set
-        main = code.let(f"and i64 %klen, {-self.unroll}")
-        kinds = [*[self.vector] * cells, "ptr"]
+        code = self.code
+        self.totals = code.let(f"alloca [{self.cells} x {self.vector}], align 64")
+        total = code.let("mul nsw i64 %taps, %klen")
+        split = code.let(f"icmp sgt i64 {total}, {self.chain}")
+        code.branch(split, lambda: self._store_totals([self.zero] * self.cells))
 
         def tap(index: str, values: Carried) -> Carried:
             table = code.at("i64", "%rows", code.let(f"mul nsw i64 {index}, {self.tile.mr}"))
             rows = [code.load("ptr", code.at("i64", table, r), 8) for r in range(self.tile.mr)]
+            carried = list(zip(self.kinds, values))
+            return code.loop(0, "%klen", self.chain, carried, lambda k, v: self._run(rows, k, v))
 
-            def many(k: str, values: Carried) -> Carried:
-                acc, panel = list(values[:-1]), values[-1]
-                for u in range(self.unroll):
-                    ku = code.let(f"add nsw i64 {k}, {u}") if u else k
-                    at = code.at(self.kind, panel, u * self.nr)
-                    self._step(ku, at, rows, acc, u % self.sets)
-                return [*acc, code.at(self.kind, panel, self.unroll * self.nr)]
-
-            def one(k: str, values: Carried) -> Carried:
-                acc, panel = list(values[:-1]), values[-1]
-                self._step(k, panel, rows, acc, 0)
-                return [*acc, code.at(self.kind, panel, self.nr)]
-
-            values = code.loop(0, main, self.unroll, list(zip(kinds, values)), many)
-            return code.loop(main, "%klen", 1, list(zip(kinds, values)), one)
-
-        start = [*[(self.vector, "zeroinitializer")] * cells, ("ptr", "%b")]
-        sums = self._reduce_sets(code.loop(0, "%taps", 1, start, tap))
+        start = [*[(self.vector, self.zero)] * self.cells, ("ptr", "%b"), ("i64", "0")]
+        acc = code.loop(0, "%taps", 1, start, tap)[: self.cells]
+        sums = self._reduce_sets(code.when(split, self.kinds, acc, lambda: self._added(acc)))
         if self.tile.finish:
             self._finish(sums)
         else:
             self._store_all(sums)
         return code.text()
+
+    def _run(self, rows: list[str], first: str, values: Carried) -> Carried:
+        """Up to ``chain`` k of one tap from ``first``. Carried: accumulators, place in the panel,
+        products taken since the accumulators were 0."""
+        code, panel, taken = self.code, values[-2], values[-1]
+        end = code.least(code.let(f"add nsw i64 {first}, {self.chain}"), "%klen")
+        length = code.let(f"sub nsw i64 {end}, {first}")
+        after = code.let(f"add nsw i64 {taken}, {length}")
+        full = code.let(f"icmp sgt i64 {after}, {self.chain}")
+
+        def flush() -> Carried:
+            self._store_totals(self._added(values))
+            return [*[self.zero] * self.cells, length]
+
+        kinds = [*self.kinds[: self.cells], "i64"]
+        *acc, taken = code.when(full, kinds, [*values[: self.cells], after], flush)
+        main = code.let(f"and i64 {end}, {-self.unroll}")
+
+        def many(k: str, values: Carried) -> Carried:
+            acc, panel = list(values[:-1]), values[-1]
+            for u in range(self.unroll):
+                ku = code.let(f"add nsw i64 {k}, {u}") if u else k
+                at = code.at(self.kind, panel, u * self.nr)
+                self._step(ku, at, rows, acc, u % self.sets)
+            return [*acc, code.at(self.kind, panel, self.unroll * self.nr)]
+
+        def one(k: str, values: Carried) -> Carried:
+            acc, panel = list(values[:-1]), values[-1]
+            self._step(k, panel, rows, acc, 0)
+            return [*acc, code.at(self.kind, panel, self.nr)]
+
+        state = code.loop(first, main, self.unroll, list(zip(self.kinds, [*acc, panel])), many)
+        return [*code.loop(main, end, 1, list(zip(self.kinds, state)), one), taken]
+
+    def _total(self, cell: int) -> str:
+        return self.code.at(self.vector, self.totals, cell)
+
+    def _store_totals(self, values: Carried) -> None:
+        for cell in range(self.cells):
+            self.code.store(self.vector, values[cell], self._total(cell), 64)
+
+    def _added(self, acc: Carried) -> list[str]:
+        """Accumulators plus what was taken out of them before."""
+        code = self.code
+        olds = [code.load(self.vector, self._total(cell), 64) for cell in range(self.cells)]
+        return [code.let(f"fadd {self.vector} {x}, {y}") for x, y in zip(olds, acc)]
 
     def _step(self, k: str, panel: str, rows: list[str], acc: Carried, which: int) -> None:
         """One k: the accumulators of set ``which``, in place."""

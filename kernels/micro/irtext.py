@@ -113,9 +113,30 @@ class Code:
         self.do(f"br label %{done}")
         self.place(done)
 
+    def when(
+        self, condition: str, kinds: Sequence[str], values: Carried, body: Callable[[], Carried]
+    ) -> Carried:
+        """The values of ``body`` (of types ``kinds``) where ``condition`` (i1) holds, else
+        ``values``."""
+        before, then, done = self.block, self.label("then"), self.label("join")
+        self.do(f"br i1 {condition}, label %{then}, label %{done}")
+        self.place(then)
+        after = body()
+        latch = self.block
+        self.do(f"br label %{done}")
+        self.place(done)
+        return [
+            self.let(f"phi {kind} [ {a}, %{before} ], [ {b}, %{latch} ]")
+            for kind, a, b in zip(kinds, values, after)
+        ]
+
     def _fresh(self) -> int:
         self._count += 1
         return self._count
+
+    def least(self, a: str, b: str) -> str:
+        """The smaller of two signed i64."""
+        return self.let(f"select i1 {self.let(f'icmp slt i64 {a}, {b}')}, i64 {a}, i64 {b}")
 
     # --- memory and vectors -----------------------------------------------------------------------
 

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from . import dynamic, lines, recurrent, scatters, sources, trees  # (each registers)
+from . import (  # each registers
+    coupling,
+    dynamic,
+    lines,
+    matrix,
+    recurrent,
+    scatters,
+    sources,
+    trees,
+    windows,
+)
 from .base import OPAQUE, OpaqueKernel
 
 __all__ = ["OPAQUE", "OpaqueKernel"]

@@ -18,9 +18,9 @@ from ...ir.dims import Dim, ceil_div, product
 from ...ir.errors import UnsupportedError
 from ...ir.graph import Node
 from ...ir.target import Target
-from ...ir.types import DType, TensorType
+from ...ir.types import DTYPES, DType, TensorType
 
-STORED = ("f32", "f64", "f16", "bf16", "bool", "i8", "i16", "i32", "i64", "u8", "u16", "u32", "u64")
+STORED = frozenset(name for name, d in DTYPES.items() if d.kind != "s")
 """Element types kernels can load and store: the keys of ``words.STORED``, which is not imported
 here because that would import Numba even where every kernel comes from the cache."""
 
@@ -74,7 +74,7 @@ class Source:
         for t in (*(v.type for v in node.operands), *node.types):
             if not isinstance(t, TensorType) or t.dtype.name not in STORED:
                 raise UnsupportedError(
-                    f"{node.op}: no kernel for {t}; element types: {', '.join(STORED)}"
+                    f"{node.op}: no kernel for {t}; element types: {', '.join(sorted(STORED))}"
                 )
 
     def line(self, text: str) -> None:
@@ -134,8 +134,8 @@ class Source:
 
 
 def raw_name(dtype: DType) -> str:
-    """The signed integer type with the same storage: moving elements never looks inside."""
-    return {"bool": "u8"}.get(dtype.name, f"i{dtype.itemsize * 8}")
+    """The integer type with the same storage: moving elements never looks inside."""
+    return {"bool": "u8", "c128": "c128"}.get(dtype.name, f"i{dtype.itemsize * 8}")
 
 
 def key_expression(dtype: DType, pointer: str, index: str, name: str) -> str:
@@ -144,6 +144,8 @@ def key_expression(dtype: DType, pointer: str, index: str, name: str) -> str:
     ``pointer`` is a raw pointer (see ``raw_name``). Negative floats count down in two's complement,
     all NaN are equal and the largest, -0 equals +0.
     """
+    if dtype.bits < 8 or dtype.is_coded or dtype.kind == "c":  # their codes have another order
+        raise UnsupportedError(f"no order of {dtype} elements: sorting them is not supported")
     load = f"i64(ld({pointer}, {index}))"
     if dtype.kind == "b" or dtype.kind == "i":
         return f"{name} = {load}"
@@ -183,6 +185,8 @@ def number(dtype: DType, value: float) -> str:
     """Source of a register constant of the dtype."""
     if dtype.kind == "b":
         return "bool_(1)" if value else "bool_(0)"
+    if dtype.is_coded or dtype.kind == "c":
+        raise UnsupportedError(f"no arithmetic on {dtype} elements in this operator")
     if dtype.is_float:
         name = "f64" if dtype.name == "f64" else "f32"
         return f"{name}({float(value)!r})"

@@ -78,7 +78,7 @@ def arg_extreme(node: Node, target: Target) -> OpaqueKernel:
     s.result("y")
     s.size("n", n)
     s.size("m", inner)
-    better = _better(x.dtype, largest, last)
+    better = better_element(x.dtype, largest, last)
     if inner == 1 and x.dtype.kind != "b":
         _contiguous_extreme(s, x.dtype, largest, last, n)
         return s.finish(outer)
@@ -113,7 +113,7 @@ def _contiguous_extreme(s: Source, dtype: DType, largest: bool, last: bool, n: D
                 s.line("lo = k * width\nhi = imin(lo + width, n)\nv = ld(x, b + lo)")
                 with s.block("for a in range(lo, hi):"):
                     s.line(f"v = {word}(v, ld(x, b + a))")
-                s.line(f"w = {_better(dtype, largest, last)}")
+                s.line(f"w = {better_element(dtype, largest, last)}")
                 s.line("best = select(w, v, best)\nhit = select(w, lo, hit)")
             s.line("end2 = imin(hit + width, n)\nat = hit" if last else
                    "end2 = imin(hit + width, n)\nat = n")
@@ -122,7 +122,7 @@ def _contiguous_extreme(s: Source, dtype: DType, largest: bool, last: bool, n: D
         s.line("st(y, t, at)")
 
 
-def _better(dtype: DType, largest: bool, last: bool) -> str:
+def better_element(dtype: DType, largest: bool = True, last: bool = False) -> str:
     """Source of the test whether ``v`` replaces ``best``."""
     if dtype.kind == "b":
         strict = "band(v, bnot(best))" if largest else "band(best, bnot(v))"

@@ -10,6 +10,7 @@ that is out of range writes nothing.
 from __future__ import annotations
 
 from ...ir.dims import Dim, ceil_div, product
+from ...ir.errors import UnsupportedError
 from ...ir.graph import Node
 from ...ir.target import Target
 from ...ir.types import DType
@@ -24,6 +25,8 @@ def combine(how: str, dtype: DType, old: str, new: str) -> str:
     """Source of ``old`` combined with ``new``."""
     if how == "none":
         return new
+    if dtype.bits < 8 or dtype.is_coded or dtype.kind == "c":
+        raise UnsupportedError(f"{how} of {dtype} elements is not supported; replacing them is")
     if dtype.kind == "b":
         word = "bor" if how in ("add", "max") else "band"
     elif dtype.is_float:

@@ -236,7 +236,7 @@ def pick(b: Builder, x: Value, index: Value, axis: int) -> Value:
     """A gather at one constant position, or at evenly spaced ones, as a slice."""
     extent = x.shape[axis]
     first, count, step = _progression(b, index)
-    if first < 0:
+    if isinstance(first, int) and first < 0:
         first = first + extent
     last = first + (count - 1) * step
     inside = known_ge(first, 0) and known_ge(extent - 1, first)

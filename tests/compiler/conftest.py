@@ -10,6 +10,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
+import evonnx
 from evonnx.compiler.importer import import_model
 from evonnx.ir.interp import run
 
@@ -72,6 +73,23 @@ class OnnxLab:
         for name in outputs:
             assert_same(got[name], wanted[name], tolerance)
         return got
+
+
+    def check_compiled(
+        self,
+        nodes: Sequence[onnx.NodeProto],
+        feeds: Mapping[str, np.ndarray],
+        outputs: Sequence[str],
+        constants: Mapping[str, np.ndarray] | None = None,
+        opset: int = 17,
+        tolerance: float = 2e-5,
+    ) -> None:
+        """As ``check``, for the compiled model."""
+        model = self.model(nodes, feeds, outputs, constants, opset)
+        got = evonnx.compile(model, cache=False).run(outputs, feeds)
+        wanted = self.theirs(model, feeds)
+        for name, value in zip(outputs, got, strict=True):
+            assert_same(value, wanted[name], tolerance)
 
 
 def assert_same(got: Any, want: Any, tolerance: float) -> None:

@@ -94,11 +94,13 @@ def test_help_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    for command in ("compile", "run", "opt", "dump", "check", "bench"):
+    for command in ("compile", "run", "opt", "dump", "check", "bench", "calibrate"):
         assert f"\n  {command} " in done.stdout
 
 
-@pytest.mark.parametrize("command", ["compile", "run", "opt", "dump", "check", "bench"])
+@pytest.mark.parametrize(
+    "command", ["compile", "run", "opt", "dump", "check", "bench", "calibrate"]
+)
 def test_every_command_has_help_and_json(evonnx: Cli, command: str) -> None:
     code, out, _ = evonnx(command, "--help")
     assert code == 0

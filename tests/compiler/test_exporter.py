@@ -12,6 +12,8 @@ import pytest
 from evonnx.compiler import exporter
 from evonnx.compiler.exporter import export_model, to_onnx
 from evonnx.compiler.exporter.context import WRITERS
+from evonnx.compiler.importer import import_model
+from evonnx.compiler.importer.strings import host_strings
 from evonnx.ir.dims import Dim, bcast, dmax, dmin, sym
 from evonnx.ir.errors import ModelError, UnsupportedError
 from evonnx.ir.graph import Builder, Graph
@@ -19,7 +21,7 @@ from evonnx.ir.interp import run
 from evonnx.ir.ops import OPS
 from evonnx.ir.ops.trees import MISSING_SHIFT, MODE_SHIFT, node_table
 from evonnx.ir.random_graphs import MAKERS, random_feeds, random_graph
-from evonnx.ir.types import BOOL, C64, F32, F64, I32, I64, STR, U8, U32, TensorType
+from evonnx.ir.types import BOOL, C64, DTYPES, F32, F64, I32, I64, STR, U8, U32, TensorType
 
 ort = pytest.importorskip("onnxruntime")
 F = np.float32
@@ -302,6 +304,25 @@ def test_integers_divide_by_zero_and_shift_far() -> None:
     agree(graph, feeds)
 
 
+def test_windows_and_matrices() -> None:
+    rng = np.random.default_rng(3)
+    b = Builder()
+    x, m = b.input("x", TensorType(F32, (2, 3, 7, 6))), b.input("m", TensorType(F32, (2, 3, 3)))
+    rois = b.const(np.array([[0, 1, 2, 5, 6], [1, 0, 0, 3, 3]], F))
+    at = b.op("pool_argmax", x, kernel=(2, 3), strides=(2, 1), dilations=(1, 1), pads_lo=(1, 0),
+              pads_hi=(0, 1), column_major=True)  # fmt: skip
+    pooled = b.op("max_roi_pool", x, rois, pooled=(2, 2), scale=0.5)
+    graph = b.build([("at", at), ("pooled", pooled), ("det", b.op("det", m)),
+                     ("inverse", b.op("inverse", m))])  # fmt: skip
+    model = to_onnx(graph)
+    assert {i.domain for i in model.opset_import} == {"", "com.microsoft"}
+    feeds = {"x": rng.standard_normal((2, 3, 7, 6)).astype(F),
+             "m": rng.standard_normal((2, 3, 3)).astype(F)}  # fmt: skip
+    again = run(import_model(model), feeds)
+    for name, want in run(graph, feeds).items():
+        np.testing.assert_allclose(again[name], want, rtol=1e-5)
+
+
 def test_random_numbers_are_written_as_constants() -> None:
     b = Builder()
     y = b.op("random_normal", shape=(3, 4), dtype=F32, mean=0.0, scale=1.0, seed=3)
@@ -383,13 +404,35 @@ def test_sequences_and_strings() -> None:
 def test_maps() -> None:
     b = Builder()
     x = b.input("x", TensorType(F32, (2, 3)))
-    row = ("seq", F32, (3,))
-    graph = b.build([("a", host(b, "zipmap", [x], row, labels=("p", "q", "r"))),
-                     ("b", host(b, "zipmap", [x], row, labels=(7, 8, 9)))])  # fmt: skip
+    graph = b.build([
+        ("a", host(b, "zipmap", [x], ("seq", "map", STR, F32), labels=("p", "q", "r"))),
+        ("b", host(b, "zipmap", [x], ("seq", "map", I64, F32), labels=(7, 8, 9))),
+    ])  # fmt: skip
     feeds = {"x": np.arange(6, dtype=F).reshape(2, 3)}
     wanted = run(graph, feeds)
     for want, got in zip(wanted.values(), in_runtime(to_onnx(graph), feeds), strict=True):
         assert got == want
+
+
+def test_coupled_probabilities() -> None:
+    b = Builder()
+    graph = b.build([("p", b.op("couple", b.input("r", TensorType(F32, (N, 6))), classes=4))])
+    agree(graph, {"r": np.random.default_rng(1).uniform(0.05, 0.95, (9, 6)).astype(F)}, 1e-5)
+
+
+def test_empty_containers_and_ops_on_strings() -> None:
+    b = Builder()
+    x, s = b.input("x", TensorType(F32, (2,))), b.input("s", TensorType(STR, (N, 2)))
+    none = host(b, "optional", [], ("opt", "no", F32))
+    empty = host(b, "sequence_construct", [], ("seq", "no", F32))
+    graph = b.build([
+        ("has", host(b, "optional_has", [none], (BOOL, ()))),
+        ("n", host(b, "sequence_length", [host(b, "sequence_insert", [empty, x],
+                                               ("seq", F32, (2,)))], (I64, ()))),
+        ("t", b.op("transpose", b.op("concat", s, s, axis=1), perm=(1, 0))),
+    ])  # fmt: skip
+    feeds = {"x": np.ones(2, F), "s": np.array([["a", "b"], ["c", "d"], ["e", "f"]], object)}
+    agree(host_strings(graph), feeds)
 
 
 # -- signature, files, refusals --------------------------------------------------------------------
@@ -437,6 +480,33 @@ def test_types_survive(tmp_path: Path) -> None:
         assert onnx.numpy_helper.to_array(got).astype(want.dtype).tolist() in (
             want.tolist(), [s.encode() if isinstance(s, str) else s for s in want.tolist()]
         )  # fmt: skip
+
+
+def test_narrow_types_survive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Constants of every width, packed inside the model and beside it, conversions without
+    saturation, and reinterpreted bits; the opset is the first that knows them."""
+    b = Builder()
+    names = ("i2", "u2", "i4", "u4", "f4e2m1", "f8e8m0", "f8e4m3fn", "f8e5m2fnuz")
+    kinds = [DTYPES[n] for n in names]
+    x = b.input("x", TensorType(F32, (64,)))
+    outputs = []
+    for k in kinds:
+        codes = (np.arange(2048) % (1 << k.bits)).astype(np.uint8)
+        outputs.append((f"c_{k}", b.const(codes.view(k.np))))
+        if k.is_coded:
+            outputs.append((f"x_{k}", b.op("cast", x, to=k)))
+    outputs.append(("bits", b.op("bitcast", x, to=I32)))
+    graph = b.build(outputs)
+    feeds = {"x": np.geomspace(1e-3, 1e5, 64).astype(F)}
+    wanted = run(graph, feeds)
+    for limit in (1 << 31, 1000):
+        monkeypatch.setattr(exporter.model, "_EXTERNAL_ABOVE", limit)
+        path = export_model(graph, tmp_path / f"m{limit}.onnx")
+        assert onnx.load(path, load_external_data=False).opset_import[0].version == 26
+        again = run(import_model(path), feeds)
+        for name, want in wanted.items():
+            assert again[name].dtype == want.dtype
+            assert again[name].tobytes() == want.tobytes(), name
 
 
 def test_external_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,8 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from onnx import helper
+from onnx.reference import ReferenceEvaluator
+
+from evonnx.compiler.importer import import_model
+from evonnx.ir.interp import run
 
 RNG = np.random.default_rng(23)
 
@@ -64,6 +69,25 @@ def test_roi_align(lab: Any, ratio: int, mode: str) -> None:
                             sampling_ratio=ratio, spatial_scale=0.75,
                             coordinate_transformation_mode=mode)  # fmt: skip
     lab.check([node], feeds, ["y"])
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(np.float64, 1e-12), (np.float16, 4e-3)])
+def test_roi_align_of_other_types(dtype: Any, tolerance: float) -> None:
+    rois = np.array([[0, 0, 7, 5], [1.5, 2.5, 4, 9], [-3, -3, 20, 20], [3, 3, 3, 3]], dtype)
+    feeds = {"x": _f(2, 3, 8, 9).astype(dtype), "r": rois, "n": np.array([0, 1, 1, 0], np.int64)}
+    node = helper.make_node("RoiAlign", ["x", "r", "n"], ["y"], output_height=3, output_width=2)
+    infos = [helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(v.dtype), v.shape)
+             for n, v in feeds.items()]  # fmt: skip
+    graph = helper.make_graph([node], "g", infos, [onnx.ValueInfoProto(name="y")])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    (got,) = run(import_model(model), feeds).values()
+    wide = {n: v.astype(np.float64) if v.dtype == dtype else v for n, v in feeds.items()}
+    for info in model.graph.input:
+        if info.name != "n":
+            info.type.tensor_type.elem_type = onnx.TensorProto.DOUBLE
+    (want,) = ReferenceEvaluator(model).run(None, wide)
+    assert got.dtype == dtype
+    np.testing.assert_allclose(got, want, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("attrs", [{}, {"strides": [2, 1], "pads": [1, 0, 1, 0]},

@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 from onnx import helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 
-from evonnx.ir.errors import ModelError
+import evonnx
+from evonnx.ir.errors import ModelError, UnsupportedError
 
 RNG = np.random.default_rng(19)
 ML = "ai.onnx.ml"
@@ -216,3 +218,37 @@ def test_label_encoder_of_strings(lab: Any) -> None:
     node = _node("LabelEncoder", ["x"], ["y"], keys_strings=["a", "b"], values_int64s=[4, 6],
                  default_int64=-7)  # fmt: skip
     lab.check([node], {"x": np.array(["b", "?", "a"], object)}, ["y"])
+
+
+# -- what the standard says and ONNX Runtime does not --------------------------------------------
+
+
+@pytest.mark.parametrize("mode", range(6))
+def test_nan_passes_where_the_node_says_so(lab: Any, mode: int) -> None:
+    """Or where it passes by itself, which is "not equal" only."""
+    x = np.array([[np.nan, 5], [np.nan, 2], [1, np.nan]], np.float32)
+    for tracks in ([0, 0], [1, 0], [0, 1]):
+        attrs = _flat_forest([mode, mode]) | {"nodes_missing_value_tracks_true": tracks}
+        feeds = {"x": x}
+        model = lab.model([_node("TreeEnsemble", ["x"], ["y"], **attrs)], feeds, ["y"], opset=21)
+        want = ReferenceEvaluator(model).run(None, feeds)[0]
+        np.testing.assert_array_equal(lab.ours(model, feeds)["y"], want)
+        np.testing.assert_array_equal(evonnx.compile(model, cache=False)(x), want)
+
+
+def test_softmax_zero_of_a_row_of_zeros(lab: Any) -> None:
+    x = np.array([[0, 0], [1, 0], [1e-9, 0]], np.float32)
+    node = _node("LinearRegressor", ["x"], ["y"], coefficients=[0.5, 0.0, 0.0, 0.25], targets=2,
+                 post_transform="SOFTMAX_ZERO")  # fmt: skip
+    got = lab.ours(lab.model([node], {"x": x}, ["y"]), {"x": x})["y"]
+    np.testing.assert_allclose(got, [[0.5, 0.5], [1, 0], [1, 0]], atol=1e-6)
+
+
+def test_two_base_values_for_one_scored_class_are_refused(lab: Any) -> None:
+    nodes, leaves = _forest(2, 2, 4, [1], True)
+    attrs = nodes | {f"class_{k}": v for k, v in leaves.items()}
+    node = _node("TreeEnsembleClassifier", ["x"], ["l", "s"], classlabels_int64s=[0, 1],
+                 base_values=[0.25, 0.5], **attrs)  # fmt: skip
+    feeds = {"x": _rows(np.float32)}
+    with pytest.raises(UnsupportedError, match="two base values"):
+        lab.ours(lab.model([node], feeds, ["l", "s"]), feeds)

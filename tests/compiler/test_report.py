@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from typing import Any
 
 import numpy as np
@@ -48,6 +49,20 @@ def test_a_static_model_has_numbers_at_once() -> None:
     assert data["host"] == []
     assert {"passes", "schedule", "lower", "kernels"} <= data["seconds"].keys()
     json.dumps(data, allow_nan=False)
+
+
+def test_the_cost_model_of_a_report_can_be_chosen() -> None:
+    compiled = evonnx.compile(layer(8), threads=1)
+    default, other = compiled.report(), compiled.report(cost_model="roofline")
+    assert (default.cost_model, other.cost_model) == ("bounds", "roofline")
+    assert "(bounds)" in str(default) and "(roofline)" in str(other)
+    (line,) = other.groups
+    assert line.estimate is not None and line.estimate.bound in ("compute", "memory", "launch")
+    assert line.estimate.seconds == other.to_dict()["time"]["predicted"]
+    with pytest.raises(evonnx.OptionError, match="weighted C"):
+        compiled.report(cost_model="cd")
+    with pytest.raises(evonnx.OptionError, match="no cost model"):
+        compiled.report(cost_model="crystal ball")
 
 
 def test_a_symbolic_model_has_formulas_then_the_last_call() -> None:
@@ -105,10 +120,16 @@ def test_what_fired_and_what_was_cached(tmp_path: Any) -> None:
     names = [entry["pass"] for entry in data["passes"]]
     assert "fold" in names and "canon" in names
     assert all({"seconds", "nodes", "fired"} <= entry.keys() for entry in data["passes"])
-    assert data["cache"] == {"hits": 0, "misses": data["kernels"],
+    assert data["cache"] == {"program": "not in the cache", "hits": 0, "misses": data["kernels"],
                              "reasons": {"not in the cache": data["kernels"]}}  # fmt: skip
-    again = evonnx.compile(graph, cache=tmp_path, threads=1).report().to_dict()
-    assert again["cache"] == {"hits": data["kernels"], "misses": 0, "reasons": {}}
+    again = evonnx.compile(graph, cache=tmp_path, threads=1).report()
+    hits = {"hits": data["kernels"], "misses": 0, "reasons": {}}
+    assert again.to_dict()["cache"] == {"program": "cached", **hits}
+    assert again.rules == first.rules
+    assert "from the cache" in str(again)
+    shutil.rmtree(tmp_path / "programs")
+    kernels = evonnx.compile(graph, cache=tmp_path, threads=1).report().to_dict()
+    assert kernels["cache"] == {"program": "not in the cache", **hits}
     text = str(first)
     for shown in ("canon", *first.rules, "compiled (1 not in the cache)", "1 groups"):
         assert shown in text, text

@@ -19,7 +19,18 @@ from evonnx.ir.graph import Attrs, Builder, Constants, Graph, Node, Value
 from evonnx.ir.parser import parse_graph
 from evonnx.ir.random_graphs import random_graph
 from evonnx.ir.text import attr_text, print_graph
-from evonnx.ir.types import BOOL, DTYPES, F32, I64, OptionalType, SequenceType, TensorType
+from evonnx.ir.types import (
+    BOOL,
+    DTYPES,
+    F32,
+    I64,
+    STR,
+    LooseTensor,
+    MapType,
+    OptionalType,
+    SequenceType,
+    TensorType,
+)
 
 Law = Callable[[Graph], None]
 NASTY = (
@@ -101,6 +112,8 @@ TYPES = (
     *(TensorType(d, (2,)) for d in DTYPES.values()), TensorType(F32, ()),
     TensorType(F32, (0, sym("N") * 2 + 1, (sym("H") - 1) // 2 + 1)),
     SequenceType(TensorType(F32, (sym("N"),))), OptionalType(SequenceType(TensorType(I64, ()))),
+    SequenceType(LooseTensor(F32)), OptionalType(LooseTensor(I64, none=True)), MapType(STR, F32),
+    SequenceType(MapType(I64, F32)),
 )  # fmt: skip
 
 

@@ -45,6 +45,24 @@ def test_igemm(target, call_micro, dtype, strided):
                 assert (c[:, n:] == 7).all()
 
 
+@pytest.mark.parametrize("taps", [1, 64, 3])
+def test_long_sums_do_not_run_in_one_chain(target, call_micro, taps):
+    """Thousands of equal products: one chain of additions drifts, blocks of them do not."""
+    depth = 12288
+    k = depth // taps
+    chain = np.float64(np.cumsum(np.full(depth, 0.1, np.float32))[-1])
+    exact = depth * np.float64(np.float32(0.1))
+    assert abs(chain - exact) / exact > 1e-5
+    for mr in micro.igemm_rows(target):
+        tile = micro.igemm(target, "f32", mr)
+        a = np.full((taps, mr, k), 0.1, np.float32)
+        b = np.ones((depth, tile.nr), np.float32)
+        rows = table(a, np.arange(taps)[:, None] * (mr * k) + np.arange(mr) * k)
+        c = np.zeros((mr, tile.nr), np.float32)
+        call_micro(tile)(rows.ctypes.data, taps, k, b.ctypes.data, c.ctypes.data, tile.nr)
+        np.testing.assert_allclose(c, exact, rtol=3e-6)
+
+
 @pytest.mark.parametrize("dtype", KINDS)
 @pytest.mark.parametrize("finish", ["b", "r"])
 def test_igemm_with_epilogue(target, dtype, finish):

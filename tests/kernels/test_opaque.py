@@ -142,6 +142,51 @@ def test_random_numbers_are_the_same_everywhere(opaque: Any, dtype: Any) -> None
     loose = 1e-3 if dtype is F16 else 1e-6
     opaque.check("random_uniform", [], loose, low=-1.0, high=2.0, seed=-5, **common)
     opaque.check("random_normal", [], loose, mean=-1.0, scale=2.0, seed=1 << 63, **common)
+    for seed in (0, 1, 2**32 - 1):
+        opaque.check("random_mersenne", [], 0.0 if dtype is F64 else loose, seed=seed, **common)
+    opaque.check("random_mersenne", [], seed=3, shape=(0, 5), dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8", "f2", "i1", "u1"])
+@pytest.mark.parametrize("column_major", [False, True])
+def test_positions_of_window_maxima(opaque: Any, dtype: str, column_major: bool) -> None:
+    x = RNG.integers(0, 9, (2, 3, 7, 5)).astype(dtype)
+    if dtype[0] == "f":
+        x[0, 1, 2:4, 3], x[1, 1] = np.nan, -np.inf
+    common: dict[str, Any] = {"column_major": column_major}
+    opaque.check("pool_argmax", [x], kernel=(3, 2), strides=(2, 1), dilations=(1, 1),
+                 pads_lo=(1, 1), pads_hi=(1, 0), **common)  # fmt: skip
+    opaque.check("pool_argmax", [x], kernel=(2, 3), strides=(1, 2), dilations=(3, 2),
+                 pads_lo=(0, 2), pads_hi=(1, 2), **common)  # fmt: skip
+    opaque.check("pool_argmax", [x[:, :, 0]], kernel=(2,), strides=(1,), dilations=(1,),
+                 pads_lo=(0,), pads_hi=(0,), **common)  # fmt: skip
+    opaque.check("pool_argmax", [x[:0]], kernel=(1, 1), strides=(1, 1), dilations=(1, 1),
+                 pads_lo=(0, 0), pads_hi=(0, 0), **common)  # fmt: skip
+
+
+def test_maxima_over_regions(opaque: Any) -> None:
+    x = RNG.standard_normal((2, 3, 9, 8))
+    corners = np.array([[0, 1, 2, 7, 6], [1, 0, 0, 0, 0], [1, -4, 3, 30, 4.5], [0, 6, 6, 2, 2]])
+    for dtype in ("f4", "f8", "f2"):
+        opaque.check("max_roi_pool", [x.astype(dtype), corners.astype(dtype)],
+                     pooled=(3, 2), scale=0.5)  # fmt: skip
+        opaque.check("max_roi_pool", [x.astype(dtype), corners[:0].astype(dtype)],
+                     pooled=(1, 1), scale=1.0)  # fmt: skip
+
+
+def test_determinants_and_inverses(opaque: Any) -> None:
+    for shape in ((4, 4), (2, 3, 5, 5), (3, 1, 1), (0, 3, 3), (2, 0, 0)):
+        x = RNG.standard_normal(shape)
+        for dtype, tolerance in (("f8", 1e-9), ("f4", 1e-4), ("f2", 2e-2)):
+            opaque.check("det", [x.astype(dtype)], tolerance)
+            if dtype != "f2":
+                opaque.check("inverse", [x.astype(dtype)], tolerance)
+    odd = np.stack([np.ones((3, 3)), np.zeros((3, 3)), np.eye(3)[[2, 0, 1]], np.eye(3)])
+    odd[3, 1, 1] = np.nan
+    opaque.check("det", [odd], 1e-12)
+    opaque.check("inverse", [odd[:3]], 1e-12)
+    node = opaque.node("inverse", [odd])
+    assert np.isnan(opaque.run(node, [odd])[0][3]).any()
 
 
 def _forest(mode: int, real: Any = np.float32) -> list[np.ndarray]:
@@ -188,3 +233,17 @@ def test_every_opaque_op_has_a_kernel() -> None:
 
     opaque_ops = {name for name, op in OPS.items() if op.has("opaque")}
     assert opaque_ops - set(OPAQUE) <= {"conv_transpose"}  # lowered by phases in the passes
+
+
+@pytest.mark.parametrize("classes", [2, 3, 7])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_couple(opaque: Any, classes: int, dtype: Any) -> None:
+    """Consistent pairs give back the probabilities they come from; others a compromise."""
+    p = RNG.dirichlet(np.ones(classes), 9)
+    i, j = np.triu_indices(classes, 1)
+    exact = (p[:, i] / (p[:, i] + p[:, j])).astype(dtype)
+    opaque.check("couple", [exact], 1e-5, classes=classes)
+    got = opaque.run(opaque.node("couple", [exact], classes=classes), [exact])[0]
+    np.testing.assert_allclose(got, p, atol=0.02)
+    opaque.check("couple", [RNG.random((9, len(i))).astype(dtype)], 1e-5, classes=classes)
+    opaque.check("couple", [exact[:0]], classes=classes)

@@ -53,6 +53,16 @@ def test_different_followers_end_the_chain() -> None:
     same(graph, after)
 
 
+def test_followers_that_read_the_product_twice() -> None:
+    b = Builder()
+    x = b.input("x", TensorType(F32, (4, 8)))
+    p, q = (b.op("dot", x, b.const(array(n, 8)), ta=False, tb=True) for n in (3, 5))
+    graph = b.build({"p": b.op("mul", p, p), "q": b.op("mul", q, q)})
+    after = merge_siblings(graph)
+    assert count(after, "dot") == 1 and count(after, "mul") == 1
+    same(graph, after)
+
+
 def test_inception() -> None:
     for layout in ("first", "last"):
         b = Builder()

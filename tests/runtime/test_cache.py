@@ -13,8 +13,9 @@ import pytest
 
 from evonnx.ir.errors import CompileError
 from evonnx.ir.target import Target
-from evonnx.runtime import cache as module
-from evonnx.runtime.cache import ObjectCache, default_folder, key_text
+from evonnx.runtime import disk as module
+from evonnx.runtime.cache import ObjectCache, key_text
+from evonnx.runtime.disk import default_folder
 from evonnx.runtime.executable import Executable
 from evonnx.runtime.objects import build, micro_text
 from evonnx.runtime.program import KernelCode, Program
@@ -136,6 +137,23 @@ def test_the_oldest_entries_go_first(tmp_path: Path) -> None:
     assert kept[0] == 0
     assert kept[1:] == list(range(21 - len(kept), 20))
     assert sum(p.stat().st_size for p in cache.folder.rglob("*") if p.is_file()) <= 50_000
+
+
+def test_the_folder_is_looked_through_now_and_then(tmp_path: Path, monkeypatch: Any) -> None:
+    """Not at every compilation, and by whoever crosses the line."""
+    cleaned = []
+    monkeypatch.setattr(module.DiskCache, "clean", lambda self: cleaned.append(1) or 0)
+    for k in range(40):
+        cache = ObjectCache(tmp_path, max_bytes=160_000)  # a part is 10,000 bytes
+        cache.put(f"k{k}", "text", TARGET, bytes(1000))
+        cache.clean_if_grown()
+        cache.clean_if_grown()
+    assert 4 <= len(cleaned) <= 9
+    (tmp_path / "objects.grown").write_text("garbage")
+    cache.put("more", "text", TARGET, b"x")
+    before = len(cleaned)
+    cache.clean_if_grown()
+    assert len(cleaned) == before + 1
 
 
 def test_where_it_lies(monkeypatch: Any, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -11,45 +12,55 @@ from hypothesis import strategies as st
 from evonnx.ir.dims import bcast, ceil_div, dmax, dmin, sym
 from evonnx.ir.errors import FeedError, LimitError, ModelError
 from evonnx.ir.target import Target
-from evonnx.runtime.plan import ALIGN, Lifetime, aligned, layout, lower_bound, place
+from evonnx.runtime.arena import Arena, Plan
+from evonnx.runtime.plan import ALIGN, aligned, layout
 from evonnx.runtime.sizes import Sizes
 from evonnx.runtime.tables import StageTemplate
 
+Life = tuple[int, int, int]
+"""Bytes, first and last step of a buffer."""
+
 lifetimes = st.lists(
     st.tuples(st.integers(0, 5000), st.integers(0, 40), st.integers(0, 12)).map(
-        lambda t: Lifetime(t[0], t[1], t[1] + t[2])
+        lambda t: (t[0], t[1], t[1] + t[2])
     ),
     max_size=60,
 )
 
 
+def plan(lives: list[Life]) -> Plan:
+    return Arena([life[1:] for life in lives]).place(np.array([n for n, _, _ in lives], np.int64))
+
+
 @given(lifetimes)
-def test_live_buffers_never_overlap(lives: list[Lifetime]) -> None:
-    offsets, peak = place(lives)
-    for i, (a, x) in enumerate(zip(offsets, lives)):
+def test_live_buffers_never_overlap(lives: list[Life]) -> None:
+    found = plan(lives)
+    for i, (a, (n, first, last)) in enumerate(zip(found.offsets, lives)):
         assert a % ALIGN == 0
-        assert a + aligned(x.nbytes) <= peak or x.nbytes == 0
-        for b, y in zip(offsets[:i], lives[:i]):
-            if x.first <= y.last and y.first <= x.last:
-                assert a + x.nbytes <= b or b + y.nbytes <= a or not x.nbytes * y.nbytes
-    assert lower_bound(lives) <= peak <= sum(aligned(x.nbytes) for x in lives)
+        assert a + aligned(n) <= found.peak or n == 0
+        for b, (m, begin, end) in zip(found.offsets[:i], lives[:i]):
+            if first <= end and begin <= last:
+                assert a + n <= b or b + m <= a or not n * m
+    assert found.bound <= found.peak <= sum(aligned(n) for n, _, _ in lives)
+    steps = range(max((last for _, _, last in lives), default=0) + 1)
+    alive = [sum(aligned(n) for n, first, last in lives if first <= s <= last) for s in steps]
+    assert found.bound == max(alive)
 
 
 @given(st.lists(st.integers(1, 10**6), min_size=1, max_size=80))
 def test_chains_are_planned_perfectly(sizes: list[int]) -> None:
     """Each value lives for two steps, as in a chain of layers: the bound is reached."""
-    lives = [Lifetime(n, i, i + 1) for i, n in enumerate(sizes)]
-    assert place(lives)[1] <= lower_bound(lives) * 1.35
+    found = plan([(n, i, i + 1) for i, n in enumerate(sizes)])
+    assert found.peak <= found.bound * 1.35
 
 
 def test_nothing_to_place() -> None:
-    assert place([]) == ([], 0)
-    assert lower_bound([]) == 0
+    assert plan([]) == Plan([], 0, 0)
 
 
 def test_absurd_sizes() -> None:
     with pytest.raises(LimitError, match="bytes of memory"):
-        place([Lifetime(1 << 50, 0, 1)])
+        plan([(1 << 50, 0, 1)])
 
 
 @given(st.integers(0, 1000), st.integers(1, 1000))

@@ -165,7 +165,7 @@ def test_fork(maker: Any, cache: Any, sources: Any) -> None:
     x = np.arange(96, dtype=np.float32)
     want = rotated(x)
     assert np.array_equal(exe.run({"x": x})["y"], want)
-    lock_holder = exe._runner._lock
+    lock_holder = exe._runner._bindings._lock
     with lock_holder:  # as if another thread were binding sizes at this moment
         child = os.fork()
         if child == 0:

@@ -1,0 +1,295 @@
+"""How well cost models rank: predicted against measured time, group by group.
+
+    python -m evonnx.bench.calibration [MODEL.onnx ...] [--models bounds,roofline] [--json FILE]
+
+Two questions. *Kernels*: every group of a compiled model, timed by itself (``runtime.profile``),
+against its prediction: median and quartiles of measured over predicted, and Kendall's tau over all
+groups. *Decision sets*: what a search decides between. Each fused group of the model is cut out as
+a graph of its own, constants included, and compiled in variants: as it is, cut in two at each
+place that leaves two legal groups, and one group per node. The variants of a set compute the same
+from the same, and are timed interleaved; within the set the model's order is compared with the
+measured one (M. Kendall, "A new measure of rank correlation", 1938), and the regret is the time of
+the variant it would have chosen over the best one's. Pairs, and sets, whose times lie within
+``NOISE`` of one another decide nothing and are left out.
+
+Without arguments it takes the models that ``bench.export`` has built. Meaningful on an otherwise
+idle machine only.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from .. import Graph, Schedule, ScheduleError, Target
+from .. import compile as compile_model
+from ..compiler.api import Compiled
+from ..compiler.console import print_json, print_table
+from ..compiler.feeds import random_feeds
+from ..compiler.options import check_schedule
+from ..ir.graph import Builder, Node, Value, copy_node
+from ..ir.groups import escaping
+from ..ir.schedule import IMPLEMENTATIONS, Group
+from ..runtime.profile import profile
+from .cache import export_dir
+from .stats import geomean, summarize
+
+NOISE = 0.05
+"""Part by which the slowest variant must exceed the fastest for a set to count."""
+OTHERS = 16
+"""Size of every symbolic dimension."""
+_CUTS = 6
+"""Places at which a group is cut, at most."""
+_ROUNDS = 15
+_BLOCK_S = 2e-3
+"""Seconds of one block of calls of one variant."""
+
+
+def kendall(measured: Sequence[float], predicted: Sequence[float], noise: float = 0.0) -> float:
+    """Kendall's tau over the pairs whose measured values differ by more than the part ``noise``:
+    pairs in the same order less pairs in the opposite order (equal predictions are neither), over
+    all of these pairs. NaN where there are none."""
+    x, y = np.asarray(measured, np.float64), np.asarray(predicted, np.float64)
+    more = x[:, None] > x[None, :] * (1 + noise)
+    agree = np.sign(y[:, None] - y[None, :])[more]
+    return float(agree.mean()) if agree.size else math.nan
+
+
+@dataclass(frozen=True)
+class KernelSample:
+    """One group of a model."""
+
+    label: str
+    implementation: str
+    measured: float
+    """Seconds."""
+    predicted: Mapping[str, float]
+    """Seconds by cost model."""
+
+
+@dataclass(frozen=True)
+class DecisionSet:
+    """Variants of one group."""
+
+    label: str
+    variants: tuple[str, ...]
+    measured: tuple[float, ...]
+    """Seconds of a call of each."""
+    predicted: Mapping[str, tuple[float, ...]]
+
+    @property
+    def decides(self) -> bool:
+        """Whether the variants differ by more than the noise."""
+        return max(self.measured) > min(self.measured) * (1 + NOISE)
+
+    def regret(self, model: str, top: int = 1) -> float:
+        """Time of the best of the model's first ``top`` variants over the best of all."""
+        order = sorted(range(len(self.measured)), key=lambda k: self.predicted[model][k])
+        return min(self.measured[k] for k in order[:top]) / min(self.measured)
+
+
+@dataclass
+class Comparison:
+    """What was measured of one ONNX model."""
+
+    name: str
+    kernels: list[KernelSample] = field(default_factory=list)
+    sets: list[DecisionSet] = field(default_factory=list)
+
+
+def kernel_samples(compiled: Compiled, feeds: Mapping[str, Any], models: Sequence[str],
+                   rounds: int = 5) -> list[KernelSample]:
+    """Every group that is a kernel; a group's packing steps count with it."""
+    times = iter(profile(compiled.executable, feeds, rounds))
+    lists = {m: compiled.report(m).groups for m in models}
+    found = []
+    for lines in zip(*lists.values(), strict=True):
+        line = lines[0]
+        if line.implementation not in ("loops", "contract", "opaque"):
+            continue
+        seconds = 0.0
+        for step in times:
+            seconds += step.seconds
+            if not step.label.startswith("pack "):
+                if step.label != line.ops:
+                    raise RuntimeError(f"the step {step.label} is not the group {line.ops}")
+                break
+        predicted = {m: x.estimate.seconds for m, x in zip(models, lines, strict=True)
+                     if x.estimate is not None}  # fmt: skip
+        if len(predicted) == len(models):
+            found.append(KernelSample(line.ops, line.implementation, seconds, predicted))
+    return found
+
+
+def cut_out(graph: Graph, nodes: Sequence[Node]) -> Graph:
+    """The nodes as a graph of their own; constants stay constants, other values become inputs."""
+    b = Builder(graph.constants)
+    inside = set(nodes)
+    mapping: dict[Value, Value] = {}
+    for node in nodes:
+        for v in node.operands:
+            if v in mapping or v.node in inside:
+                continue
+            if v.node.op == "const":
+                mapping[v] = b.const_ref(v.node.attrs["digest"], v.tensor)
+            else:
+                mapping[v] = b.input(f"x{len(mapping)}", v.type)
+        operands = tuple(None if v is None else mapping[v] for v in node.inputs)
+        mapping.update(zip(node.outputs, copy_node(b, node, operands), strict=True))
+    return b.build([(f"y{k}", mapping[v]) for k, v in enumerate(escaping(graph, nodes))])
+
+
+def variants(graph: Graph) -> Iterator[tuple[str, Schedule]]:
+    """Schedules of a small graph: whole, cut in two, and one group per node; legal ones only."""
+    nodes = [k for k, n in enumerate(graph.nodes) if n.op not in ("input", "const")]
+    cuts = range(1, len(nodes))
+    if len(cuts) > _CUTS:
+        cuts = range(1, len(nodes), -(-len(cuts) // _CUTS))
+    plans = {"whole": [nodes], "single": [[k] for k in nodes]}
+    if len(nodes) > 2:
+        plans |= {f"cut {c}": [nodes[:c], nodes[c:]] for c in cuts}
+    for name, parts in plans.items():
+        groups: list[Group] = []
+        for part in parts:
+            found = _implementation(graph, part)
+            if found is None:
+                break
+            groups.append(found)
+        else:
+            yield name, Schedule(graph.digest, tuple(groups))
+
+
+def _implementation(graph: Graph, part: Sequence[int]) -> Group | None:
+    """The group as it can run, legality decides how."""
+    alone = cut_out(graph, [graph.nodes[k] for k in part])
+    numbers = tuple(k for k, n in enumerate(alone.nodes) if n.op not in ("input", "const"))
+    for word in sorted(IMPLEMENTATIONS, key=lambda w: w == "loops"):  # contract before loops
+        try:
+            check_schedule(Schedule(alone.digest, (Group(numbers, word),)), alone)
+        except ScheduleError:
+            continue
+        return Group(tuple(part), word)
+    return None
+
+
+def decision_sets(compiled: Compiled, models: Sequence[str], most: int, target: Target,
+                  threads: int) -> Iterator[DecisionSet]:  # fmt: skip
+    """The sets of the groups with the longest prediction, one per distinct structure."""
+    lines = compiled.report(models[0]).groups
+    members = compiled.schedule.members(compiled.graph)
+    order = sorted(range(len(lines)), key=lambda k: -_seconds(lines[k].estimate))
+    seen: set[str] = set()
+    for k in order:
+        if len(members[k]) < 2 or len(seen) >= most:
+            continue
+        graph = cut_out(compiled.graph, members[k])
+        if graph.digest in seen:
+            continue
+        seen.add(graph.digest)
+        found = _measure(lines[k].ops, graph, models, target, threads)
+        if found is not None:
+            yield found
+
+
+def _seconds(estimate: Any) -> float:
+    return 0.0 if estimate is None else float(estimate.seconds)
+
+
+def _measure(label: str, graph: Graph, models: Sequence[str], target: Target, threads: int
+             ) -> DecisionSet | None:
+    made = {name: compile_model(graph, schedule=schedule, pipeline="fold", target=target,
+                                threads=threads)
+            for name, schedule in variants(graph)}  # fmt: skip
+    if len(made) < 2:
+        return None
+    feeds = random_feeds(next(iter(made.values())).inputs, others=OTHERS)
+    times: dict[str, list[float]] = {name: [] for name in made}
+    calls = {name: _enough(compiled, feeds) for name, compiled in made.items()}
+    for _ in range(_ROUNDS):
+        for name, compiled in made.items():
+            start = time.perf_counter()
+            for _ in range(calls[name]):
+                compiled.run(None, feeds)
+            times[name].append((time.perf_counter() - start) / calls[name])
+    predicted = {}
+    for m in models:
+        totals = [c.report(m).predicted_seconds for c in made.values()]
+        predicted[m] = tuple(math.inf if t is None else t for t in totals)
+    measured = tuple(min(times[name]) for name in made)
+    return DecisionSet(label, tuple(made), measured, predicted)
+
+
+def _enough(compiled: Compiled, feeds: Mapping[str, Any]) -> int:
+    """Calls that take about ``_BLOCK_S``."""
+    compiled.run(None, feeds)
+    start = time.perf_counter()
+    compiled.run(None, feeds)
+    return max(1, int(_BLOCK_S / max(time.perf_counter() - start, 1e-7)))
+
+
+def summary(comparisons: Sequence[Comparison], models: Sequence[str]) -> list[dict[str, Any]]:
+    """One row per ONNX model and cost model, and one over all."""
+    rows = []
+    everything = Comparison("all", [k for c in comparisons for k in c.kernels],
+                            [s for c in comparisons for s in c.sets])  # fmt: skip
+    for c in [*comparisons, *([everything] if len(comparisons) > 1 else [])]:
+        deciding = [s for s in c.sets if s.decides]
+        for m in models:
+            row: dict[str, Any] = {"model": c.name, "cost model": m, "kernels": len(c.kernels)}
+            if c.kernels:
+                ratio = summarize([k.measured / k.predicted[m] for k in c.kernels])
+                row |= {"measured/predicted": ratio.median, "low": ratio.low, "high": ratio.high,
+                        "tau": kendall([k.measured for k in c.kernels],
+                                       [k.predicted[m] for k in c.kernels])}  # fmt: skip
+            row |= {"sets": len(deciding)}
+            if deciding:
+                taus = [kendall(s.measured, s.predicted[m], NOISE) for s in deciding]
+                row |= {"tau in sets": sum(taus) / len(taus),
+                        "regret": geomean([s.regret(m) for s in deciding]),
+                        "regret of 3": geomean([s.regret(m, 3) for s in deciding])}
+            rows.append(row)
+    return rows
+
+
+@click.command()
+@click.argument("files", nargs=-1, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--models", default="bounds,roofline", show_default=True, help="Cost models.")
+@click.option("--target", default="cpu", show_default=True, help="Name or target file.")
+@click.option("--threads", default=1, show_default=True, help="Threads per call.")
+@click.option("--sets", default=20, show_default=True, help="Decision sets per model, at most.")
+@click.option("--json", "file", type=click.Path(path_type=Path), help="Write all samples there.")
+def main(files: tuple[Path, ...], models: str, target: str, threads: int, sets: int,
+         file: Path | None) -> None:  # fmt: skip
+    """Compare predicted with measured times."""
+    from ..compiler.options import target_of
+
+    names, machine = models.split(","), target_of(target)
+    found = []
+    for path in files or sorted(export_dir().glob("*.onnx")):
+        compiled = compile_model(path, target=machine, threads=threads)
+        feeds = random_feeds(compiled.inputs, others=OTHERS)
+        compiled.run(None, feeds)  # the sizes of the report are those of the last call
+        one = Comparison(path.stem, kernel_samples(compiled, feeds, names))
+        one.sets += decision_sets(compiled, names, sets, machine, threads)
+        found.append(one)
+    rows = summary(found, names)
+    if file is not None:
+        file.write_text(json.dumps([asdict(c) for c in found], indent=1), encoding="utf-8")
+    if not rows:
+        print_json([])
+        return
+    header = list(dict.fromkeys(key for row in rows for key in row))
+    print_table("predicted and measured", header,
+                [[row.get(key, math.nan) for key in header] for row in rows])  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""What others make of a model: ONNX Runtime, and ONNX's reference evaluator as a third vote.
+
+ONNX Runtime runs unoptimized, so that its own rewriting is not what is compared with.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+
+
+class Declined(Exception):
+    """A peer does not run the model."""
+
+
+def onnxruntime(model: onnx.ModelProto, feeds: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Results of ONNX Runtime by output name; raises ``Declined``."""
+    try:
+        import onnxruntime as ort
+    except ImportError:
+        raise Declined("onnxruntime is not installed") from None
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        session = ort.InferenceSession(model.SerializeToString(), options,
+                                       providers=["CPUExecutionProvider"])
+        names = [o.name for o in session.get_outputs()]
+        return dict(zip(names, session.run(None, dict(feeds)), strict=True))
+    except Exception as error:  # any error of the peer means that it does not run the model
+        raise Declined(str(error)[:200]) from None
+
+
+def reference(model: onnx.ModelProto, feeds: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Results of ONNX's reference evaluator by output name; raises ``Declined``."""
+    from onnx.reference import ReferenceEvaluator
+
+    try:
+        with warnings.catch_warnings(), np.errstate(all="ignore"), (
+                contextlib.redirect_stdout(io.StringIO())):
+            warnings.simplefilter("ignore")
+            session = ReferenceEvaluator(model)
+            found = session.run(None, dict(feeds))
+    except Exception as error:
+        raise Declined(str(error)[:200]) from None
+    return {o.name: np.asarray(x) if isinstance(x, np.generic) else x
+            for o, x in zip(model.graph.output, found, strict=True)}

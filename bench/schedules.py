@@ -1,0 +1,151 @@
+"""Schedules against each other: what a search promises, and what the machine says.
+
+Each model is compiled with greedy fusion and with each search named; schedules that differ are
+timed in one process, in interleaved blocks (``measure``), and checked to give the same outputs.
+
+    python -m evonnx.bench.schedules efficientnet_b0 swin_tiny --search exact --search genetic
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from .machine import describe
+from .measure import ROUNDS, interleave
+from .models import feeds, get, path_of, select
+from .stats import geomean, paired_ratio, relative_error, summarize
+from .worker import copy_outputs
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One search on one model."""
+
+    model: str
+    threads: int
+    search: str
+    cost_model: str
+    groups: int
+    predicted: float
+    """Greedy's cost over this one's, under the cost model."""
+    proven: bool
+    search_s: float
+    """Seconds that compilation with the search took (kernels may come from the cache)."""
+    ms: float
+    """Median of the blocks."""
+    gain: float
+    """Greedy's time over this one's, median of the rounds; 1 where the schedules are equal."""
+    same: bool
+    """Whether the schedule is greedy's."""
+    error: float
+    """Largest difference from greedy's outputs, relative to their scale."""
+
+
+def compare(name: str, threads: int, searches: tuple[str, ...], cost_model: str, budget: int,
+            rounds: int) -> list[Row]:
+    """Rows of one model; the first is greedy's."""
+    from .. import compile as compile_model
+
+    path, inputs = path_of(get(name)), feeds(get(name))
+    made: dict[str, Any] = {}
+    seconds: dict[str, float] = {}
+    expect: dict[str, int] = {}
+    for search in ("none", *searches):
+        start = time.perf_counter()
+        made[search] = compile_model(path, threads=threads, search=search, cost_model=cost_model,
+                                     budget=budget, expect=expect)
+        expect = sizes_in(made[search].inputs, inputs)
+        seconds[search] = time.perf_counter() - start
+    plain = str(made["none"].schedule)
+    outputs = {k: copy_outputs(c.run(None, inputs)) for k, c in made.items()}
+    differ = {k: c for k, c in made.items() if k == "none" or str(c.schedule) != plain}
+    calls = {k: (lambda c=c: c.run(None, inputs)) for k, c in differ.items()}
+    times = interleave(calls, rounds=rounds) if len(differ) > 1 else {}
+    rows = []
+    for search, compiled in made.items():
+        facts = compiled.report().search
+        same = search not in differ
+        block = times.get(search) or times.get("none") or [float("nan")]
+        rows.append(Row(
+            name, threads, search, cost_model, len(compiled.schedule.groups),
+            facts["greedy"] / facts["cost"] if facts.get("cost") else 1.0,
+            bool(facts["proven"]), seconds[search], summarize(block).median * 1e3,
+            1.0 if same or search == "none" else paired_ratio(times["none"], times[search]),
+            same, relative_error(outputs[search], outputs["none"]),
+        ))  # fmt: skip
+    return rows
+
+
+def sizes_in(types: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> dict[str, int]:
+    """The sizes that inputs give to the symbols that are whole dimensions."""
+    found: dict[str, int] = {}
+    for name, type_ in types.items():
+        for dim, size in zip(getattr(type_, "shape", ()), np.shape(arrays.get(name, ()))):
+            if not isinstance(dim, int):
+                found.setdefault(str(dim), int(size))
+    return found
+
+
+def markdown(rows: list[Row], machine: dict[str, Any]) -> str:
+    """The rows as a page, largest loss first."""
+    searches = sorted({r.search for r in rows} - {"none"})
+    lines = ["# Searched schedules against greedy fusion", "",
+             ", ".join(f"{k} {v}" for k, v in machine.items() if isinstance(v, str)), ""]
+    for search in searches:
+        mine = sorted((r for r in rows if r.search == search), key=lambda r: r.gain)
+        changed = [r.gain for r in mine if not r.same]
+        mean = geomean([r.gain for r in mine])
+        lines += [f"## {search} ({mine[0].cost_model})", "",
+                  f"geomean {mean:.3f} over {len(mine)} rows, {len(changed)} with another schedule",
+                  "",
+                  "| model | t | groups | predicted | measured | ms | proven | search s | error |",
+                  "|---|---|---|---|---|---|---|---|---|"]
+        lines += [f"| {r.model} | {r.threads} | {r.groups} | {r.predicted:.3f} | "
+                  f"{'same schedule' if r.same else f'{r.gain:.3f}'} | {r.ms:.2f} | "
+                  f"{'yes' if r.proven else 'no'} | {r.search_s:.2f} | {r.error:.1e} |"
+                  for r in mine]
+        lines.append("")
+    return "\n".join(lines)
+
+
+@click.command()
+@click.argument("models", nargs=-1, required=True)
+@click.option("--search", "searches", multiple=True, default=("exact",), show_default=True)
+@click.option("--cost-model", default="bounds", show_default=True)
+@click.option("--budget", default=50_000, show_default=True)
+@click.option("--threads", "counts", multiple=True, type=int, default=(2,), show_default=True)
+@click.option("--rounds", default=ROUNDS, show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), help="Writes OUT.md and OUT.json.")
+def main(models: tuple[str, ...], searches: tuple[str, ...], cost_model: str, budget: int,
+         counts: tuple[int, ...], rounds: int, out: Path | None) -> None:
+    """Compares searches on MODELS (names, or sizes as in bench.models)."""
+    rows: list[Row] = []
+    for model in select(models):
+        for threads in counts:
+            try:
+                rows += compare(model.name, threads, searches, cost_model, budget, rounds)
+            except Exception as error:
+                click.echo(f"{model.name}: {type(error).__name__}: {error}", err=True)
+                continue
+            for r in rows[-len(searches):]:
+                click.echo(f"{r.model} t={r.threads} {r.search}: predicted {r.predicted:.3f}, "
+                           f"measured {'same' if r.same else f'{r.gain:.3f}'} ({r.ms:.2f} ms)")
+    page = markdown(rows, describe())
+    if out is None:
+        click.echo(page)
+    else:
+        out.with_suffix(".md").write_text(page, encoding="utf-8")
+        document = {"machine": describe(), "rows": [asdict(r) for r in rows]}
+        out.with_suffix(".json").write_text(json.dumps(document, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

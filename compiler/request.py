@@ -1,0 +1,221 @@
+"""What ``compile`` was asked for: model and options, as a key of the program cache and as stages.
+
+``Request.key`` names everything a program is made of: the model's content, every option, target,
+versions and our own source. A program found under it needs neither the importer nor the passes.
+``Request.derive`` runs these: import, pipeline, schedule. It can be run again later, when a caller
+asks a program from the cache for its graph, and answers the same then.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache as memo
+from functools import cached_property
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..ir.errors import ModelError, OptionError, quote
+from ..ir.graph import Constants, Graph
+from ..ir.schedule import Schedule
+from ..ir.target import Target
+from ..runtime.cache import code_digest, toolchain
+from ..search.settings import Search
+
+if TYPE_CHECKING:
+    import onnx
+
+    from ..passes.manager import PassReport
+    from ..search.choose import Choice
+    from ..search.greedy import Fuser
+
+    Model = str | os.PathLike[str] | bytes | onnx.ModelProto | Graph
+
+Progress = Callable[[str, int, int], None]
+"""(stage, done, total) -> None; total 0 means unknown."""
+
+_ROOMS = ("ir", "passes", "search", "kernels", "runtime", "compiler")
+
+
+class Clock:
+    """Times the stages and tells the progress bar."""
+
+    def __init__(self, progress: Progress | None = None) -> None:
+        self.progress = progress
+        self.seconds: dict[str, float] = {}
+        """Wall time of each finished stage."""
+        self._name, self._start = "", 0.0
+
+    def stage(self, name: str) -> None:
+        """Ends the stage before and begins ``name``; empty: just ends."""
+        now = time.perf_counter()
+        if self._name:
+            self.seconds[self._name] = now - self._start
+        self._name, self._start = name, now
+        if self.progress is not None and name:
+            self.progress(name, 0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Stages:
+    """What comes before the program."""
+
+    imported: Graph
+    """The graph as it was imported, before any pass."""
+    graph: Graph
+    """The optimized graph."""
+    schedule: Schedule
+    """Groups in execution order."""
+    fuser: Fuser | None
+    """Greedy fusion with its reasons; None where the schedule was given."""
+    choice: Choice | None
+    """How the schedule was found; None where it was given."""
+    passes: tuple[PassReport, ...]
+    stamps: tuple[tuple[Any, ...], ...]
+    """Data files that were read, as ``stamp`` makes them."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """A model and the options that decide about its program, already checked."""
+
+    model: Model
+    target: Target
+    schedule: str | None = None
+    """Text of a schedule to replay."""
+    shapes: Mapping[str, Sequence[int | str | None]] | None = None
+    sizes: Mapping[str, int] | None = None
+    constants: Mapping[str, Any] | None = None
+    pipeline: str | None = None
+    search: Search = field(default_factory=Search)
+
+    @cached_property
+    def digest(self) -> str:
+        """Content digest of the model; raises ``ModelError`` for a file that cannot be read."""
+        return model_digest(self.model)
+
+    @cached_property
+    def key(self) -> str:
+        """Everything the program depends on, as text."""
+        fixed = {name: Constants.digest_of(np.asarray(value))
+                 for name, value in (self.constants or {}).items()}
+        shapes = {name: list(shape) for name, shape in (self.shapes or {}).items()}
+        return "\n".join([
+            f"model {self.digest}",
+            f"shapes {sorted(shapes.items())!r}",
+            f"sizes {sorted((self.sizes or {}).items())!r}",
+            f"constants {sorted(fixed.items())!r}",
+            f"pipeline {self.pipeline!r}",
+            f"schedule {self.schedule!r}",
+            f"search {self.search}",
+            _versions(),
+            str(self.target),
+        ])  # fmt: skip
+
+    @property
+    def folder(self) -> Path | None:
+        """Where the model's data files lie; None for a model without a path."""
+        return Path(self.model).parent if isinstance(self.model, (str, os.PathLike)) else None
+
+    def derive(self, clock: Clock | None = None) -> Stages:
+        """Import, passes, schedule; raises what these raise."""
+        from ..search.choose import choose
+        from ..search.greedy import Fuser
+        from . import options
+        from .pipeline import run_pipeline
+
+        clock = Clock() if clock is None else clock
+        clock.stage("import")
+        stamps: list[tuple[Any, ...]] = []
+        imported = self._import(stamps)
+        clock.stage("passes")
+        passes: list[PassReport] = []
+        graph = run_pipeline(imported, self.pipeline, passes, clock.progress)
+        clock.stage("schedule")
+        fuser = choice = None
+        if self.schedule is not None:
+            chosen = options.schedule_of(self.schedule, graph)
+        else:
+            fuser = Fuser(graph)
+            choice = choose(graph, fuser, self.target, self.search, clock.progress)
+            chosen = choice.schedule
+        return Stages(imported, graph, chosen, fuser, choice, tuple(passes), tuple(stamps))
+
+    def check_unchanged(self) -> None:
+        """Raises ``ModelError`` if the model is not the one any more that ``key`` speaks of."""
+        if model_digest(self.model) != self.digest:
+            raise ModelError("the model was changed after it was compiled: compile it again")
+
+    def _import(self, stamps: list[tuple[Any, ...]]) -> Graph:
+        if isinstance(self.model, Graph):
+            if self.shapes or self.sizes or self.constants:
+                raise OptionError("shapes, sizes and constants are for ONNX models; this is a "
+                                  "graph that was imported already")
+            return self.model
+        from .importer import import_model
+
+        return import_model(self.model, shapes=self.shapes, sizes=self.sizes,
+                            constants=self.constants, stamps=stamps)
+
+
+@memo
+def _versions() -> str:
+    """All code that a program depends on, ours and others'."""
+    others = [f"{name} {metadata.version(name)}" for name in ("numpy", "onnx", "ml_dtypes")]
+    return "\n".join([*others, f"evonnx {code_digest(*_ROOMS)}", toolchain()])
+
+
+def model_digest(model: Model) -> str:
+    """SHA-256 of a model's content; data files beside it are not read (see ``stamp``). Raises
+    ``ModelError`` for a file that cannot be read or an object that is no model."""
+    if isinstance(model, Graph):
+        return f"graph {model.digest}"
+    if isinstance(model, (bytes, bytearray, memoryview)):
+        return f"onnx {hashlib.sha256(model).hexdigest()}"
+    if isinstance(model, (str, os.PathLike)):
+        return f"onnx {_file_digest(Path(model))}"
+    if not hasattr(model, "SerializeToString"):
+        raise ModelError(f"a model is a path, bytes or a ModelProto, not {type(model).__name__}")
+    try:
+        data = model.SerializeToString(deterministic=True)
+    except ValueError as error:  # protobuf serializes at most 2 GiB
+        raise ModelError(f"the ModelProto cannot be serialized: {quote(error)}") from None
+    return f"onnx {hashlib.sha256(data).hexdigest()}"
+
+
+def _file_digest(path: Path) -> str:
+    try:
+        with open(path, "rb") as file:
+            if os.fstat(file.fileno()).st_size == 0:
+                return "empty"
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                return hashlib.sha256(data).hexdigest()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ModelError(f"cannot read the model {quote(path, 200)}: {reason}") from None
+
+
+def stamp(location: str, info: os.stat_result) -> tuple[Any, ...]:
+    """What a data file is recognized by without reading it: its location in the model's folder,
+    size, times of change, device and inode."""
+    return (location, info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_dev, info.st_ino)
+
+
+def stale(folder: Path | None, stamps: Sequence[Sequence[Any]]) -> str:
+    """The first data file that is not the one it was, in words; "" if all are."""
+    for old in stamps:
+        location = str(old[0])
+        try:
+            now = stamp(location, os.stat((folder or Path()) / location))
+        except OSError as error:
+            return f"data file {quote(location)}: {error.strerror}"
+        if list(now) != list(old):
+            return f"data file {quote(location)} has changed"
+    return ""

@@ -1,0 +1,45 @@
+"""Products of half-precision numbers as products in float32.
+
+Kernels multiply halves by converting them, so a product that says so itself has the fast kernels of
+float32, constant weights are converted once, and conversions fuse with what is around. The result
+is the same: sums of halves are kept in float32 and rounded once.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from ..ir.graph import Builder, Graph, Value
+from ..ir.types import F32
+from .driver import carry
+
+PRODUCTS = frozenset({"dot", "conv", "conv_transpose"})
+"""Ops that are widened."""
+
+
+def widen_products(graph: Graph, fired: Counter[str] | None = None) -> Graph:
+    """``graph`` with the products of float16 and bfloat16 done in float32."""
+
+    def narrow(v: Value) -> bool:
+        return v.dtype.is_float and not v.dtype.is_coded and v.dtype.bits < 32
+
+    wanted = {n for n in graph.nodes if n.op in PRODUCTS and all(map(narrow, n.operands))}
+    wanted = {n for n in wanted if n.attrs.get("acc") is None}
+    if not wanted:
+        return graph
+    builder = Builder(graph.constants)
+    for v in graph.inputs:
+        builder.adopt(v.node)
+    mapping: dict[Value, Value] = {}
+    for node in graph.nodes:
+        if node not in wanted:
+            carry(builder, node, mapping)
+            continue
+        builder.default_origin = node.origin
+        wide = (builder.op("cast", mapping.get(v, v), to=F32) for v in node.operands)
+        y = builder.op(node.op, *wide, **node.attrs)
+        mapping[node.out] = builder.op("cast", y, to=node.out.dtype)
+        builder.default_origin = ()
+        if fired is not None:
+            fired[f"widen {node.op}"] += 1
+    return builder.build([(name, mapping.get(v, v)) for name, v in graph.outputs])

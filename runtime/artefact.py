@@ -1,0 +1,230 @@
+r"""A compiled program as one file: program, machine code, packed constants.
+
+    evonnx artefact 1\n | head bytes: u64 | SHA-256 of the head | head | blobs
+
+The head is JSON: the caller's key text and notes, the program (sizes as numbers or the text of
+``ir.dims``, types and attributes in the words of the IR text), and where each blob lies. Blobs are
+machine code, each with its SHA-256, and constants, each with a checksum (the exclusive or and the
+sum of its 64-bit words), at multiples of 64 bytes, so that constants are used where the file is
+mapped: processes share their pages, and reading costs nothing but the check. Reading executes
+nothing; whether the file may be trusted to hold machine code is the caller's to know.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import mmap
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from ..ir.arrays import array_bytes, array_of_bytes
+from ..ir.dims import Dim, Expr, parse_dim
+from ..ir.errors import ArtefactError
+from ..ir.parser import parse_attr, parse_type
+from ..ir.text import attr_text
+from ..ir.types import DType, Type
+from .constants import Key
+from .plan import ALIGN
+from .program import (
+    BindStep,
+    Buffer,
+    ConstSpec,
+    ControlStep,
+    HostStep,
+    KernelCode,
+    KernelStep,
+    Program,
+    Step,
+)  # fmt: skip
+
+_MAGIC = b"evonnx artefact 1\n"
+_START = struct.Struct("<Q32s")
+_MAX_HEAD = 1 << 28
+_TEXTS = 1 << 12
+"""Parsed texts that are kept: the same sizes and types come hundreds of times in one program."""
+
+
+@dataclass(frozen=True, slots=True)
+class Artefact:
+    """What a file held."""
+
+    key: str
+    """The key text it was written under."""
+    notes: Mapping[str, Any]
+    """The writer's own plain values."""
+    program: Program
+    objects: dict[str, bytes]
+    """Machine code by symbol."""
+    constants: dict[Key, np.ndarray]
+    """Packed constants; views of the mapped file, read-only."""
+
+
+def write_artefact(
+    file: BinaryIO, key: str, notes: Mapping[str, Any], program: Program,
+    objects: Mapping[str, bytes], constants: Mapping[Key, np.ndarray],
+) -> int:
+    """Writes an artefact to an empty file; returns its bytes."""
+    blobs: list[Any] = []
+    at = 0
+
+    def place(data: Any, nbytes: int) -> int:
+        nonlocal at
+        blobs.append((at, data))
+        start, at = at, -(-(at + nbytes) // ALIGN) * ALIGN
+        return start
+
+    code = [[symbol, place(data, len(data)), len(data), hashlib.sha256(data).hexdigest()]
+            for symbol, data in objects.items()]
+    packed = []
+    for (digest, transform), array in constants.items():
+        raw = array_bytes(array)
+        packed.append([digest, transform, DType.of(array.dtype).name, list(array.shape),
+                       place(raw, raw.nbytes), raw.nbytes, _checksum(raw)])
+    head = json.dumps({
+        "key": key, "notes": dict(notes), "program": _program_out(program), "objects": code,
+        "constants": packed, "nbytes": at,
+    }, separators=(",", ":")).encode()  # fmt: skip
+    file.write(_MAGIC + _START.pack(len(head), hashlib.sha256(head).digest()) + head)
+    base = _first_blob(len(head))
+    for offset, data in blobs:
+        file.seek(base + offset)
+        file.write(data)
+    file.truncate(base + at)
+    return base + at
+
+
+def read_artefact(file: BinaryIO, key: str | None = None) -> Artefact:
+    """Reads and maps an artefact; raises ``ArtefactError`` for one that is cut off, altered or was
+    not written under ``key`` (None: any)."""
+    start = len(_MAGIC) + _START.size
+    begin = file.read(start)
+    if len(begin) < start or not begin.startswith(_MAGIC):
+        raise ArtefactError("damaged (bad header)")
+    size, digest = _START.unpack_from(begin, len(_MAGIC))
+    text = file.read(size) if size <= _MAX_HEAD else b""
+    if len(text) != size or hashlib.sha256(text).digest() != digest:
+        raise ArtefactError("damaged (head)")
+    head = json.loads(text)
+    if key is not None and head["key"] != key:
+        raise ArtefactError("belongs to another key")
+    base = _first_blob(size)
+    whole = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    if len(whole) != base + head["nbytes"]:
+        raise ArtefactError("damaged (cut off)")
+    data = np.frombuffer(whole, np.uint8)[base:]
+    objects = {}
+    for symbol, offset, nbytes, wanted in head["objects"]:
+        objects[symbol] = data[offset : offset + nbytes].tobytes()
+        if hashlib.sha256(objects[symbol]).hexdigest() != wanted:
+            raise ArtefactError(f"damaged (machine code of {symbol})")
+    constants: dict[Key, np.ndarray] = {}
+    for name, transform, dtype, shape, offset, nbytes, checksum in head["constants"]:
+        raw = data[offset : offset + nbytes]
+        if _checksum(raw) != checksum:
+            raise ArtefactError(f"damaged (constant {name[:16]})")
+        constants[name, _tuples(transform)] = array_of_bytes(raw, DType.named(dtype), tuple(shape))
+    program = _program_in(head["program"])
+    return Artefact(head["key"], head["notes"], program, objects, constants)
+
+
+def _first_blob(head: int) -> int:
+    """Where the blobs begin: constants keep their alignment where the file is mapped."""
+    return -(-(len(_MAGIC) + _START.size + head) // mmap.PAGESIZE) * mmap.PAGESIZE
+
+
+def _checksum(raw: np.ndarray) -> list[int]:
+    """Exclusive or and wrapped sum of the 64-bit words: as fast as memory, and no single change
+    escapes it."""
+    whole = raw.nbytes // 8 * 8
+    words = raw[:whole].view(np.uint64)
+    tail = int.from_bytes(raw[whole:].tobytes(), "little")
+    return [int(np.bitwise_xor.reduce(words)) ^ tail, (int(words.sum()) + tail) & (1 << 64) - 1]
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
+
+
+# -- the program as plain values ---------------------------------------------------------------
+
+
+def _dim_out(dim: Dim) -> int | str:
+    return str(dim) if isinstance(dim, Expr) else int(dim)
+
+
+@lru_cache(_TEXTS)
+def _parsed_dim(text: str) -> Dim:
+    return parse_dim(text)
+
+
+def _dim_in(value: int | str) -> Dim:
+    return _parsed_dim(value) if isinstance(value, str) else value
+
+
+@lru_cache(_TEXTS)
+def _parsed_type(text: str) -> Type:
+    return parse_type(text)
+
+
+def _program_out(program: Program) -> dict[str, Any]:
+    return {
+        "buffers": [[b.name, str(b.type), b.role, b.view_of, _dim_out(b.offset)]
+                    for b in program.buffers],
+        "steps": [_step_out(s) for s in program.steps],
+        "inputs": program.inputs,
+        "outputs": program.outputs,
+        "kernels": [[name, k.source, k.symbol, k.externs] for name, k in program.kernels.items()],
+        "constants": [[b, c.digest, c.transform] for b, c in program.constants.items()],
+        "checks": [[_dim_out(a), _dim_out(b), text] for a, b, text in program.checks],
+    }  # fmt: skip
+
+
+def _program_in(value: Mapping[str, Any]) -> Program:
+    return Program(
+        tuple(Buffer(name, _parsed_type(text), role, view, _dim_in(offset))
+              for name, text, role, view, offset in value["buffers"]),
+        tuple(_step_in(s) for s in value["steps"]),
+        tuple((name, b) for name, b in value["inputs"]),
+        tuple((name, b) for name, b in value["outputs"]),
+        {name: KernelCode(source, symbol, tuple(externs))
+         for name, source, symbol, externs in value["kernels"]},
+        {b: ConstSpec(digest, _tuples(transform)) for b, digest, transform in value["constants"]},
+        tuple((_dim_in(a), _dim_in(b), text) for a, b, text in value["checks"]),
+    )  # fmt: skip
+
+
+def _step_out(step: Step) -> list[Any]:
+    if isinstance(step, KernelStep):
+        sizes = [_dim_out(d) for d in (step.tiles, step.scratch_bytes, step.flops, step.nbytes)]
+        return ["kernel", step.kernel, step.buffers, [_dim_out(d) for d in step.params], sizes,
+                step.label, step.n_outputs]
+    if isinstance(step, BindStep):
+        return ["bind", step.symbol, step.buffer]
+    attrs = [[k, attr_text(v)] for k, v in step.attrs.items()]
+    if isinstance(step, ControlStep):
+        bodies = [_program_out(p) for p in step.bodies]
+        return ["control", step.kind, attrs, step.inputs, step.outputs, bodies]
+    return ["host", step.kind, attrs, step.inputs, step.outputs]
+
+
+def _step_in(value: list[Any]) -> Step:
+    what, *rest = value
+    if what == "kernel":
+        kernel, buffers, params, sizes, label, n_outputs = rest
+        tiles, scratch, flops, nbytes = map(_dim_in, sizes)
+        return KernelStep(kernel, tuple(buffers), tuple(map(_dim_in, params)), tiles, scratch,
+                          flops, nbytes, label, n_outputs)
+    if what == "bind":
+        return BindStep(*rest)
+    kind, attrs, inputs, outputs, *bodies = rest
+    named = {k: parse_attr(text) for k, text in attrs}
+    if what == "host":
+        return HostStep(kind, named, tuple(inputs), tuple(outputs))
+    programs = tuple(_program_in(p) for p in bodies[0])
+    return ControlStep(kind, named, tuple(inputs), tuple(outputs), programs)

@@ -1,0 +1,84 @@
+"""Predicted against measured: rankings by hand, variants of a group, one small model."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import evonnx
+from evonnx.bench import calibration
+from evonnx.bench.calibration import Comparison, DecisionSet, KernelSample, kendall
+from evonnx.ir.graph import Builder, Graph
+from evonnx.ir.types import F32, TensorType
+
+
+def graph(rows: int = 64) -> Graph:
+    """``softmax(relu(x @ w) * 2) + x[:, :8]``"""
+    b = Builder()
+    x = b.input("x", TensorType(F32, (rows, 32)))
+    w = b.const(np.ones((32, 8), np.float32))
+    y = b.op("mul", b.op("relu", b.op("dot", x, w, ta=False, tb=False)), 2.0)
+    part = b.op("slice", x, starts=(0, 0), sizes=(rows, 8), steps=(1, 1))
+    return b.build({"y": b.op("add", b.op("softmax", y, axis=1), part)})
+
+
+def test_kendall_by_hand() -> None:
+    assert kendall([1, 2, 3], [10, 20, 30]) == 1
+    assert kendall([1, 2, 3], [30, 20, 10]) == -1
+    assert kendall([1, 2, 3, 4], [1, 3, 2, 4]) == pytest.approx(4 / 6)
+    assert kendall([1, 2, 3], [1, 1, 1]) == 0  # a model that sees no difference knows nothing
+    assert kendall([1, 1.01, 2], [3, 2, 4], noise=0.05) == 1  # the first two do not count
+    assert math.isnan(kendall([1, 1], [1, 2]))
+
+
+def test_regret_is_what_the_choice_costs() -> None:
+    one = DecisionSet("g", ("a", "b", "c"), (3.0, 2.0, 4.0), {"m": (1.0, 2.0, 3.0)})
+    assert (one.regret("m"), one.regret("m", 2), one.decides) == (1.5, 1.0, True)
+    assert not DecisionSet("g", ("a", "b"), (1.0, 1.01), {}).decides
+
+
+def test_the_summary_counts_what_decides() -> None:
+    sets = [DecisionSet("g", ("a", "b"), (1.0, 2.0), {"m": (1.0, 2.0)}),
+            DecisionSet("h", ("a", "b"), (1.0, 1.0), {"m": (1.0, 2.0)})]  # fmt: skip
+    kernels = [KernelSample("k", "loops", 2.0, {"m": 1.0}),
+               KernelSample("l", "loops", 4.0, {"m": 2.0})]  # fmt: skip
+    (row,) = calibration.summary([Comparison("x", kernels, sets)], ["m"])
+    assert (row["kernels"], row["measured/predicted"], row["tau"]) == (2, 2.0, 1.0)
+    assert (row["sets"], row["tau in sets"], row["regret"]) == (1, 1.0, 1.0)
+
+
+def test_variants_are_legal_and_compute_the_same() -> None:
+    compiled = evonnx.compile(graph(), threads=1)
+    members = max(compiled.schedule.members(compiled.graph), key=len)
+    alone = calibration.cut_out(compiled.graph, members)
+    made = dict(calibration.variants(alone))
+    assert {"whole", "single"} <= made.keys()
+    assert len(made["whole"].groups) == 1
+    assert len(made["single"].groups) == len(members)
+    x = np.random.default_rng(0).standard_normal((64, 32)).astype(np.float32)
+    feeds = {n: x if t.shape == x.shape else np.ones(t.shape, np.float32)
+             for n, t in evonnx.compile(alone, threads=1).inputs.items()}  # fmt: skip
+    results = [evonnx.compile(alone, schedule=s, pipeline="fold", threads=1).run(None, feeds)
+               for s in made.values()]  # fmt: skip
+    for other in results[1:]:
+        np.testing.assert_allclose(other[0], results[0][0], rtol=1e-5)
+
+
+def test_the_command_compares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibration, "_ROUNDS", 2)
+    file, out = tmp_path / "small.onnx", tmp_path / "out.json"
+    from evonnx.compiler.exporter import export_model
+
+    export_model(graph(), file)
+    arguments = [str(file), "--models", "bounds,roofline", "--json", str(out)]
+    done = CliRunner().invoke(calibration.main, arguments, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    assert "bounds" in done.output and "roofline" in done.output
+    (one,) = json.loads(out.read_text())
+    assert one["name"] == "small" and one["kernels"] and one["sets"]
+    assert all(k["measured"] > 0 and k["predicted"]["bounds"] > 0 for k in one["kernels"])

@@ -1,0 +1,116 @@
+"""The fuzzer's parts, and every example that it once failed on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from evonnx.bench.fuzz.case import run_case
+from evonnx.bench.fuzz.corpus import from_text, load, to_text
+from evonnx.bench.fuzz.generate import GROUPS, Example, example
+from evonnx.bench.fuzz.judge import Judge
+from evonnx.bench.fuzz.shrink import shrink
+from evonnx.compiler.importer import import_model
+from evonnx.ir.interp import run
+
+CORPUS = dict(load(Path(__file__).parent.parent / "fuzz_corpus"))
+
+
+@pytest.mark.parametrize("name", sorted(CORPUS))
+def test_found_and_fixed(name: str) -> None:
+    found = run_case(CORPUS[name])
+    assert found.status == "passed", f"{CORPUS[name].note}\n{found.detail}"
+
+
+@pytest.mark.parametrize("name", sorted(CORPUS))
+def test_corpus_is_valid_and_plain(name: str) -> None:
+    onnx.checker.check_model(CORPUS[name].model, full_check=True)
+    assert CORPUS[name].note
+    assert "rawData" not in to_text(CORPUS[name])
+
+
+def test_seeds_decide_everything() -> None:
+    first, second = to_text(example(7)), to_text(example(7))
+    assert first == second and first != to_text(example(8))
+
+
+def test_models_are_valid_and_makers_are_drawn() -> None:
+    used: set[str] = set()
+    for seed in range(400):
+        given = example(seed)
+        used |= set(given.groups)
+        if seed < 60:
+            onnx.checker.check_model(given.model, full_check=True)
+    made = {f"{m.__module__.rpartition('.')[2]}.{m.__name__}" for g in GROUPS.values() for m in g}
+    assert made == used
+
+
+def test_text_keeps_every_bit() -> None:
+    for seed in range(40):
+        given = example(seed)
+        again = from_text(to_text(given))
+        one, two = given.feeds(), again.feeds()
+        assert all(one[k].tobytes() == two[k].tobytes() for k in one)
+        for a, b in zip(given.model.graph.initializer, again.model.graph.initializer, strict=True):
+            x, y = onnx.numpy_helper.to_array(a), onnx.numpy_helper.to_array(b)
+            assert x.dtype == y.dtype and x.tobytes() == y.tobytes()
+
+
+def _model(nodes: list[onnx.NodeProto], outputs: list[str]) -> Example:
+    info = onnx.helper.make_tensor_value_info
+    types = [info(n, 1, [4, 9]) for n in ("a", "b", "c", "d")]
+    graph = onnx.helper.make_graph(nodes, "g", [info("x", 1, [4, 9])],
+                                   [t for t in types if t.name in outputs])
+    graph.value_info.extend(t for t in types if t.name not in outputs)
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)])
+    return Example(model, {"x": "normal"}, [{}], 3)
+
+
+def test_judge_sees_errors_and_forgives_rounding() -> None:
+    node = onnx.helper.make_node
+    given = _model([node("Exp", ["x"], ["a"]), node("Softmax", ["a"], ["b"]),
+                    node("Sub", ["b", "a"], ["c"]), node("Floor", ["a"], ["d"])], ["b", "c", "d"])
+    graph = import_model(given.model)
+    right = run(graph, given.feeds())
+    judge = Judge(graph, given.feeds())
+    assert judge.wrong(right) == {}
+    near = {k: v * np.float32(1 + 2e-7) for k, v in right.items() if k != "d"}
+    assert judge.wrong({**right, **near}) == {}
+    for name in right:
+        bad = {k: v.copy() for k, v in right.items()}
+        bad[name][2, 5] += 1e-4 * abs(bad[name]).max()
+        assert list(judge.wrong(bad)) == [name]
+        bad[name][2, 5] = np.nan
+        assert list(judge.wrong(bad)) == [name]
+    assert "shape" in judge.wrong({**right, "b": right["b"][:3]})["b"]
+
+
+def test_judge_knows_what_cancels() -> None:
+    """1e8 is lost next to x: the error is large next to the result, and allowed."""
+    node = onnx.helper.make_node
+    given = _model([node("Exp", ["x"], ["a"]), node("Add", ["a", "big"], ["b"]),
+                    node("Sub", ["b", "big"], ["c"])], ["c"])
+    given.model.graph.initializer.append(
+        onnx.numpy_helper.from_array(np.array(1e8, np.float32), "big"))
+    graph = import_model(given.model)
+    judge = Judge(graph, given.feeds())
+    exact = np.exp(given.feeds()["x"])
+    assert judge.wrong({"c": exact}) == {} and judge.wrong({"c": np.round(exact / 8) * 8}) == {}
+    assert judge.wrong({"c": exact + np.float32(1000)})
+
+
+def test_shrinks_to_the_guilty_node() -> None:
+    node = onnx.helper.make_node
+    given = _model([node("Exp", ["x"], ["a"]), node("Neg", ["a"], ["b"]), node("Abs", ["b"], ["c"]),
+                    node("Tanh", ["c"], ["d"])], ["a", "d"])
+
+    def fails(e: Example) -> bool:
+        return any(n.op_type == "Abs" for n in e.model.graph.node)
+
+    small = shrink(given, fails)
+    assert [n.op_type for n in small.model.graph.node] == ["Abs"]
+    assert [o.name for o in small.model.graph.output] == ["c"]
+    assert list(small.laws) == [i.name for i in small.model.graph.input]

@@ -1,0 +1,159 @@
+"""Whole programs from the cache: found by content and options, loaded without the compiler."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import evonnx
+from evonnx.ir.errors import ModelError
+
+X = np.arange(6, dtype=np.float32).reshape(2, 3)
+
+
+def model(factor: float = 2.0) -> onnx.ModelProto:
+    """``y = relu(x * factor) @ w``; the weights are worth a file of their own."""
+    w = np.full((3, 20_000), 0.5, np.float32)
+    nodes = [helper.make_node("Mul", ["x", "f"], ["m"]), helper.make_node("Relu", ["m"], ["r"]),
+             helper.make_node("MatMul", ["r", "w"], ["y"])]
+    graph = helper.make_graph(
+        nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 20_000])],
+        [numpy_helper.from_array(np.array(factor, np.float32), "f"),
+         numpy_helper.from_array(w, "w")],
+    )  # fmt: skip
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
+def found(compiled: Any) -> str:
+    return str(compiled.report().program)
+
+
+@pytest.mark.parametrize("form", ["path", "bytes", "proto"])
+def test_hit(form: str, tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    path.write_bytes(model().SerializeToString())
+    given: Any = {"path": path, "bytes": path.read_bytes(), "proto": model()}[form]
+    first = evonnx.compile(given, cache=tmp_path / "c", threads=1)
+    again = evonnx.compile(given, cache=tmp_path / "c", threads=1)
+    want = first(X)
+    assert np.array_equal(want, np.maximum(X * 2, 0) @ np.full((3, 20_000), 0.5, np.float32))
+    assert np.array_equal(again(X), want)
+    assert (found(first), found(again)) == ("not in the cache", "cached")
+    assert again.graph.digest == first.graph.digest
+    assert again.imported.digest == first.imported.digest
+    assert again.schedule == first.schedule
+    assert again.source == first.source
+    assert again.explain(0) == first.explain(0)
+    assert again.inputs == first.inputs
+    assert str(again.program) == str(first.program)
+
+
+@pytest.mark.parametrize("change", [
+    {"sizes": {"n": 2}}, {"shapes": {"x": (2, 3)}}, {"constants": {"x": X}}, {"target": "generic"},
+    {"pipeline": "fold"}, {"model": model(3.0)},
+], ids=lambda c: next(iter(c)))  # fmt: skip
+def test_every_option_is_in_the_key(change: dict[str, Any], tmp_path: Path) -> None:
+    options = {"model": model(), **change}
+    evonnx.compile(model(), cache=tmp_path, threads=1)
+    changed = evonnx.compile(options.pop("model"), cache=tmp_path, threads=1, **options)
+    assert found(changed) == "not in the cache"
+
+
+def test_threads_share_an_entry(tmp_path: Path) -> None:
+    one = evonnx.compile(model(), cache=tmp_path, threads=1)
+    two = evonnx.compile(model(), cache=tmp_path, threads=2)
+    assert found(two) == "cached"
+    assert two.executable.threads == 2
+    assert np.array_equal(one(X), two(X))
+
+
+def test_a_schedule_is_in_the_key(tmp_path: Path) -> None:
+    first = evonnx.compile(model(), cache=tmp_path, threads=1)
+    replayed = evonnx.compile(model(), cache=tmp_path, threads=1, schedule=first.schedule)
+    assert found(replayed) == "not in the cache"
+    again = evonnx.compile(model(), cache=tmp_path, threads=1, schedule=str(first.schedule))
+    assert found(again) == "cached"
+    assert np.array_equal(again(X), first(X))
+
+
+def test_off_and_check(tmp_path: Path) -> None:
+    assert found(evonnx.compile(model(), cache=False)) == "cache is off"
+    evonnx.compile(model(), cache=tmp_path)
+    assert "check" in found(evonnx.compile(model(), cache=tmp_path, check=True))
+
+
+def save_external(path: Path, factor: float) -> None:
+    proto = model(factor)
+    onnx.save_model(proto, str(path), save_as_external_data=True, location="w.bin",
+                    size_threshold=1000)  # fmt: skip
+
+
+def test_changed_data_files_are_noticed(tmp_path: Path) -> None:
+    path, cache = tmp_path / "m.onnx", tmp_path / "c"
+    save_external(path, 2.0)
+    evonnx.compile(path, cache=cache)
+    assert found(evonnx.compile(path, cache=cache)) == "cached"
+    raw = bytearray((tmp_path / "w.bin").read_bytes())
+    raw[:4] = np.float32(100).tobytes()
+    (tmp_path / "w.bin").write_bytes(raw)
+    changed = evonnx.compile(path, cache=cache)
+    assert "w.bin" in found(changed)
+    assert changed(X)[1, 0] == (3 * 100 + 4 * 0.5 + 5 * 0.5) * 2
+    assert found(evonnx.compile(path, cache=cache)) == "cached"
+
+
+def test_the_same_model_with_other_data(tmp_path: Path) -> None:
+    """Equal model files in two folders, each with data of its own."""
+    for name, value in (("a", 1.0), ("b", 3.0)):
+        (tmp_path / name).mkdir()
+        save_external(tmp_path / name / "m.onnx", 2.0)
+        (tmp_path / name / "w.bin").write_bytes(np.full(60_000, value, np.float32).tobytes())
+    for name, value in (("a", 1.0), ("b", 3.0), ("a", 1.0)):
+        compiled = evonnx.compile(tmp_path / name / "m.onnx", cache=tmp_path / "c")
+        assert compiled(X)[1, 0] == 24 * value
+
+
+def test_a_model_that_is_gone(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    path.write_bytes(model().SerializeToString())
+    evonnx.compile(path, cache=tmp_path / "c")
+    cached = evonnx.compile(path, cache=tmp_path / "c")
+    path.write_bytes(model(3.0).SerializeToString())
+    assert cached(X)[0, 1] == 3.0
+    with pytest.raises(ModelError, match="changed"):
+        _ = cached.graph
+    path.unlink()
+    with pytest.raises(ModelError, match="cannot read"):
+        cached.report()
+
+
+def test_a_damaged_entry_is_made_anew(tmp_path: Path) -> None:
+    evonnx.compile(model(), cache=tmp_path, threads=1)
+    (entry,) = [p for p in (tmp_path / "programs").rglob("*") if p.is_file()]
+    whole = entry.read_bytes()
+    entry.write_bytes(whole[:-100])
+    assert "damaged" in found(evonnx.compile(model(), cache=tmp_path, threads=1))
+    assert found(evonnx.compile(model(), cache=tmp_path, threads=1)) == "cached"
+
+
+def test_a_hit_imports_no_compiler(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    path.write_bytes(model().SerializeToString())
+    evonnx.compile(path, cache=tmp_path / "c")
+    script = (
+        "import sys, evonnx, numpy as np\n"
+        f"c = evonnx.compile({str(path)!r}, cache={str(tmp_path / 'c')!r})\n"
+        "assert c(np.ones((2, 3), np.float32)).shape == (2, 20000)\n"
+        "assert not {'onnx', 'numba', 'networkx'} & set(sys.modules), sorted(sys.modules)\n"
+        "assert c.report().program == 'cached'\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,179 @@
+"""The search on graphs: candidates are legal, schedules are valid, results are right."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import evonnx
+from evonnx.compiler.options import check_schedule
+from evonnx.ir.errors import OptionError
+from evonnx.ir.graph import Builder, Graph
+from evonnx.ir.interp import run
+from evonnx.ir.random_graphs import random_graph
+from evonnx.ir.schedule import Group, Schedule
+from evonnx.ir.target import Target
+from evonnx.ir.types import F32, TensorType
+from evonnx.search import candidates as module
+from evonnx.search.candidates import Candidates, schedule_of, structure
+from evonnx.search.choose import choose
+from evonnx.search.greedy import Fuser, greedy
+from evonnx.search.legality import implementation
+from evonnx.search.settings import SEARCHES, Search
+
+TARGET = Target.named("generic")
+
+
+def blocks(count: int = 4, width: int = 8) -> Graph:
+    """Layers of a product, a bias, an activation and a skip, as networks repeat them."""
+    b = Builder()
+    x = b.input("x", TensorType(F32, (3, width)))
+    rng = np.random.default_rng(0)
+    for _ in range(count):
+        w = b.const(rng.standard_normal((width, width)).astype(np.float32) / width)
+        bias = b.const(rng.standard_normal(width).astype(np.float32))
+        h = b.op("tanh", b.op("add", b.op("dot", x, w, ta=False, tb=False), bias))
+        x = b.op("add", b.op("exp", b.op("neg", h)), x)
+        x = b.op("mul", x, b.op("sigmoid", x))
+    return b.build({"y": x})
+
+
+def test_candidates_are_legal_and_convex() -> None:
+    graph = blocks()
+    table = Candidates(graph, [greedy(graph)], most=6)
+    assert len(table.found) > 2 * len(table.ops)
+    for members, found in table.found.items():
+        nodes = [graph.nodes[k] for k in found.nodes]
+        assert [table.ops[v] for v in members] == list(found.nodes)
+        word, reason = implementation(graph, nodes)
+        assert word == found.implementation, reason
+        alone = [Group((k,), implementation(graph, [graph.nodes[k]])[0] or "")
+                 for k in table.ops if k not in found.nodes]
+        if len(members) > 1:  # convex: it can be ordered among single nodes
+            groups = [*alone, Group(found.nodes, word)]
+            order = _ordered(graph, groups)
+            check_schedule(Schedule(graph.digest, order), graph)
+
+
+def _ordered(graph: Graph, groups: list[Group]) -> tuple[Group, ...]:
+    home = {k: g for g in groups for k in g.nodes}
+    done: list[Group] = []
+
+    def visit(g: Group) -> None:
+        if g in done:
+            return
+        for k in g.nodes:
+            for dep in graph.dependencies(graph.nodes[k]):
+                other = home.get(graph.index[dep])
+                if other is not None and other is not g:
+                    visit(other)
+        done.append(g)
+
+    for g in groups:
+        visit(g)
+    return tuple(done)
+
+
+def test_repeated_layers_are_asked_for_once() -> None:
+    few, many = (Candidates(blocks(n), most=5) for n in (3, 12))
+    assert len(many.found) > 3 * len(few.found)
+    assert len(many.structures) <= 2 * len(few.structures)
+
+
+def test_structures_tell_apart_what_legality_may() -> None:
+    b = Builder()
+    x = b.input("x", TensorType(F32, (4,)))
+    one, two = b.op("exp", x), b.op("exp", b.input("z", TensorType(F32, (4,))))
+    kept = b.op("neg", one)
+    graph = b.build({"a": kept, "b": one, "c": b.op("neg", two)})
+    keys = [structure(graph, [v.node, u.node])
+            for v, u in ((one, kept), (two, graph.outputs[2][1]))]  # fmt: skip
+    assert keys[0] != keys[1], "one inner value is an output of the graph"
+
+
+def test_the_number_of_checks_is_bounded(monkeypatch: Any) -> None:
+    monkeypatch.setattr(module, "MOST_CHECKS", 10)
+    graph = blocks()
+    found = greedy(graph)
+    table = Candidates(graph, [found])
+    assert {table.members(g) for g in found.groups} <= table.found.keys()
+    assert {(v,) for v in range(len(table.ops))} <= table.found.keys()
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_every_search_is_valid_and_never_worse(name: str) -> None:
+    for seed in range(6):
+        graph = random_graph(np.random.default_rng(seed), 25)
+        choice = choose(graph, Fuser(graph), TARGET, Search(name, budget=2000))
+        check_schedule(choice.schedule, graph)
+        assert choice.cost <= choice.greedy
+        assert choice.bound <= choice.cost * (1 + 1e-9)
+        again = choose(graph, Fuser(graph), TARGET, Search(name, budget=2000))
+        assert again == choice
+
+
+def test_a_search_beats_a_bad_greedy_choice() -> None:
+    """Under plain bytes the proven schedule is at most greedy's, and strategies find it."""
+    graph = blocks(6)
+    proof = choose(graph, Fuser(graph), TARGET, Search("exact", "cd"))
+    assert proof.proven
+    for name in ("genetic", "swarm", "annealing"):
+        found = choose(graph, Fuser(graph), TARGET, Search(name, "cd", budget=20_000))
+        assert found.cost == pytest.approx(proof.cost)
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_compiled_results_are_right(name: str) -> None:
+    graph = blocks()
+    x = np.random.default_rng(1).standard_normal((3, 8)).astype(np.float32)
+    compiled = evonnx.compile(graph, search=name, budget=2000, threads=2)
+    (want,) = run(graph, {"x": x}).values()
+    assert np.allclose(compiled(x), want, rtol=1e-5, atol=1e-6)
+    report = compiled.report()
+    assert report.search["search"] == name
+    assert f"search    {name}" in " ".join(str(report).split("\n")) or name in str(report)
+    replayed = evonnx.compile(graph, schedule=compiled.schedule, threads=2)
+    assert np.array_equal(replayed(x), compiled(x))
+    assert replayed.report().search == {}
+
+
+def test_wrong_settings() -> None:
+    graph = blocks(1)
+    for wrong in ({"search": "magic"}, {"budget": 0}, {"seed": -1}, {"budget": 1.5},
+                  {"search": "exact", "cost_model": "crystal ball"}):  # fmt: skip
+        with pytest.raises(OptionError):
+            evonnx.compile(graph, **wrong)
+
+
+def test_the_cache_knows_the_search(tmp_path: Any) -> None:
+    graph = blocks(2)
+    evonnx.compile(graph, cache=tmp_path, threads=1)
+    first = evonnx.compile(graph, cache=tmp_path, threads=1, search="exact")
+    again = evonnx.compile(graph, cache=tmp_path, threads=1, search="exact")
+    assert (first.report().program, again.report().program) == ("not in the cache", "cached")
+    assert again.schedule == first.schedule
+    other = evonnx.compile(graph, cache=tmp_path, threads=1, search="exact", cost_model="cd")
+    assert other.report().program == "not in the cache"
+
+
+def test_a_model_of_ones_own() -> None:
+    """A model that hates groups gets none; its programs are not kept under a name."""
+    from evonnx.search.models import CD, Explanation
+
+    class Hermit(CD):
+        name = "hermit"
+
+        def costs(self, groups: Any, context: Any) -> np.ndarray:
+            return np.array([float(g.nodes**2) for g in groups])
+
+        def explain(self, group: Any, context: Any) -> Explanation:
+            return Explanation(float(group.nodes**2))
+
+    graph = blocks(2)
+    compiled = evonnx.compile(graph, search="exact", cost_model=Hermit(), threads=1)
+    assert all(len(g.nodes) == 1 for g in compiled.schedule.groups)
+    assert compiled.report().program == "cache is off"
+    schedule = schedule_of(graph, [])
+    assert schedule.groups == ()

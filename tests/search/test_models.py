@@ -1,0 +1,391 @@
+"""Cost models: predictions counted by hand, the conformance suite, the registry."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from importlib.metadata import EntryPoint
+from typing import Any
+
+import numpy as np
+import pytest
+
+from evonnx.compiler.build import build_program
+from evonnx.ir.dims import evaluate, sym
+from evonnx.ir.errors import EvonnxError, OptionError
+from evonnx.ir.graph import Builder, Graph
+from evonnx.ir.target import Target
+from evonnx.ir.types import F32, TensorType
+from evonnx.runtime.program import KernelStep
+from evonnx.search import models
+from evonnx.search.cost import schedule_cost
+from evonnx.search.greedy import greedy
+from evonnx.search.models import (
+    CD,
+    Bounds,
+    Context,
+    Explanation,
+    GroupFacts,
+    Roofline,
+    check_model,
+    context_of,
+    facts,
+    facts_of,
+    model,
+    register_model,
+    sensitivity,
+)
+from evonnx.search.models.roofline import LOOPS, MICRO_KERNEL
+
+MACHINE = Target(
+    "toy", "x86_64-unknown-linux-gnu", "x86-64", cores=2, l1_bytes=100, l2_bytes=1000,
+    l3_bytes=10_000, flops=1e9, vector_rate=5e8, special_rate=2e8, load_rate=4e9, store_rate=2e9,
+    l1_rate=3e9, l2_rate=1e9, l3_rate=1e8, l3_rate_all=1.5e8, dram_rate=1e7, dram_rate_all=1.5e7,
+    launch_s=1e-6, sync_s=2e-6, latency_s=1e-9,
+)  # fmt: skip
+ONE, TWO = Context(MACHINE, 1), Context(MACHINE, 2)
+SHIPPED = [CD(), CD(2.0, 0.5), Roofline(), Bounds(), Bounds(power=8)]
+
+
+def seconds(cost_model: Any, group: GroupFacts, context: Context = ONE) -> float:
+    """The cost of one group, which its explanation must tell as well."""
+    told = cost_model.explain(group, context).seconds
+    assert told == pytest.approx(float(cost_model.costs([group], context)[0]), rel=1e-12)
+    return float(told)
+
+
+# Facts ---------------------------------------------------------------------------------------
+
+
+def layer(rows: Any, columns: int = 64) -> Graph:
+    """``softmax(exp(x @ w))`` of x[rows, 32] and w[32, columns]."""
+    b = Builder()
+    x = b.input("x", TensorType(F32, (rows, 32)))
+    w = b.const(np.ones((32, columns), np.float32))
+    y = b.op("exp", b.op("dot", x, w, ta=False, tb=False))
+    return b.build({"y": b.op("softmax", y, axis=1)})
+
+
+def test_facts_are_the_costs_at_sizes() -> None:
+    graph = layer(sym("N"))
+    dot, exp = (next(n for n in graph.nodes if n.op == op) for op in ("dot", "exp"))
+    got = facts_of(graph, "contract", [dot, exp], {"N": 100})
+    assert got == GroupFacts(
+        "contract", flops=100 * 64 * (2 * 32 + 12), special=100 * 64 * 12, constant=4 * 32 * 64,
+        inputs=4 * 100 * 32, outputs=4 * 100 * 64, tiles=16, nodes=2,
+        loads=4 * 100 * 64 * 32 * (1 / 14 + 1 / 2),
+    )  # fmt: skip
+    with pytest.raises(EvonnxError, match="N"):
+        facts_of(graph, "contract", [dot, exp], {})
+    groups = [facts(cost, {"N": 100}) for cost in schedule_cost(graph, greedy(graph))]
+    assert context_of(MACHINE, 0, groups) == Context(MACHINE, 1, 4 * 32 * 64)
+
+
+def test_what_inner_loops_load() -> None:
+    """Both operands of every product of a depthwise window; elements of a transpose one by one;
+    an inner loop per sum over the last axis, none per sum over the first."""
+    b = Builder()
+    x = b.input("x", TensorType(F32, (1, 10, 10, 32)))
+    w = b.const(np.ones((3, 3, 1, 32), np.float32))
+    conv = b.op("conv", x, w, strides=(1, 1), pads_lo=(1, 1), pads_hi=(1, 1), dilations=(1, 1),
+                groups=32, layout="last")  # fmt: skip
+    turned = b.op("transpose", x, perm=(0, 3, 1, 2))
+    moved = b.op("transpose", x, perm=(0, 2, 1, 3))
+    first = b.op("reduce", moved, kind="sum", axes=(0,), keepdims=False)
+    last = b.op("softmax", x, axis=3)
+    graph = b.build({"a": conv, "b": turned, "c": first, "d": last})
+    got = {n.op + str(k): facts_of(graph, how, [n], {}) for k, (n, how) in enumerate((
+        (conv.node, "contract"), (turned.node, "loops"), (moved.node, "loops"),
+        (first.node, "loops"), (last.node, "loops")))}  # fmt: skip
+    assert {k: (g.loads, g.scalars, g.loops) for k, g in got.items()} == {
+        "conv0": (2 * 4 * 3200 * 9, 0, 0), "transpose1": (0, 3200, 0), "transpose2": (0, 0, 0),
+        "reduce3": (0, 0, 0), "softmax4": (0, 0, 100 * 3),
+    }  # fmt: skip
+    bounds = Bounds().explain(dataclasses.replace(got["transpose1"], tiles=1), ONE).bounds
+    assert bounds["load/store"] == pytest.approx((4 * 3200 + 3200 * 128 / 8) / 4e9)
+    assert Bounds().explain(got["softmax4"], ONE).bounds["latency"] == pytest.approx(
+        (got["softmax4"].tiles + 6 * 300) * 1e-9)  # fmt: skip
+
+
+@pytest.mark.parametrize("rows", [1, 40, 3000])
+@pytest.mark.parametrize("columns", [8, 200, 3000])
+def test_tiles_are_about_what_lowering_makes(rows: int, columns: int) -> None:
+    graph = layer(rows, columns)
+    schedule = greedy(graph)
+    program = build_program(graph, schedule, Target.named("generic"), _no_region)
+    steps = [s for s in program.steps if isinstance(s, KernelStep)]
+    costs = schedule_cost(graph, schedule)
+    assert len(steps) == len(costs)
+    for step, cost in zip(steps, costs, strict=True):
+        made, told = evaluate(step.tiles, {}), facts(cost, {}).tiles
+        assert told / 3 <= made <= told * 3, (cost.implementation, made, told)
+
+
+def _no_region(body: Graph) -> Any:
+    raise AssertionError("no control flow here")
+
+
+# CD ------------------------------------------------------------------------------------------
+
+
+def test_cd_adds_operations_and_bytes() -> None:
+    group = GroupFacts("loops", flops=100, constant=8, inputs=20, outputs=12)
+    both = CD().parts([group, GroupFacts("view", flops=5, inputs=7)], ONE)
+    assert both.tolist() == [[100.0, 40.0], [0.0, 0.0]]
+    assert seconds(CD(2.0, 3.0), group) == 320
+    assert CD(2.0, 3.0).explain(group, ONE).bound == "C"
+    assert CD(1.0, 3.0).explain(group, ONE).bound == "D"
+    with pytest.raises(OptionError, match="not negative"):
+        CD(-1.0)
+
+
+def test_the_textbook_example() -> None:
+    """Ten operators of C = 100, 150, ..., 550 and D = 2 C against six of 200, 250, ..., 450."""
+    for first, last, c, d in ((100, 550, 3250, 6500), (200, 450, 1950, 3900)):
+        groups = [GroupFacts("loops", flops=k, inputs=k, outputs=k)
+                  for k in range(first, last + 1, 50)]  # fmt: skip
+        assert CD().parts(groups, ONE).sum(axis=0).tolist() == [c, d]
+        assert CD().costs(groups, ONE).sum() == c + d
+
+
+# Roofline ------------------------------------------------------------------------------------
+
+
+def test_roofline_takes_the_larger_of_compute_and_memory() -> None:
+    one = Roofline()
+    busy = GroupFacts("contract", flops=1e6, inputs=900)
+    assert one.explain(busy, ONE).bound == "compute"
+    assert seconds(one, busy) == pytest.approx(1e6 / (1e9 * MICRO_KERNEL) + 1e-6)
+    loops = dataclasses.replace(busy, implementation="loops")
+    assert seconds(one, loops) == pytest.approx(1e6 / (1e9 * LOOPS) + 1e-6)
+    waits = GroupFacts("loops", flops=10, inputs=4000, outputs=1000)
+    assert one.explain(waits, ONE).bound == "memory"
+    assert seconds(one, waits) == pytest.approx(5000 / 1e8 + 1e-6)
+    assert one.explain(GroupFacts("loops", flops=10, inputs=100), ONE).bound == "launch"
+
+
+def test_weights_come_from_where_all_of_them_fit() -> None:
+    group = GroupFacts("contract", constant=500)
+    assert seconds(Roofline(), group, Context(MACHINE, 1, 500)) == pytest.approx(500 / 1e9 + 1e-6)
+    assert seconds(Roofline(), group, Context(MACHINE, 1, 1e6)) == pytest.approx(500 / 1e7 + 1e-6)
+
+
+def test_threads_share_work_where_that_pays() -> None:
+    busy = GroupFacts("contract", flops=1e6)
+    assert seconds(Roofline(), busy, TWO) == pytest.approx(1e6 / (2e9 * MICRO_KERNEL) + 3e-6)
+    small = GroupFacts("contract", flops=10)
+    assert seconds(Roofline(), small, TWO) == seconds(Roofline(), small, ONE)
+    far = GroupFacts("loops", inputs=1e6)
+    assert seconds(Roofline(), far, TWO) == pytest.approx(1e6 / 1.5e7 + 3e-6)
+    wide = Context(dataclasses.replace(MACHINE, dram_rate_all=1e9), 2)
+    assert seconds(Roofline(), far, wide) == pytest.approx(1e6 / 2e7 + 3e-6)
+
+
+# Bounds --------------------------------------------------------------------------------------
+
+LAUNCH = 1e-6
+CASES = {
+    "fma": (GroupFacts("contract", 1e6, tiles=2), 1e6 / 1e9),
+    "vector": (GroupFacts("loops", 1e6, tiles=2), 1e6 / 5e8),
+    "special": (GroupFacts("loops", 1e6, 6e5, tiles=2), 6e5 / 2e8),
+    "l2": (GroupFacts("loops", 1, inputs=600, outputs=400, nodes=0), 1000 / 1e9),
+    "l3": (GroupFacts("loops", 1, inputs=2000, outputs=3000), 5000 / 1e8 + 1000 / 1e8),
+    "dram": (GroupFacts("loops", 1, inputs=2e4), 2e4 / 1e7 + 1000 / 1e8),
+    "latency": (GroupFacts("loops", 1, tiles=1000, nodes=20), 1000 * 20 * 1e-9),
+}
+
+
+@pytest.mark.parametrize("bound", CASES)
+def test_each_bound_by_hand(bound: str) -> None:
+    group, expected = CASES[bound]
+    told = Bounds().explain(group, ONE)
+    assert (told.bound, bool(told.advice)) == (bound, True)
+    assert seconds(Bounds(), group) == pytest.approx(expected + LAUNCH)
+
+
+def test_near_caches_and_the_ports() -> None:
+    quick = Context(dataclasses.replace(MACHINE, launch_s=1e-12, latency_s=1e-12, l1_bytes=2000), 1)
+    both = GroupFacts("loops", inputs=400, outputs=300)
+    assert Bounds().explain(both, quick).bounds["load/store"] == pytest.approx(300 / 2e9)
+    assert Bounds().explain(both, quick).bound == "l1"
+    assert seconds(Bounds(), both, quick) == pytest.approx(700 / 3e9, rel=1e-4)
+    writes = GroupFacts("loops", outputs=700)
+    assert Bounds().explain(writes, quick).bound == "load/store"
+
+
+def test_a_cache_holds_all_up_to_its_size_and_nothing_from_twice_of_it() -> None:
+    def dram(nbytes: float) -> float:
+        return Bounds().explain(GroupFacts("loops", inputs=nbytes), ONE).bounds["dram"]
+
+    assert dram(10_000) == 0
+    assert dram(15_000) == pytest.approx(7500 / 1e7)
+    assert dram(20_000) == pytest.approx(20_000 / 1e7)
+    weights = GroupFacts("contract", constant=500)
+    near, far = (Bounds().explain(weights, Context(MACHINE, 1, c)) for c in (500, 1e6))
+    assert (near.bounds["dram"], far.bounds["dram"]) == (0, pytest.approx(500 / 1e7))
+
+
+def test_tiles_limit_threads_and_their_tail_waits() -> None:
+    work = 1e6 / 1e9
+    alone = GroupFacts("contract", 1e6, tiles=1)
+    assert seconds(Bounds(), alone, TWO) == seconds(Bounds(), alone, ONE)
+    even = dataclasses.replace(alone, tiles=4)
+    assert seconds(Bounds(), even, TWO) == pytest.approx(work / 2 + 3e-6)
+    assert Bounds().explain(even, TWO).bound == "fma"
+    odd = dataclasses.replace(alone, tiles=3)
+    assert seconds(Bounds(), odd, TWO) == pytest.approx(work * 2 / 3 + 3e-6)
+    assert Bounds().explain(odd, TWO).bound == "tail"
+
+
+def test_joining_what_does_not_fit_the_cache_is_not_free() -> None:
+    """Two groups of 900 bytes fit a cache of 1,000; as one group they do not, and it evicts."""
+    half = GroupFacts("loops", inputs=500, outputs=400)
+    both = GroupFacts("loops", inputs=1000, outputs=800, nodes=2)
+    assert Bounds().explain(half, ONE).bounds["live"] == 0
+    assert Bounds().explain(both, ONE).bounds["live"] == pytest.approx(800 / 1e8)
+    assert seconds(Bounds(), both) > 2 * seconds(Bounds(), half)
+
+
+def test_a_soft_maximum_is_between_the_maximum_and_the_sum() -> None:
+    group = GroupFacts("loops", 1e6, 3e5, inputs=1e4, outputs=1e4, tiles=4)
+    hard, soft, softer = (seconds(Bounds(p), group) for p in (None, 16, 2))
+    terms = Bounds().explain(group, ONE).bounds
+    assert hard < soft < softer < sum(terms.values())
+    with pytest.raises(OptionError, match="power"):
+        Bounds(power=3)
+
+
+def test_sensitivity_names_what_would_move_a_group() -> None:
+    found = sensitivity(Bounds(), CASES["dram"][0], ONE)
+    assert list(found)[:2] == ["l3_bytes", "dram_rate"]
+    assert found["l3_bytes"] == pytest.approx(1 - 201 / 2011, abs=0.01)
+    assert found["dram_rate"] == pytest.approx(0.5, abs=0.01)
+    assert sensitivity(Bounds(), GroupFacts("view"), ONE) == {}
+
+
+# The conformance suite -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shipped", SHIPPED, ids=lambda m: m.name)
+def test_shipped_models_keep_every_promise(shipped: Any) -> None:
+    assert check_model(shipped) == []
+
+
+class _Model:
+    """A sound model to break: one nanosecond per operation and byte at the speed of the target."""
+
+    name, unit, objectives = "sound", "s", ("time",)
+
+    def cost(self, g: GroupFacts, context: Context) -> float:
+        if g.implementation in ("view", "bind"):
+            return 0.0
+        return (g.flops + g.constant + g.inputs + g.outputs) / context.target.flops
+
+    def costs(self, groups: Sequence[GroupFacts], context: Context) -> np.ndarray:
+        return np.array([self.cost(g, context) for g in groups], np.float64)
+
+    def explain(self, group: GroupFacts, context: Context) -> Explanation:
+        cost = float(self.costs([group], context)[0])
+        return Explanation(cost, {"all": cost, "half": cost / 2}, "all", "")
+
+
+class _Short(_Model):
+    def costs(self, groups: Sequence[GroupFacts], context: Context) -> np.ndarray:
+        return super().costs(groups, context)[:-1]
+
+
+class _Random(_Model):
+    def __init__(self) -> None:
+        self.rng = np.random.default_rng()
+
+    def costs(self, groups: Sequence[GroupFacts], context: Context) -> np.ndarray:
+        return super().costs(groups, context) * (1 + 1e-12 * self.rng.random(len(groups)))
+
+
+class _Relative(_Model):
+    def costs(self, groups: Sequence[GroupFacts], context: Context) -> np.ndarray:
+        costs = super().costs(groups, context)
+        return costs * (1.0 + float(costs.max(initial=0.0)))
+
+
+class _Ordered(_Model):
+    def costs(self, groups: Sequence[GroupFacts], context: Context) -> np.ndarray:
+        return super().costs(groups, context) * (1 + np.arange(len(groups)))
+
+
+class _Wrong(_Model):
+    def explain(self, group: GroupFacts, context: Context) -> Explanation:
+        return dataclasses.replace(super().explain(group, context), bound="half")
+
+
+def _with_cost(cost: Any) -> Any:
+    return type("_Broken", (_Model,), {"cost": lambda self, g, c: cost(_Model.cost(self, g, c), g)})
+
+
+BROKEN = {
+    "protocol": type("_Silent", (), {"name": "silent", "unit": "s"}),
+    "shape": _Short,
+    "finite": _with_cost(lambda cost, g: cost if g.flops < 1e9 else np.inf),
+    "nonnegative": _with_cost(lambda cost, g: cost - 1e-3 if g.nodes > 1 else cost),
+    "deterministic": _Random,
+    "batch": _Relative,
+    "permutation": _Ordered,
+    "flops": _with_cost(lambda cost, g: cost / (1 + g.flops**2)),
+    "bytes": _with_cost(lambda cost, g: cost / (1 + g.inputs**2)),
+    "zero": _with_cost(lambda cost, g: cost + 1e-9),
+    "unit": _with_cost(lambda cost, g: cost and cost + 1e-3),
+    "explain": _Wrong,
+}
+
+
+def test_the_model_to_break_is_sound() -> None:
+    assert check_model(_Model()) == []
+
+
+@pytest.mark.parametrize("check", BROKEN)
+def test_a_broken_model_fails_its_check(check: str) -> None:
+    failures = {f.check: f.reason for f in check_model(BROKEN[check]())}
+    assert check in failures
+    assert failures[check]
+
+
+def test_every_check_has_a_model_that_fails_it() -> None:
+    from evonnx.search.models.check import _CHECKS
+
+    assert BROKEN.keys() == {"protocol", *_CHECKS}
+
+
+def test_a_model_that_raises_fails_with_what_it_raised() -> None:
+    failures = check_model(_with_cost(lambda cost, g: 1 / 0)())
+    assert "ZeroDivisionError" in failures[0].reason
+
+
+# The registry --------------------------------------------------------------------------------
+
+
+def test_models_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [model(n).name for n in ("cd", "Roofline", "bounds")] == ["cd", "roofline", "bounds"]
+    assert model().name == models.DEFAULT
+    mine = _Model()
+    assert model(mine) is mine
+    with pytest.raises(OptionError, match="bounds, cd, roofline"):
+        model("nonsense")
+    with pytest.raises(OptionError, match="not int"):
+        model(3)  # type: ignore[arg-type]
+    monkeypatch.setattr(models, "_REGISTERED", dict(models._REGISTERED))
+    register_model("Mine", _Model)
+    assert isinstance(model("mine"), _Model)
+    register_model("mine", _Model)
+    with pytest.raises(OptionError, match="registered already"):
+        register_model("cd", _Model)
+    register_model("silent", BROKEN["protocol"])
+    with pytest.raises(OptionError, match="lacks a part"):
+        model("silent")
+
+
+def test_models_of_installed_packages_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    point = EntryPoint("installed", f"{__name__}:_Model", models.ENTRY_POINTS)
+    monkeypatch.setattr(EntryPoint, "load", lambda self: _Model)
+    monkeypatch.setattr(models, "entry_points", lambda group: [point])
+    assert "installed" in models.models()
+    assert isinstance(model("installed"), _Model)

@@ -1,0 +1,178 @@
+"""The scheduling problem in arrays: table, decoder, moves, proofs and strategies agree."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from evonnx.search.evaluate import anneal, cut, decode
+from evonnx.search.exact import exhaustive, prove
+from evonnx.search.generate import generated
+from evonnx.search.problem import Found, Problem, check_solution, floor, make_problem
+from evonnx.search.run import search
+from evonnx.search.strategies import STRATEGIES
+from evonnx.search.strategies.base import keys_of
+
+DIAMOND = [(0, 1), (0, 2), (1, 3), (2, 3)]
+
+
+def diamond(extra: dict[tuple[int, ...], float]) -> Problem:
+    groups = {(v,): 1.0 for v in range(4)} | extra
+    return make_problem(4, DIAMOND, list(groups), list(groups.values()))
+
+
+def best_cut(problem: Problem, order: np.ndarray) -> float:
+    """The best cuts of an order, by trying all of them."""
+    table = {problem.group(g): float(problem.cost[g]) for g in range(problem.candidates)}
+    n, least = problem.nodes, np.inf
+    for bits in itertools.product((0, 1), repeat=n - 1):
+        ends = [k + 1 for k in range(n - 1) if bits[k]] + [n]
+        parts = [tuple(sorted(order[a:b].tolist()))
+                 for a, b in zip([0, *ends[:-1]], ends, strict=True)]  # fmt: skip
+        if all(p in table for p in parts):
+            least = min(least, sum(table[p] for p in parts))
+    return least
+
+
+@pytest.mark.parametrize(("edges", "groups", "cost"), [
+    ([(1, 0)], [(0,), (1,)], [1, 1]), ([(0, 2)], [(0,), (1,)], [1, 1]), ([], [(0,)], [1]),
+    ([], [(0,), (1,)], [1, -1]), ([], [(0,), (1,)], [1, np.nan]), ([], [(0,), (1,), (0,)], [1] * 3),
+    ([], [(0,), (1,)], [1]),
+])  # fmt: skip
+def test_what_is_no_problem(edges: list[tuple[int, int]], groups: list[tuple[int, ...]],
+                            cost: list[float]) -> None:
+    with pytest.raises(ValueError):
+        make_problem(2, edges, groups, cost)
+
+
+def test_groups_must_be_ordered_jointly() -> None:
+    """{0, 1} and {2, 3} are convex each and together; {1, 2} is not an interval of every order."""
+    p = diamond({(0, 1): 0.5, (2, 3): 0.5, (1, 2): 0.1})
+    proof = prove(p)
+    assert proof is not None
+    assert proof.cost == exhaustive(p) == 1.0
+    assert [p.group(g) for g in proof.chosen] == [(0, 1), (2, 3)]
+    assert "runs before" in check_solution(p, proof.chosen[::-1])
+    assert "in no group" in check_solution(p, proof.chosen[:1])
+    assert "in two groups" in check_solution(p, [*proof.chosen, proof.chosen[0]])
+
+
+def test_two_groups_that_need_each_other() -> None:
+    """Each of {0, 3} and {1, 2} could run, both cannot: pairwise convexity is not enough."""
+    edges = [(0, 1), (2, 3)]
+    groups = {(v,): 1.0 for v in range(4)} | {(0, 3): 0.1, (1, 2): 0.1}
+    p = make_problem(4, edges, list(groups), list(groups.values()))
+    proof = prove(p)
+    assert proof is not None
+    assert proof.cost == exhaustive(p) == pytest.approx(2.1)
+
+
+def test_decoding_lists_and_cuts() -> None:
+    p = generated(9, 3, most=4)
+    keys = np.random.default_rng(0).random((40, 9))
+    orders, costs = decode(p, keys)
+    for key, order, cost in zip(keys, orders, costs, strict=True):
+        place = np.argsort(order)
+        for v in range(9):
+            for u in p.preds[p.pred_ptr[v] : p.pred_ptr[v + 1]]:
+                assert place[u] < place[v]
+        for a, b in itertools.pairwise(order):  # the smaller key first, unless it had to wait
+            waited = a in p.preds[p.pred_ptr[b] : p.pred_ptr[b + 1]]
+            assert key[a] < key[b] or waited
+        assert cost == pytest.approx(best_cut(p, order))
+        chosen = cut(p, order)
+        assert check_solution(p, chosen) == ""
+        assert sum(p.cost[chosen]) == pytest.approx(cost)
+    again, _ = decode(p, keys_of(orders))
+    assert np.array_equal(again, orders)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_re_cut_moves_are_exact(seed: int) -> None:
+    """What annealing believes an order costs is what decoding it from scratch says."""
+    p = generated(120, seed)
+    order = np.arange(120, dtype=np.int32)
+    hot = float(p.cost.mean())
+    walked, cost = anneal(p, order, 3000, hot, hot / 100, seed)
+    _, (truth,) = decode(p, keys_of(walked[None]))
+    assert cost == pytest.approx(truth, rel=1e-9)
+    assert cost <= decode(p, keys_of(order[None]))[1][0]
+    again, _ = anneal(p, order, 3000, hot, hot / 100, seed)
+    assert np.array_equal(walked, again)
+
+
+def test_proof_and_exhaustive_search_agree() -> None:
+    for seed in range(120):
+        p = generated(int(np.random.default_rng(seed).integers(1, 14)), seed, most=5)
+        proof = prove(p)
+        assert proof is not None
+        assert proof.cost == pytest.approx(exhaustive(p), abs=1e-12), seed
+        assert check_solution(p, proof.chosen) == ""
+        assert sum(p.cost[list(proof.chosen)]) == pytest.approx(proof.cost)
+        assert floor(p) <= proof.cost + 1e-9
+
+
+def test_independent_branches_do_not_multiply() -> None:
+    """Twelve chains of ten nodes: 11**12 ideals, of which one order each is looked at."""
+    edges = [(10 * c + k, 10 * c + k + 1) for c in range(12) for k in range(9)]
+    groups = [(v,) for v in range(120)] + edges
+    p = make_problem(120, edges, groups, [1.0] * 120 + [1.5] * len(edges))
+    proof = prove(p)
+    assert proof is not None
+    assert proof.cost == 12 * 5 * 1.5
+    assert proof.ideals < 1000
+
+
+def test_graphs_that_are_too_wide_are_refused() -> None:
+    assert prove(generated(60, 0), limit=50) is None
+    with pytest.raises(ValueError, match="16 nodes"):
+        exhaustive(generated(60, 0))
+    empty = make_problem(0, [], [], [])
+    assert prove(empty) is not None
+
+
+def run(name: str, p: Problem, budget: int, seed: int = 0) -> Found:
+    first = np.arange(p.nodes, dtype=np.int32)[None]
+    return search(p, STRATEGIES[name](), first, budget, seed)
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_strategies(name: str) -> None:
+    p = generated(60, 5)
+    proof = prove(p)
+    assert proof is not None
+    start = decode(p, keys_of(np.arange(60, dtype=np.int32)[None]))[1][0]
+    found = run(name, p, 30_000)
+    again = run(name, p, 30_000)
+    assert (found.cost, found.chosen) == (again.cost, again.chosen)
+    assert check_solution(p, found.chosen) == ""
+    assert proof.cost - 1e-9 <= found.cost <= start
+    assert found.evaluations >= 30_000
+    costs = [cost for _, _, cost in found.history]
+    assert costs == sorted(costs, reverse=True)
+    assert found.bound <= proof.cost + 1e-9
+    if name != "random":
+        assert found.cost <= proof.cost * 1.01
+
+
+@pytest.mark.parametrize("name", [n for n in STRATEGIES if n != "random"])
+def test_small_graphs_are_solved(name: str) -> None:
+    for seed in range(20):
+        p = generated(12, seed, most=5)
+        assert run(name, p, 20_000, seed).cost == pytest.approx(exhaustive(p)), seed
+
+
+def test_an_interrupt_keeps_the_best() -> None:
+    p = generated(40, 1)
+    seen = []
+
+    def stop(evaluations: int, best: float) -> None:
+        seen.append(best)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+
+    first = np.arange(40, dtype=np.int32)[None]
+    found = search(p, STRATEGIES["genetic"](), first, 10**9, watch=stop)
+    assert found.cost <= seen[-1] + 1e-9
