@@ -336,25 +336,6 @@ def string_normalizer(ctx: Ctx, node: NodeProto) -> Value:
     return host_node(ctx, "string_normalizer", [x], params, [TensorType(STR, shape)])[0]
 
 
-@lowering("TfIdfVectorizer")
-def tfidf_vectorizer(ctx: Ctx, node: NodeProto) -> Value:
-    """Counts of a pool of n-grams of strings or integers."""
-    x = ctx.input(0)
-    pool = ctx.attr("pool_strings") or ctx.attr("pool_int64s") or ()
-    indexes = ctx.required("ngram_indexes")
-    params = {
-        "mode": ctx.required("mode"), "pool": tuple(pool), "indexes": tuple(indexes),
-        "starts": tuple(ctx.required("ngram_counts")), "weights": tuple(ctx.attr("weights", ())),
-        "min_length": ctx.required("min_gram_length"),
-        "max_length": ctx.required("max_gram_length"), "max_skip": ctx.required("max_skip_count"),
-    }  # fmt: skip
-    if params["mode"] not in ("TF", "IDF", "TFIDF"):
-        raise ModelError(f"mode {params['mode'][:20]!r}")
-    width = max(indexes, default=-1) + 1
-    shape = (width,) if x.rank <= 1 else (x.shape[0], width)
-    return host_node(ctx, "tfidf", [x], params, [TensorType(F32, shape)])[0]
-
-
 @lowering("Tokenizer", domain="com.microsoft")
 def tokenizer(ctx: Ctx, node: NodeProto) -> Value:
     """Tokens of each string, padded to the longest row."""
