@@ -64,7 +64,8 @@ def test_contents(wheel: Path) -> None:
     tops = {name.split("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"evonnx"}
     held = {name for name in names if name.startswith("evonnx/")}
-    sources = {"evonnx/__init__.py", "evonnx/__main__.py", "evonnx/py.typed"} | {
+    face = ("__init__.py", "__main__.py", "backend.py", "py.typed", "compiler/operators.json")
+    sources = {f"evonnx/{name}" for name in face} | {
         f"evonnx/{path.relative_to(ROOT)}"
         for room in ROOMS
         for suffix in ("py", "ll", "target")  # LLVM text of the driver and machines are read
