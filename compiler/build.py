@@ -8,6 +8,7 @@ decisions are in the schedule.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from ..ir.errors import CompileError
@@ -28,6 +29,7 @@ from ..runtime.program import (
     KernelStep,
     Program,
     Step,
+    side_by_side,
 )  # fmt: skip
 from ..search.cost import group_work
 from .sizes import size_checks
@@ -58,7 +60,8 @@ class ProgramBuilder:
         for k, group in enumerate(self.schedule.groups):
             if progress is not None:
                 progress("lower", k, len(self.schedule.groups))
-            self.group(group)
+            self.group(k, group)
+        self.steps = _side_by_side(self.steps)
         outputs = tuple((name, self.buffer(v)) for name, v in self.graph.outputs)
         return Program(tuple(self.buffers), tuple(self.steps), inputs, outputs, self.kernels,
                        self.constants, tuple(size_checks(self.graph)))
@@ -90,8 +93,9 @@ class ProgramBuilder:
 
     # -- steps -----------------------------------------------------------------------------
 
-    def group(self, group: Group) -> None:
+    def group(self, number: int, group: Group) -> None:
         """Steps of one group."""
+        first = len(self.steps)
         nodes = [self.graph.nodes[i] for i in group.nodes]
         if group.implementation == "view":
             for n in nodes:
@@ -109,6 +113,11 @@ class ProgramBuilder:
             self.launch(kernels, ins, outs, nodes)
         else:
             self.fused(group, nodes)
+        for k in range(first, len(self.steps)):
+            step = self.steps[k]
+            if isinstance(step, KernelStep):
+                self.steps[k] = replace(step, group=number, stage=group.stage,
+                                        threads=group.threads)
 
     def fused(self, group: Group, nodes: list[Node]) -> None:
         cut = extract(self.graph, nodes)
@@ -177,6 +186,23 @@ class ProgramBuilder:
 def _written(kernel: Kernel) -> int:
     count = sum(what == "out" for what, _ in kernel.buffers)
     return count if count else 1
+
+
+def _side_by_side(steps: list[Step]) -> list[Step]:
+    """The steps of every stage in the order that lets threads take them up together: first what one
+    thread does alone, then what many share. What many threads pack comes before the stage."""
+    ordered: list[Step] = []
+    for first, last in dict.fromkeys(side_by_side(steps)):
+        stage = [s for s in steps[first : last + 1] if isinstance(s, KernelStep)]
+        if first == last or len(stage) <= last - first:
+            ordered += steps[first : last + 1]
+            continue
+        final = {s.group: s for s in stage}
+        packing = [s for s in stage if s.threads != 1 and final[s.group] is not s]
+        main = [s for s in stage if s.threads == 1 or final[s.group] is s]
+        ordered += [replace(s, stage=None, threads=None) for s in packing]
+        ordered += [s for s in main if s.threads == 1] + [s for s in main if s.threads != 1]
+    return ordered
 
 
 def build_program(graph: Graph, schedule: Schedule, target: Target, region: Region,

@@ -9,12 +9,13 @@ from __future__ import annotations
 import operator
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..ir.errors import OptionError, ParseError, ScheduleError, quote
 from ..ir.graph import Graph
-from ..ir.schedule import Group, Schedule, check_order, parse_schedule
+from ..ir.schedule import Schedule, check_order, parse_schedule
 from ..ir.target import Target
 from ..runtime.cache import ObjectCache
 from ..runtime.store import ProgramCache
@@ -133,7 +134,7 @@ def schedule_of(text: str, graph: Graph) -> Schedule:
     if it is not legal, ``ParseError`` if the text cannot be read."""
     found = parse_schedule(text)
     check_schedule(found, graph)
-    ordered = (Group(tuple(sorted(g.nodes)), g.implementation, g.tiles) for g in found.groups)
+    ordered = (replace(g, nodes=tuple(sorted(g.nodes))) for g in found.groups)
     return Schedule(found.graph, tuple(ordered))
 
 

@@ -3,12 +3,23 @@
 A ``Schedule`` is a list of groups in execution order; a group is a set of nodes that become one
 kernel, with the implementation that was chosen and its tile sizes. It names nodes by their number
 in ``graph.nodes``, so it belongs to one graph, whose digest it carries. It prints and parses, so it
-can be edited by hand and replayed.
+can be edited by hand and replayed:
+
+    schedule 3f1c...
+      g0 = loops [4, 5]
+      g1 = contract [6, 8] {stage=0, threads=3}
+      g2 = loops [7, 9] {stage=0, threads=1}
+
+Groups that follow one another with the same stage number form a *stage*: they run side by side,
+each on its share of the threads, and the next group begins when all of them are done. A group
+without a stage number leaves it to the runtime what it may overlap with. Views do no work: they
+belong to no stage and do not end one.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .errors import ParseError, ScheduleError
@@ -17,6 +28,8 @@ from .graph import Graph, Node
 IMPLEMENTATIONS = ("loops", "contract", "opaque", "view", "bind", "control", "host")
 """loops: emitted loop nests; contract: a micro-kernel with its epilogue; opaque: the op's own
 kernel; view: the same memory; bind, control, host: steps of the runtime."""
+KERNELS = ("loops", "contract", "opaque")
+"""Of these, what runs as kernels, on any number of threads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +42,10 @@ class Group:
     """One of ``IMPLEMENTATIONS``."""
     tiles: tuple[tuple[str, int], ...] = ()
     """Tile sizes by name; what is absent is chosen by the kernel."""
+    stage: int | None = None
+    """Number of the stage; None: what it overlaps with is the runtime's to see."""
+    threads: int | None = None
+    """Threads that work on it, at most those of the team; None: chosen by the runtime."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +59,21 @@ class Schedule:
         """The nodes of each group."""
         return [tuple(graph.nodes[i] for i in g.nodes) for g in self.groups]
 
+    def stages(self) -> list[tuple[int, ...]]:
+        """Numbers of the groups that run side by side, stage by stage; a group without a stage
+        number is alone. Views are left out."""
+        found: list[tuple[int, ...]] = []
+        last: int | None = None
+        for k, group in enumerate(self.groups):
+            if group.implementation == "view":
+                continue
+            if group.stage is not None and group.stage == last:
+                found[-1] = (*found[-1], k)
+            else:
+                found.append((k,))
+            last = group.stage
+        return found
+
     def __str__(self) -> str:
         return print_schedule(self)
 
@@ -50,13 +82,20 @@ def print_schedule(schedule: Schedule, graph: Graph | None = None) -> str:
     """One group per line; with the graph at hand, ops are shown as a comment."""
     lines = [f"schedule {schedule.graph}"]
     for k, group in enumerate(schedule.groups):
-        tiles = " {" + ", ".join(f"{n}={v}" for n, v in group.tiles) + "}" if group.tiles else ""
+        settings = ", ".join(f"{name}={value}" for name, value in _settings(group))
         nodes = ", ".join(map(str, group.nodes))
         note = ""
         if graph is not None:
             note = "  # " + " ".join(graph.nodes[i].op for i in group.nodes)
-        lines.append(f"  g{k} = {group.implementation} [{nodes}]{tiles}{note}")
+        braces = f" {{{settings}}}" if settings else ""
+        lines.append(f"  g{k} = {group.implementation} [{nodes}]{braces}{note}")
     return "\n".join(lines) + "\n"
+
+
+def _settings(group: Group) -> list[tuple[str, int]]:
+    """What stands in braces behind a group."""
+    own = (("stage", group.stage), ("threads", group.threads))
+    return [*((name, value) for name, value in own if value is not None), *group.tiles]
 
 
 _LINE = re.compile(r"g\d+\s*=\s*(\w+)\s*\[([\d,\s]*)\]\s*(?:\{([^}]*)\})?\s*\Z")
@@ -75,24 +114,36 @@ def parse_schedule(text: str) -> Schedule:
         match = _LINE.match(line)
         if match is None or match[1] not in IMPLEMENTATIONS:
             raise ParseError(f"schedule line {number}: cannot read {line[:80]!r}; expected "
-                             f"`g0 = IMPLEMENTATION [nodes] {{tile=size}}`")
+                             f"`g0 = IMPLEMENTATION [nodes] {{name=number}}`")
         nodes = tuple(int(n) for n in match[2].replace(",", " ").split())
-        tiles = []
-        for item in (match[3] or "").split(","):
-            if item.strip():
-                name, _, size = item.partition("=")
-                if not size.strip().isdigit():
-                    raise ParseError(f"schedule line {number}: bad tile size {item.strip()!r}")
-                tiles.append((name.strip(), int(size)))
-        groups.append(Group(nodes, match[1], tuple(tiles)))
+        settings = _parse_settings(match[3] or "", number)
+        stage, threads = settings.pop("stage", None), settings.pop("threads", None)
+        groups.append(Group(nodes, match[1], tuple(settings.items()), stage, threads))
     if not digest:
         raise ParseError("a schedule begins with `schedule DIGEST`")
     return Schedule(digest, tuple(groups))
 
 
+def _parse_settings(text: str, number: int) -> dict[str, int]:
+    """What stands in the braces of line ``number``, by name."""
+    found: dict[str, int] = {}
+    for item in text.split(","):
+        if not item.strip():
+            continue
+        name, _, value = (part.strip() for part in item.partition("="))
+        if not (name and value.isascii() and value.isdigit()):
+            raise ParseError(f"schedule line {number}: bad setting {item.strip()!r}; expected "
+                             "stage=NUMBER, threads=NUMBER or a tile size")
+        if name in found:
+            raise ParseError(f"schedule line {number}: {name} is given twice")
+        found[name] = int(value)
+    return found
+
+
 def check_order(schedule: Schedule, graph: Graph) -> None:
     """Raises ``ScheduleError`` unless the groups partition the graph's nodes (inputs and
-    constants aside) and every group comes after what it depends on."""
+    constants aside), every group comes after what it depends on, and the groups of a stage follow
+    one another and do not depend on one another."""
     if schedule.graph != graph.digest:
         raise ScheduleError(f"the schedule is for graph {schedule.graph[:12]}, "
                             f"this one is {graph.digest[:12]}")
@@ -111,3 +162,46 @@ def check_order(schedule: Schedule, graph: Graph) -> None:
             if dep.op not in ("input", "const") and place[dep] > place[node]:
                 raise ScheduleError(f"group g{place[node]} runs before g{place[dep]}, which "
                                     f"computes its operand {dep.op}")
+    _check_stages(schedule, graph, place)
+
+
+def _check_stages(schedule: Schedule, graph: Graph, place: dict[Node, int]) -> None:
+    """Stages and shares; ``place`` gives the group of every node."""
+    for k, group in enumerate(schedule.groups):
+        given = [name for name, value in _settings(group) if name in ("stage", "threads")]
+        if given and group.implementation not in KERNELS:
+            raise ScheduleError(f"group g{k}: {given[0]} is for groups that run as kernels "
+                                f"({', '.join(KERNELS)}), not for {group.implementation}")
+        if group.threads is not None and group.threads < 1:
+            raise ScheduleError(f"group g{k}: its share is {group.threads} threads; it needs one")
+    last: dict[int, int] = {}
+    for members in schedule.stages():
+        stage = schedule.groups[members[0]].stage
+        if stage is None:
+            continue
+        if stage in last:
+            raise ScheduleError(f"groups g{last[stage]} and g{members[0]} are of stage {stage}, but"
+                                " not what is between them: the groups of a stage follow one "
+                                "another")
+        last[stage] = members[-1]
+        for k in members:
+            for other in _needs(graph, schedule.groups[k].nodes, schedule.groups, place):
+                if other in members and other != k:
+                    raise ScheduleError(f"group g{k} needs what g{other} computes: they cannot run "
+                                        f"side by side in stage {stage}")
+
+
+def _needs(graph: Graph, nodes: Sequence[int], groups: Sequence[Group], place: dict[Node, int]
+           ) -> set[int]:
+    """Groups whose results ``nodes`` read, seen through views."""
+    found: set[int] = set()
+    todo = [graph.nodes[i] for i in nodes]
+    while todo:
+        for dep in graph.dependencies(todo.pop()):
+            if dep not in place:
+                continue
+            if groups[place[dep]].implementation == "view":
+                todo.append(dep)
+            else:
+                found.add(place[dep])
+    return found

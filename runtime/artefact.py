@@ -203,7 +203,7 @@ def _step_out(step: Step) -> list[Any]:
     if isinstance(step, KernelStep):
         sizes = [_dim_out(d) for d in (step.tiles, step.scratch_bytes, step.flops, step.nbytes)]
         return ["kernel", step.kernel, step.buffers, [_dim_out(d) for d in step.params], sizes,
-                step.label, step.n_outputs]
+                step.label, step.n_outputs, step.group, step.stage, step.threads]
     if isinstance(step, BindStep):
         return ["bind", step.symbol, step.buffer]
     attrs = [[k, attr_text(v)] for k, v in step.attrs.items()]
@@ -216,10 +216,10 @@ def _step_out(step: Step) -> list[Any]:
 def _step_in(value: list[Any]) -> Step:
     what, *rest = value
     if what == "kernel":
-        kernel, buffers, params, sizes, label, n_outputs = rest
+        kernel, buffers, params, sizes, *others = rest
         tiles, scratch, flops, nbytes = map(_dim_in, sizes)
         return KernelStep(kernel, tuple(buffers), tuple(map(_dim_in, params)), tiles, scratch,
-                          flops, nbytes, label, n_outputs)
+                          flops, nbytes, *others)
     if what == "bind":
         return BindStep(*rest)
     kind, attrs, inputs, outputs, *bodies = rest

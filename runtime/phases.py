@@ -6,17 +6,25 @@ writes what the other touches, addresses compared after planning) with something
 is not in its own run: independent siblings share a phase and need not wait for one another. A split
 step is cut into more chunks than threads where the chunks stay long enough, so that a thread that
 is held up costs the others little.
+
+Where the schedule gives stages, a phase is a stage: it begins and ends with one, the steps of one
+group that are not split form a run, and those of different groups are different units, which
+threads take up side by side. Memory is planned so that the groups of a stage never conflict. A
+share below the team's size is the number of chunks, so that no more threads than that ever work on
+the step.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
 from ..ir.target import Target
 from .driver import BARRIER, PARALLEL, ROW_CHUNK, ROW_CHUNKS, ROW_FLAGS, ROW_TILES, ROW_TOTAL
+from .program import KernelStep
 
 _CHUNK_S = 20e-6
 """Estimated time of a chunk below which a step is not cut into more chunks than threads."""
@@ -40,21 +48,37 @@ class Shape:
 
 
 def share(
-    tiles: np.ndarray, flops: np.ndarray, nbytes: np.ndarray, target: Target, threads: int
+    tiles: np.ndarray, flops: np.ndarray, nbytes: np.ndarray, target: Target, threads: int,
+    given: np.ndarray | None = None,
 ) -> list[int]:
     """For each step: the number of chunks to cut it into, 0 where one thread should do it all.
 
-    Splitting costs two synchronizations; chunks are kept longer than ``_CHUNK_S``.
+    ``given`` are the threads that the schedule demands, 0 where it demands nothing: then a step is
+    split if that saves more than two synchronizations. Chunks are kept longer than ``_CHUNK_S``.
     """
     seconds = flops / target.flops + nbytes / target.l2_rate
     ways = np.clip(np.minimum(tiles, threads), 1, None)
     worth = seconds * (1 - 1 / ways) > 2 * target.sync_s
     each = np.clip(seconds / threads / _CHUNK_S, 1, _CHUNKS).astype(np.int64)
     chunks = np.minimum(tiles, each * threads)
+    if given is not None and threads > 1:
+        chunks = np.where((given > 0) & (given < threads), np.minimum(tiles, given), chunks)
+        worth = np.where(given > 0, chunks > 1, worth)
     return [int(c) if w else 0 for c, w in zip(chunks, worth)]
 
 
-def arrange(rows: np.ndarray, shares: Sequence[int], touched: Sequence[Sequence[Access]]) -> Shape:
+def has_stages(steps: Sequence[KernelStep]) -> bool:
+    """Whether groups are to run side by side, which needs a team even if none is split."""
+    return any(
+        a.stage is not None and a.stage == b.stage and a.group != b.group
+        for a, b in pairwise(steps)
+    )
+
+
+def arrange(
+    rows: np.ndarray, shares: Sequence[int], touched: Sequence[Sequence[Access]],
+    steps: Sequence[KernelStep],
+) -> Shape:
     """Fills in flags, chunks and totals of the rows (int64, one per step)."""
     flags, sizes, chunks, totals = ([0] * len(rows) for _ in range(4))
     tiles = rows[:, ROW_TILES].tolist()
@@ -67,31 +91,33 @@ def arrange(rows: np.ndarray, shares: Sequence[int], touched: Sequence[Sequence[
     """What the current run touches."""
     for i, (count, own) in enumerate(zip(shares, touched)):
         split = count > 0
-        if split or not running:
+        stage, before = steps[i].stage, steps[max(0, i - 1)].stage
+        joins = running and not split and (stage is None or steps[i].group == steps[run].group)
+        if not joins:
             pending += current
             current = []
-        if i == 0 or total + count > _MOST or _conflict(own, pending):
+        if i == 0 or stage != before or total + count > _MOST or _conflict(own, pending):
             if i > 0:
                 totals[start] = total
                 flags[i] = BARRIER
             phases += 1
             most = max(most, in_phase)
             in_phase = total = 0
-            start, running = i, False
+            start, joins = i, False
             pending, current = [], []
         if split:
             sizes[i] = size = -(-tiles[i] // count)
             flags[i] |= PARALLEL
             chunks[i] = -(-tiles[i] // size)
             total += chunks[i]
-            running = False
-        elif not running:
-            run, running = i, True
+        elif joins:
+            chunks[run] += 1
+        else:
+            run = i
             chunks[i] = 1
             total += 1
-        else:
-            chunks[run] += 1
-        if split or run == i:
+        running = not split
+        if not joins:
             units += 1
             in_phase += 1
         current += own

@@ -25,6 +25,7 @@ from .program import (
     Program,
     bare_symbol,
     input_symbols,
+    side_by_side,
     step_reads,
     step_writes,
 )
@@ -224,13 +225,15 @@ def _classify(result: Layout) -> None:
 
 
 def _lifetimes(result: Layout) -> None:
+    """First and last use of every root. Steps that run side by side may do so at any time of their
+    stage: what one of them touches is alive during all of them."""
     program = result.program
-    for position, step in enumerate(program.steps):
+    for step, (first, last) in zip(program.steps, side_by_side(program.steps)):
         for b in (*step_reads(step), *step_writes(step)):
             root = result.roots[program.roots[b]]
             if root.first < 0:
-                root.first = position
-            root.last = position
+                root.first = first
+            root.last = last
     for number, root in result.roots.items():
         kind = program.buffers[number].type
         if root.kind == "arena" and root.first >= 0 and isinstance(kind, TensorType):

@@ -13,7 +13,7 @@ the sizes that their inputs do not define (see ``ir.ops.control``).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -84,6 +84,13 @@ class KernelStep:
     n_outputs: int | None = None
     """The last ``n_outputs`` of ``buffers`` are written, the others only read. None: unknown, all
     may be written (which costs barriers)."""
+    group: int | None = None
+    """Number of the group of the schedule it belongs to."""
+    stage: int | None = None
+    """Steps that follow one another with the same number run side by side, those of one group in
+    order."""
+    threads: int | None = None
+    """Threads that work on it, at most those of the team; None: the runtime's choice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +198,25 @@ def step_writes(step: Step) -> tuple[int, ...]:
     return () if isinstance(step, BindStep) else step.outputs
 
 
+def side_by_side(steps: Sequence[Step]) -> list[tuple[int, int]]:
+    """For each step: first and last position of the steps that may run at the same time because
+    they are of one stage; its own position twice where it is of none."""
+    found: list[tuple[int, int]] = []
+    first = 0
+    for last, step in enumerate(steps):
+        following = steps[last + 1] if last + 1 < len(steps) else None
+        number = stage_of(step)
+        if number is None or following is None or stage_of(following) != number:
+            found += [(first, last)] * (last + 1 - first)
+            first = last + 1
+    return found
+
+
+def stage_of(step: Step) -> int | None:
+    """The number of the step's stage; only kernels have one."""
+    return step.stage if isinstance(step, KernelStep) else None
+
+
 def bare_symbol(dim: Dim) -> str | None:
     """The name, if ``dim`` is one symbol and nothing else."""
     if isinstance(dim, Expr):
@@ -249,6 +275,9 @@ def step_line(step: Step) -> str:
         text += f" tiles={step.tiles}"
         if step.scratch_bytes != 0:
             text += f" scratch={step.scratch_bytes}"
+        for name in ("stage", "threads"):
+            if (number := getattr(step, name)) is not None:
+                text += f" {name}={number}"
         return text + (f"  # {quote(step.label)}" if step.label else "")
     if isinstance(step, BindStep):
         return f"bind {step.symbol} = %{step.buffer}"

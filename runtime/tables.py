@@ -21,7 +21,7 @@ from ..ir.target import Target
 from ..ir.types import TensorType
 from .arena import Arena, Plan
 from .driver import ROW_PARAMS, ROW_REFS, ROW_TILES, ROW_WORDS
-from .phases import Shape, arrange, share
+from .phases import Shape, arrange, has_stages, share
 from .plan import ALIGN, HostItem, Layout, Segment, aligned
 from .program import KernelStep, step_writes
 from .sizes import Sizes
@@ -108,6 +108,7 @@ class _SegmentTemplate:
         steps = [program.steps[i] for i in range(segment.first, segment.last)]
         kernels = [s for s in steps if isinstance(s, KernelStep)]
         count = len(kernels)
+        self.steps = kernels
         self.count = count
         self.rows = np.zeros((count, ROW_WORDS), np.int64)
         slots: list[int] = []
@@ -145,6 +146,8 @@ class _SegmentTemplate:
             [[sizes.slot(getattr(s, name)) for s in kernels] for name in per_step], np.int64
         ).reshape(len(per_step), count)
         self.widest = max((len(s.buffers) for s in kernels), default=0)
+        self.given = np.array([s.threads or 0 for s in kernels], np.int64)
+        self.staged = has_stages(kernels)
 
     def fill(
         self, values: np.ndarray, offsets: Mapping[int, int], target: Target, threads: int
@@ -166,13 +169,13 @@ class _SegmentTemplate:
         low += values[self.ref_offsets]
         pairs[:, 1] = low
         words[rows + refs : -1] = values[self.params]
-        shares = share(tiles, flops, nbytes, target, threads)
+        shares = share(tiles, flops, nbytes, target, threads, self.given)
         shape = Shape()
-        if any(shares):
+        if any(shares) or self.staged and threads > 1:
             high = (low + values[self.ref_bytes]).tolist()
             spans = list(zip(self.slots.tolist(), low.tolist(), high))
             touched = [[(*spans[r], w) for r, w in step] for step in self.accesses]
-            shape = arrange(table, shares, touched)
+            shape = arrange(table, shares, touched, self.steps)
         return Table(
             words, address, self.count, shape.phases > 0, int(scratch.max(initial=0)),
             self.widest, shape,
