@@ -26,14 +26,19 @@ MAX_THREADS = 1024
 Pathlike = str | os.PathLike[str]
 
 
-def target_of(given: object) -> Target:
-    """A ``Target``, from itself, the name of a preset, or the path of a target file."""
+def machine_of(given: object) -> Target:
+    """A ``Target``, from itself, the name of a preset, or the path of a target file; it may be a
+    machine to think about only."""
     if isinstance(given, Target):
-        found = given
-    elif isinstance(given, (str, os.PathLike)):
-        found = _named_target(given)
-    else:
-        raise OptionError(f"target: a name, a file or a Target, not {type(given).__name__}")
+        return given
+    if isinstance(given, (str, os.PathLike)):
+        return _named_target(given)
+    raise OptionError(f"target: a name, a file or a Target, not {type(given).__name__}")
+
+
+def target_of(given: object) -> Target:
+    """A ``Target`` that code is to run on, as ``machine_of`` finds it."""
+    found = machine_of(given)
     if not found.runs_here():
         raise OptionError(f"target {quote(found.name)} ({found.isa[:80]}) needs instructions that "
                           "this machine lacks: code for it could not be run here")

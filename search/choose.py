@@ -9,7 +9,7 @@ under the model that chose it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -22,7 +22,7 @@ from ..ir.target import Target
 from ..ir.types import TensorType, type_symbols
 from .candidates import Candidate, Candidates, schedule_of
 from .greedy import Fuser
-from .models import Context, CostModel, facts
+from .models import Context, CostModel, GroupFacts, facts
 from .models import model as model_of
 from .problem import Found, Problem, make_problem
 from .settings import ASSUMED, Search
@@ -101,6 +101,16 @@ class Space:
     """Its cost."""
     model: str
     unit: str
+    objectives: tuple[str, ...] = ()
+    """Names of what a model of several objectives minimizes; empty for a model of one."""
+    parts: np.ndarray | None = None
+    """f64[candidates, objectives] where there are several."""
+
+    def vector(self, chosen: Sequence[int]) -> dict[str, float]:
+        """The objectives of a solution by name; empty where there is only the cost."""
+        if self.parts is None:
+            return {}
+        return dict(zip(self.objectives, self.parts[list(chosen)].sum(axis=0).tolist()))
 
     @property
     def start(self) -> np.ndarray:
@@ -154,13 +164,19 @@ def _solve(space: Space, how: Search, progress: Progress | None) -> tuple[Found,
 def price(graph: Graph, table: Candidates, model: CostModel, target: Target, how: Search
           ) -> np.ndarray:
     """f64[candidates]: what the model says each costs."""
+    numbers, constants = counted(graph, table, how.expect)
+    return model.costs(numbers, Context(target, max(1, how.threads), constants))
+
+
+def counted(graph: Graph, table: Candidates, expect: Mapping[str, int]
+            ) -> tuple[list[GroupFacts], float]:
+    """The numbers of every candidate at the sizes expected (or assumed), and the bytes of all
+    constants of the graph."""
     symbols = {s for n in graph.nodes for t in n.types for s in type_symbols(t)}
-    known = {s: how.expect.get(s, ASSUMED) for s in symbols}
+    known = {s: expect.get(s, ASSUMED) for s in symbols}
     numbers = [facts(c.cost, known) for c in table.found.values()]
     held: dict[str, Dim] = {}
     for node in graph.nodes:
         if node.op == "const" and isinstance(node.types[0], TensorType):
             held[node.attrs["digest"]] = node.types[0].nbytes()
-    constants = float(sum(n for n in held.values() if isinstance(n, int)))
-    return model.costs(numbers, Context(target, max(1, how.threads), constants))
-
+    return numbers, float(sum(n for n in held.values() if isinstance(n, int)))

@@ -14,7 +14,7 @@ and a solution is checked node by node in the end, so a collision can cost quali
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -59,6 +59,10 @@ class Problem:
         """Number of candidates."""
         return len(self.cost)
 
+    def priced(self, cost: np.ndarray) -> Problem:
+        """The same groups at other costs, f8[g]. Raises ``ValueError`` for costs that are none."""
+        return replace(self, cost=_checked(cost, self.candidates))
+
     def group(self, candidate: int) -> tuple[int, ...]:
         """Members of a candidate."""
         start, stop = self.member_ptr[candidate : candidate + 2]
@@ -97,9 +101,7 @@ def make_problem(
     pairs = sorted(set(edges))
     if any(not 0 <= a < b < nodes for a, b in pairs):
         raise ValueError("an edge leads backwards or to a node that does not exist")
-    costs = np.asarray(cost, np.float64)
-    if costs.shape != (len(groups),) or not np.isfinite(costs).all() or (costs < 0).any():
-        raise ValueError("there is one finite cost, not negative, per candidate")
+    costs = _checked(cost, len(groups))
     if set(range(nodes)) - {g[0] for g in groups if len(g) == 1}:
         raise ValueError("every node alone is a candidate")
     if any(len(g) > MOST_NODES for g in groups):
@@ -117,6 +119,13 @@ def make_problem(
         np.array([v for g in groups for v in g], np.int32),
         costs, word, keys, values, longest,
     )  # fmt: skip
+
+
+def _checked(cost: Sequence[float] | np.ndarray, count: int) -> np.ndarray:
+    costs = np.asarray(cost, np.float64)
+    if costs.shape != (count,) or not np.isfinite(costs).all() or (costs < 0).any():
+        raise ValueError("there is one finite cost, not negative, per candidate")
+    return costs
 
 
 def _starts(owners: Iterable[int], nodes: int) -> np.ndarray:

@@ -46,6 +46,19 @@ def models() -> tuple[str, ...]:
     return tuple(sorted(installed | _REGISTERED.keys()))
 
 
+def factory(name: str) -> Factory:
+    """What makes the model of that name. Raises ``OptionError`` for a name nobody registered."""
+    found = _REGISTERED.get(name.lower())
+    if found is None:
+        for point in entry_points(group=ENTRY_POINTS):
+            if point.name.lower() == name.lower():
+                found = point.load()
+    if found is None:
+        known = ", ".join(models())
+        raise OptionError(f"there is no cost model {quote(name)}: known are {known}")
+    return found
+
+
 def model(name: str | CostModel = DEFAULT) -> CostModel:
     """The model of that name with its default settings; a model is answered as it is. Raises
     ``OptionError`` for a name nobody registered and for what is not a model."""
@@ -53,15 +66,7 @@ def model(name: str | CostModel = DEFAULT) -> CostModel:
         if not isinstance(name, CostModel):
             raise OptionError(f"cost model: a name or a CostModel, not {type(name).__name__}")
         return name
-    factory = _REGISTERED.get(name.lower())
-    if factory is None:
-        for point in entry_points(group=ENTRY_POINTS):
-            if point.name.lower() == name.lower():
-                factory = point.load()
-    if factory is None:
-        known = ", ".join(models())
-        raise OptionError(f"there is no cost model {quote(name)}: known are {known}")
-    made = factory()
+    made = factory(name)()
     if not isinstance(made, CostModel):
         raise OptionError(f"cost model {quote(name)}: {type(made).__name__} lacks a part of the "
                           "protocol (name, unit, objectives, costs, explain)")
@@ -70,6 +75,6 @@ def model(name: str | CostModel = DEFAULT) -> CostModel:
 
 __all__ = [
     "CD", "DEFAULT", "SECONDS", "Bounds", "Context", "CostModel", "Explanation", "Factory",
-    "Failure", "GroupFacts", "MultiObjective", "Roofline", "check_model", "context_of", "facts",
-    "facts_of", "model", "models", "register_model", "sensitivity",
+    "Failure", "GroupFacts", "MultiObjective", "Roofline", "check_model", "context_of", "factory",
+    "facts", "facts_of", "model", "models", "register_model", "sensitivity",
 ]  # fmt: skip
