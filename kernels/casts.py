@@ -30,7 +30,6 @@ from .words import (
     call,
     signed,
     simple,
-    suffix,
     word,
 )
 
@@ -64,9 +63,26 @@ def _float_to_integer(builder: ir.IRBuilder, value: Any, target: types.Type, kin
         wide, sign = I32, "s"
     elif kind.width == 32 and sign == "u":
         wide, sign = I64, "s"
-    name = f"llvm.fpto{sign}i.sat.i{wide.width}.{suffix(value.type)}"
-    result = call(builder, name, wide, [value])
+    result = _saturated(builder, value, wide, sign == "s")
     return result if wide == kind else builder.trunc(result, kind)
+
+
+def _saturated(b: ir.IRBuilder, value: Any, wide: ir.IntType, is_signed: bool) -> Any:
+    """``value`` truncated and limited to the integer type; NaN becomes 0.
+
+    By comparisons and selects: LLVM has an intrinsic for it (``fptosi.sat``), which it takes apart
+    lane by lane where a loop is vectorized.
+    """
+    bits = wide.width - is_signed
+    low, high = -(1 << bits) if is_signed else 0, 1 << bits
+    below, above = ir.Constant(value.type, float(low)), ir.Constant(value.type, float(high))
+    fits = b.and_(b.fcmp_ordered(">=", value, below), b.fcmp_ordered("<", value, above))
+    safe = b.select(fits, value, ir.Constant(value.type, 0.0))
+    whole = (b.fptosi if is_signed else b.fptoui)(safe, wide)
+    whole = b.select(b.fcmp_ordered(">=", value, above), ir.Constant(wide, high - 1), whole)
+    if not is_signed:  # what is below is 0 already
+        return whole
+    return b.select(b.fcmp_ordered("<", value, below), ir.Constant(wide, low), whole)
 
 
 def _double_to_odd_float(b: ir.IRBuilder, value: Any) -> Any:
