@@ -1,6 +1,7 @@
 """Lowering of groups without a micro-kernel: maps and reductions with the maps around them.
 
-A map group is one loop nest per output. A group with reductions is tiled by the positions its
+A map group is one loop nest per output; small windows are written out and make maps, too
+(``unroll``). A group with reductions is tiled by the positions its
 reductions are read at: per tile, each reduction runs its loop, then the outputs run theirs, and
 values that are dear and needed again stay in a scratch row. Where memory is contiguous along the
 tile instead of along the reduced axes (channels-last statistics, pooling), the tile is a strip of
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from ..ir.access import Cond, linear_index
 from ..ir.axes import Axis, coefficient, fresh_axes, merge_axes, name_of
@@ -41,6 +43,7 @@ from ..ir.tiles import (
 )  # fmt: skip
 from ..ir.types import DType
 from .nest import Accumulate, BufferDecl, Domain, Loop, Nest, Store, substitute_body
+from .unroll import border_cut, unrolls, window_element
 
 LANES = 256
 """Width of a strip of lanes: accumulators of 1 KB."""
@@ -130,7 +133,8 @@ def lower_map(low: Lowering) -> None:
 
 def _pieces(low: Lowering, axes: list[Axis], index: Index, outputs: list[int], depth: int
             ) -> list[tuple[list[Axis], Index]]:
-    """Cuts the iteration space where operands of a concatenation meet, if along one axis."""
+    """Cuts the iteration space where operands of a concatenation meet, if along one axis, and
+    where the padding of the innermost axis begins."""
     low.puller.start()
     for k in outputs:
         low.puller.element(low.graph.outputs[k][1], index)
@@ -140,18 +144,27 @@ def _pieces(low: Lowering, axes: list[Axis], index: Index, outputs: list[int], d
         cut = _cut(regions, axes)
         if cut is None:
             continue
-        k, bounds = cut
-        result = []
-        for lo, size in bounds:
-            if size == 0:
-                continue
-            v = low.names.var(size)
-            mapping = {name_of(axes[k].var): lo + v}
-            new = [*axes[:k], *([Axis(v, size)] if isinstance(v, Expr) else []), *axes[k + 1 :]]
-            at = tuple(substitute(i, mapping) for i in index)
-            result.extend(_pieces(low, new, at, outputs, depth + 1))
-        return result
-    return [(axes, index)]
+        return [piece for new, at in _cut_pieces(low, axes, index, *cut)
+                for piece in _pieces(low, new, at, outputs, depth + 1)]
+    cut_off = border_cut((low.puller.element(low.graph.outputs[k][1], index) for k in outputs),
+                         axes)
+    return [(axes, index)] if cut_off is None else _cut_pieces(low, axes, index, -1, cut_off)
+
+
+def _cut_pieces(low: Lowering, axes: list[Axis], index: Index, k: int,
+                bounds: Sequence[tuple[Dim, Dim]]) -> list[tuple[list[Axis], Index]]:
+    """The iteration space in pieces (start, size) along axis ``k``."""
+    result = []
+    for lo, size in bounds:
+        if size == 0:
+            continue
+        v = low.names.var(size)
+        mapping = {name_of(axes[k].var): lo + v}
+        new = list(axes)
+        new[k] = Axis(v, size)
+        result.append(([a for a in new if isinstance(a.var, Expr)],
+                       tuple(substitute(i, mapping) for i in index)))
+    return result
 
 
 def _cut(regions: tuple, axes: list[Axis]) -> tuple[int, list[tuple[Dim, Dim]]] | None:
@@ -426,7 +439,11 @@ def _needed_later(graph: Graph, nodes: Sequence[Node], after: Node) -> set[Value
 def lower_loops(graph: Graph) -> Nest:
     """Lowers a group that needs no micro-kernel; raises ``Refused`` with the reason."""
     low = Lowering(graph)
-    if any(is_reduction(n) for n in graph.nodes):
+    if unrolls(graph):
+        low.puller.provided |= {n.out: partial(window_element, low.puller, n)
+                                for n in graph.nodes if is_reduction(n)}
+        lower_map(low)
+    elif any(is_reduction(n) for n in graph.nodes):
         lower_reductions(low)
     else:
         lower_map(low)

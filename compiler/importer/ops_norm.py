@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from onnx import NodeProto
 
-from ...ir.dims import Dim
+from ...ir.dims import Dim, product
 from ...ir.errors import ModelError
 from ...ir.types import F32, DType
 from .ops_reduce import mean_axes
@@ -21,7 +21,7 @@ from .ops_shape import reshape_to
 from .registry import accumulates, lowering
 
 if TYPE_CHECKING:
-    from ...ir.graph import Value
+    from ...ir.graph import Builder, Value
     from .context import Ctx
 
 
@@ -196,18 +196,30 @@ def local_response_normalization(ctx: Ctx, node: NodeProto) -> Value:
     alpha, beta, bias = ctx.attr("alpha", 1e-4), ctx.attr("beta", 0.75), ctx.attr("bias", 1.0)
     if x.rank < 3 or size < 1:
         raise ModelError(f"size {size} of {x.type}")
-    n, c = x.shape[:2]
-    rest: Dim = 1
-    for d in x.shape[2:]:
-        rest = rest * d
-    # A window over channels is a window over rows of the [N, 1, C, rest] view.
-    square = reshape_to(ctx, b.op("mul", x, x), (n, 1, c, rest))
+    # A window over channels is one along the rows of a [pixels, C, 1] image, channels-last.
+    perm = (0, *range(2, x.rank), 1)
+    pixels, c = x.shape[0] * product(x.shape[2:]), x.shape[1]
+    last = b.op("transpose", x, perm=perm)
+    square = reshape_to(ctx, b.op("mul", last, last), (pixels, c, 1))
     total = b.op(
-        "pool", square, kind="sum", kernel=(size, 1), strides=(1, 1), dilations=(1, 1),
-        pads_lo=((size - 1) // 2, 0), pads_hi=(size // 2, 0), layout="first",
+        "pool", square, kind="sum", kernel=(size,), strides=(1,), dilations=(1,),
+        pads_lo=((size - 1) // 2,), pads_hi=(size // 2,), layout="last",
     )  # fmt: skip
-    total = reshape_to(ctx, total, x.shape)
-    return b.op("div", x, b.op("pow", b.op("add", b.op("mul", total, alpha / size), bias), beta))
+    total = b.op("add", b.op("mul", reshape_to(ctx, total, last.shape), alpha / size), bias)
+    y = b.op("div", last, _power(b, total, beta, alpha >= 0 and bias >= 0))
+    return b.op("transpose", y, perm=(0, x.rank - 1, *range(1, x.rank - 1)))
+
+
+def _power(b: Builder, x: Value, exponent: float, positive: bool) -> Value:
+    """``x ** exponent``; multiples of 1/4 by square roots, which are exact to a rounding each and
+    cheaper, where ``x`` is known not to be negative (only of -inf would the answer differ)."""
+    if not positive or exponent not in (0.25, 0.5, 0.75):
+        return b.op("pow", x, exponent)
+    root = b.op("sqrt", x)
+    if exponent == 0.5:
+        return root
+    fourth = b.op("sqrt", root)
+    return fourth if exponent == 0.25 else b.op("mul", root, fourth)
 
 
 @lowering("LpNormalization")

@@ -1,0 +1,142 @@
+"""Small windows as maps: a reduction over few elements becomes one expression.
+
+A pool of 3x3 pixels is nine loads and eight maxima. Written so, per output element, it is a map
+like any other: accumulators live in registers, what precedes and follows is fused, and the loop
+over channels vectorizes. Where a window leaves the image, the position is moved back into it and
+the neutral element is chosen instead (a select whose condition is the same for a whole row of
+channels, so that it costs no branch). Windows along the contiguous axis itself keep guards; the map
+is cut (``border_cut``) so that only its first and last few elements meet them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import product as cartesian
+
+from ..ir.access import Cond, Region
+from ..ir.axes import Axis, coefficient, name_of
+from ..ir.dims import Dim, Expr, dmax, dmin, free_vars, product, substitute, within
+from ..ir.elements import Ex, Index, Puller, is_reduction
+from ..ir.graph import Graph, Node
+from ..ir.ops import lookup
+from ..ir.ops.contraction import split_layout
+from ..ir.ops.reduction import identity
+from ..ir.tiles import accumulator
+from ..ir.types import BOOL, I64
+
+TAPS = 32
+"""Elements of a window that is written out, at most: 5x5, 3x3x3."""
+_COMBINE = {"sum": "add", "max": "max"}
+
+
+def unrolls(graph: Graph) -> bool:
+    """Whether all reductions of a group are small windows that can be written out."""
+    nodes = [n for n in graph.nodes if is_reduction(n)]
+    return bool(nodes) and all(_small(n) for n in nodes)
+
+
+def _small(node: Node) -> bool:
+    a = node.attrs
+    taps = product(a["kernel"]) if lookup(node.op).has("window") else TAPS + 1
+    if not isinstance(taps, int) or taps > TAPS:
+        return False
+    _, spatial, _ = split_layout(node.operands[0].shape, a["layout"])
+    padded = (lo != 0 or hi != 0 for lo, hi in zip(a["pads_lo"], a["pads_hi"], strict=True))
+    # A size that is not known might be 0: then there is no position to move back to.
+    return all(isinstance(d, int) and d > 0 for d, p in zip(spatial, padded, strict=True) if p)
+
+
+def window_element(puller: Puller, node: Node, index: Index) -> Ex:
+    """One element of a window's result as an expression of its operand's elements."""
+    amap = puller.access(node, index)
+    region, = amap.regions
+    kind, out = node.attrs["kind"], node.out.dtype
+    dtype = accumulator(out)
+    unit = Ex("const", dtype, (), identity(kind, dtype).item())
+    lane = next((free_vars(i) for i in reversed(index) if isinstance(i, Expr) and free_vars(i)),
+                frozenset())
+    moving = [(name_of(v), e) for v, e in amap.reduced if isinstance(v, Expr)]
+    total: Ex | None = None
+    for point in cartesian(*(range(e) for _, e in moving)):  # type: ignore[arg-type]
+        mapping: dict[str, Dim] = dict(zip((name for name, _ in moving), point, strict=True))
+        value = _tap(puller, node, region, mapping, unit, lane)
+        if value is None:
+            continue
+        total = value if total is None else Ex("fn", dtype, (total, value), (_COMBINE[kind], ()))
+    result = unit if total is None else total
+    return result if out == dtype else Ex("fn", out, (result,), ("cast", ()))
+
+
+def _tap(puller: Puller, node: Node, region: Region, mapping: dict[str, Dim], unit: Ex,
+         lane: frozenset[str]) -> Ex | None:
+    """What one element of the window contributes; None where it is always outside."""
+    index = [substitute(i, mapping) for i in region.index]  # type: ignore[arg-type]
+    chosen: list[Cond] = []
+    guarded: list[Cond] = []
+    for c in region.when:
+        c = Cond(substitute(c.expr, mapping), c.lo, c.hi)
+        verdict = within(c.expr, c.lo, c.hi)
+        if verdict is False:
+            return None
+        if verdict:
+            continue
+        if free_vars(c.expr) & lane or c.expr not in index:
+            guarded.append(c)
+            continue
+        k = index.index(c.expr)
+        index[k] = dmin(dmax(c.expr, c.lo), c.hi - 1)
+        chosen.append(c)
+    value = puller.element(node.operands[region.operand], tuple(index))
+    if value.dtype != unit.dtype:
+        value = Ex("fn", unit.dtype, (value,), ("cast", ()))
+    if chosen:
+        value = Ex("fn", unit.dtype, (_all_hold(chosen), value, unit), ("select", ()))
+    return Ex("guard", unit.dtype, (value, unit), tuple(guarded)) if guarded else value
+
+
+def _all_hold(conds: Sequence[Cond]) -> Ex:
+    """The conditions as a boolean expression."""
+    result: Ex | None = None
+    for c in conds:
+        position = Ex("index", I64, (), c.expr)
+        for test in (Ex("fn", BOOL, (Ex("index", I64, (), c.lo), position), ("le", ())),
+                     Ex("fn", BOOL, (position, Ex("index", I64, (), c.hi)), ("lt", ()))):
+            result = test if result is None else Ex("fn", BOOL, (result, test), ("and", ()))
+    assert result is not None
+    return result
+
+
+# -- borders -----------------------------------------------------------------------------------
+
+
+def border_cut(values: Iterable[Ex], axes: Sequence[Axis]) -> list[tuple[int, int]] | None:
+    """The innermost axis in three pieces (start, size), guards holding throughout the middle one;
+    None where there is nothing to gain."""
+    if not axes or not isinstance(axes[-1].hi, int) or axes[-1].lo != 0:
+        return None
+    size, name = axes[-1].hi, name_of(axes[-1].var)
+    lo, hi = 0, size
+    for c in _guards(values):
+        step = coefficient(c.expr, name)
+        if free_vars(c.expr) != {name} or not isinstance(step, int) or step <= 0:
+            continue
+        start = substitute(c.expr, {name: 0})
+        if isinstance(start, int) and isinstance(c.lo, int) and isinstance(c.hi, int):
+            lo = max(lo, -((start - c.lo) // step))
+            hi = min(hi, -((start - c.hi) // step))
+    if (lo, hi) == (0, size) or 2 * (hi - lo) < size:
+        return None
+    return [(a, b - a) for a, b in ((0, lo), (lo, hi), (hi, size)) if b > a]
+
+
+def _guards(values: Iterable[Ex]) -> Iterable[Cond]:
+    stack = list(values)
+    seen = set(stack)
+    while stack:
+        ex = stack.pop()
+        if ex.kind == "guard":
+            yield from ex.data
+        for a in ex.args:
+            if a not in seen:
+                seen.add(a)
+                stack.append(a)
