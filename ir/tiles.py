@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from .access import AccessMap, Cond
+from .access import AccessMap, Cond, Gathered, Region
 from .axes import Axis, coefficient, find_split, fresh_axes, name_of, split_axis
 from .dims import Dim, Expr, free_vars, product, substitute, within
 from .elements import Ex, Gather, Index, Names, Puller, Refused, is_reduction, positions
@@ -108,14 +108,13 @@ def reduction_body(low: Space, node: Node, index: Index) -> Reduction:
     """The combined expression of one reduction at a position, its conditions taken out."""
     amap = low.puller.access(node, index)
     out = node.out.dtype
-    found = Reduction(node, index, tuple(Axis(v, e) for v, e in amap.reduced
-                                         if isinstance(v, Expr)))
+    reduced, args, conds = _operands(low, node, amap)
+    found = Reduction(node, index, tuple(reduced))
     kind = node.attrs.get("kind", "sum")
     if kind == "mean":
         found.mean = product(e for _, e in amap.reduced)
     found.kind = "sum" if kind == "mean" else kind
     found.dtype = accumulator(out)
-    args, conds = _operands(low, node, amap)
     wide = [a if kept(a.dtype) == found.dtype
             else Ex("fn", found.dtype, (a,), ("cast", ())) for a in args]
     ex = wide[0]
@@ -125,15 +124,37 @@ def reduction_body(low: Space, node: Node, index: Index) -> Reduction:
     return found
 
 
-def _operands(low: Space, node: Node, amap: AccessMap) -> tuple[list[Ex], tuple[Cond, ...]]:
-    args: list[Ex] = []
-    conds: list[Cond] = []
-    for region in amap.regions:
-        v = node.operands[region.operand]
-        open_ = [c for c in region.when if within(c.expr, c.lo, c.hi) is not True]
-        conds.extend(open_)
-        args.append(low.puller.element(v, region.index))  # type: ignore[arg-type]
-    return args, tuple(conds)
+def _operands(low: Space, node: Node, amap: AccessMap
+              ) -> tuple[list[Axis], list[Ex], tuple[Cond, ...]]:
+    """The reduced axes, the operands' elements and the conditions under which they are read. A
+    reduced axis that an operand's position divides (the inverse of a reshape) is two loops."""
+    axes = [Axis(v, e) for v, e in amap.reduced if isinstance(v, Expr)]
+    regions = amap.regions
+    for _ in range(8):
+        args: list[Ex] = []
+        conds: list[Cond] = []
+        for region in regions:
+            v = node.operands[region.operand]
+            conds += [c for c in region.when if within(c.expr, c.lo, c.hi) is not True]
+            args.append(low.puller.element(v, region.index))  # type: ignore[arg-type]
+        dims = low.seen_positions(args)
+        split = find_split([*dims, *(c.expr for c in conds)], axes)
+        if split is None:
+            break
+        axes, mapping = split_axis(axes, *split, low.names)
+        regions = tuple(_region_at(r, mapping) for r in regions)
+        low.puller.start()  # of what was pulled for the whole axis nothing may be found again
+    return axes, args, tuple(conds)
+
+
+def _region_at(region: Region, mapping: dict[str, Dim]) -> Region:
+    """A region with loop variables replaced."""
+    index = tuple(
+        Gathered(i.operand, tuple(substitute(d, mapping) for d in i.index), i.extent)
+        if isinstance(i, Gathered) else substitute(i, mapping) for i in region.index)
+    when = tuple(Cond(*(substitute(d, mapping) for d in (c.expr, c.lo, c.hi)))
+                 for c in region.when)
+    return Region(region.operand, index, when)
 
 
 class TileSpace:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from ..ir.access import Cond, linear_index
-from ..ir.axes import Axis, coefficient, fresh_axes, merge_axes, name_of
+from ..ir.axes import Axis, coefficient, fresh_axes, merge_axes, mergeable, name_of
 from ..ir.dims import Dim, Expr, ceil_div, dmax, dmin, free_vars, product, substitute
 from ..ir.elements import (
     Ex,
@@ -244,8 +244,13 @@ class _TilePlan(TileSpace):
     """Writes the phases of a group with reductions over its tile space."""
 
     low: Lowering
-    lane: Axis | None = None
-    """The tile axis that is the strip of lanes, if memory is contiguous along it."""
+
+    def __init__(self, low: Lowering, nodes: list[Node]) -> None:
+        super().__init__(low, nodes)
+        self.lane: Axis | None = None
+        """The strip of lanes, if memory is contiguous along the tile."""
+        self.folded: dict[str, Dim] = {}
+        """Tile variables that make the lane, as functions of it."""
 
     # -- lanes -----------------------------------------------------------------------------
 
@@ -268,7 +273,50 @@ class _TilePlan(TileSpace):
                         votes[name_of(a.var)] = votes.get(name_of(a.var), 0) + 1
         best = max(self.tile, key=lambda a: votes.get(name_of(a.var), 0), default=None)
         if best is not None and votes.get(name_of(best.var), 0) > along:
-            self.lane = best
+            self.lane = self.widened(best)
+
+    def widened(self, lane: Axis) -> Axis:
+        """The lane with every tile axis that memory continues along: one long strip, not many
+        short ones. ``folded`` remembers what became of their variables."""
+        self.folded = {name_of(lane.var): lane.var}
+        dims = self.moving_positions()
+        if self.early:  # where they are stored is only known when their phase is written
+            return lane
+        for _ in self.tile:
+            outer = next((a for a in self.tile if name_of(a.var) not in self.folded
+                          and mergeable(dims, a, lane)), None)
+            if outer is None:
+                break
+            wide = Axis(self.low.names.var(outer.hi * lane.hi), outer.hi * lane.hi)
+            step = {name_of(outer.var): 0, name_of(lane.var): wide.var}
+            self.folded = {k: substitute(d, step) for k, d in self.folded.items()} | step
+            dims = [substitute(d, step) for d in dims]
+            lane = wide
+        return lane
+
+    def moving_positions(self) -> list[Dim]:
+        """Positions of everything that the phases read and write; results of reductions lie in
+        scratch, one per lane."""
+        low, dims = self.low, []
+        for node in self.nodes:
+            low.puller.start()
+            r = reduction_body(low, node, self.index[node])
+            assert r.ex is not None
+            dims += [*positions(r.ex), *(d for c in r.conds for d in (c.expr, c.lo, c.hi))]
+        for k, (_, index) in self.late.items():
+            low.puller.start()
+            v = low.graph.outputs[k][1]
+            dims += [linear_index(v.shape, index), *positions(low.puller.element(v, index))]
+        read = [g.value for g in low.used_gathers(dims).values()]
+        return [*dims, *(d for ex in read for d in positions(ex))]
+
+    def fold(self, body: list[Store | Accumulate]) -> list[Store | Accumulate]:
+        """A phase's body in terms of the lane."""
+        return self.low.rename(body, self.folded)
+
+    def fold_conds(self, conds: tuple[Cond, ...]) -> tuple[Cond, ...]:
+        return tuple(Cond(*(substitute(d, self.folded) for d in (c.expr, c.lo, c.hi)))
+                     for c in conds)
 
     # -- phases ----------------------------------------------------------------------------
 
@@ -276,7 +324,7 @@ class _TilePlan(TileSpace):
         """One phase per reduction, then one per output."""
         low = self.low
         steps: list[Loop] = []
-        rows = [a for a in self.tile if a is not self.lane]
+        rows = [a for a in self.tile if name_of(a.var) not in self.folded]
         width: Dim = 1
         if self.lane is not None:
             width = dmin(LANES, self.lane.hi)
@@ -318,12 +366,13 @@ class _TilePlan(TileSpace):
         acc = low.new_scratch(r.dtype, LANES if not isinstance(self.lane.hi, int)
                               else min(LANES, self.lane.hi))
         at = self.lane.var - self.base
-        body = [*stores, Accumulate(r.kind, r.ex, buffer=acc, position=at)]
+        body = self.fold([*stores, Accumulate(r.kind, r.ex, buffer=acc, position=at)])
         keep = frozenset((name_of(self.lane.var),))
-        axes, body = low.simplify((*r.reduced, self.strip), body, keep, r.conds)
+        conds = self.fold_conds(r.conds)
+        axes, body = low.simplify((*r.reduced, self.strip), body, keep, conds)
         self.provide(r, Ex("load", r.dtype, (), (acc, at)))
         clear = Loop((self.strip,), (Store(acc, at, unit),))
-        return [clear, Loop(tuple(axes), tuple(body), guard=r.conds)]
+        return [clear, Loop(tuple(axes), tuple(body), guard=conds)]
 
     def provide(self, r: Reduction, result: Ex) -> None:
         """Makes the reduction's result known to later phases."""
@@ -404,7 +453,7 @@ class _TilePlan(TileSpace):
             inner, body = low.simplify(inner, body)
             return Loop(tuple(inner), tuple(body))
         keep = frozenset((name_of(self.lane.var),))
-        inner, body = low.simplify((*inner, self.strip), body, keep)
+        inner, body = low.simplify((*inner, self.strip), self.fold(body), keep)
         return Loop(tuple(inner), tuple(body))
 
 

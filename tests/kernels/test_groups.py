@@ -17,9 +17,12 @@ from evonnx.ir import interp
 from evonnx.ir.dims import sym
 from evonnx.ir.errors import ScheduleError
 from evonnx.ir.graph import Builder, Graph, Value
+from evonnx.ir.groups import extract
 from evonnx.ir.schedule import Group, Schedule
 from evonnx.ir.target import Target
+from evonnx.ir.tiles import ContractionSpace, Space
 from evonnx.ir.types import BF16, F16, F32, F64, I32, I64, U8, DType, TensorType
+from evonnx.kernels.lower import lower_loops
 from evonnx.runtime.executable import Executable
 from evonnx.search.legality import implementation
 
@@ -213,6 +216,29 @@ def test_reduce(kind: str, axes: tuple[int, ...]) -> None:
     check(b.op("add", y, 1.0), b, {"x": array(3, 5, 19)})
 
 
+@pytest.mark.parametrize("shape", [(7, 5, 3), (3, 17, 31), (2, 300, 4), (4, 0, 3)])
+def test_statistics_across_leading_axes(shape: tuple[int, ...]) -> None:
+    """Every axis behind the reduced one is part of one strip of lanes."""
+    b = Builder()
+    x, w, u = tensor(b, "x", *shape), tensor(b, "w", shape[0], 1, 1), tensor(b, "u", shape[1], 1)
+    for weight in (w, u):
+        c = b.op("sub", x, b.op("reduce", x, kind="mean", axes=(0,), keepdims=True))
+        v = b.op("reduce", b.op("mul", c, c), kind="mean", axes=(0,), keepdims=True)
+        y = b.op("mul", b.op("div", c, b.op("sqrt", b.op("add", v, 1e-5))), weight)
+        check(y, b, {"x": array(*shape), "w": array(shape[0], 1, 1), "u": array(shape[1], 1)})
+
+
+def test_strips_of_lanes_are_as_wide_as_memory_allows() -> None:
+    b = Builder()
+    x = tensor(b, "x", 9, 256, 4)
+    y = b.op("sub", x, b.op("reduce", x, kind="max", axes=(0,), keepdims=True))
+    nest = lower_loops(b.build({"y": y}))
+    assert [a.hi for a in nest.domains[0].rows] == [4]
+    x = array(9, 256, 4)
+    x[3, 5, 2], x[0, 7, 1] = np.nan, np.inf
+    check(y, b, {"x": x})
+
+
 def test_reduction_over_nothing_is_neutral() -> None:
     b = Builder()
     x = tensor(b, "x", 3, S)
@@ -291,6 +317,19 @@ def test_heads_are_put_back_by_the_epilogue() -> None:
     y = b.op("transpose", b.op("dot", p, v, ta=False, tb=False), perm=(0, 2, 1, 3))
     y = b.op("reshape", y, shape=(2, 10, 48))
     assert check(y, b, {"p": array(2, 4, 10, 19), "v": array(2, 4, 19, 12)}) == "contract"
+
+
+def test_heads_are_put_together_by_addresses() -> None:
+    """The reduced axis is two axes of the operand's memory: no position is divided."""
+    b = Builder()
+    x = tensor(b, "x", N, 4, 10, 12)
+    x = b.op("reshape", b.op("transpose", x, perm=(0, 2, 1, 3)), shape=(N, 10, 48))
+    y = b.op("add", b.op("dot", x, b.const(array(48, 20)), ta=False, tb=False), 1.0)
+    assert check(y, b, {"x": array(3, 4, 10, 12)}) == "contract"
+    graph = b.build({"y": y})
+    members = [n for n in graph.nodes if n.op not in ("input", "const")]
+    space = ContractionSpace(Space(extract(graph, members).graph))
+    assert space.direct and [a.hi for a in (*space.taps, *space.run)] == [4, 12]
 
 
 def conv(b: Builder, x: Value, w: np.ndarray, **changes: Any) -> Value:
