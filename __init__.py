@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .compiler.api import Compiled, check, compile
+    from .compiler.figures import figures
     from .compiler.report import Report
+    from .compiler.samples import dataset
     from .compiler.specialize import Specialized
     from .compiler.study import study
     from .ir.errors import (
@@ -41,7 +43,9 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "compiler.api": ("compile", "check", "Compiled"),
+    "compiler.figures": ("figures",),
     "compiler.report": ("Report",),
+    "compiler.samples": ("dataset",),
     "compiler.study": ("study",),
     "compiler.specialize": ("Specialized",),
     "ir.graph": ("Graph",),

@@ -27,7 +27,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 
 from .. import Graph, Schedule, ScheduleError, Target
 from .. import compile as compile_model
@@ -40,7 +39,7 @@ from ..ir.groups import escaping
 from ..ir.schedule import IMPLEMENTATIONS, Group
 from ..runtime.profile import profile
 from .cache import export_dir
-from .stats import geomean, summarize
+from .stats import geomean, kendall, summarize
 
 NOISE = 0.05
 """Part by which the slowest variant must exceed the fastest for a set to count."""
@@ -51,16 +50,6 @@ _CUTS = 6
 _ROUNDS = 15
 _BLOCK_S = 2e-3
 """Seconds of one block of calls of one variant."""
-
-
-def kendall(measured: Sequence[float], predicted: Sequence[float], noise: float = 0.0) -> float:
-    """Kendall's tau over the pairs whose measured values differ by more than the part ``noise``:
-    pairs in the same order less pairs in the opposite order (equal predictions are neither), over
-    all of these pairs. NaN where there are none."""
-    x, y = np.asarray(measured, np.float64), np.asarray(predicted, np.float64)
-    more = x[:, None] > x[None, :] * (1 + noise)
-    agree = np.sign(y[:, None] - y[None, :])[more]
-    return float(agree.mean()) if agree.size else math.nan
 
 
 @dataclass(frozen=True)

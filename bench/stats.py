@@ -56,6 +56,16 @@ def paired_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> 
     return summarize([a / b for a, b in zip(numerators, denominators, strict=True)]).median
 
 
+def kendall(measured: Sequence[float], predicted: Sequence[float], noise: float = 0.0) -> float:
+    """Kendall's tau over the pairs whose measured values differ by more than the part ``noise``:
+    pairs in the same order less pairs in the opposite order (equal predictions are neither), over
+    all of these pairs (M. Kendall, "A new measure of rank correlation", 1938). NaN without any."""
+    x, y = np.asarray(measured, np.float64), np.asarray(predicted, np.float64)
+    more = x[:, None] > x[None, :] * (1 + noise)
+    agree = np.sign(y[:, None] - y[None, :])[more]
+    return float(agree.mean()) if agree.size else math.nan
+
+
 def _flatten(value: Any, path: str) -> list[tuple[str, np.ndarray]]:
     """Arrays inside an output (tensor, sequence, map), with a path that names each."""
     if isinstance(value, Mapping):

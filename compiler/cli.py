@@ -1,4 +1,5 @@
-"""The command line: ``evonnx compile | run | opt | dump | check | ops | bench | calibrate``.
+"""The command line: ``evonnx compile | run | opt | dump | check | ops | bench | calibrate |
+study``.
 
 Every command is a thin wrapper around one public function and takes ``--json``. Heavy modules are
 imported inside the commands, so that ``evonnx --help`` answers at once.
@@ -21,8 +22,9 @@ import click
 
 from .. import __version__
 from ..search.settings import BUDGET, SEARCHES
-from .console import Progress, plain, print_json, print_table, warn
+from .console import Progress, named_sizes, plain, print_json, print_table, warn
 from .operators import STATUSES, read_table
+from .study_command import study
 
 if TYPE_CHECKING:
     from ..ir.errors import Gap
@@ -119,10 +121,10 @@ def _compile(model: Path, label: str, options: dict[str, Any]) -> Compiled:
         return compile_model(
             source, target=options["target"], threads=options["threads"],
             schedule=options["schedule"], pipeline=options["pipeline"],
-            sizes=_sizes("--fix", options["fixed"]) or None,
+            sizes=named_sizes("--fix", options["fixed"]) or None,
             constants=read_constants(options["constants"]) or None, cache=not options["no_cache"],
             search=options["search"], cost_model=options["cost_model"], budget=options["budget"],
-            seed=options["search_seed"], expect=_sizes("--expect", options["expected"]),
+            seed=options["search_seed"], expect=named_sizes("--expect", options["expected"]),
             progress=progress,
         )  # fmt: skip
 
@@ -151,7 +153,7 @@ def compile_command(
 
     compiled = _compile(model, f"compile {model.name}", options)
     if checked:
-        feeds = random_feeds(compiled.inputs, _sizes("--dim", dims), seed)
+        feeds = random_feeds(compiled.inputs, named_sizes("--dim", dims), seed)
         _verify(model, compiled, options["pipeline"], feeds)
     if save_schedule is not None:
         save_schedule.write_text(str(compiled.schedule), encoding="utf-8")
@@ -179,7 +181,7 @@ def run(
     from .feeds import read_feeds, write_arrays
 
     compiled = _compile(model, f"compile {model.name}", options)
-    feeds = read_feeds(inputs, compiled.inputs, _sizes("--dim", dims), seed)
+    feeds = read_feeds(inputs, compiled.inputs, named_sizes("--dim", dims), seed)
     with Progress(f"run {model.name}"):
         began = time.perf_counter()
         results = compiled.run(None, feeds)
@@ -253,7 +255,7 @@ def _load_graph(path: Path, options: Mapping[str, Any]) -> Graph:
     from .irfile import read_graph
 
     with Progress(f"import {path.name}"):
-        return read_graph(path, _sizes("--fix", options["fixed"]),
+        return read_graph(path, named_sizes("--fix", options["fixed"]),
                           read_constants(options["constants"]))  # fmt: skip
 
 
@@ -435,15 +437,7 @@ def calibrate(output: Path | None, seconds: float, as_json: bool) -> None:
         click.echo(plain(target), nl=False)
 
 
-def _sizes(option: str, texts: tuple[str, ...]) -> dict[str, int]:
-    """``NAME=SIZE`` values of ``option`` as a mapping."""
-    sizes = {}
-    for text in texts:
-        name, _, size = text.rpartition("=")
-        if not name or not size.isdecimal():
-            raise click.UsageError(f"{option} wants NAME=SIZE, not {text!r}")
-        sizes[name] = int(size)
-    return sizes
+app.add_command(study)
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:

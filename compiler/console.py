@@ -154,3 +154,14 @@ class Progress:
     def _line(self) -> None:
         elapsed = time.monotonic() - self._began
         warn(f"{self._label}: {self._stage or 'working'} ({elapsed:.0f} s)")
+
+
+def named_sizes(option: str, texts: tuple[str, ...]) -> dict[str, int]:
+    """``NAME=SIZE`` values of ``option`` as a mapping."""
+    sizes = {}
+    for text in texts:
+        name, _, size = text.rpartition("=")
+        if not name or not size.isdecimal():
+            raise click.UsageError(f"{option} wants NAME=SIZE, not {text!r}")
+        sizes[name] = int(size)
+    return sizes

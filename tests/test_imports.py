@@ -31,7 +31,7 @@ ARROWS = {
 }
 """Room -> rooms it may import besides itself; "" is the package's face."""
 
-HEAVY = {"numba", "llvmlite", "onnx", "networkx", "numpy", "ml_dtypes", "rich", "PIL"}
+HEAVY = {"numba", "llvmlite", "onnx", "networkx", "numpy", "ml_dtypes", "rich", "PIL", "matplotlib"}
 PEERS = {"onnxruntime", "openvino", "torch", "transformers"}
 
 
