@@ -4,12 +4,18 @@
 width (constants once, at load; others by a kernel of their own). A tile is a block of rows times a
 block of panels: the addresses of its rows of A are written to a table, one entry per row and tap
 (the indirection buffer of Dukhan 2019, which makes convolution a matrix product without im2col);
-what is not addressable is computed into scratch first. Per panel the micro-kernel fills a strip of
-C in scratch and one loop nest applies whatever follows the contraction and stores the outputs.
+what is not addressable is computed into scratch first. What follows the contraction is done in
+registers by the micro-kernel's store where it can (``epilogue``); else the micro-kernel fills a
+strip of C in scratch per panel, and one loop nest applies the epilogue and stores the outputs.
+
+A long sum is cut into chunks of k, outside the loop over panels, so that a chunk of a panel stays
+in the level-2 cache for all rows of the tile (K. Goto and R. van de Geijn, 2008); between chunks
+partial sums wait in strips. So a tile can have many rows, and B is read few times.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -18,8 +24,9 @@ from ..ir.axes import Axis, coefficient, name_of
 from ..ir.dims import Dim, Expr, ceil_div, dmax, dmin, free_vars, product, substitute
 from ..ir.elements import Ex, map_dims, renamer
 from ..ir.graph import Graph
-from ..ir.tiles import LEFT, SPLITS, ContractionSpace
+from ..ir.tiles import SPLITS, ContractionSpace
 from ..ir.types import F32, I64
+from .epilogue import Finish, Operand, finish_of
 from .lower import Lowering, tile_map
 from .micro import MicroKernel
 from .nest import (
@@ -35,6 +42,10 @@ from .nest import (
     Step,
     Store,
 )  # fmt: skip
+
+CHUNK = 1024
+"""Products of one chunk of a long sum, about: a chunk of a panel is 128 KB."""
+_NO_LIMITS = tuple(Ex("const", F32, (), sign * math.inf) for sign in (-1, 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +101,7 @@ class _Plan:
         self.element, self.sum, self.slack = F32, F32, 0
         """Types of A and C; elements that may be read behind computed rows."""
         self.row_count = product(a.hi for a in s.rows)
+        self.cut_depth()
         self.column = s.columns[-1]
         self.outer = s.columns[:-1]
         self.panel_count = ceil_div(self.column.hi, self.nr)
@@ -104,14 +116,38 @@ class _Plan:
             self.panel_block: Dim = min(per, max(self.panels, 1))
         else:
             self.panel_block = dmax(1, ceil_div(self.panels * tiles, SPLITS))
+        if self.chunks != 1:  # strips of all panels of a tile wait for the next chunk
+            room = self.tile.target.l2_bytes // 4 // (4 * self.nr)
+            self.panel_block = dmin(self.panel_block, dmax(1, room // block) if isinstance(
+                block, Expr) else max(1, room // block))
         self.panel_blocks = ceil_div(self.panels, self.panel_block)
 
+    def cut_depth(self) -> None:
+        """Chunks of k: of the run where there are no taps, else of taps; one where all rows are one
+        micro-tile anyway."""
+        self.chunks: Dim = 1
+        self.chunk, self.by_taps = self.klen, bool(self.taps)
+        """Elements of the run, or taps, that one chunk takes."""
+        rows = self.row_count
+        if isinstance(rows, int) and rows <= self.mr:
+            return
+        if not self.by_taps:
+            self.chunks = dmax(1, ceil_div(self.klen, CHUNK))
+            self.chunk = ceil_div(self.klen, self.chunks) if isinstance(self.klen, int) else CHUNK
+        elif isinstance(self.depth, int) and isinstance(self.klen, int) and self.depth:
+            taps = self.depth // self.klen
+            most = max(1, CHUNK // self.klen)
+            self.chunks = -(-taps // most)
+            self.chunk = -(-taps // self.chunks)
+
     def block_rows(self) -> Dim:
-        """Rows of one tile: whole micro-tiles, evenly, about ``LEFT`` elements of A."""
+        """Rows of one tile: whole micro-tiles, evenly; a chunk of A takes about 3/8 of the
+        level-2 cache."""
         rows, depth = self.row_count, self.depth
         most = 8 * self.mr
-        if isinstance(depth, int) and depth:
-            most = min(max(LEFT // (depth * self.mr), 1), 16) * self.mr
+        if isinstance(depth, int) and isinstance(self.chunks, int) and depth:
+            left = self.tile.target.l2_bytes * 3 // 32 // -(-depth // self.chunks)
+            most = min(max(left // self.mr, 1), 16) * self.mr
         if not isinstance(rows, int):
             return most
         blocks = max(1, -(-rows // most))
@@ -126,7 +162,7 @@ class _Writer(_Plan):
         self.start()
         steps: list[Step] = []
         steps.extend(self.rows_of_a())
-        steps.append(self.panel_loop())
+        steps.extend(self.panel_loop())
         rows = [*self.space.batch, self.row_axis, self.panel_axis]
         if not isinstance(self.depth, int) or not isinstance(self.row_count, int) or (
             self.row_count < self.mr * 2
@@ -149,7 +185,6 @@ class _Writer(_Plan):
         self.first_panel = pb * self.panel_block
         self.last_panel = dmin(self.panels, self.first_panel + self.panel_block) if isinstance(
             pb, Expr) else self.panels
-        self.strip = self.low.new_scratch(self.sum, self.block * self.nr)
 
     def start_rows(self) -> None:
         """Variables of the tile's block of rows."""
@@ -214,27 +249,95 @@ class _Writer(_Plan):
     def computed_rows(self, axes: list[Axis], local: Dim, row: Dim, variable: Dim, where: Dim
                       ) -> list[Step]:
         """A is an expression or strided along k: its block is computed into scratch."""
-        block = self.low.new_scratch(self.element, self.block * self.depth + self.slack)
+        stride = self.depth  # off multiples of a cache way, see `choose_rows`
+        if isinstance(stride, int) and stride and stride * self.element.itemsize % WAY_BYTES == 0:
+            stride = stride + 64 // self.element.itemsize
+        block = self.low.new_scratch(self.element, self.block * stride + self.slack)
         value = map_dims(self.space.a, renamer(self.row_mapping(variable)))
         k = linear_index(tuple(a.hi for a in self.run), tuple(a.var for a in self.run))
-        fill = Loop(tuple(self.run), (Store(block, local * self.depth + k, value),))
-        table = SetRows((), self.table, where, Address(block, local * self.depth), (), -1)
+        fill = Loop(tuple(self.run), (Store(block, local * stride + k, value),))
+        table = SetRows((), self.table, where, Address(block, local * stride), (), -1)
         lets = ((variable, row),) if isinstance(variable, Expr) else ()
         return [Nested(tuple(axes), (fill, table), lets)]
 
     # -- the product and its epilogue ------------------------------------------------------
 
-    def panel_loop(self) -> Nested:
-        n = self.names
+    def panel_loop(self) -> list[Step]:
+        """All chunks of k but the last, then the last with the epilogue."""
+        n, low = self.names, self.low
         j = n.var(self.panels, "j")
         q = n.var(ceil_div(self.block, self.mr))
-        base = self.packed_base() + j * (self.panel_depth * self.nr)
-        call = Call(self.tile.symbol, (
-            Address(self.table, q * (self.tap_count * self.mr)), self.tap_count, self.klen,
-            Address(self.packed, base), Address(self.strip, q * (self.mr * self.nr)), self.nr),
-            (Axis(q, self.micro_tiles),) if isinstance(q, Expr) else ())
-        axes = (Axis(j, self.last_panel, self.first_panel),) if isinstance(j, Expr) else ()
-        return Nested(axes, (call, self.epilogue(j)))
+        self.micro = (Axis(q, self.micro_tiles),) if isinstance(q, Expr) else ()
+        panels = (Axis(j, self.last_panel, self.first_panel),) if isinstance(j, Expr) else ()
+        self.strip = low.first_scratch + len(low.scratch)
+        strip = (j - self.first_panel) * (self.block * self.nr) if self.chunks != 1 else 0
+        loop, finish = self.epilogue(j, strip)
+        if self.chunks != 1 or finish is None:
+            count = self.panel_block if self.chunks != 1 else 1
+            low.new_scratch(self.sum, count * self.block * self.nr)
+        steps: list[Step] = []
+        if self.chunks != 1:
+            t = n.var(self.chunks - 1)
+            call = self.strip_call(q, j, t, strip)
+            axes = (Axis(t, self.chunks - 1),) if isinstance(t, Expr) else ()
+            steps.append(Nested(axes, (Nested(panels, (call,)),)))
+        last = self.chunks - 1
+        if finish is None:
+            steps.append(Nested(panels, (self.strip_call(q, j, last, strip), loop)))
+        else:
+            steps.append(Nested(panels, (self.finish_call(q, j, last, strip, finish),)))
+        return steps
+
+    def strip_call(self, q: Dim, j: Dim, t: Dim, strip: Dim) -> Call:
+        """Chunk ``t`` of panel ``j``, added to its strip."""
+        to = Address(self.strip, strip + q * (self.mr * self.nr))
+        return Call(self.tile.symbol, (
+            *self.chunk_of(q, j, t), to, self.nr, self.mr, self.nr, to, self.more(t),
+            0, 0, 0, *_NO_LIMITS), self.micro)
+
+    def finish_call(self, q: Dim, j: Dim, t: Dim, strip: Dim, finish: Finish) -> Call:
+        """The last chunk of panel ``j`` with the epilogue in registers."""
+        origin = {name_of(v): at for v, at in (
+            (self.epilogue_row, self.first_row + q * self.mr), (self.epilogue_lane, 0)
+        ) if isinstance(v, Expr)}
+
+        def at(operand: Operand | None) -> Address | Dim:
+            return 0 if operand is None else Address(
+                operand.buffer, substitute(operand.position, origin))
+
+        part: Address | Dim = 0
+        if self.chunks != 1:
+            part = Address(self.strip, strip + q * (self.mr * self.nr))
+        residual = finish.residual
+        limits = (Ex("const", F32, (), bound) for bound in (finish.lo, finish.hi))
+        return Call(self.tile.symbol, (
+            *self.chunk_of(q, j, t), at(finish.out), finish.out.stride,
+            self.last_row - self.first_row - q * self.mr, self.panel_width(j),
+            part, self.more(t), at(finish.bias), at(residual),
+            0 if residual is None else residual.stride, *limits), self.micro)
+
+    def more(self, t: Dim) -> Dim:
+        """Whether chunk ``t`` adds to the chunks before it."""
+        return dmin(t, 1) if self.chunks != 1 else 0
+
+    def chunk_of(self, q: Dim, j: Dim, t: Dim) -> tuple[Address | Dim, ...]:
+        """Where chunk ``t`` of A and B is: the first arguments of a call."""
+        panel = self.packed_base() + j * (self.panel_depth * self.nr)
+        row = q * (self.tap_count * self.mr)
+        if self.by_taps:
+            first = t * self.chunk if self.chunks != 1 else 0
+            count = dmin(self.chunk, self.tap_count - first) if self.chunks != 1 else self.tap_count
+            return (Address(self.table, row + first * self.mr), count, 0, self.klen,
+                    Address(self.packed, panel + first * (self.klen * self.nr)))
+        first = t * self.chunk if self.chunks != 1 else 0
+        count = dmin(self.chunk, self.klen - first) if self.chunks != 1 else self.klen
+        return (Address(self.table, row), 1, first, count,
+                Address(self.packed, panel + first * self.nr))
+
+    def panel_width(self, j: Dim) -> Dim:
+        """Columns of panel ``j``."""
+        panel = j % self.panel_count if self.outer else j
+        return dmin(self.nr, self.column.hi - panel * self.nr)
 
     def packed_base(self) -> Dim:
         """Where the batch's panels begin."""
@@ -242,17 +345,16 @@ class _Writer(_Plan):
         index = linear_index(tuple(a.hi for a in batch), tuple(a.var for a in batch))
         return index * (self.panels * self.panel_depth * self.nr)
 
-    def epilogue(self, j: Dim) -> Loop:
-        """Everything after the contraction, over one strip of C."""
+    def epilogue(self, j: Dim, strip: Dim) -> tuple[Loop, Finish | None]:
+        """Everything after the contraction: over one strip of C, and in registers if it can be."""
         low, n = self.low, self.names
-        row = n.var(self.row_count, "r")
+        row = self.epilogue_row = n.var(self.row_count, "r")
+        lane = self.epilogue_lane = n.var(self.nr, "c")
         panel = j % self.panel_count if self.outer else j
-        width = dmin(self.nr, self.column.hi - panel * self.nr)
-        lane = n.var(self.nr, "c")
-        at = (row - self.first_row) * self.nr + lane
+        cell = Ex("load", self.sum, (), (
+            self.strip, strip + (row - self.first_row) * self.nr + lane))
         low.puller.start()
-        low.puller.provided[self.space.anchor.out] = lambda index: Ex("load", self.sum, (),
-                                                                      (self.strip, at))
+        low.puller.provided[self.space.anchor.out] = lambda index: cell
         body: list[Store | Accumulate] = []
         for k, (_, index) in self.space.late.items():
             v = low.graph.outputs[k][1]
@@ -263,8 +365,13 @@ class _Writer(_Plan):
         mapping |= self.linear_mapping(self.outer, j // self.panel_count if self.outer else j)
         body = low.rename(body, mapping | self.linear_mapping(rows, row))
         axes = [Axis(row, self.last_row, self.first_row)] if isinstance(row, Expr) else []
-        axes += [Axis(lane, width)] if isinstance(lane, Expr) else []
-        return Loop(tuple(axes), tuple(body))
+        axes += [Axis(lane, self.panel_width(j))] if isinstance(lane, Expr) else []
+        loop = Loop(tuple(axes), tuple(body))
+        only = body[0] if len(body) == 1 else None
+        if not isinstance(only, Store) or self.sum != F32:
+            return loop, None
+        return loop, finish_of(only, cell, name_of(row) if isinstance(row, Expr) else "",
+                               name_of(lane))
 
     # -- operand B -------------------------------------------------------------------------
 
@@ -315,9 +422,20 @@ def lower_contraction(graph: Graph, tile: MicroKernel, constants: frozenset[int]
     return _Writer(graph, tile, constants).contraction()
 
 
-def choose_rows(heights: Sequence[int], rows: Dim) -> int:
+WAYS = 8
+"""Ways of a common level-1 cache, and bytes of one way."""
+WAY_BYTES = 4096
+
+
+def choose_rows(heights: Sequence[int], space: ContractionSpace) -> int:
     """The micro-tile height that wastes the least for a known number of rows; a tile of ``h`` rows
-    costs about as much as ``h + 2``, since it loads its panel anyway."""
+    costs about as much as ``h + 1``. Rows of A that lie a multiple of a cache way apart compete for
+    the ways of one set: then at most ``WAYS`` at a time."""
+    if space.direct and space.rows:
+        step = coefficient(space.a.data[1], name_of(space.rows[-1].var))
+        if isinstance(step, int) and step and step * F32.itemsize % WAY_BYTES == 0:
+            heights = [h for h in heights if h <= WAYS]
+    rows = product(a.hi for a in space.rows)
     if not isinstance(rows, int) or rows == 0:
         return max(heights)
-    return min(heights, key=lambda h: -(-rows // h) * (h + 2))
+    return min(heights, key=lambda h: -(-rows // h) * (h + 1))

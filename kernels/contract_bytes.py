@@ -11,14 +11,14 @@ from dataclasses import replace
 
 from ..ir.access import Cond, linear_index
 from ..ir.axes import Axis, name_of
-from ..ir.dims import Expr, ceil_div
+from ..ir.dims import Dim, Expr, ceil_div
 from ..ir.elements import Ex, map_dims, renamer
 from ..ir.graph import Graph
 from ..ir.types import I8, I32, U8
 from .contract import Contraction, Panels, _Writer
 from .lower import tile_map
 from .micro import MicroKernel
-from .nest import BufferDecl, Nest, Store
+from .nest import Address, BufferDecl, Call, Nest, Store
 
 GROUP = 4
 """Successive k that the micro-kernel multiplies at once."""
@@ -32,6 +32,18 @@ class _ByteWriter(_Writer):
         super().sizes()
         self.panel_depth = ceil_div(self.depth, GROUP)
         self.element, self.sum, self.slack = U8, I32, 2 * GROUP
+
+    def cut_depth(self) -> None:
+        """Sums of bytes are not cut."""
+        self.chunks, self.chunk, self.by_taps = 1, self.klen, bool(self.taps)
+
+    def strip_call(self, q: Dim, j: Dim, t: Dim, strip: Dim) -> Call:
+        """The whole sum of panel ``j`` into its strip."""
+        base = self.packed_base() + j * (self.panel_depth * self.nr)
+        return Call(self.tile.symbol, (
+            Address(self.table, q * (self.tap_count * self.mr)), self.tap_count, self.klen,
+            Address(self.packed, base), Address(self.strip, q * (self.mr * self.nr)), self.nr),
+            self.micro)
 
     def constant_panels(self) -> tuple[int, Panels] | None:
         """The recipe of ``contract``, grouped."""

@@ -490,9 +490,13 @@ class Emitter:
                 self.line(f"st(b{step.table}, {self.dim(step.position)}, {where})")
         else:
             with self.loops(step.axes):
-                args = [self.address(a) if isinstance(a, Address) else self.dim(a)
-                        for a in step.args]
-                self.line(f'ccall("{step.name}", {", ".join(args)})')
+                args = ", ".join(self.argument(a) for a in step.args)
+                self.line(f'ccall("{step.name}", {args})')
+
+    def argument(self, a: Address | Dim | Ex) -> str:
+        if isinstance(a, Ex):
+            return self.value(a)
+        return self.address(a) if isinstance(a, Address) else self.dim(a)
 
     def address(self, a: Address) -> str:
         return f"addr(b{a.buffer}, {self.dim(a.position)})"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
-from ..ir.dims import Dim, product
+from ..ir.dims import Dim
 from ..ir.elements import Refused
 from ..ir.errors import CompileError, UnsupportedError
 from ..ir.graph import Graph, Node
@@ -73,7 +73,6 @@ def group_kernels(
 def _contraction(graph: Graph, target: Target, constants: frozenset[int],
                  ins: list[tuple[str, int]], outs: list[tuple[str, int]]) -> GroupKernels:
     space = ContractionSpace(Space(graph))
-    rows = product(a.hi for a in space.rows)
     if space.channel is not None:
         window = depthwise(target)
         return GroupKernels((_kernel(emit(lower_depthwise(graph, window)), [*ins, *outs],
@@ -84,7 +83,7 @@ def _contraction(graph: Graph, target: Target, constants: frozenset[int],
     vectors = -(-columns // width) if isinstance(columns, int) else full.nv
     make, lower_it = (igemm_i8, lower_byte_contraction) if space.bytes else (
         igemm, lower_contraction)
-    tile = make(target, mr=choose_rows(igemm_rows(target), rows),
+    tile = make(target, mr=choose_rows(igemm_rows(target), space),
                 nv=min(max(vectors, 1), full.nv))
     # A constant that is read besides, by the epilogue or as the other operand, stays as it is.
     reads = [v for n in graph.nodes for v in n.operands]

@@ -65,10 +65,11 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """Calls the micro-kernel with symbol ``name`` with addresses and sizes, inside ``axes``."""
+    """Calls the micro-kernel with symbol ``name`` with addresses, sizes (0 for no address) and
+    constants, inside ``axes``."""
 
     name: str
-    args: tuple[Address | Dim, ...]
+    args: tuple[Address | Dim | Ex, ...]
     axes: tuple[Axis, ...] = ()
 
 

@@ -57,8 +57,9 @@ class _Sizes(Mapping[str, int]):
 class _Machine:
     """State of one run."""
 
-    def __init__(self, nest: Nest, arrays: Sequence[np.ndarray], binding: Mapping[str, int]):
-        self.nest = nest
+    def __init__(self, nest: Nest, arrays: Sequence[np.ndarray], binding: Mapping[str, int],
+                 panel: int):
+        self.nest, self.panel = nest, panel
         self.sizes = _Sizes(self)
         self.sizes.known.update(binding)
         self.locals: dict[str, Any] = {}
@@ -165,34 +166,50 @@ class _Machine:
 
     # -- micro-kernels ---------------------------------------------------------------------
 
+    def argument(self, a: Address | Dim | Ex) -> Any:
+        if isinstance(a, Ex):
+            return self.value(a)
+        return self.address(a) if isinstance(a, Address) else self.size(a)
+
     def address(self, a: Address) -> int:
-        return (a.buffer << _SHIFT) + self.at(a.buffer, a.position)
+        """Buffers count from 1 here, so that no address is 0."""
+        return (a.buffer + 1 << _SHIFT) + self.at(a.buffer, a.position)
 
     def memory(self, address: int, count: int) -> np.ndarray:
         """``count`` elements from an address on, checked."""
-        buffer, start = address >> _SHIFT, address & ((1 << _SHIFT) - 1)
+        buffer, start = (address >> _SHIFT) - 1, address & ((1 << _SHIFT) - 1)
         found = self.buffers[buffer][start : start + count]
         if found.size != count:
             raise VerifyError(f"{count} elements from b{buffer}[{start}] leave the buffer")
         return found
 
     def call(self, step: Call) -> None:
-        args = [self.address(a) if isinstance(a, Address) else self.size(a) for a in step.args]
+        args = [self.argument(a) for a in step.args]
         gemm = re.fullmatch(r"mk_igemm_f32_(\d+)x\d+", step.name)
         window = re.fullmatch(r"mk_depthwise_f32_(\d+)", step.name)
         if gemm:
-            self.gemm(int(gemm[1]), *args)
+            self.gemm(int(gemm[1]), self.panel, *args)
         elif window:
             self.depthwise(int(window[1]), *args)
         else:
             raise VerifyError(f"the interpreter knows no micro-kernel {step.name}")
 
-    def gemm(self, mr: int, rows: int, taps: int, klen: int, b: int, c: int, ldc: int) -> None:
+    def gemm(self, mr: int, nr: int, rows: int, taps: int, first: int, klen: int, b: int, c: int,
+             ldc: int, m: int, n: int, part: int, more: int, bias: int, res: int, ldr: int,
+             lo: float, hi: float) -> None:
+        """See ``micro.gemm.Tile``; ``nr`` is the width of a panel."""
         table = self.memory(rows, taps * mr).reshape(taps, mr)
-        panel = self.memory(b, taps * klen * ldc).reshape(taps, klen, ldc)
-        for r in range(mr):
-            a = np.stack([self.memory(int(table[t, r]), klen) for t in range(taps)])
-            self.memory(c + r * ldc, ldc)[:] = np.einsum("tk,tkn->n", a, panel)
+        panel = self.memory(b, taps * klen * nr).reshape(taps, klen, nr)
+        for r in range(min(m, mr)):
+            a = np.stack([self.memory(int(table[t, r]) + first, klen) for t in range(taps)])
+            value = np.einsum("tk,tkn->n", a, panel)[:n]
+            if more:
+                value = self.memory(part + r * nr, n) + value
+            if bias:
+                value = value + self.memory(bias, n)
+            if res:
+                value = value + self.memory(res + r * ldr, n)
+            self.memory(c + r * ldc, n)[:] = np.minimum(np.maximum(value, lo), hi)
 
     def depthwise(self, mr: int, rows: int, taps: int, w: int, ldw: int, channels: int, out: int,
                   ldo: int) -> None:
@@ -205,10 +222,12 @@ class _Machine:
             self.memory(out + r * ldo, channels)[:] = total
 
 
-def run_nest(nest: Nest, arrays: Sequence[np.ndarray], binding: Mapping[str, int]) -> None:
+def run_nest(nest: Nest, arrays: Sequence[np.ndarray], binding: Mapping[str, int],
+             panel: int = 8) -> None:
     """Runs every tile in order. ``arrays`` are the in and out buffers, in order, dense; results
-    are written into them. Raises ``VerifyError`` where a position leaves its buffer."""
-    machine = _Machine(nest, arrays, binding)
+    are written into them; ``panel`` is the width of packed panels. Raises ``VerifyError`` where a
+    position leaves its buffer."""
+    machine = _Machine(nest, arrays, binding, panel)
     with np.errstate(all="ignore"):
         for domain in nest.domains:
             axes = [a for a in domain.rows if isinstance(a.var, Expr)]

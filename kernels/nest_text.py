@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from ..ir.access import Cond
 from ..ir.axes import Axis
 from ..ir.dims import Dim
+from ..ir.elements import Ex
 from .nest import Accumulate, Address, Call, Domain, Loop, Nest, Nested, SetRows, Step, Store
 
 
@@ -72,7 +73,7 @@ def _step(step: Step, indent: str) -> Iterator[str]:
         yield f"{inner}{step.name}({', '.join(map(_argument, step.args))})"
 
 
-def _argument(a: Address | Dim) -> str:
+def _argument(a: Address | Dim | Ex) -> str:
     return f"&b{a.buffer}[{a.position}]" if isinstance(a, Address) else str(a)
 
 

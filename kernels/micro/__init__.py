@@ -3,13 +3,13 @@
 A micro-kernel is compiled once per target (``MicroKernel.object_bytes``) and linked next to the
 kernels that call it by its symbol. Generated source calls it with the word ``ccall``:
 
-    ccall("mk_igemm_f32_14x2", rows, taps, klen, b, c, ldc)
+    ccall("mk_pack_f32", src, stride_k, stride_n, k, n, dst)
 
 Pointers may be passed as typed pointers or as int64 addresses. All symbols start with ``mk_``.
 
 ===================  =====================================================================
-``igemm(...)``       ``(rows, taps, klen, b, c, ldc[, ldk][, m, n, bias, lo, hi[, res,
-                     ldr]])``, see ``gemm``
+``igemm(...)``       ``(rows, taps, first, klen, b, c, ldc, m, n, part, more, bias, res,
+                     ldr, lo, hi)``, see ``gemm.Tile``
 ``depthwise(...)``   ``(rows, taps, w, ldw, channels, out, ldo)``, see ``depthwise``
 ``window(...)``      ``(x, ldx, ldy, kh, w, ldw, channels, out, ldo)``, see ``depthwise``
 ``pack(...)``        ``(src, stride_k, stride_n, k, n, dst)``, see ``packing``
@@ -18,8 +18,8 @@ Pointers may be passed as typed pointers or as int64 addresses. All symbols star
 ===================  =====================================================================
 
 ``rows`` is a table of addresses (int64) ``[taps][mr]``; ``ldc``, ``ldw``, ``ldo`` and strides
-count elements. A tile always reads all ``mr`` addresses and writes all ``mr`` rows: repeat the last
-row's address for missing rows, and give ``c`` room for them.
+count elements. A tile always reads all ``mr`` addresses: repeat the last row's address for missing
+rows. All but ``igemm`` write all ``mr`` rows as well: give ``c`` room for them.
 """
 
 from __future__ import annotations
@@ -77,24 +77,13 @@ _OBJECTS: dict[tuple[str, str], bytes] = {}
 
 
 def igemm(
-    target: Target,
-    dtype: str = "f32",
-    mr: int | None = None,
-    nv: int | None = None,
-    strided: bool = False,
-    finish: str = "",
+    target: Target, dtype: str = "f32", mr: int | None = None, nv: int | None = None
 ) -> MicroKernel:
-    """The GEMM tile with ``mr`` rows (default: the full tile) and ``nv`` vectors of the panel.
-
-    ``strided`` adds the argument ``ldk``, the distance in elements between successive k of a row
-    of A (1 without it). ``finish`` is ``""``, ``"b"`` (bias and limits fused) or ``"r"`` (a
-    residual as well), see ``gemm.Tile``; then only ``m`` rows and ``n`` columns are written, and
-    ``bias`` (of at least ``n`` elements) must be given, zeros if need be.
-    """
+    """The GEMM tile with ``mr`` rows (default: the full tile) and ``nv`` vectors of the panel."""
     full_mr, full_nv, width = _gemm.tile_shape(target, dtype)
     rows, vectors = mr or full_mr, nv or full_nv
-    symbol = f"mk_igemm{'k' if strided else ''}{finish}_{dtype}_{rows}x{vectors}"
-    tile = _gemm.Tile(dtype, rows, vectors, full_nv, strided, finish)
+    symbol = f"mk_igemm_{dtype}_{rows}x{vectors}"
+    tile = _gemm.Tile(dtype, rows, vectors, full_nv)
     arguments = tuple(name for _, name in tile.parameters())
 
     def text() -> str:
@@ -104,9 +93,8 @@ def igemm(
 
 
 def igemm_rows(target: Target, dtype: str = "f32") -> tuple[int, ...]:
-    """Row counts worth having as tiles, descending: the full tile and those for remainders."""
-    full = _gemm.tile_shape(target, dtype)[0]
-    return tuple(sorted({full, *(r for r in (8, 7, 4, 2, 1) if r < full)}, reverse=True))
+    """Row counts that tiles come in, descending from the full tile's."""
+    return tuple(range(_gemm.tile_shape(target, dtype)[0], 0, -1))
 
 
 def depthwise(target: Target, dtype: str = "f32", mr: int | None = None) -> MicroKernel:
@@ -183,7 +171,7 @@ def pack_i8(target: Target) -> MicroKernel:
 
 
 _NAMES = re.compile(
-    r"mk_(?:(?P<gemm>igemm)(?P<strided>k?)(?P<finish>[br]?)_(?P<type>f32|f64)_(?P<rows>\d+)x(?P<nv>\d+)"
+    r"mk_(?:igemm_(?P<gemm>f32|f64)_(?P<rows>\d+)x(?P<nv>\d+)"
     r"|igemm_(?P<byte>[us])8_(?P<byte_rows>\d+)x(?P<byte_nv>\d+)"
     r"|depthwise_(?P<table_type>f32|f64)_(?P<table_rows>\d+)"
     r"|window_(?P<window_type>f32|f64)_k(?P<kw>\d+)s(?P<stride>\d+)_(?P<window_rows>\d+)"
@@ -198,8 +186,7 @@ def named(symbol: str, target: Target) -> MicroKernel:
         raise CompileError(f"there is no micro-kernel {quote(symbol)}")
     part = found.groupdict()
     if part["gemm"]:
-        size = int(part["rows"]), int(part["nv"])
-        return igemm(target, part["type"], *size, bool(part["strided"]), part["finish"])
+        return igemm(target, part["gemm"], int(part["rows"]), int(part["nv"]))
     if part["byte"]:
         flip = part["byte"] == "s"
         return igemm_i8(target, int(part["byte_rows"]), int(part["byte_nv"]), flip)

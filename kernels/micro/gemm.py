@@ -10,8 +10,11 @@ The ``mr * nv`` accumulator vectors stay in registers over all taps and k (K. Go
 Geijn, 2008): each step loads ``nv`` vectors of the packed panel and broadcasts ``mr`` scalars. Tile
 sizes by register file: 14x2 vectors for 32 registers of 512 bits, 6x2 for 16 registers, 8x2 for 32
 registers of 128 bits. Few rows leave the multiply-add latency exposed, so tiles of up to 4 rows
-keep several sets of accumulators, one per unrolled step, and sum them at the end. ``Tile.finish``
-fuses bias, residual and limits into the store.
+keep several sets of accumulators, one per unrolled step, and sum them at the end.
+
+What often follows a product is done in registers before the only store: a partial sum of earlier k,
+a bias, a residual, limits. Each is skipped where it is absent, by a branch per tile, so that one
+tile serves all of them. Edges are stored under masks.
 
 A sum of ``n`` terms in one chain loses about ``sqrt(n)`` roundings. So no accumulator runs over
 more than ``CHAIN`` products: before it would, it is added to a total in memory and starts anew
@@ -51,27 +54,25 @@ class Tile:
     """Vectors of the panel that are computed."""
     panel_nv: int
     """Vectors of a panel."""
-    strided: bool = False
-    """Successive k of a row of A are ``ldk`` elements apart, not 1."""
-    finish: str = ""
-    """``""``: store the sums. ``b``: add ``bias``, limit to ``[lo, hi]`` (NaN stays NaN), store
-    ``m`` rows and ``n`` columns only. ``r``: add ``res[row ldr + column]`` as well, before the
-    limits."""
 
     def parameters(self) -> list[tuple[str, str]]:
-        """LLVM types and names of the arguments."""
+        """LLVM types and names of the arguments.
+
+        ``rows``: addresses ``[taps][mr]``; of each, ``klen`` elements from element ``first`` on
+        meet the panel ``b``, ``[taps][klen][panel width]``. ``c``: the first element written, rows
+        ``ldc`` apart; ``m`` rows and ``n`` columns are written, at most those of the tile.
+        ``part``: sums to start from, ``[mr][panel width]``, unless ``more`` is 0. ``bias``: ``n``
+        elements, added to each row. ``res``: added element by element, rows ``ldr`` apart. Both may
+        be null.
+        ``lo``, ``hi``: limits of the result, -inf and inf for none; NaN stays NaN.
+        """
         kind = _LLVM[self.dtype]
-        result = [
-            ("ptr noalias readonly", "rows"), ("i64", "taps"), ("i64", "klen"),
-            ("ptr noalias readonly", "b"), ("ptr", "c"), ("i64", "ldc"),
+        return [
+            ("ptr noalias readonly", "rows"), ("i64", "taps"), ("i64", "first"), ("i64", "klen"),
+            ("ptr noalias readonly", "b"), ("ptr", "c"), ("i64", "ldc"), ("i64", "m"), ("i64", "n"),
+            ("ptr", "part"), ("i64", "more"), ("ptr", "bias"), ("ptr", "res"), ("i64", "ldr"),
+            (kind, "lo"), (kind, "hi"),
         ]  # fmt: skip
-        if self.strided:
-            result.append(("i64", "ldk"))
-        if self.finish:
-            result += [("i64", "m"), ("i64", "n"), ("ptr", "bias"), (kind, "lo"), (kind, "hi")]
-        if self.finish == "r":
-            result += [("ptr", "res"), ("i64", "ldr")]
-        return result
 
 
 def igemm_text(name: str, target: Target, tile: Tile) -> str:
@@ -109,17 +110,15 @@ class _Writer:
 
         def tap(index: str, values: Carried) -> Carried:
             table = code.at("i64", "%rows", code.let(f"mul nsw i64 {index}, {self.tile.mr}"))
-            rows = [code.load("ptr", code.at("i64", table, r), 8) for r in range(self.tile.mr)]
+            starts = [code.load("ptr", code.at("i64", table, r), 8) for r in range(self.tile.mr)]
+            rows = [code.at(self.kind, start, "%first") for start in starts]
             carried = list(zip(self.kinds, values))
             return code.loop(0, "%klen", self.chain, carried, lambda k, v: self._run(rows, k, v))
 
         start = [*[(self.vector, self.zero)] * self.cells, ("ptr", "%b"), ("i64", "0")]
         acc = code.loop(0, "%taps", 1, start, tap)[: self.cells]
         sums = self._reduce_sets(code.when(split, self.kinds, acc, lambda: self._added(acc)))
-        if self.tile.finish:
-            self._finish(sums)
-        else:
-            self._store_all(sums)
+        self._finish(sums)
         return code.text()
 
     def _run(self, rows: list[str], first: str, values: Carried) -> Carried:
@@ -173,9 +172,8 @@ class _Writer:
         code, tile = self.code, self.tile
         places = [code.at(self.kind, panel, v * self.width) for v in range(tile.nv)]
         bs = [code.load(self.vector, place, self.size) for place in places]
-        index = code.let(f"mul nsw i64 {k}, %ldk") if tile.strided else k
         for r in range(tile.mr):
-            scalar = code.load(self.kind, code.at(self.kind, rows[r], index), self.size)
+            scalar = code.load(self.kind, code.at(self.kind, rows[r], k), self.size)
             a = code.splat(self.kind, self.width, scalar)
             for v in range(tile.nv):
                 cell = which * self.per_set + r * tile.nv + v
@@ -190,18 +188,10 @@ class _Writer:
                 sums[cell] = self.code.let(f"fadd {self.vector} {sums[cell]}, {other}")
         return sums
 
-    def _row(self, base: str, stride: str, r: int) -> str:
-        return self.code.at(self.kind, base, self.code.let(f"mul nsw i64 {stride}, {r}"))
-
-    def _store_all(self, sums: list[str]) -> None:
-        for r in range(self.tile.mr):
-            row = self._row("%c", "%ldc", r)
-            for v in range(self.tile.nv):
-                place = self.code.at(self.kind, row, v * self.width)
-                self.code.store(self.vector, sums[r * self.tile.nv + v], place, self.size)
+    # -- the store -------------------------------------------------------------------------
 
     def _finish(self, sums: list[str]) -> None:
-        """Bias, residual, limits; whole tiles without masks, others row by row under masks."""
+        """What follows the product, and the store: whole tiles without masks, others with them."""
         code, tile = self.code, self.tile
         enough = code.let(f"icmp sge i64 %m, {tile.mr}")
         wide = code.let(f"icmp sge i64 %n, {tile.nv * self.width}")
@@ -210,36 +200,89 @@ class _Writer:
             masks = []
             for v in range(tile.nv):
                 masks.append(code.lane_mask(self.width, code.let(f"sub i64 %n, {v * self.width}")))
+            values = self._followed(sums, masks)
             for r in range(tile.mr):
                 inside = code.let(f"icmp sgt i64 %m, {r}")
-                code.branch(inside, lambda r=r: self._finish_row(sums, r, masks))  # type: ignore[misc]
+                code.branch(inside, lambda r=r: self._store_row(values, r, masks))  # type: ignore[misc]
 
         def whole() -> None:
+            values = self._followed(sums, [])
             for r in range(tile.mr):
-                self._finish_row(sums, r, [])
+                self._store_row(values, r, [])
 
         code.branch(code.let(f"and i1 {enough}, {wide}"), whole, edge)
 
-    def _finish_row(self, sums: list[str], r: int, masks: list[str]) -> None:
-        code, vector = self.code, self.vector
-        limits = [code.splat(self.kind, self.width, f"%{name}") for name in ("lo", "hi")]
-        bases = ["%bias"] + ([self._row("%res", "%ldr", r)] if self.tile.finish == "r" else [])
-        row = self._row("%c", "%ldc", r)
+    def _followed(self, sums: list[str], masks: list[str]) -> list[str]:
+        """Partial sum, bias, residual and limits, those that are there."""
+        code = self.code
+        kinds = [self.vector] * self.per_set
+
+        def present(name: str) -> str:
+            return code.let(f"icmp ne ptr %{name}, null")
+
+        more = code.let("icmp ne i64 %more, 0")
+        values = code.when(more, kinds, sums, lambda: self._plus_part(sums))
+        before = values
+        values = code.when(present("bias"), kinds, before, lambda: self._plus_bias(before, masks))
+        biased = values
+        values = code.when(present("res"), kinds, biased, lambda: self._plus_res(biased, masks))
+        ends = ("0xFFF0000000000000", "0x7FF0000000000000")
+        below = code.let(f"fcmp ogt {self.kind} %lo, {ends[0]}")
+        above = code.let(f"fcmp olt {self.kind} %hi, {ends[1]}")
+        limited = code.let(f"or i1 {below}, {above}")
+        last = values
+        return code.when(limited, kinds, last, lambda: self._limited(last))
+
+    def _vector_at(self, base: str, v: int, masks: list[str]) -> str:
+        """Vector ``v`` of the row that begins at ``base``; only what is inside is read."""
+        place = self.code.at(self.kind, base, v * self.width)
+        if masks:
+            return self.code.masked_load(self.kind, self.width, place, masks[v])
+        return self.code.load(self.vector, place, self.size)
+
+    def _sum(self, a: str, b: str) -> str:
+        return self.code.let(f"fadd {self.vector} {a}, {b}")
+
+    def _plus_part(self, sums: list[str]) -> list[str]:
+        tile = self.tile
+        rows = [self.code.at(self.kind, "%part", r * self.nr) for r in range(tile.mr)]
+        parts = [self._vector_at(row, v, []) for row in rows for v in range(tile.nv)]
+        return [self._sum(a, b) for a, b in zip(parts, sums)]
+
+    def _plus_bias(self, sums: list[str], masks: list[str]) -> list[str]:
+        nv = self.tile.nv
+        bias = [self._vector_at("%bias", v, masks) for v in range(nv)]
+        return [self._sum(value, bias[cell % nv]) for cell, value in enumerate(sums)]
+
+    def _plus_res(self, sums: list[str], masks: list[str]) -> list[str]:
+        code, nv = self.code, self.tile.nv
+        result = []
+        last = code.let("sub nsw i64 %m, 1") if masks else ""
+        for r in range(self.tile.mr):
+            at = code.least(str(r), last) if masks else str(r)
+            row = code.at(self.kind, "%res", code.let(f"mul nsw i64 %ldr, {at}"))
+            for v in range(nv):
+                result.append(self._sum(sums[r * nv + v], self._vector_at(row, v, masks)))
+        return result
+
+    def _limited(self, sums: list[str]) -> list[str]:
+        code, vector, mask = self.code, self.vector, f"<{self.width} x i1>"
+        values = sums
+        for name, sign in (("lo", "olt"), ("hi", "ogt")):
+            limit = code.splat(self.kind, self.width, f"%{name}")
+            beyond = [code.let(f"fcmp {sign} {vector} {value}, {limit}") for value in values]
+            values = [
+                code.let(f"select {mask} {out}, {vector} {limit}, {vector} {value}")
+                for out, value in zip(beyond, values)
+            ]
+        return values
+
+    def _store_row(self, values: list[str], r: int, masks: list[str]) -> None:
+        code = self.code
+        row = code.at(self.kind, "%c", code.let(f"mul nsw i64 %ldc, {r}"))
         for v in range(self.tile.nv):
-            value = sums[r * self.tile.nv + v]
-            for base in bases:
-                place = code.at(self.kind, base, v * self.width)
-                if masks:
-                    term = code.masked_load(self.kind, self.width, place, masks[v])
-                else:
-                    term = code.load(vector, place, self.size)
-                value = code.let(f"fadd {vector} {value}, {term}")
-            for limit, sign in zip(limits, ("olt", "ogt")):
-                beyond = code.let(f"fcmp {sign} {vector} {value}, {limit}")
-                mask = f"<{self.width} x i1>"
-                value = code.let(f"select {mask} {beyond}, {vector} {limit}, {vector} {value}")
-            place = code.at(self.kind, row, v * self.width)
+            place, value = code.at(self.kind, row, v * self.width), values[r * self.tile.nv + v]
             if masks:
                 code.masked_store(self.kind, self.width, value, place, masks[v])
             else:
-                code.store(vector, value, place, self.size)
+                code.store(self.vector, value, place, self.size)

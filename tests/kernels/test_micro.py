@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from evonnx.ir.errors import CompileError
+from evonnx.ir.target import Target
 from evonnx.kernels import micro
 from evonnx.kernels.jit import load_objects
 
@@ -20,25 +21,45 @@ def table(base: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(base.ctypes.data + offsets.astype(np.int64) * base.itemsize)
 
 
+class Gemm:
+    """A GEMM tile, called on arrays."""
+
+    def __init__(self, target: Target, dtype: str, mr: int, nv: int) -> None:
+        self.tile = micro.igemm(target, dtype, mr, nv)
+        real = ctypes.c_float if dtype == "f32" else ctypes.c_double
+        self.loader = load_objects([self.tile.object_bytes()])
+        kinds = [real if a in ("lo", "hi") else ctypes.c_int64 for a in self.tile.arguments]
+        self.function = ctypes.CFUNCTYPE(None, *kinds)(self.loader.address(self.tile.symbol))
+
+    def __call__(self, rows, b, c, *, taps=1, first=0, klen, m=None, n=None, part=None, bias=None,
+                 res=None, lo=-np.inf, hi=np.inf):  # fmt: skip
+        def at(array):
+            return 0 if array is None else array.ctypes.data
+
+        m, n = self.tile.mr if m is None else m, self.tile.nr if n is None else n
+        self.function(rows.ctypes.data, taps, first, klen, b.ctypes.data, c.ctypes.data,
+                      c.shape[1], m, n, at(part), part is not None, at(bias), at(res),
+                      0 if res is None else res.shape[1], lo, hi)  # fmt: skip
+
+
 @pytest.mark.parametrize("dtype", KINDS)
-@pytest.mark.parametrize("strided", [False, True], ids=["rows", "strided"])
-def test_igemm(target, call_micro, dtype, strided):
+def test_igemm(target, dtype):
     kind, tolerance = KINDS[dtype]
-    for mr in micro.igemm_rows(target, dtype):
+    heights = micro.igemm_rows(target, dtype)
+    for mr in {heights[0], heights[1], *(h for h in (5, 4, 2, 1) if h in heights)}:
         for nv in (1, 2):
-            tile = micro.igemm(target, dtype, mr, nv, strided)
-            call = call_micro(tile)
-            for taps, k in ((0, 4), (1, 0), (1, 1), (1, 7), (3, 5), (9, 64), (2, 129)):
-                a = rng.standard_normal((taps, mr, k)).astype(kind)
-                b = rng.standard_normal((taps * k, tile.nr)).astype(kind)
-                stored = np.ascontiguousarray(a.transpose(0, 2, 1)) if strided else a
-                row, tap = (1, mr * k) if strided else (k, mr * k)
-                rows = table(stored, np.arange(taps)[:, None] * tap + np.arange(mr) * row)
-                c = np.full((mr, tile.nr + 3), 7, kind)
-                extra = [mr] if strided else []
-                call(rows.ctypes.data, taps, k, b.ctypes.data, c.ctypes.data, tile.nr + 3, *extra)
-                exact = a.transpose(1, 0, 2).reshape(mr, -1).astype(np.float64) @ b
-                n = nv * tile.nr // 2
+            call = Gemm(target, dtype, mr, nv)
+            nr = call.tile.nr
+            for taps, first, k in ((0, 0, 4), (1, 0, 0), (1, 3, 1), (1, 0, 7), (3, 0, 5),
+                                   (9, 2, 64), (2, 0, 129)):  # fmt: skip
+                a = rng.standard_normal((taps, mr, first + k)).astype(kind)
+                b = rng.standard_normal((taps * k, nr)).astype(kind)
+                rows = table(a, np.arange(taps * mr) * (first + k))
+                c = np.full((mr, nr + 3), 7, kind)
+                call(rows, b, c, taps=taps, first=first, klen=k)
+                used = a[:, :, first:].transpose(1, 0, 2).reshape(mr, -1)
+                exact = used.astype(np.float64) @ b
+                n = nv * nr // 2
                 np.testing.assert_allclose(
                     c[:, :n], exact[:, :n], rtol=tolerance, atol=tolerance * (taps * k + 1)
                 )
@@ -46,51 +67,45 @@ def test_igemm(target, call_micro, dtype, strided):
 
 
 @pytest.mark.parametrize("taps", [1, 64, 3])
-def test_long_sums_do_not_run_in_one_chain(target, call_micro, taps):
+def test_long_sums_do_not_run_in_one_chain(target, taps):
     """Thousands of equal products: one chain of additions drifts, blocks of them do not."""
     depth = 12288
     k = depth // taps
     chain = np.float64(np.cumsum(np.full(depth, 0.1, np.float32))[-1])
     exact = depth * np.float64(np.float32(0.1))
     assert abs(chain - exact) / exact > 1e-5
-    for mr in micro.igemm_rows(target):
-        tile = micro.igemm(target, "f32", mr)
+    for mr in micro.igemm_rows(target)[::3]:
+        call = Gemm(target, "f32", mr, 2)
         a = np.full((taps, mr, k), 0.1, np.float32)
-        b = np.ones((depth, tile.nr), np.float32)
+        b = np.ones((depth, call.tile.nr), np.float32)
         rows = table(a, np.arange(taps)[:, None] * (mr * k) + np.arange(mr) * k)
-        c = np.zeros((mr, tile.nr), np.float32)
-        call_micro(tile)(rows.ctypes.data, taps, k, b.ctypes.data, c.ctypes.data, tile.nr)
+        c = np.zeros((mr, call.tile.nr), np.float32)
+        call(rows, b, c, taps=taps, klen=k)
         np.testing.assert_allclose(c, exact, rtol=3e-6)
 
 
 @pytest.mark.parametrize("dtype", KINDS)
-@pytest.mark.parametrize("finish", ["b", "r"])
-def test_igemm_with_epilogue(target, dtype, finish):
-    """Bias, residual and limits; edges leave the rest of C alone; NaN survives the limits."""
+@pytest.mark.parametrize("follows", ["", "part", "bias", "res", "limits", "part bias res limits"])
+def test_igemm_with_epilogue(target, dtype, follows):
+    """Partial sums, bias, residual and limits; edges leave the rest of C alone and read nothing
+    outside; NaN survives the limits."""
     kind, tolerance = KINDS[dtype]
-    real = ctypes.c_float if dtype == "f32" else ctypes.c_double
-    integer = ctypes.c_int64
-    for mr in (None, 2):
-        tile = micro.igemm(target, dtype, mr, finish=finish)
-        loader = load_objects([tile.object_bytes()])
-        kinds = [real if a in ("lo", "hi") else integer for a in tile.arguments]
-        call = ctypes.CFUNCTYPE(None, *kinds)(loader.address(tile.symbol))
-        k, wide = 9, tile.nv * tile.nr // 2
-        for m, n in ((tile.mr, wide), (1, 1), (tile.mr - 1, wide), (tile.mr, wide - 3)):
-            a = rng.standard_normal((tile.mr, k)).astype(kind)
+    for mr in (micro.igemm_rows(target, dtype)[0], 2):
+        call = Gemm(target, dtype, mr, 2)
+        k, nr = 9, call.tile.nr
+        for m, n in ((mr, nr), (1, 1), (mr - 1, nr), (mr, nr - 3), (mr, nr // 2)):
+            a = rng.standard_normal((mr, k)).astype(kind)
             a[0, 0] = np.nan
-            b = rng.standard_normal((k, tile.nr)).astype(kind)
-            bias, res = (
-                rng.standard_normal(n).astype(kind),
-                rng.standard_normal((m, n)).astype(kind),
-            )
-            c = np.full((tile.mr, tile.nr), 7, kind)
-            rows = table(a, np.arange(tile.mr) * k)
-            extra = (res.ctypes.data, n) if finish == "r" else ()
-            call(rows.ctypes.data, 1, k, b.ctypes.data, c.ctypes.data, tile.nr, m, n,
-                 bias.ctypes.data, 0.0, 1.5, *extra)  # fmt: skip
-            exact = (a.astype(np.float64) @ b)[:m, :n] + bias
-            exact = np.clip(exact + res if finish == "r" else exact, 0, 1.5)
+            b = rng.standard_normal((k, nr)).astype(kind)
+            shapes = {"part": (mr, nr), "bias": (n,), "res": (m, n)}
+            more = {name: rng.standard_normal(shape).astype(kind)
+                    for name, shape in shapes.items() if name in follows}
+            limits = {"lo": 0.0, "hi": 1.5} if "limits" in follows else {}
+            c = np.full((mr, nr), 7, kind)
+            call(table(a, np.arange(mr) * k), b, c, klen=k, m=m, n=n, **more, **limits)
+            exact = (a.astype(np.float64) @ b)[:m, :n] + more.get("bias", 0) + more.get("res", 0)
+            exact = exact + more.get("part", np.zeros((mr, nr)))[:m, :n]
+            exact = np.clip(exact, limits.get("lo", -np.inf), limits.get("hi", np.inf))
             np.testing.assert_allclose(c[:m, :n], exact, atol=20 * tolerance)
             assert (c[m:] == 7).all()
             assert (c[:, n:] == 7).all()
@@ -193,9 +208,7 @@ def test_pack_i8(target, call_micro):
 
 def test_symbols_name_their_kernel(target):
     made = [
-        micro.igemm(target, "f64", 2, 1, True), micro.igemm(target),
-        micro.igemm(target, finish="b"), micro.igemm(target, strided=True, finish="r"),
-        micro.igemm_i8(target, 4),
+        micro.igemm(target, "f64", 2, 1), micro.igemm(target), micro.igemm_i8(target, 4),
         micro.igemm_i8(target, flip=True), micro.depthwise(target, "f64"), micro.pack_i8(target),
         micro.window(target, 3, 2), micro.pack(target),
     ]  # fmt: skip

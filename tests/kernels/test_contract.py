@@ -1,0 +1,146 @@
+"""Contractions: epilogues in registers and in strips, sums in chunks, tile heights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from evonnx.ir.dims import Dim, sym
+from evonnx.ir.graph import Builder, Graph, Value
+from evonnx.ir.groups import extract
+from evonnx.ir.target import Target
+from evonnx.ir.tiles import ContractionSpace, Space
+from evonnx.ir.types import F32, TensorType
+from evonnx.kernels.contract import choose_rows, lower_contraction
+from evonnx.kernels.micro import igemm, igemm_rows
+from evonnx.kernels.nest import Loop, Nested, Step
+
+from .test_groups import TARGETS, array, check, conv, tensor
+
+N, S = sym("N"), sym("S")
+Follow = Callable[[Builder, Value, int, int], Value]
+
+
+def _bias(b: Builder, y: Value, m: int, n: int) -> Value:
+    return b.op("add", y, b.const(array(n)))
+
+
+def _residual(b: Builder, y: Value, m: int, n: int) -> Value:
+    return b.op("add", b.const(array(m, n)), y)
+
+
+def _relu(b: Builder, y: Value, m: int, n: int) -> Value:
+    return b.op("relu", y)
+
+
+def _clip(b: Builder, y: Value, m: int, n: int) -> Value:
+    return b.op("max", 0.25, b.op("min", y, 3.0))
+
+
+def _gate(b: Builder, y: Value, m: int, n: int) -> Value:
+    return b.op("mul", b.op("sigmoid", y), y)
+
+
+FOLLOWS: dict[str, tuple[tuple[Follow, ...], bool]] = {
+    "nothing": ((), True),
+    "bias": ((_bias,), True),
+    "residual": ((_residual,), True),
+    "limits": ((_clip,), True),
+    "all": ((_residual, _bias, _relu), True),
+    "two biases": ((_bias, _bias), True),
+    "after relu": ((_relu, _residual), False),
+    "three": ((_bias, _residual, _residual), False),
+    "gate": ((_bias, _gate), False),
+    "limits that cross": ((_clip, lambda b, y, m, n: b.op("min", y, 0.0)), False),
+}
+"""Name -> what follows the product, and whether the micro-kernel's store does it."""
+
+
+def product(follows: tuple[Follow, ...], m: int, k: int, n: int) -> tuple[Builder, Value]:
+    b = Builder()
+    y = b.op("dot", tensor(b, "x", m, k), b.const(array(k, n)), ta=False, tb=False)
+    for follow in follows:
+        y = follow(b, y, m, n)
+    return b, y
+
+
+def loops_over_strips(graph: Graph) -> int:
+    """Loops around stores in the main nest of a contraction."""
+    cut = extract(graph, [n for n in graph.nodes if n.op not in ("input", "const")])
+    constants = frozenset(k for k, v in enumerate(cut.inputs) if v.node.op == "const")
+    nest = lower_contraction(cut.graph, igemm(Target.named("avx2")), constants).nest
+
+    def count(step: Step) -> int:
+        if isinstance(step, Nested):
+            return sum(map(count, step.steps))
+        return int(isinstance(step, Loop))
+
+    assert any(isinstance(s, Nested) for s in nest.domains[0].steps)
+    return sum(count(s) for s in nest.domains[0].steps)
+
+
+@pytest.mark.parametrize("name", FOLLOWS)
+def test_epilogues_in_registers(name: str) -> None:
+    follows, fused = FOLLOWS[name]
+    b, y = product(follows, 20, 7, 40)
+    assert (loops_over_strips(b.build({"y": y})) == 0) == fused
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("name", FOLLOWS)
+@pytest.mark.parametrize("m,k,n", [(1, 9, 33), (37, 5, 70)])
+def test_epilogues(name: str, m: int, k: int, n: int, target: str) -> None:
+    b, y = product(FOLLOWS[name][0], m, k, n)
+    x = array(m, k)
+    x[0, 0] = np.nan
+    assert check(y, b, {"x": x}, target=target) == "contract"
+
+
+def test_a_sum_that_others_need_is_stored_too() -> None:
+    b, y = product((_bias,), 9, 12, 40)
+    check({"y": y, "z": b.op("relu", y)}, b, {"x": array(9, 12)})
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("m", [1, 45])
+@pytest.mark.parametrize("k", [1023, 1025, 2100])
+@pytest.mark.parametrize("follows", [(_bias, _relu), (_gate,)], ids=["registers", "strips"])
+def test_sums_in_chunks(k: int, m: int, follows: tuple[Follow, ...], target: str) -> None:
+    b, y = product(follows, m, k, 70)
+    assert check(y, b, {"x": array(m, k)}, target=target, tolerance=1e-5) == "contract"
+
+
+@pytest.mark.parametrize("k", [0, 1, 1024, 2500])
+def test_sums_of_unknown_length(k: int) -> None:
+    b = Builder()
+    x, z = tensor(b, "x", N, 3, S), tensor(b, "z", N, S, 40)
+    y = b.op("relu", b.op("dot", x, z, ta=False, tb=False))
+    check(y, b, {"x": array(2, 3, k), "z": array(2, k, 40)})
+
+
+@pytest.mark.parametrize("channels,kernel", [(300, 3), (130, 5)])
+def test_taps_in_chunks(channels: int, kernel: int) -> None:
+    b = Builder()
+    x = tensor(b, "x", 1, 6, 7, channels)
+    pad = (kernel // 2,) * 2
+    w = array(kernel, kernel, channels, 20)
+    y = b.op("relu", conv(b, x, w, pads_lo=pad, pads_hi=pad))
+    assert check(y, b, {"x": array(1, 6, 7, channels)}) == "contract"
+
+
+def heights(rows: Dim, depth: int) -> int:
+    b = Builder()
+    x = b.input("x", TensorType(F32, (rows, depth)))
+    graph = b.build({"y": b.op("dot", x, b.const(array(depth, 8)), ta=False, tb=False)})
+    cut = extract(graph, [n for n in graph.nodes if n.op not in ("input", "const")])
+    return choose_rows(igemm_rows(Target.named("avx512")), ContractionSpace(Space(cut.graph)))
+
+
+def test_tile_heights() -> None:
+    assert heights(N, 100) == 14
+    assert heights(128, 768) == 13  # 130 rows instead of 140
+    assert heights(3, 768) == 3
+    assert heights(140, 1024) <= 8  # rows one cache way apart
+    assert heights(140, 1040) == 14
