@@ -236,9 +236,9 @@ def _sizes(problem: Problem, digest: str) -> Record:
 
 def _digest(problem: Problem) -> str:
     """Content digest of a problem without a graph."""
-    h = hashlib.sha256()
-    for array in (problem.pred_ptr, problem.preds, problem.member_ptr, problem.members,
-                  problem.cost):  # fmt: skip
+    h, f = hashlib.sha256(), problem.flat
+    for array in (f.pred_ptr, f.preds, f.member_ptr, f.members, f.cost, f.parts, f.maker, f.nbytes,
+                  f.kept, f.user_ptr, f.users, f.written, np.float64(f.limit)):  # fmt: skip
         h.update(np.ascontiguousarray(array).tobytes())
     return h.hexdigest()
 

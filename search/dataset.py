@@ -114,10 +114,9 @@ def save(dataset: Dataset, folder: str | os.PathLike[str]) -> None:
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)
     p = dataset.problem
-    after = np.repeat(np.arange(p.nodes), np.diff(p.pred_ptr))
     arrays = io.BytesIO()
-    np.savez_compressed(arrays, edges=np.stack([p.preds, after.astype(np.int32)], axis=1),
-                        member_ptr=p.member_ptr, members=p.members)  # fmt: skip
+    np.savez_compressed(arrays, edges=np.array(p.edges, np.int32).reshape(-1, 2),
+                        member_ptr=p.flat.member_ptr, members=p.flat.members)  # fmt: skip
     (path / ARRAYS).write_bytes(arrays.getvalue())
     header = {
         "format": FORMAT, "version": VERSION, "name": dataset.name, "digest": dataset.digest,

@@ -1,22 +1,32 @@
-"""Evaluation in machine code: keys -> order -> exact cuts -> cost, and moves re-cut exactly.
+"""Evaluation in machine code: genomes -> orders -> groups -> objectives, whole populations at once.
 
 ``decode`` lists the nodes by priority (list scheduling: of the nodes whose predecessors are done,
-the one with the smallest key) and cuts the order by dynamic programming: the best cost of the first
-i nodes is the least, over the candidates that end there, of the best before it plus its cost. For
-the order it was given that is the optimum.
+the one with the smallest key) and cuts the order by dynamic programming: the best price of the
+first i nodes is the least, over the candidates that end there, of the best before it plus its
+price. Candidates that may end with a node are stored at the node; whether one ends at a place is
+one comparison of hashes (see ``problem``). For the order it was given the cut is the optimum.
 
-``anneal`` walks through orders. A move takes a node out and puts it back somewhere between its last
-predecessor and its first successor, so orders stay topological. Only the cells of the dynamic
-program from the first changed position on are computed again, and only until the difference to the
-old ones has been constant over as many cells as the longest candidate is long: from there on it is
-constant for good. The cost of a move so does not depend on the size of the graph.
+Optional genes steer it. ``bias`` is added per edge that is cut (zero trusts the prices).
+``weights`` make the price a weighted sum of the objectives; the last weight is that of the memory
+peak, which is no sum: a cell keeps the peak of its best way and compares sums plus weighted peaks,
+which is exact where the peak or the sums alone count and a heuristic between. ``cuts`` end a group
+behind nodes; where they are given the largest candidate that fits is taken instead of the best,
+from the back, and no program runs.
 
-Everything is compiled by Numba, releases the interpreter lock and depends on its arguments only.
+Over the memory limit a group costs more than any solution without one, growing with what is
+missing: the cut takes a way within the limit if the order has one, and the score of a genome
+without one still tells how far off it is.
+
+Everything is compiled by Numba, releases the interpreter lock and depends on its arguments only;
+slices of the population on several threads give the same bytes.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 from numba import njit
@@ -24,24 +34,73 @@ from numba import njit
 from .problem import Problem
 
 _jit = njit(cache=True, nogil=True, error_model="numpy")
+# What runs once per place is inlined: a call would copy and count all arrays of the problem.
+_inner = njit(cache=True, nogil=True, error_model="numpy", forceinline=True)
+
+
+@dataclass(slots=True)
+class Genomes:
+    """p genomes of a problem with n nodes, m edges and k objectives."""
+
+    keys: np.ndarray
+    """f8[p, n]: priority of each node, small ones first."""
+    bias: np.ndarray | None = None
+    """f8[p, m]: added to the price for every edge that is cut, in the unit of the price."""
+    weights: np.ndarray | None = None
+    """f8[p, k + 1]: weight of each objective and of the peak (per byte) when an order is cut; the
+    cost alone if None."""
+    cuts: np.ndarray | None = None
+    """u1[p, n]: 1 where a group ends behind the node. Replaces the best cuts."""
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+@dataclass(slots=True)
+class Decoded:
+    """What genomes turned out to be."""
+
+    orders: np.ndarray
+    """i4[p, n]: topological orders."""
+    groups: np.ndarray
+    """i4[p, n]: the candidate that ends at each place of the order, -1 inside of groups."""
+    costs: np.ndarray
+    """f8[p]: what to minimize: the cost, plus more than any cost for what the limit forbids."""
+    parts: np.ndarray
+    """f8[p, k]: sums of the objectives."""
+    peaks: np.ndarray
+    """f8[p]: bytes needed; 0 without values."""
+    prints: np.ndarray
+    """u8[p]: equal for equal schedules: of the set of groups, and with values of their order."""
+
+    def __len__(self) -> int:
+        return len(self.orders)
+
+    @property
+    def keys(self) -> np.ndarray:
+        """f8[p, n]: the ranks of the nodes as standardized keys."""
+        return keys_of(self.orders)
+
+    def chosen(self, genome: int) -> tuple[int, ...]:
+        """The candidates of a genome, first to last."""
+        row = self.groups[genome]
+        return tuple(row[row >= 0].tolist())
+
+
+def keys_of(orders: np.ndarray) -> np.ndarray:
+    """Priorities f8[p, n] in [0, 1) that list scheduling turns back into ``orders`` i4[p, n]."""
+    count, n = orders.shape
+    keys = np.empty((count, n))
+    ranks = np.arange(n) / max(1, n)
+    np.put_along_axis(keys, orders.astype(np.int64), np.broadcast_to(ranks, orders.shape), axis=1)
+    return keys
 
 
 @_jit
-def _find(keys, values, key):  # type: ignore[no-untyped-def]
-    """The candidate with this hash, or -1."""
-    mask = np.uint64(len(keys) - 1)
-    slot = key & mask
-    while keys[slot] != 0:
-        if keys[slot] == key:
-            return values[slot]
-        slot = (slot + np.uint64(1)) & mask
-    return -1
-
-
-@_jit
-def _list_schedule(priority, pred_ptr, succ_ptr, succs, order, waits, heap):  # type: ignore[no-untyped-def]
+def list_schedule(f, priority, order, waits, heap):  # type: ignore[no-untyped-def]
     """Writes the topological order with the smallest priorities first; ties go by number."""
     n = len(order)
+    pred_ptr, succ_ptr, succs = f.pred_ptr, f.succ_ptr, f.succs
     held = 0
     for v in range(n):
         waits[v] = pred_ptr[v + 1] - pred_ptr[v]
@@ -58,12 +117,12 @@ def _list_schedule(priority, pred_ptr, succ_ptr, succs, order, waits, heap):  # 
                 held = _push(heap, held, priority, s)
 
 
-@_jit
+@_inner
 def _before(priority, a, b):  # type: ignore[no-untyped-def]
     return priority[a] < priority[b] or (priority[a] == priority[b] and a < b)
 
 
-@_jit
+@_inner
 def _push(heap, held, priority, v):  # type: ignore[no-untyped-def]
     at = held
     while at > 0:
@@ -76,7 +135,7 @@ def _push(heap, held, priority, v):  # type: ignore[no-untyped-def]
     return held + 1
 
 
-@_jit
+@_inner
 def _pop(heap, held, priority):  # type: ignore[no-untyped-def]
     held -= 1
     v = heap[held]
@@ -96,201 +155,253 @@ def _pop(heap, held, priority):  # type: ignore[no-untyped-def]
 
 
 @_jit
-def _cell(i, order, word, keys, values, cost, longest, best, back):  # type: ignore[no-untyped-def]
-    """One cell of the dynamic program: the best way to end a group at position ``i - 1``."""
-    found = math.inf
-    chosen = 0
-    key = np.uint64(0)
-    limit = min(i, longest[order[i - 1]])
-    for k in range(1, limit + 1):
-        v = order[i - k]
-        if longest[v] < k:
-            break
-        key ^= word[v]
-        g = _find(keys, values, key)
-        if g >= 0:
-            total = best[i - k] + cost[g]
-            if total < found:
-                found = total
-                chosen = k
-    best[i] = found
-    back[i] = chosen
+def prefix_hashes(f, order, hashes):  # type: ignore[no-untyped-def]
+    """Writes u8[n + 1]: the hash of the first i nodes."""
+    key, word = np.uint64(0), f.word
+    hashes[0] = key
+    for i in range(len(order)):
+        key ^= word[order[i]]
+        hashes[i + 1] = key
 
 
 @_jit
-def _decode(population, pred_ptr, succ_ptr, succs, word, keys, values, cost, longest, orders, out):  # type: ignore[no-untyped-def]
-    n = orders.shape[1]
-    waits, heap = np.empty(n, np.int32), np.empty(n, np.int32)
-    best, back = np.zeros(n + 1), np.zeros(n + 1, np.int32)
-    for p in range(len(population)):
-        order = orders[p]
-        _list_schedule(population[p], pred_ptr, succ_ptr, succs, order, waits, heap)
-        for i in range(1, n + 1):
-            _cell(i, order, word, keys, values, cost, longest, best, back)
-        out[p] = best[n]
-
-
-@_jit
-def _groups(order, word, keys, values, cost, longest):  # type: ignore[no-untyped-def]
-    """Candidates that cut the order best, first to last."""
+def live_bytes(f, order, place, live):  # type: ignore[no-untyped-def]
+    """Writes f8[n + 1]: what is live behind the first i nodes."""
     n = len(order)
-    best, back = np.zeros(n + 1), np.zeros(n + 1, np.int32)
-    for i in range(1, n + 1):
-        _cell(i, order, word, keys, values, cost, longest, best, back)
-    chosen = np.empty(n, np.int32)
-    count, i = 0, n
-    while i > 0:
-        key = np.uint64(0)
-        for k in range(back[i]):
-            key ^= word[order[i - 1 - k]]
-        chosen[count] = _find(keys, values, key)
-        count += 1
-        i -= back[i]
-    return chosen[:count][::-1].copy()
-
-
-@_jit
-def _random(state):  # type: ignore[no-untyped-def]
-    """SplitMix64 (Steele, Lea and Flood, 2014): the next 64 bits; ``state`` is u8[1]."""
-    state[0] += np.uint64(0x9E3779B97F4A7C15)
-    z = state[0]
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
-
-
-@_jit
-def _below(state, limit):  # type: ignore[no-untyped-def]
-    return int((_random(state) >> np.uint64(11)) % np.uint64(limit))
-
-
-@_jit
-def _unit(state):  # type: ignore[no-untyped-def]
-    return float(_random(state) >> np.uint64(11)) * (1.0 / 9007199254740992.0)
-
-
-@_jit
-def _move(order, place, source, target):  # type: ignore[no-untyped-def]
-    """Takes the node at ``source`` out and puts it back at ``target``."""
-    v = order[source]
-    step = 1 if target > source else -1
-    for i in range(source, target, step):
-        order[i] = order[i + step]
-        place[order[i]] = i
-    order[target] = v
-    place[v] = target
-
-
-@_jit
-def _window(v, n, place, pred_ptr, preds, succ_ptr, succs):  # type: ignore[no-untyped-def]
-    """First and last position the node may have while the others keep their order."""
-    low, high = 0, n - 1
-    for e in range(pred_ptr[v], pred_ptr[v + 1]):
-        low = max(low, place[preds[e]] + 1)
-    for e in range(succ_ptr[v], succ_ptr[v + 1]):
-        high = min(high, place[succs[e]] - 1)
-    return low, high
-
-
-@_jit
-def _recut(first, last, n, span, order, word, keys,  # type: ignore[no-untyped-def]
-           values, cost, longest, best, back, old, old_back):  # fmt: skip
-    """Computes the cells behind a change of positions ``first..last``; answers (cells touched end,
-    change of the total cost). Cells up to the end are kept in ``old``."""
-    same, delta = 0, math.inf
-    i = first + 1
-    while i <= n:
-        old[i], old_back[i] = best[i], back[i]
-        _cell(i, order, word, keys, values, cost, longest, best, back)
-        change = best[i] - old[i]
-        if i > last + 1 and abs(change - delta) <= 1e-12 * abs(best[i]):
-            same += 1
-            if same >= span:
-                return i + 1, change
-        else:
-            same = 0
-        delta = change
-        i += 1
-    return n + 1, best[n] - old[n]
-
-
-@_jit
-def _anneal(order, moves, hot, cold, state, pred_ptr,  # type: ignore[no-untyped-def]
-            preds, succ_ptr, succs, word, keys, values, cost, longest):  # fmt: skip
-    n = len(order)
-    place = np.empty(n, np.int32)
+    maker, nbytes, kept, user_ptr, users = f.maker, f.nbytes, f.kept, f.user_ptr, f.users
     for i in range(n):
         place[order[i]] = i
-    span = longest.max()
-    best, back = np.zeros(n + 1), np.zeros(n + 1, np.int32)
-    old, old_back = np.zeros(n + 1), np.zeros(n + 1, np.int32)
+    live[:] = 0.0
+    for w in range(len(nbytes)):
+        last = -1
+        for e in range(user_ptr[w], user_ptr[w + 1]):
+            last = max(last, place[users[e]])
+        if kept[w]:
+            live[place[maker[w]] + 1] += nbytes[w]
+        elif last >= 0:
+            live[place[maker[w]] + 1] += nbytes[w]
+            live[last + 1] -= nbytes[w]
+    for i in range(n):
+        live[i + 1] += live[i]
+
+
+@_inner
+def over(limit, need):  # type: ignore[no-untyped-def]
+    """Part by which ``need`` bytes are over the limit, plus one; 0 within it."""
+    if need <= limit:
+        return 0.0
+    return 1.0 + (need - limit) / max(1.0, limit)
+
+
+@_inner
+def cell(i, order, hashes, live, price, fine, heavy, best, back, most,  # type: ignore[no-untyped-def]
+         end_ptr, end_size, end_hash, end_group, written, limit):  # fmt: skip
+    """One cell of the dynamic program: the best way to end a group at place ``i - 1``. ``fine`` is
+    what a step over the limit costs, ``heavy`` the weight of the peak; ``most`` holds peaks."""
+    v = order[i - 1]
+    here = hashes[i]
+    found, high, chosen = math.inf, 0.0, -1
+    rank = math.inf
+    for e in range(end_ptr[v], end_ptr[v + 1]):
+        k = end_size[e]
+        if k > i:
+            break
+        if here ^ hashes[i - k] == end_hash[e]:
+            g = end_group[e]
+            total = best[i - k] + price[g]
+            top = 0.0
+            if len(live):
+                need = live[i - k] + written[g]
+                if need > limit:
+                    total += fine * over(limit, need)
+                top = max(most[i - k], need)
+            if total + heavy * top < rank:
+                found, high, chosen = total, top, g
+                rank = total + heavy * top
+    best[i], back[i] = found, chosen
+    if len(live):
+        most[i] = high
+
+
+@_jit
+def prices(f, weights, bias, price):  # type: ignore[no-untyped-def]
+    """Writes f8[g] for one genome; answers (price of a step over the limit, weight of the peak)."""
+    fine, heavy = f.ceiling, 0.0
+    parts, ceilings, inner_ptr, inner = f.parts, f.ceilings, f.inner_ptr, f.inner
+    if len(weights):
+        k = parts.shape[1]
+        fine, heavy = 0.0, weights[k]
+        for j in range(k):
+            fine += weights[j] * ceilings[j]
+        for g in range(len(price)):
+            total = 0.0
+            for j in range(k):
+                total += weights[j] * parts[g, j]
+            price[g] = total
+    else:
+        price[:] = f.cost
+    if len(bias):
+        # All edges cost their bias; a group gets back what it does not cut.
+        for e in range(len(bias)):
+            fine += abs(bias[e])
+        for g in range(len(price)):
+            for e in range(inner_ptr[g], inner_ptr[g + 1]):
+                price[g] -= bias[inner[e]]
+    return fine, heavy
+
+
+@_jit
+def best_cuts(f, order, hashes, live, price, fine, heavy, best, back, most, groups):  # type: ignore[no-untyped-def]
+    """Writes the candidate that ends at each place, -1 inside of groups."""
+    n = len(order)
+    end_ptr, end_size, end_hash, end_group = f.end_ptr, f.end_size, f.end_hash, f.end_group
+    member_ptr, written, limit = f.member_ptr, f.written, f.limit
+    best[0] = 0.0
+    most[0] = 0.0
     for i in range(1, n + 1):
-        _cell(i, order, word, keys, values, cost, longest, best, back)
-    # Cells behind the end of a re-cut keep their old values; ``total`` is the truth.
-    total = best[n]
-    kept, least = order.copy(), total
-    cooling = (cold / hot) ** (1.0 / max(1, moves))
-    heat = hot
-    for _ in range(moves):
-        heat *= cooling
-        v = _below(state, n)
-        low, high = _window(v, n, place, pred_ptr, preds, succ_ptr, succs)
-        if low == high:
+        cell(i, order, hashes, live, price, fine, heavy, best, back, most, end_ptr, end_size,
+             end_hash, end_group, written, limit)  # fmt: skip
+    groups[:] = -1
+    i = n
+    while i > 0:
+        g = back[i]
+        groups[i - 1] = g
+        i -= member_ptr[g + 1] - member_ptr[g]
+
+
+@_jit
+def _given_cuts(f, order, hashes, cuts, groups):  # type: ignore[no-untyped-def]
+    """Like ``best_cuts``, by the largest candidate that crosses no cut."""
+    end_ptr, end_size, end_hash, end_group = f.end_ptr, f.end_size, f.end_hash, f.end_group
+    groups[:] = -1
+    i = len(order)
+    while i > 0:
+        v = order[i - 1]
+        room = 1
+        e = end_ptr[v]
+        size, chosen = 0, -1
+        while e < end_ptr[v + 1]:
+            k = end_size[e]
+            while room < k and room < i and not cuts[order[i - 1 - room]]:
+                room += 1
+            if k > room:
+                break
+            if k > size and hashes[i] ^ hashes[i - k] == end_hash[e]:
+                size, chosen = k, end_group[e]
+            e += 1
+        groups[i - 1] = chosen
+        i -= size
+
+
+@_jit
+def _measure(f, groups, live, parts):  # type: ignore[no-untyped-def]
+    """Writes the sums of the objectives; answers (cost with fines, peak, fingerprint)."""
+    prices, split, written, limit = f.cost, f.parts, f.written, f.limit
+    cost, top, mark = 0.0, 0.0, np.uint64(0)
+    parts[:] = 0.0
+    begin = 0
+    for i in range(len(groups)):
+        g = groups[i]
+        if g < 0:
             continue
-        source = place[v]
-        target = low + _below(state, high - low)
-        if target >= source:
-            target += 1
-        if _below(state, 4) and abs(target - source) > span:  # mostly near, sometimes far
-            target = min(max(source + (1 + _below(state, span)) * (1 if target > source else -1),
-                             low), high)  # fmt: skip
-            if target == source:
-                continue
-        _move(order, place, source, target)
-        first, last = min(source, target), max(source, target)
-        end, change = _recut(first, last, n, span, order, word, keys, values, cost, longest,
-                             best, back, old, old_back)  # fmt: skip
-        if change <= 0.0 or _unit(state) < math.exp(-change / heat):
-            if change != 0.0:
-                for i in range(end, n + 1):
-                    best[i] += change
-            total += change
-            if total < least - 1e-12 * abs(least):
-                least = total
-                kept[:] = order
+        cost += prices[g]
+        for j in range(len(parts)):
+            parts[j] += split[g, j]
+        # SplitMix64's finalizer (Steele, Lea and Flood, 2014) of the candidate's number.
+        z = np.uint64(g + 1) * np.uint64(0x9E3779B97F4A7C15)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        mark += z ^ (z >> np.uint64(31))
+        if len(live):
+            need = live[begin] + written[g]
+            top = max(top, need)
+            if need > limit:
+                cost += f.ceiling * over(limit, need)
+            mark *= np.uint64(0x9E3779B97F4A7C15)
+        begin = i + 1
+    return cost, top, mark
+
+
+@_jit
+def _decode(f, keys, bias, weights, cuts, orders, groups, costs, parts, peaks, prints):  # type: ignore[no-untyped-def]
+    n = orders.shape[1]
+    waits, heap = np.empty(n, np.int32), np.empty(n, np.int32)
+    best, back, most = np.zeros(n + 1), np.zeros(n + 1, np.int32), np.zeros(n + 1)
+    hashes = np.empty(n + 1, np.uint64)
+    live = np.empty(n + 1 if len(f.nbytes) else 0)
+    price = f.cost.copy()
+    fine, heavy = f.ceiling, 0.0
+    for p in range(len(keys)):
+        order = orders[p]
+        list_schedule(f, keys[p], order, waits, heap)
+        prefix_hashes(f, order, hashes)
+        if len(live):
+            live_bytes(f, order, waits, live)
+        if cuts.shape[1]:
+            _given_cuts(f, order, hashes, cuts[p], groups[p])
         else:
-            _move(order, place, target, source)
-            for i in range(first + 1, end):
-                best[i], back[i] = old[i], old_back[i]
-    order[:] = kept
-    return least
+            if weights.shape[1] or bias.shape[1]:
+                fine, heavy = prices(f, weights[p], bias[p], price)
+            best_cuts(f, order, hashes, live, price, fine, heavy, best, back, most, groups[p])
+        costs[p], peaks[p], prints[p] = _measure(f, groups[p], live, parts[p])
 
 
-def decode(problem: Problem, population: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(orders i4[p, n], costs f8[p]) of priorities f8[p, n]."""
-    p = problem
-    orders = np.empty(population.shape, np.int32)
-    costs = np.empty(len(population))
-    _decode(population, p.pred_ptr, p.succ_ptr, p.succs, p.word, p.keys, p.values, p.cost,
-            p.longest, orders, costs)  # fmt: skip
-    return orders, costs
+@_jit
+def _cut(f, order, weights, groups):  # type: ignore[no-untyped-def]
+    n = len(order)
+    best, back, most = np.zeros(n + 1), np.zeros(n + 1, np.int32), np.zeros(n + 1)
+    hashes = np.empty(n + 1, np.uint64)
+    prefix_hashes(f, order, hashes)
+    live = np.empty(n + 1 if len(f.nbytes) else 0)
+    if len(live):
+        live_bytes(f, order, np.empty(n, np.int32), live)
+    price = f.cost.copy()
+    fine, heavy = prices(f, weights, np.empty(0), price)
+    best_cuts(f, order, hashes, live, price, fine, heavy, best, back, most, groups)
 
 
-def cut(problem: Problem, order: np.ndarray) -> list[int]:
-    """The candidates that cut a topological order at least cost, first to last."""
-    p = problem
-    found = _groups(order, p.word, p.keys, p.values, p.cost, p.longest)
-    return [int(g) for g in found]
+def decode(problem: Problem, genomes: Genomes | np.ndarray, threads: int = 1) -> Decoded:
+    """Orders, groups and objectives of genomes, or of priorities f8[p, n]; the population is split
+    over ``threads``, which does not change the result."""
+    if isinstance(genomes, np.ndarray):
+        genomes = Genomes(genomes)
+    f, count = problem.flat, len(genomes)
+    found = Decoded(
+        np.empty((count, problem.nodes), np.int32), np.empty((count, problem.nodes), np.int32),
+        np.empty(count), np.empty((count, f.parts.shape[1])), np.empty(count),
+        np.empty(count, np.uint64))  # fmt: skip
+    arrays = (
+        _gene(genomes.keys, count, problem.nodes, np.float64, "keys"),
+        _gene(genomes.bias, count, len(f.preds), np.float64, "bias"),
+        _gene(genomes.weights, count, f.parts.shape[1] + 1, np.float64, "weights"),
+        _gene(genomes.cuts, count, problem.nodes, np.uint8, "cuts"),
+        found.orders, found.groups, found.costs, found.parts, found.peaks, found.prints,
+    )  # fmt: skip
+    if threads <= 1 or count < 2:
+        _decode(f, *arrays)
+        return found
+    bounds = np.linspace(0, count, min(threads, count) + 1).astype(int).tolist()
+    with ThreadPoolExecutor(len(bounds) - 1) as pool:
+        jobs = [pool.submit(_decode, f, *(a[low:high] for a in arrays))
+                for low, high in itertools.pairwise(bounds)]  # fmt: skip
+        for job in jobs:
+            job.result()
+    return found
 
 
-def anneal(
-    problem: Problem, order: np.ndarray, moves: int, hot: float, cold: float, seed: int
-) -> tuple[np.ndarray, float]:
-    """(order, cost) after ``moves`` moves of simulated annealing from ``order``, cooling
-    geometrically from ``hot`` to ``cold`` (units of cost, both positive); the best one seen."""
-    p = problem
-    walked = np.array(order, np.int32)
-    state = np.array([seed & (1 << 64) - 1], np.uint64)
-    cost = _anneal(walked, moves, hot, cold, state, p.pred_ptr, p.preds, p.succ_ptr, p.succs,
-                   p.word, p.keys, p.values, p.cost, p.longest)  # fmt: skip
-    return walked, float(cost)
+def _gene(given: np.ndarray | None, count: int, width: int, dtype: type, what: str) -> np.ndarray:
+    """A gene as an array with a row per genome; of width 0 where it is not used."""
+    if given is None:
+        return np.empty((count, 0), dtype)
+    if given.shape != (count, width):
+        raise ValueError(f"{what}: an array {count} x {width}, not {given.shape}")
+    return np.ascontiguousarray(given, dtype)
+
+
+def cut(problem: Problem, order: np.ndarray, weights: np.ndarray | None = None) -> list[int]:
+    """The candidates that cut a topological order best, first to last: at least cost, or by
+    ``weights`` f8[k + 1] of the objectives and the peak."""
+    groups = np.empty(problem.nodes, np.int32)
+    none = np.empty(0) if weights is None else np.ascontiguousarray(weights, np.float64)
+    _cut(problem.flat, np.ascontiguousarray(order, np.int32), none, groups)
+    return [int(g) for g in groups if g >= 0]

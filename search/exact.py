@@ -10,8 +10,13 @@ Groups that do not depend on one another may run in any order, and the ideals on
 would multiply. So only one order of each partition is followed: of the groups that are ready, the
 one with the smallest first node. From an ideal, nodes that are ready are looked at in ascending
 order; behind a node all of whose possible groups are ready now nothing else needs to be tried,
-since its group would have come first. That keeps parallel branches from multiplying. A graph with
-more than ``limit`` ideals left is refused.
+since its group would have come first. That keeps parallel branches from multiplying.
+
+Under a memory limit the order of groups matters, so all ideals are followed; what is live is a
+function of the ideal, and a group that needs too much is no way. ``prove_peak`` looks for the least
+peak first, by the same program with the largest need of a path for its length (a bottleneck path;
+a peak that is known to be possible prunes it, as in SERENITY: Ahn et al., 2020), and then for the
+least cost under that limit. A graph with more than ``limit`` ideals is refused.
 
 Ideals are bit sets in rows of 64-bit words, found by Zobrist's hash and compared word by word, so
 the proof does not rest on the hash.
@@ -20,13 +25,14 @@ the proof does not rest on the hash.
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 
 import numpy as np
 from numba import njit
 
-from .problem import Problem
+from .problem import InfeasibleError, Problem, peak
 
 _jit = njit(cache=True, nogil=True, error_model="numpy")
 
@@ -44,6 +50,8 @@ class Proof:
     """Ideals visited."""
     transitions: int
     """Candidates tried from them."""
+    peak: float = 0.0
+    """Bytes the solution needs; 0 where memory was not looked at."""
 
 
 @_jit
@@ -71,41 +79,75 @@ def _lookup(row, key, rows, hashes, slots):  # type: ignore[no-untyped-def]
 
 
 @_jit
-def _ready(row, v, pred_ptr, preds):  # type: ignore[no-untyped-def]
+def _ready(f, row, v):  # type: ignore[no-untyped-def]
     """Whether ``v`` is missing from the ideal and all its predecessors are there."""
     if _has(row, v):
         return False
-    for e in range(pred_ptr[v], pred_ptr[v + 1]):
-        if not _has(row, preds[e]):
+    for e in range(f.pred_ptr[v], f.pred_ptr[v + 1]):
+        if not _has(row, f.preds[e]):
             return False
     return True
 
 
 @_jit
-def _fits(row, g, member_ptr, members, outer_ptr, outer):  # type: ignore[no-untyped-def]
+def _fits(f, row, g, outer_ptr, outer):  # type: ignore[no-untyped-def]
     """Whether the ideal lacks all members of ``g`` and has all they need from outside."""
     for e in range(outer_ptr[g], outer_ptr[g + 1]):
         if not _has(row, outer[e]):
             return False
-    for e in range(member_ptr[g], member_ptr[g + 1]):
-        if _has(row, members[e]):
+    for e in range(f.member_ptr[g], f.member_ptr[g + 1]):
+        if _has(row, f.members[e]):
             return False
     return True
 
 
 @_jit
-def _forced(row, v, holder_ptr, holders, member_ptr, members, outer_ptr, outer):  # type: ignore[no-untyped-def]
+def _forced(f, row, v, holder_ptr, holders, outer_ptr, outer):  # type: ignore[no-untyped-def]
     """Whether every candidate that may still hold ``v`` is ready: its group must come first."""
     for e in range(holder_ptr[v], holder_ptr[v + 1]):
         g = holders[e]
         possible = True
-        for m in range(member_ptr[g], member_ptr[g + 1]):
-            if _has(row, members[m]):
+        for m in range(f.member_ptr[g], f.member_ptr[g + 1]):
+            if _has(row, f.members[m]):
                 possible = False
                 break
-        if possible and not _fits(row, g, member_ptr, members, outer_ptr, outer):
+        if possible and not _fits(f, row, g, outer_ptr, outer):
             return False
     return True
+
+
+@_jit
+def _growth(f, before, after, g):  # type: ignore[no-untyped-def]
+    """Change of the live bytes when ``g`` leads from one ideal to another."""
+    total = 0.0
+    for e in range(f.member_ptr[g], f.member_ptr[g + 1]):
+        v = f.members[e]
+        for w in range(f.value_ptr[v], f.value_ptr[v + 1]):
+            if _waits(f, after, w):
+                total += f.nbytes[w]
+        for d in range(f.need_ptr[v], f.need_ptr[v + 1]):
+            w = f.needs[d]
+            first = -1  # of several members that use a value the first one ends it
+            for u in range(f.user_ptr[w], f.user_ptr[w + 1]):
+                if _has(after, f.users[u]) and not _has(before, f.users[u]):
+                    first = f.users[u]
+                    break
+            if first == v and _waits(f, before, w) and not _waits(f, after, w):
+                total -= f.nbytes[w]
+    return total
+
+
+@_jit
+def _waits(f, row, w):  # type: ignore[no-untyped-def]
+    """Whether a value is produced in the ideal and needed outside of it."""
+    if not _has(row, f.maker[w]):
+        return False
+    if f.kept[w]:
+        return True
+    for u in range(f.user_ptr[w], f.user_ptr[w + 1]):
+        if not _has(row, f.users[u]):
+            return True
+    return False
 
 
 @_jit
@@ -132,13 +174,14 @@ def _longer(numbers):  # type: ignore[no-untyped-def]
 
 
 @_jit
-def _ideals(n, limit, pred_ptr, preds, member_ptr,  # type: ignore[no-untyped-def]
-            members, first_ptr, first, holder_ptr, holders, outer_ptr,
-            outer, cost, word):  # fmt: skip
-    """(status, best f8[k], from i4[k], by i4[k], transitions, ideals, number of the whole one)."""
+def _ideals(f, limit, remembers, bottleneck, first_ptr,  # type: ignore[no-untyped-def]
+            first, holder_ptr, holders, outer_ptr, outer):  # fmt: skip
+    """(status, best f8[k], from i4[k], by i4[k], transitions, ideals, number of the whole one or
+    -1). ``remembers``: memory counts; ``bottleneck``: the best is the least peak."""
+    n = len(f.word)
     room, words = 1024, (n + 63) >> 6
     rows, hashes = np.zeros((room, words), np.uint64), np.zeros(room, np.uint64)
-    best = np.full(room, math.inf)
+    best, live = np.full(room, math.inf), np.zeros(room)
     origin, by, following = _none(room), _none(room), _none(room)
     heads = _none(n + 1)  # first ideal of each size; ``following`` chains the others
     slots = _rehash(1, hashes, 4 * room)
@@ -149,19 +192,22 @@ def _ideals(n, limit, pred_ptr, preds, member_ptr,  # type: ignore[no-untyped-de
         at = heads[size]
         while at >= 0:
             for v in range(n):
-                if not _ready(rows[at], v, pred_ptr, preds):
+                if not _ready(f, rows[at], v):
                     continue
-                for f in range(first_ptr[v], first_ptr[v + 1]):
-                    g = first[f]
-                    if not _fits(rows[at], g, member_ptr, members, outer_ptr, outer):
+                for e in range(first_ptr[v], first_ptr[v + 1]):
+                    g = first[e]
+                    if not _fits(f, rows[at], g, outer_ptr, outer):
                         continue
                     tried += 1
+                    need = live[at] + f.written[g]
+                    if remembers and need > f.limit:
+                        continue
                     row[:] = rows[at]
                     key = hashes[at]
-                    for e in range(member_ptr[g], member_ptr[g + 1]):
-                        m = members[e]
-                        row[m >> 6] |= np.uint64(1) << np.uint64(m & 63)
-                        key ^= word[m]
+                    for m in range(f.member_ptr[g], f.member_ptr[g + 1]):
+                        u = f.members[m]
+                        row[u >> 6] |= np.uint64(1) << np.uint64(u & 63)
+                        key ^= f.word[u]
                     k, slot = _lookup(row, key, rows, hashes, slots)
                     if k < 0:
                         if count == limit:
@@ -170,44 +216,77 @@ def _ideals(n, limit, pred_ptr, preds, member_ptr,  # type: ignore[no-untyped-de
                             rows = np.concatenate((rows, np.zeros_like(rows)))
                             hashes = np.concatenate((hashes, np.zeros_like(hashes)))
                             best = np.concatenate((best, np.full(room, math.inf)))
+                            live = np.concatenate((live, np.zeros(room)))
                             origin, by = _longer(origin), _longer(by)
                             following = _longer(following)
                             room *= 2
                         k = count
                         count += 1
                         rows[k], hashes[k], slots[slot] = row, key, k
-                        grown = size + member_ptr[g + 1] - member_ptr[g]
+                        if remembers:
+                            live[k] = live[at] + _growth(f, rows[at], row, g)
+                        grown = size + f.member_ptr[g + 1] - f.member_ptr[g]
                         following[k], heads[grown] = heads[grown], k
                         if 2 * count > len(slots):
                             slots = _rehash(count, hashes, 2 * len(slots))
-                    total = best[at] + cost[g]
+                    total = max(best[at], need) if bottleneck else best[at] + f.cost[g]
                     if total < best[k]:
                         best[k], origin[k], by[k] = total, at, g
-                if _forced(rows[at], v, holder_ptr, holders, member_ptr, members, outer_ptr, outer):
+                if not remembers and _forced(f, rows[at], v, holder_ptr, holders, outer_ptr, outer):
                     break
             at = following[at]
     return _DONE, best, origin, by, tried, count, heads[n]
 
 
 def prove(problem: Problem, limit: int = 1_000_000) -> Proof | None:
-    """The optimum over all partitions into candidates that can be put in order; None where the
-    graph has more than ``limit`` ideals."""
-    p = problem
-    n = p.nodes
-    if n == 0:
+    """The optimum over all partitions into candidates that can be put in order, within the memory
+    limit; None where the graph has more than ``limit`` ideals. Raises ``InfeasibleError`` where no
+    solution needs as little memory as the problem's limit."""
+    if not problem.remembers or problem.limit == math.inf:
+        return _solve(problem, limit, False, False)
+    proof = _solve(problem, limit, True, False)
+    if proof is None or proof.chosen or not problem.nodes:
+        return proof
+    least = _solve(problem.limited(math.inf), limit, True, True)
+    if least is None:
+        return None
+    raise InfeasibleError(problem.limit, least.peak, True)
+
+
+def prove_peak(problem: Problem, limit: int = 1_000_000, known: float = math.inf) -> Proof | None:
+    """The least peak memory of any solution and, under it, the least cost; None where the graph has
+    more than ``limit`` ideals. ``known``: bytes that some solution is known to need at most, which
+    prunes the search. The problem's own limit does not count."""
+    least = _solve(problem.limited(known), limit, True, True)
+    if least is None or not problem.nodes:
+        return least
+    if not least.chosen:
+        raise ValueError(f"no solution needs {known:.0f} bytes or less")
+    cheap = _solve(problem.limited(least.peak), limit, True, False)
+    if cheap is None:
+        return None
+    return Proof(cheap.cost, cheap.chosen, least.ideals + cheap.ideals,
+                 least.transitions + cheap.transitions, least.peak)  # fmt: skip
+
+
+def _solve(problem: Problem, limit: int, remembers: bool, bottleneck: bool) -> Proof | None:
+    """A best path, with no groups where none leads to the whole graph; None if it is too wide."""
+    if problem.nodes == 0:
         return Proof(0.0, (), 1, 0)
-    first_ptr, first, holder_ptr, holders, outer_ptr, outer = _entries(problem)
     status, best, origin, by, tried, count, whole = _ideals(
-        n, limit, p.pred_ptr, p.preds, p.member_ptr, p.members, first_ptr, first, holder_ptr,
-        holders, outer_ptr, outer, p.cost, p.word)  # fmt: skip
+        problem.flat, limit, remembers, bottleneck, *_entries(problem))  # fmt: skip
     if status == _WIDE:
         return None
-    at = int(whole)
-    cost, chosen = float(best[at]), []
+    if whole < 0:
+        return Proof(math.inf, (), int(count), int(tried), math.inf)
+    at, chosen = int(whole), []
     while origin[at] >= 0:
         chosen.append(int(by[at]))
         at = int(origin[at])
-    return Proof(cost, tuple(reversed(chosen)), int(count), int(tried))
+    chosen.reverse()
+    cost = float(sum(problem.cost[g] for g in chosen)) if bottleneck else float(best[whole])
+    needed = peak(problem, chosen) if problem.remembers else 0.0
+    return Proof(cost, tuple(chosen), int(count), int(tried), needed)
 
 
 def _entries(problem: Problem) -> tuple[np.ndarray, ...]:
@@ -215,18 +294,14 @@ def _entries(problem: Problem) -> tuple[np.ndarray, ...]:
     the outer predecessors of each candidate."""
     first: list[list[int]] = [[] for _ in range(problem.nodes)]
     holders: list[list[int]] = [[] for _ in range(problem.nodes)]
+    needed = [problem.predecessors(v) for v in range(problem.nodes)]
     outer: list[list[int]] = []
     for g in range(problem.candidates):
         members = problem.group(g)
-        inside = set(members)
         first[members[0]].append(g)
         for v in members:
             holders[v].append(g)
-        outer.append(sorted({
-            int(u) for v in members
-            for u in problem.preds[problem.pred_ptr[v] : problem.pred_ptr[v + 1]]
-            if int(u) not in inside
-        }))  # fmt: skip
+        outer.append(sorted({u for v in members for u in needed[v]}.difference(members)))
     return (*_csr(first), *_csr(holders), *_csr(outer))
 
 
@@ -235,30 +310,35 @@ def _csr(lists: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
     return ptr, np.array([v for x in lists for v in x], np.int32)
 
 
-def exhaustive(problem: Problem) -> float:
+def exhaustive(problem: Problem, peaks: bool = False) -> float:
     """The optimum by trying every order of groups, for at most 16 nodes: the yardstick of the
-    others, in plain Python, sharing no code with them."""
+    others, in plain Python, sharing no code with them. ``peaks``: the least peak memory, in bytes,
+    instead of the least cost within the limit; infinity where there is no solution."""
     n = problem.nodes
     if n > 16:
         raise ValueError(f"exhaustive search is for at most 16 nodes, not {n}")
-    need = [0] * n
-    for v in range(n):
-        for u in problem.preds[problem.pred_ptr[v] : problem.pred_ptr[v + 1]]:
-            need[v] |= 1 << int(u)
+    f = problem.flat
+    need = [sum(1 << u for u in problem.predecessors(v)) for v in range(n)]
+    values = [(1 << int(f.maker[w]), sum(1 << u for u in f.users[a:b].tolist()), bool(f.kept[w]),
+               float(f.nbytes[w]))
+              for w, (a, b) in enumerate(itertools.pairwise(f.user_ptr.tolist()))]  # fmt: skip
     sets = []
     for g in range(problem.candidates):
         mask = sum(1 << v for v in problem.group(g))
         outer = 0
         for v in problem.group(g):
             outer |= need[v]
-        sets.append((mask, outer & ~mask, float(problem.cost[g])))
+        sets.append((mask, outer & ~mask, float(problem.cost[g]), float(f.written[g])))
+    limit = math.inf if peaks else problem.limit
     seen = {0: 0.0}
     for done in range(1 << n):
         if done not in seen:
             continue
-        for mask, outer, cost in sets:
-            if mask & done == 0 and outer & ~done == 0:
-                total = seen[done] + cost
+        live = sum(size for maker, users, kept, size in values
+                   if maker & done and (kept or users & ~done))  # fmt: skip
+        for mask, outer, cost, written in sets:
+            if mask & done == 0 and outer & ~done == 0 and live + written <= limit:
+                total = max(seen[done], live + written) if peaks else seen[done] + cost
                 if total < seen.get(done | mask, math.inf):
                     seen[done | mask] = total
-    return seen[(1 << n) - 1]
+    return seen.get((1 << n) - 1, math.inf)

@@ -1,35 +1,52 @@
 """The scheduling problem as flat arrays: a graph, and a table of groups with their costs.
 
 Nodes are numbered in a topological order. A *candidate* is a set of nodes that may be one kernel,
-with its cost under some model; every single node is a candidate. A solution is a partition of the
-nodes into candidates that can be put in order; its cost is the sum. Every partition whose groups
-can be ordered jointly is the intervals of some topological order, so {order} x {cuts} loses none.
+with its cost under some model; every single node is a candidate, and several candidates may have
+the same members (*variants*: other implementations). A solution is a partition of the nodes into
+candidates that can be put in order; its cost is the sum. Every partition whose groups can be
+ordered jointly is the intervals of some topological order, so {order} x {cuts} loses none.
 
-Sets are recognized by Zobrist's hash (1970): a random word per node, combined by exclusive or, so
-that a growing interval costs one operation per node; an open-addressing table maps the hash of a
-candidate to its number. Equal hashes of different candidates are found while the table is built,
-and a solution is checked node by node in the end, so a collision can cost quality, never truth.
+Sets are recognized by Zobrist's hash (1970): a random word per node, combined by exclusive or. The
+hash of an interval of an order is the difference of two prefix hashes, so that one comparison tells
+whether a candidate ends at a place. A solution is checked node by node in the end, so a collision
+can cost quality, never truth.
+
+*Memory.* A value is produced by one node and needed until its last consumer has run, or to the end
+if it is kept. What is live behind a set of finished nodes depends on the set alone. A candidate
+that runs needs what is live before it and what it writes itself; the peak of a solution is the
+largest need of its groups. ``limit`` forbids groups that need more.
 """
 
 from __future__ import annotations
 
+import hashlib
+import heapq
+import itertools
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import cached_property
+from math import inf, isnan
+from typing import NamedTuple
 
 import numpy as np
+
+from ..ir.errors import EvonnxError
 
 MOST_NODES = 48
 """Nodes in one candidate, at most."""
 
+Value = tuple[int, float, Sequence[int], bool]
+"""(producing node, bytes, consuming nodes, whether it is kept to the end)."""
 
-@dataclass(frozen=True, eq=False)
-class Problem:
-    """Nodes ``0..n-1`` in topological order, candidates ``0..g-1``; see the module."""
+
+class Flat(NamedTuple):
+    """A problem as the arrays that compiled code reads. Edges are numbered by their place in
+    ``preds``; of n nodes, m edges, g candidates, k objectives, w values."""
 
     pred_ptr: np.ndarray
     """i4[n + 1]: where the predecessors of each node begin in ``preds``."""
     preds: np.ndarray
-    """i4[m]: predecessors, each once."""
+    """i4[m]: predecessors, each once, ascending."""
     succ_ptr: np.ndarray
     """i4[n + 1]"""
     succs: np.ndarray
@@ -40,33 +57,134 @@ class Problem:
     """i4: members in ascending order."""
     cost: np.ndarray
     """f8[g]: cost of each candidate; finite, not negative."""
+    parts: np.ndarray
+    """f8[g, k]: additive objectives of each candidate; finite, not negative."""
     word: np.ndarray
     """u8[n]: Zobrist's random word of each node."""
-    keys: np.ndarray
-    """u8[2^k]: the hash table's keys; 0 is empty."""
-    values: np.ndarray
-    """i4[2^k]: candidate of the key."""
-    longest: np.ndarray
-    """i4[n]: members of the largest candidate that holds the node."""
+    end_ptr: np.ndarray
+    """i4[n + 1]: where the candidates begin that may end with each node."""
+    end_size: np.ndarray
+    """i4: their sizes, ascending at each node; of equal sets the cheapest first."""
+    end_hash: np.ndarray
+    """u8: their hashes."""
+    end_group: np.ndarray
+    """i4: their numbers."""
+    inner_ptr: np.ndarray
+    """i4[g + 1]: where the edges inside each candidate begin."""
+    inner: np.ndarray
+    """i4: edges between two members."""
+    value_ptr: np.ndarray
+    """i4[n + 1]: where the values that each node produces begin."""
+    maker: np.ndarray
+    """i4[w]: the node that produces each value."""
+    nbytes: np.ndarray
+    """f8[w]: bytes of each value."""
+    kept: np.ndarray
+    """bool[w]: whether the value is needed to the end."""
+    user_ptr: np.ndarray
+    """i4[w + 1]: where the consumers of each value begin."""
+    users: np.ndarray
+    """i4: consuming nodes, each once."""
+    need_ptr: np.ndarray
+    """i4[n + 1]: where the values that each node consumes begin."""
+    needs: np.ndarray
+    """i4: values."""
+    written: np.ndarray
+    """f8[g]: bytes each candidate writes that stay until their consumers ran."""
+    limit: float
+    """Bytes a solution may need, or infinity."""
+    ceiling: float
+    """No solution costs more: the price of one step over the limit, for compiled code."""
+    ceilings: np.ndarray
+    """f8[k]: no solution has more of an objective."""
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """Nodes ``0..n-1`` in topological order, candidates ``0..g-1``; see the module."""
+
+    flat: Flat
+    objectives: tuple[str, ...] = ("cost",)
+    """Names of the columns of ``parts``."""
+    seed: int = 0
+    """What the hash words were drawn with."""
 
     @property
     def nodes(self) -> int:
         """Number of nodes."""
-        return len(self.longest)
+        return len(self.flat.word)
 
     @property
     def candidates(self) -> int:
         """Number of candidates."""
-        return len(self.cost)
+        return len(self.flat.cost)
 
-    def priced(self, cost: np.ndarray) -> Problem:
-        """The same groups at other costs, f8[g]. Raises ``ValueError`` for costs that are none."""
-        return replace(self, cost=_checked(cost, self.candidates))
+    @property
+    def cost(self) -> np.ndarray:
+        """f8[g]: cost of each candidate."""
+        return self.flat.cost
+
+    @property
+    def parts(self) -> np.ndarray:
+        """f8[g, k]: additive objectives of each candidate."""
+        return self.flat.parts
+
+    @property
+    def limit(self) -> float:
+        """Bytes a solution may need, or infinity."""
+        return self.flat.limit
+
+    @property
+    def remembers(self) -> bool:
+        """Whether the problem has values, so that the order of groups matters to memory."""
+        return len(self.flat.nbytes) > 0
 
     def group(self, candidate: int) -> tuple[int, ...]:
         """Members of a candidate."""
-        start, stop = self.member_ptr[candidate : candidate + 2]
-        return tuple(int(v) for v in self.members[start:stop])
+        start, stop = self.flat.member_ptr[candidate : candidate + 2]
+        return tuple(self.flat.members[start:stop].tolist())
+
+    def predecessors(self, node: int) -> list[int]:
+        """Nodes that ``node`` needs, ascending."""
+        start, stop = self.flat.pred_ptr[node : node + 2]
+        found: list[int] = self.flat.preds[start:stop].tolist()
+        return found
+
+    @cached_property
+    def edges(self) -> list[tuple[int, int]]:
+        """(before, after) of every edge, as edges are numbered."""
+        after = np.repeat(np.arange(self.nodes), np.diff(self.flat.pred_ptr))
+        return list(zip(self.flat.preds.tolist(), after.tolist(), strict=True))
+
+    @cached_property
+    def variants(self) -> tuple[tuple[int, ...], ...]:
+        """Candidates with the same members, cheapest first, in order of their first one."""
+        found: dict[tuple[int, ...], list[int]] = {}
+        for g in range(self.candidates):
+            found.setdefault(self.group(g), []).append(g)
+        return tuple(tuple(sorted(v, key=lambda g: (self.cost[g], g))) for v in found.values())
+
+    def priced(self, cost: Sequence[float] | np.ndarray, parts: np.ndarray | None = None
+               ) -> Problem:
+        """The same groups at other costs f8[g], and parts f8[g, k] (those of before if None, where
+        they are not the cost itself). Raises ``ValueError`` for costs that are none."""
+        f = self.flat
+        costs = _numbers(cost, (self.candidates,), "one cost per candidate")
+        if parts is not None:
+            split = _numbers(parts, f.parts.shape, "one number per candidate and objective")
+        else:
+            split = costs[:, None].copy() if np.array_equal(f.parts, f.cost[:, None]) else f.parts
+        node = np.repeat(np.arange(self.nodes), np.diff(f.end_ptr))
+        rank = _rank(node, f.end_size, f.end_hash, f.end_group, costs)
+        ceilings = _ceilings(self.nodes, f.member_ptr, f.members, costs, split)
+        flat = f._replace(cost=costs, parts=split, end_hash=f.end_hash[rank],
+                          end_group=f.end_group[rank], ceiling=float(ceilings[0]),
+                          ceilings=ceilings[1:])  # fmt: skip
+        return Problem(flat, self.objectives, self.seed)
+
+    def limited(self, limit: float) -> Problem:
+        """The same problem under another memory limit, in bytes."""
+        return Problem(self.flat._replace(limit=_limit(limit)), self.objectives, self.seed)
 
 
 @dataclass(slots=True)
@@ -84,6 +202,8 @@ class Found:
     """Whether ``cost`` is the proven optimum."""
     history: list[tuple[int, float, float]] = field(default_factory=list)
     """(evaluations, seconds, best cost), a line per improvement."""
+    peak: float = 0.0
+    """Bytes the solution needs; 0 for a problem without values."""
 
     @property
     def gap(self) -> float:
@@ -91,41 +211,76 @@ class Found:
         return self.cost / self.bound - 1.0 if self.bound > 0 else 0.0
 
 
+class InfeasibleError(EvonnxError):
+    """No solution under the memory limit was found."""
+
+    def __init__(self, limit: float, peak: float, proven: bool) -> None:
+        self.limit, self.peak, self.proven = limit, peak, proven
+        how = "no schedule needs less" if proven else "the least found, not proven"
+        super().__init__(f"memory limit {limit:.0f} bytes: a schedule needs {peak:.0f} bytes "
+                         f"({how}); raise the limit to that, or offer smaller groups")
+
+
 def make_problem(
     nodes: int, edges: Iterable[tuple[int, int]], groups: Sequence[Sequence[int]],
-    cost: Sequence[float] | np.ndarray, seed: int = 0,
+    cost: Sequence[float] | np.ndarray, seed: int = 0, *,
+    parts: np.ndarray | None = None, objectives: Sequence[str] = ("cost",),
+    values: Sequence[Value] = (), written: Sequence[float] | np.ndarray | None = None,
+    limit: float = inf,
 ) -> Problem:
     """The problem of ``nodes`` nodes, (before, after) ``edges`` with before < after, and candidate
-    ``groups`` (ascending, distinct, all single nodes among them) with their costs. ``seed`` draws
-    the hash words. Raises ``ValueError`` for what is not such a problem."""
+    ``groups`` (ascending, distinct members, all single nodes among them; equal ones are variants)
+    with their costs. ``seed`` draws the hash words.
+
+    ``parts`` f8[g, k] are additive objectives named ``objectives``; without them the cost is the
+    only one. ``values`` are what occupies memory: (producer, bytes, consumers, kept), an edge from
+    the producer to every consumer; what comes from outside of the graph is not a value here.
+    ``written`` f8[g] are the bytes that a candidate writes and that stay until their consumers
+    ran; without it those of its values that are needed outside. ``limit`` in bytes.
+    Raises ``ValueError`` for what is not such a problem."""
     pairs = sorted(set(edges))
     if any(not 0 <= a < b < nodes for a, b in pairs):
         raise ValueError("an edge leads backwards or to a node that does not exist")
-    costs = _checked(cost, len(groups))
+    costs = _numbers(cost, (len(groups),), "one cost per candidate")
+    split = costs[:, None].copy() if parts is None else _numbers(
+        parts, (len(groups), len(objectives)), "one number per candidate and objective")
     if set(range(nodes)) - {g[0] for g in groups if len(g) == 1}:
         raise ValueError("every node alone is a candidate")
     if any(len(g) > MOST_NODES for g in groups):
         raise ValueError(f"a candidate has at most {MOST_NODES} nodes")
+    if any(not g or list(g) != sorted({*g}) or not 0 <= g[0] <= g[-1] < nodes for g in groups):
+        raise ValueError("the members of a candidate are nodes, ascending, each once")
     word = np.random.default_rng(seed).integers(1, 1 << 63, nodes, np.uint64)
-    keys, values = _table(groups, word)
-    longest = np.ones(nodes, np.int32)
-    for g in groups:
-        longest[list(g)] = np.maximum(longest[list(g)], len(g))
+    member_ptr = np.cumsum([0, *(len(g) for g in groups)], dtype=np.int32)
+    members = np.array([v for g in groups for v in g], np.int32)
     after = sorted((b, a) for a, b in pairs)
-    return Problem(
-        _starts((b for b, _ in after), nodes), np.array([a for _, a in after], np.int32),
-        _starts((a for a, _ in pairs), nodes), np.array([b for _, b in pairs], np.int32),
-        np.cumsum([0, *(len(g) for g in groups)], dtype=np.int32),
-        np.array([v for g in groups for v in g], np.int32),
-        costs, word, keys, values, longest,
+    graph = (_starts((b for b, _ in after), nodes), np.array([a for _, a in after], np.int32),
+             _starts((a for a, _ in pairs), nodes), np.array([b for _, b in pairs], np.int32))
+    memory = _memory(nodes, set(pairs), values)
+    if written is None:
+        held = _writes(memory, member_ptr, members)
+    else:
+        held = _numbers(written, (len(groups),), "one number of bytes written per candidate")
+    ceilings = _ceilings(nodes, member_ptr, members, costs, split)
+    flat = Flat(
+        *graph, member_ptr, members, costs, np.ascontiguousarray(split), word,
+        *_ends(nodes, graph, member_ptr, members, costs, word), *_inner(graph, member_ptr, members),
+        *memory, held, _limit(limit), float(ceilings[0]), ceilings[1:],
     )  # fmt: skip
+    return Problem(flat, tuple(objectives), seed)
 
 
-def _checked(cost: Sequence[float] | np.ndarray, count: int) -> np.ndarray:
-    costs = np.asarray(cost, np.float64)
-    if costs.shape != (count,) or not np.isfinite(costs).all() or (costs < 0).any():
-        raise ValueError("there is one finite cost, not negative, per candidate")
-    return costs
+def _limit(limit: float) -> float:
+    if isnan(limit) or limit < 0:
+        raise ValueError(f"the memory limit is a number of bytes, not {limit}")
+    return float(limit)
+
+
+def _numbers(given: Sequence[float] | np.ndarray, shape: tuple[int, ...], what: str) -> np.ndarray:
+    found = np.array(given, np.float64)
+    if found.shape != shape or not np.isfinite(found).all() or (found < 0).any():
+        raise ValueError(f"there is {what}, finite and not negative")
+    return found
 
 
 def _starts(owners: Iterable[int], nodes: int) -> np.ndarray:
@@ -135,44 +290,191 @@ def _starts(owners: Iterable[int], nodes: int) -> np.ndarray:
     return np.cumsum(counts, dtype=np.int32)
 
 
-def _table(groups: Sequence[Sequence[int]], word: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    size = 1 << max(4, (3 * len(groups)).bit_length())
-    keys, values = np.zeros(size, np.uint64), np.zeros(size, np.int32)
-    seen: dict[int, int] = {}
-    for k, g in enumerate(groups):
-        key = int(np.bitwise_xor.reduce(word[list(g)]))
-        if key == 0 or key in seen:
-            raise ValueError(f"candidates {seen.get(key)} and {k} are the same set")
-        seen[key] = k
-        slot = key & (size - 1)
-        while keys[slot]:
-            slot = (slot + 1) & (size - 1)
-        keys[slot], values[slot] = key, k
-    return keys, values
+Graph = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+Memory = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray,
+               np.ndarray]  # fmt: skip
+
+
+def _memory(nodes: int, pairs: set[tuple[int, int]], values: Sequence[Value]) -> Memory:
+    """value_ptr, maker, nbytes, kept, user_ptr, users, need_ptr, needs."""
+    ordered = sorted(((p, float(b), sorted({*c}), bool(k)) for p, b, c, k in values),
+                     key=lambda v: v[0])  # fmt: skip
+    for producer, nbytes, consumers, _ in ordered:
+        if not 0 <= producer < nodes or any((producer, c) not in pairs for c in consumers):
+            raise ValueError(f"no edge leads from node {producer} to a consumer of its value")
+        if not 0 <= nbytes < inf:
+            raise ValueError(f"a value has a number of bytes, not {nbytes}")
+    needs = sorted((c, k) for k, (_, _, consumers, _) in enumerate(ordered) for c in consumers)
+    return (
+        _starts((v[0] for v in ordered), nodes), np.array([v[0] for v in ordered], np.int32),
+        np.array([v[1] for v in ordered], np.float64),
+        np.array([v[3] for v in ordered], bool),
+        np.cumsum([0, *(len(v[2]) for v in ordered)], dtype=np.int32),
+        np.array([c for v in ordered for c in v[2]], np.int32),
+        _starts((c for c, _ in needs), nodes), np.array([k for _, k in needs], np.int32),
+    )  # fmt: skip
+
+
+def _pairs(member_ptr: np.ndarray, members: np.ndarray, ptr: np.ndarray, targets: np.ndarray
+           ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Every arc from a member of a candidate: its candidate, the member's place in ``members``, its
+    place in ``targets``, and whether it leads to another member."""
+    degree = np.diff(ptr)[members]
+    place = np.repeat(np.arange(len(members)), degree)
+    first = np.cumsum(degree) - degree
+    arc = np.arange(len(place)) - first[place] + ptr[members][place]
+    owner = np.repeat(np.arange(len(member_ptr) - 1), np.diff(member_ptr))
+    nodes = len(ptr)
+    known = owner * nodes + members  # ascending, as candidates are in order and members ascend
+    asked = owner[place] * nodes + targets[arc]
+    at = np.minimum(np.searchsorted(known, asked), max(0, len(known) - 1))
+    inside = known[at] == asked if len(known) else np.zeros(0, bool)
+    return owner[place], place, arc, inside
+
+
+def _ends(nodes: int, graph: Graph, member_ptr: np.ndarray, members: np.ndarray, costs: np.ndarray,
+          word: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """end_ptr, end_size, end_hash, end_group: candidates by the members without a successor among
+    the members. Raises ``ValueError`` where different sets have one hash."""
+    size = np.diff(member_ptr)
+    if not len(size):
+        return (np.zeros(nodes + 1, np.int32), np.zeros(0, np.int32), np.zeros(0, np.uint64),
+                np.zeros(0, np.int32))  # fmt: skip
+    hashes = np.bitwise_xor.reduceat(word[members], member_ptr[:-1])
+    _distinct(hashes, member_ptr, members)
+    _, place, _, inside = _pairs(member_ptr, members, graph[2], graph[3])
+    last = np.ones(len(members), bool)
+    last[place[inside]] = False
+    group = np.repeat(np.arange(len(size)), size)[last]
+    node = members[last]
+    rank = _rank(node, size[group], hashes[group], group, costs)
+    group, node = group[rank], node[rank]
+    ptr = np.searchsorted(node, np.arange(nodes + 1)).astype(np.int32)
+    return ptr, size[group].astype(np.int32), hashes[group], group.astype(np.int32)
+
+
+def _rank(node: np.ndarray, size: np.ndarray, hashes: np.ndarray, group: np.ndarray,
+          costs: np.ndarray) -> np.ndarray:
+    """By node, then size; of equal sets the cheapest first."""
+    return np.lexsort((group, costs[group], hashes, size, node))
+
+
+def _ceilings(nodes: int, member_ptr: np.ndarray, members: np.ndarray, costs: np.ndarray,
+              parts: np.ndarray) -> np.ndarray:
+    """f8[1 + k]: what no solution exceeds, of the cost and of each objective: every node pays the
+    most that any of its candidates costs."""
+    both = np.column_stack([costs, parts])
+    most = np.zeros((nodes, both.shape[1]))
+    np.maximum.at(most, members, np.repeat(both, np.diff(member_ptr), axis=0))
+    ceilings: np.ndarray = most.sum(axis=0)
+    return ceilings
+
+
+def _distinct(hashes: np.ndarray, member_ptr: np.ndarray, members: np.ndarray) -> None:
+    rank = np.argsort(hashes, kind="stable")
+    for a, b in itertools.pairwise(rank):
+        if hashes[a] == hashes[b] and not np.array_equal(
+            members[member_ptr[a] : member_ptr[a + 1]], members[member_ptr[b] : member_ptr[b + 1]]
+        ):
+            raise ValueError(f"candidates {a} and {b} have one hash: draw words with another seed")
+
+
+def _inner(graph: Graph, member_ptr: np.ndarray, members: np.ndarray
+           ) -> tuple[np.ndarray, np.ndarray]:
+    """inner_ptr, inner: edges between two members of each candidate."""
+    owner, _, arc, inside = _pairs(member_ptr, members, graph[0], graph[1])
+    return (_starts(owner[inside].tolist(), len(member_ptr) - 1), arc[inside].astype(np.int32))
+
+
+def _writes(memory: Memory, member_ptr: np.ndarray, members: np.ndarray) -> np.ndarray:
+    """f8[g]: bytes of the values of each candidate that are needed outside of it."""
+    value_ptr, _, nbytes, kept, user_ptr, users, _, _ = memory
+    held = np.zeros(len(member_ptr) - 1)
+    if not len(nbytes):
+        return held
+    for g in range(len(held)):
+        inside = members[member_ptr[g] : member_ptr[g + 1]].tolist()
+        for v in inside:
+            for w in range(value_ptr[v], value_ptr[v + 1]):
+                outside = {*users[user_ptr[w] : user_ptr[w + 1]].tolist()} - {*inside}
+                if kept[w] or outside:
+                    held[g] += nbytes[w]
+    return held
 
 
 def check_solution(problem: Problem, chosen: Sequence[int]) -> str:
     """Why the candidates ``chosen``, in this order, are no solution; "" if they are one."""
-    place = np.full(problem.nodes, -1)
+    place = [-1] * problem.nodes
     for k, candidate in enumerate(chosen):
         for v in problem.group(candidate):
             if place[v] >= 0:
                 return f"node {v} is in two groups"
             place[v] = k
-    if (place < 0).any():
-        return f"node {int(np.argmin(place))} is in no group"
-    for v in range(problem.nodes):
-        for p in problem.preds[problem.pred_ptr[v] : problem.pred_ptr[v + 1]]:
-            if place[p] > place[v]:
-                return f"node {v} runs before node {p}, which it needs"
+    if -1 in place:
+        return f"node {place.index(-1)} is in no group"
+    for before, after in problem.edges:
+        if place[before] > place[after]:
+            return f"node {after} runs before node {before}, which it needs"
+    needed = peak(problem, chosen)
+    if needed > problem.limit:
+        return f"it needs {needed:.0f} bytes, the limit is {problem.limit:.0f}"
     return ""
+
+
+def peak(problem: Problem, chosen: Sequence[int]) -> float:
+    """Bytes that a solution needs: the largest, over its groups, of what is live before the group
+    and what it writes. Plain Python, the yardstick of the compiled evaluation."""
+    f = problem.flat
+    waiting = (np.diff(f.user_ptr) + f.kept).tolist()
+    live, most = 0.0, 0.0
+    for candidate in chosen:
+        most = max(most, live + float(f.written[candidate]))
+        for v in problem.group(candidate):
+            for w in range(f.value_ptr[v], f.value_ptr[v + 1]):
+                live += float(f.nbytes[w]) if waiting[w] else 0.0
+            for w in f.needs[f.need_ptr[v] : f.need_ptr[v + 1]].tolist():
+                waiting[w] -= 1
+                live -= 0.0 if waiting[w] else float(f.nbytes[w])
+    return most
+
+
+def canonical(problem: Problem, chosen: Sequence[int]) -> tuple[int, ...]:
+    """The one way to write down a schedule. Without values the order of groups does not matter to
+    any objective: of the groups that are ready, that with the smallest first node comes first.
+    With values the order is part of the schedule and stays."""
+    if problem.remembers:
+        return tuple(int(g) for g in chosen)
+    owner = {v: k for k, g in enumerate(chosen) for v in problem.group(g)}
+    arcs = {(owner[a], owner[b]) for a, b in problem.edges if owner[a] != owner[b]}
+    waits = [0] * len(chosen)
+    follow: list[list[int]] = [[] for _ in chosen]
+    for a, b in arcs:
+        waits[b] += 1
+        follow[a].append(b)
+    ready = [(problem.group(g)[0], k) for k, g in enumerate(chosen) if not waits[k]]
+    heapq.heapify(ready)
+    found = []
+    while ready:
+        _, k = heapq.heappop(ready)
+        found.append(int(chosen[k]))
+        for b in follow[k]:
+            waits[b] -= 1
+            if not waits[b]:
+                heapq.heappush(ready, (problem.group(chosen[b])[0], b))
+    return tuple(found)
+
+
+def fingerprint(problem: Problem, chosen: Sequence[int]) -> str:
+    """A digest of the canonical form: equal for equal schedules."""
+    numbers = np.array(canonical(problem, chosen), np.int64)
+    return hashlib.blake2b(numbers.tobytes(), digest_size=16).hexdigest()
 
 
 def floor(problem: Problem) -> float:
     """A lower bound of every solution: each candidate's cost is split evenly over its members, and
     a node pays at least its cheapest share."""
-    size = np.diff(problem.member_ptr)
+    size = np.diff(problem.flat.member_ptr)
     share = np.repeat(problem.cost / size, size)
     least = np.full(problem.nodes, np.inf)
-    np.minimum.at(least, problem.members, share)
+    np.minimum.at(least, problem.flat.members, share)
     return float(least.sum())

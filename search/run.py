@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 
 from .evaluate import cut, decode
-from .problem import Found, Problem, check_solution, floor
+from .problem import Found, InfeasibleError, Problem, check_solution, floor, peak
 from .strategies.base import Strategy
 
 Watch = Callable[[int, float], None]
@@ -24,7 +24,8 @@ def search(
     watch: Watch | None = None,
 ) -> Found:
     """The best solution of ``strategy`` within ``budget`` evaluations, started from the topological
-    orders ``first``, i4[k, n]; never worse than the best of them."""
+    orders ``first``, i4[k, n]; never worse than the best of them. Raises ``InfeasibleError``
+    where all that was found needs more memory than the problem's limit."""
     began = time.perf_counter()
     best, order = np.inf, np.array(first[0], np.int32)
     history: list[tuple[int, float, float]] = []
@@ -33,12 +34,12 @@ def search(
     try:
         while spent < budget or not spent:
             population = strategy.ask()
-            orders, costs = decode(problem, population)
-            strategy.tell(population, orders, costs)
+            found = decode(problem, population)
+            strategy.tell(population, found.orders, found.costs)
             spent += len(population) + strategy.spent
-            k = int(np.argmin(costs))
-            if costs[k] < best:
-                best, order = float(costs[k]), orders[k].copy()
+            k = int(np.argmin(found.costs))
+            if found.costs[k] < best:
+                best, order = float(found.costs[k]), found.orders[k].copy()
                 history.append((spent, time.perf_counter() - began, best))
             if watch is not None:
                 watch(spent, best)
@@ -46,7 +47,9 @@ def search(
         if not np.isfinite(best):
             raise
     chosen = cut(problem, order)
+    if (needed := peak(problem, chosen)) > problem.limit:
+        raise InfeasibleError(problem.limit, needed, False)
     if fault := check_solution(problem, chosen):
         raise AssertionError(f"the search made an impossible schedule: {fault}")
     total = float(sum(problem.cost[g] for g in chosen))
-    return Found(total, tuple(chosen), spent, floor(problem), history=history)
+    return Found(total, tuple(chosen), spent, floor(problem), history=history, peak=needed)

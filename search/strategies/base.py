@@ -6,8 +6,11 @@ from typing import Protocol
 
 import numpy as np
 
-from ..evaluate import anneal
+from ..evaluate import keys_of
+from ..moves import anneal
 from ..problem import Problem
+
+__all__ = ["Polisher", "Strategy", "keys_of"]
 
 
 class Strategy(Protocol):
@@ -24,15 +27,6 @@ class Strategy(Protocol):
 
     def tell(self, population: np.ndarray, orders: np.ndarray, costs: np.ndarray) -> None:
         """What was asked for, as orders i4[p, n], and their costs f8[p]."""
-
-
-def keys_of(orders: np.ndarray) -> np.ndarray:
-    """Priorities f8[p, n] in [0, 1) that list scheduling turns back into ``orders`` i4[p, n]."""
-    count, n = orders.shape
-    keys = np.empty((count, n))
-    ranks = np.arange(n) / max(1, n)
-    np.put_along_axis(keys, orders.astype(np.int64), np.broadcast_to(ranks, orders.shape), axis=1)
-    return keys
 
 
 class Polisher:

@@ -1,0 +1,208 @@
+"""Walks through orders: simulated annealing whose every move is cut again exactly.
+
+A move takes a run of nodes out of the order and puts it back elsewhere between the last predecessor
+and the first successor of its nodes, so orders stay topological. What changes lies in the window
+between the old and the new place: hashes and live bytes inside of it, and the cells of the dynamic
+program from its begin on. Those are computed again only until the difference to the old ones has
+been constant over as many cells as the longest candidate is long: from there on it is constant for
+good. The cost of a move so does not depend on the size of the graph.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from .evaluate import _inner, _jit, best_cuts, cell, live_bytes, prefix_hashes
+from .problem import Problem
+
+
+@_inner
+def draw(state):  # type: ignore[no-untyped-def]
+    """SplitMix64 (Steele, Lea and Flood, 2014): the next 64 bits; ``state`` is u8[1]."""
+    state[0] += np.uint64(0x9E3779B97F4A7C15)
+    z = state[0]
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
+
+
+@_inner
+def below(state, limit):  # type: ignore[no-untyped-def]
+    """A whole number from 0, less than ``limit``."""
+    return np.int64((draw(state) >> np.uint64(11)) % np.uint64(limit))
+
+
+@_inner
+def unit(state):  # type: ignore[no-untyped-def]
+    """A number from 0, less than 1."""
+    return float(draw(state) >> np.uint64(11)) * (1.0 / 9007199254740992.0)
+
+
+@_jit
+def _rotate(order, place, first, middle, end, spare):  # type: ignore[no-untyped-def]
+    """Swaps the runs ``first..middle`` and ``middle..end`` of the order."""
+    count = middle - first
+    spare[:count] = order[first:middle]
+    for i in range(middle, end):
+        order[i - count] = order[i]
+    order[end - count : end] = spare[:count]
+    for i in range(first, end):
+        place[order[i]] = i
+
+
+@_jit
+def _window(f, first, end, order, place):  # type: ignore[no-untyped-def]
+    """Where the run ``first..end`` may begin and must end while the others keep their order."""
+    low, high = 0, len(order)
+    pred_ptr, preds, succ_ptr, succs = f.pred_ptr, f.preds, f.succ_ptr, f.succs
+    for i in range(first, end):
+        v = order[i]
+        for e in range(pred_ptr[v], pred_ptr[v + 1]):
+            p = place[preds[e]]
+            if p < first:
+                low = max(low, p + 1)
+        for e in range(succ_ptr[v], succ_ptr[v + 1]):
+            p = place[succs[e]]
+            if p >= end:
+                high = min(high, p)
+    return low, high
+
+
+@_jit
+def _refresh(f, first, end, order, place, hashes, live):  # type: ignore[no-untyped-def]
+    """Hashes and live bytes of the places ``first..end``, whose nodes changed their order."""
+    word = f.word
+    for i in range(first, end):
+        hashes[i + 1] = hashes[i] ^ word[order[i]]
+    if not len(live):
+        return
+    value_ptr, nbytes, kept, need_ptr, needs = f.value_ptr, f.nbytes, f.kept, f.need_ptr, f.needs
+    user_ptr, users = f.user_ptr, f.users
+    for i in range(first, end):
+        v = order[i]
+        total = live[i]
+        for w in range(value_ptr[v], value_ptr[v + 1]):
+            if kept[w] or user_ptr[w] < user_ptr[w + 1]:
+                total += nbytes[w]
+        for e in range(need_ptr[v], need_ptr[v + 1]):
+            w = needs[e]
+            done = not kept[w]
+            for u in range(user_ptr[w], user_ptr[w + 1]):
+                if place[users[u]] > i:
+                    done = False
+                    break
+            if done:
+                total -= nbytes[w]
+        live[i + 1] = total
+
+
+@_jit
+def _recut(f, first, end, span, order, hashes, live, price, fine, best, back, most, old, old_back):  # type: ignore[no-untyped-def]
+    """Computes the cells behind a change of the places ``first..end``; answers (where the cells
+    that were touched end, change of the total). The former cells are kept in ``old``."""
+    n = len(order)
+    end_ptr, end_size, end_hash, end_group = f.end_ptr, f.end_size, f.end_hash, f.end_group
+    written, limit = f.written, f.limit
+    same, delta = 0, math.inf
+    i = first + 1
+    while i <= n:
+        old[i], old_back[i] = best[i], back[i]
+        cell(i, order, hashes, live, price, fine, 0.0, best, back, most, end_ptr, end_size,
+             end_hash, end_group, written, limit)  # fmt: skip
+        change = best[i] - old[i]
+        if i > end and abs(change - delta) <= 1e-12 * abs(best[i]):
+            same += 1
+            if same >= span:
+                return i + 1, change
+        else:
+            same = 0
+        delta = change
+        i += 1
+    return n + 1, best[n] - old[n]
+
+
+@_jit
+def _propose(f, state, span, order, place):  # type: ignore[no-untyped-def]
+    """A random move as (first, middle, end): swap the two runs; ``first == end`` for none."""
+    n = len(order)
+    begin = below(state, n)
+    count = 1
+    if below(state, 8) == 0:  # one in eight moves a run
+        count = min(1 + below(state, span), n - begin)
+    stop = begin + count
+    low, high = _window(f, begin, stop, order, place)
+    free = high - low - count
+    if free <= 0:
+        return 0, 0, 0
+    target = low + below(state, free)
+    if target >= begin:
+        target += 1
+    if below(state, 4) and abs(target - begin) > span:  # mostly near, sometimes far
+        step = 1 + below(state, span)
+        target = min(begin + step, high - count) if target > begin else max(begin - step, low)
+    if target == begin:
+        return 0, 0, 0
+    if target > begin:
+        return begin, stop, target + count
+    return target, begin, stop
+
+
+@_jit
+def _anneal(f, order, moves, hot, cold, state):  # type: ignore[no-untyped-def]
+    n = len(order)
+    place, spare = np.empty(n, np.int32), np.empty(n, np.int32)
+    hashes = np.empty(n + 1, np.uint64)
+    live = np.empty(n + 1 if len(f.nbytes) and f.limit < math.inf else 0)
+    for i in range(n):
+        place[order[i]] = i
+    prefix_hashes(f, order, hashes)
+    if len(live):
+        live_bytes(f, order, place, live)
+    span = 1
+    for e in range(len(f.end_size)):
+        span = max(span, f.end_size[e])
+    best, back, most = np.zeros(n + 1), np.zeros(n + 1, np.int32), np.zeros(n + 1)
+    old, old_back = np.zeros(n + 1), np.zeros(n + 1, np.int32)
+    best_cuts(f, order, hashes, live, f.cost, f.ceiling, 0.0, best, back, most, spare)
+    total = best[n]
+    kept, least = order.copy(), total
+    cooling = (cold / hot) ** (1.0 / max(1, moves))
+    heat = hot
+    for _ in range(moves):
+        heat *= cooling
+        first, middle, end = _propose(f, state, span, order, place)
+        if first == end:
+            continue
+        _rotate(order, place, first, middle, end, spare)
+        _refresh(f, first, end, order, place, hashes, live)
+        stop, change = _recut(f, first, end, span, order, hashes, live, f.cost, f.ceiling, best,
+                              back, most, old, old_back)  # fmt: skip
+        if change <= 0.0 or unit(state) < math.exp(-change / heat):
+            if change != 0.0:
+                for i in range(stop, n + 1):
+                    best[i] += change
+            total += change
+            if total < least - 1e-12 * abs(least):
+                least = total
+                kept[:] = order
+        else:
+            _rotate(order, place, first, first + end - middle, end, spare)
+            _refresh(f, first, end, order, place, hashes, live)
+            for i in range(first + 1, stop):
+                best[i], back[i] = old[i], old_back[i]
+    order[:] = kept
+    return least
+
+
+def anneal(
+    problem: Problem, order: np.ndarray, moves: int, hot: float, cold: float, seed: int
+) -> tuple[np.ndarray, float]:
+    """(order, cost) after ``moves`` moves of simulated annealing from ``order``, cooling
+    geometrically from ``hot`` to ``cold`` (units of cost, both positive); the best one seen. Over
+    the memory limit the cost is that of ``Decoded.costs``."""
+    walked = np.array(order, np.int32)
+    state = np.array([seed & (1 << 64) - 1], np.uint64)
+    cost = _anneal(problem.flat, walked, moves, hot, cold, state)
+    return walked, float(cost)
