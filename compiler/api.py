@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
     from ..search.models import CostModel
     from .build import Lowered
+    from .gantt import Gantt
+    from .profiling import Profile
     from .report import Costs, Report
     from .request import Model
     from .specialize import Shapes
@@ -63,17 +65,19 @@ class Compiled:
     def __call__(self, /, *args: Any, **feeds: Any) -> Any:
         """Runs the model on arrays, by position or by input name. Answers the output array, or a
         tuple where the model has several. Raises ``FeedError``."""
-        if args:
-            names = self.input_names
-            if len(args) > len(names):
-                listed = ", ".join(names) or "none"
-                raise FeedError(f"{len(args)} arrays for {len(names)} inputs: {listed}")
-            given = dict(zip(names, args, strict=False))
-            if twice := given.keys() & feeds.keys():
-                raise FeedError(f"fed by position and by name: {', '.join(sorted(twice))}")
-            feeds = given | feeds
-        results = self._run(feeds)
+        results = self._run(self._by_name(args, feeds) if args else feeds)
         return results[0] if len(results) == 1 else tuple(results)
+
+    def _by_name(self, args: Sequence[Any], feeds: Mapping[str, Any]) -> dict[str, Any]:
+        """Feeds by name, from arrays by position and by name; raises ``FeedError``."""
+        names = self.input_names
+        if len(args) > len(names):
+            listed = ", ".join(names) or "none"
+            raise FeedError(f"{len(args)} arrays for {len(names)} inputs: {listed}")
+        given = dict(zip(names, args, strict=False))
+        if twice := given.keys() & feeds.keys():
+            raise FeedError(f"fed by position and by name: {', '.join(sorted(twice))}")
+        return {**given, **feeds}
 
     def run(self, output_names: Sequence[str] | None, feeds: Mapping[str, Any]) -> list[Any]:
         """As ONNX Runtime's ``InferenceSession.run``: outputs in order, or those named."""
@@ -180,6 +184,34 @@ class Compiled:
         else:
             self._measured = None
         return self._measured
+
+    def profile(self, /, *args: Any, rounds: int = 5, **feeds: Any) -> Profile:
+        """Where the time of a call with these arrays goes: every group with its time, operations
+        and bytes per second, and its share of what the target can do at most. Prints as a table;
+        ``save_trace(file)`` writes it for Perfetto, ``plot(file)`` draws the roofline. Times are
+        the smallest of ``rounds``. Raises ``FeedError``."""
+        return self._profile(self._by_name(args, feeds), rounds)
+
+    def _profile(self, feeds: Mapping[str, Any], rounds: int) -> Profile:
+        from .profiling import make_profile
+
+        return make_profile(self._stages, self._executable, self._costs, feeds,
+                            options.rounds_of(rounds))
+
+    def gantt(self, /, *args: Any, cost_model: str | CostModel | None = None, rounds: int = 5,
+              **feeds: Any) -> Gantt:
+        """The schedule as a Gantt chart of stages and groups: the times that ``cost_model``
+        predicts and, where arrays are given, those that ``profile`` measures. Prints as text;
+        ``save(file)`` draws it as SVG. Raises ``FeedError`` and ``OptionError``."""
+        return self._gantt(self._by_name(args, feeds), cost_model, rounds)
+
+    def _gantt(self, feeds: Mapping[str, Any], cost_model: str | CostModel | None, rounds: int
+               ) -> Gantt:
+        from .gantt import make_gantt
+
+        measured = self._profile(feeds, rounds) if feeds or not self.input_names else None
+        report = self.report(cost_model)
+        return make_gantt(report.groups, report.stages, report.cost_model, measured)
 
     def explain(self, node: str | int | Node) -> str:
         """Why a node was not rewritten or not fused with its neighbors: every rule and every

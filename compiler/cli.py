@@ -1,5 +1,5 @@
-"""The command line: ``evonnx compile | run | opt | dump | check | ops | bench | calibrate |
-study``.
+"""The command line: ``evonnx compile | run | profile | opt | dump | check | ops | bench |
+calibrate | study``.
 
 Every command is a thin wrapper around one public function and takes ``--json``. Heavy modules are
 imported inside the commands, so that ``evonnx --help`` answers at once.
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ..ir.graph import Graph
     from ..ir.views import Groups
     from .api import Compiled
+    from .gantt import Gantt
 
 EXIT_OK, EXIT_ERROR, EXIT_USAGE, EXIT_UNSUPPORTED, EXIT_MISMATCH = 0, 1, 2, 3, 4
 EXIT_DEFECT, EXIT_INTERRUPT = 70, 130
@@ -104,6 +105,11 @@ _compiling = _options(
     _pipeline,
     click.option("--no-cache", is_flag=True, help="Neither read nor write the compile cache."),
 )  # fmt: skip
+_feeding = click.option(
+    "-i", "--input", "inputs", metavar="[NAME=]VALUE", multiple=True,
+    help="NAME=FILE.npy, NAME=random, NAME=zeros, NAME=ones or NAME=<number>; FILE.npz for several "
+    "by name; 'random' for all that are left. Repeatable.",
+)  # fmt: skip
 _check = click.option(
     "--check", "checked", is_flag=True,
     help="Compare with the reference interpreter; exit 4 on a difference.",
@@ -166,10 +172,7 @@ def compile_command(
 
 @app.command()
 @_options(_model, _compiling)
-@click.option("-i", "--input", "inputs", metavar="[NAME=]VALUE", multiple=True,
-              help="NAME=FILE.npy, NAME=random, NAME=zeros, NAME=ones or NAME=<number>; FILE.npz "
-              "for several by name; 'random' for all that are left. Repeatable.")  # fmt: skip
-@_options(_dims, _seed, _check)
+@_options(_feeding, _dims, _seed, _check)
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path),
               help="Write the outputs to this .npz file (.npy for a single output).")  # fmt: skip
 @_json
@@ -270,11 +273,43 @@ def _optimize(path: Path, graph: Graph, spec: str | None) -> tuple[Graph, list[d
     return graph, [entry.as_dict() for entry in report]
 
 
-_VIEWS = ("ir", "schedule", "source", "dot", "svg", "onnx")
+@app.command()
+@_options(_model, _compiling, _feeding, _dims, _seed)
+@click.option("--rounds", type=click.IntRange(1), default=5, show_default=True,
+              help="Times every group is measured; the smallest counts.")  # fmt: skip
+@click.option("--trace", type=click.Path(dir_okay=False, path_type=Path),
+              help="Write a trace (JSON) for ui.perfetto.dev or chrome://tracing.")  # fmt: skip
+@click.option("--plot", type=click.Path(dir_okay=False, path_type=Path),
+              help="Draw the roofline into this file (.svg, .png, .pdf); needs Matplotlib.")
+@_json
+def profile(
+    model: Path, inputs: tuple[str, ...], dims: tuple[str, ...], seed: int, rounds: int,
+    trace: Path | None, plot: Path | None, as_json: bool, **options: Any,
+) -> None:  # fmt: skip
+    """Compile MODEL and time every group: rates, share of the roofline, what bounds it."""
+    from .feeds import read_feeds
+
+    compiled = _compile(model, f"compile {model.name}", options)
+    feeds = read_feeds(inputs or ("random",), compiled.inputs, named_sizes("--dim", dims), seed)
+    with Progress(f"profile {model.name}"):
+        found = compiled.profile(*map(feeds.get, compiled.input_names), rounds=rounds)
+    if trace is not None:
+        found.save_trace(trace)
+    if plot is not None:
+        found.plot(plot)
+    if as_json:
+        print_json(found.to_dict())
+    else:
+        click.echo(plain(found), nl=False)
+
+
+_VIEWS = ("ir", "schedule", "gantt", "source", "dot", "svg", "onnx")
+_SCHEDULED = ("schedule", "gantt", "source")
+"""Views of the compiled model."""
 
 
 @app.command()
-@_options(_model, _compiling)
+@_options(_model, _compiling, _dims, _seed)
 @click.option("--what", type=click.Choice(_VIEWS), default="ir", show_default=True,
               help="What to print.")  # fmt: skip
 @click.option("--raw", is_flag=True, help="The graph as imported, before any pass.")
@@ -287,18 +322,26 @@ _VIEWS = ("ir", "schedule", "source", "dot", "svg", "onnx")
 @_json
 def dump(
     model: Path, what: str, raw: bool, groups: bool, kernel: str | None, explain: str | None,
-    output: Path | None, as_json: bool, **options: Any,
+    output: Path | None, dims: tuple[str, ...], seed: int, as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Print MODEL as IR, schedule, kernel source or a drawing; or export it back to ONNX."""
     from .irfile import write_graph
 
-    if raw and (groups or explain is not None or what in ("schedule", "source")):
+    if raw and (groups or explain is not None or what in _SCHEDULED):
         raise click.UsageError("--raw shows the graph before it is scheduled")
     if groups and what not in ("dot", "svg"):
         raise click.UsageError("--groups is for --what dot or svg")
-    if groups or explain is not None or what in ("schedule", "source"):
+    if groups or explain is not None or what in _SCHEDULED:
         compiled = _compile(model, f"compile {model.name}", options)
-        text = _compiled_view(compiled, what, kernel, explain)
+        if what == "gantt" and explain is None:
+            chart = _gantt(compiled, named_sizes("--dim", dims), seed)
+            if as_json:
+                print_json(chart.to_dict())
+                return
+            svg = output is not None and output.suffix == ".svg"
+            text = chart.svg() if svg else plain(chart)
+        else:
+            text = _compiled_view(compiled, what, kernel, explain)
     else:
         graph = _load_graph(model, options)
         if not raw:
@@ -318,6 +361,15 @@ def dump(
         print_json({"what": shown, "text": text, "file": output})
     elif output is None:
         click.echo(text, nl=not text.endswith("\n"))
+
+
+def _gantt(compiled: Compiled, sizes: dict[str, int], seed: int) -> Gantt:
+    """The chart, measured on random inputs."""
+    from .feeds import random_feeds
+
+    feeds = random_feeds(compiled.inputs, sizes, seed)
+    with Progress("profile"):
+        return compiled.gantt(*(feeds[n] for n in compiled.input_names))
 
 
 def _compiled_view(compiled: Compiled, what: str, kernel: str | None, explain: str | None) -> str:

@@ -22,6 +22,8 @@ from ..runtime.store import ProgramCache
 
 MAX_THREADS = 1024
 """More threads than this are taken for a mistake."""
+MAX_ROUNDS = 1_000_000
+"""More rounds of a measurement than this are taken for a mistake."""
 
 Pathlike = str | os.PathLike[str]
 
@@ -62,16 +64,23 @@ def _named_target(given: Pathlike) -> Target:
 
 def threads_of(given: object) -> int | None:
     """A number of threads; None stays None (the cores this process may use)."""
-    if given is None:
-        return None
+    return None if given is None else _count_of("threads", given, MAX_THREADS)
+
+
+def rounds_of(given: object) -> int:
+    """How often something is measured."""
+    return _count_of("rounds", given, MAX_ROUNDS)
+
+
+def _count_of(what: str, given: object, most: int) -> int:
     try:
         if isinstance(given, bool):
             raise TypeError
         count = operator.index(given)  # type: ignore[arg-type]
     except TypeError:
-        raise OptionError(f"threads: a whole number, not {quote(given)}") from None
-    if not 1 <= count <= MAX_THREADS:
-        raise OptionError(f"threads: 1 to {MAX_THREADS}, not {count}")
+        raise OptionError(f"{what}: a whole number, not {quote(given)}") from None
+    if not 1 <= count <= most:
+        raise OptionError(f"{what}: 1 to {most}, not {count}")
     return count
 
 

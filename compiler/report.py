@@ -22,7 +22,15 @@ from ..runtime.bindings import Kept
 from ..runtime.executable import Executable, Peak
 from ..runtime.program import HostStep
 from ..search.cost import GroupCost, schedule_cost, unfused_work
-from ..search.models import SECONDS, CostModel, Explanation, context_of, facts, model
+from ..search.models import (
+    SECONDS,
+    CostModel,
+    Explanation,
+    GroupFacts,
+    context_of,
+    facts,
+    model,
+)  # fmt: skip
 from .needs import Versions
 from .request import Stages
 
@@ -52,6 +60,10 @@ class GroupLine:
     """D: bytes that enter and leave."""
     estimate: Explanation | None
     """Predicted cost and what binds it; None while sizes are unknown."""
+    stage: int | None = None
+    """Number of its stage in the schedule; None: of none."""
+    threads: int | None = None
+    """Its share of the threads; None: not given."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +116,8 @@ class Report:
     nodes_after: int
     """Nodes after the passes."""
     groups: list[GroupLine]
+    stages: list[tuple[int, ...]]
+    """Numbers of the groups that run side by side; views are left out."""
     before: tuple[Amount, Amount]
     """C and D of the imported graph, run op by op."""
     after: tuple[Amount, Amount]
@@ -144,9 +158,12 @@ class Report:
 
     @property
     def predicted_seconds(self) -> float | None:
-        """What the cost model predicts for one call; None while sizes are unknown."""
-        times = [g.estimate.seconds for g in self.groups if g.estimate is not None]
-        return sum(times) if len(times) == len(self.groups) else None
+        """What the cost model predicts for one call, of groups side by side the longest; None while
+        sizes are unknown."""
+        times = {g.number: g.estimate.seconds for g in self.groups if g.estimate is not None}
+        if len(times) < len(self.groups):
+            return None
+        return sum(max(times[k] for k in stage) for stage in self.stages)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON. Times are seconds, memory and D bytes, C operations."""
@@ -202,6 +219,7 @@ def _group_dict(g: GroupLine) -> dict[str, Any]:
         "number": g.number, "implementation": g.implementation, "ops": g.ops,
         "origin": list(g.origin), **_pair((g.flops, g.nbytes)),
         "seconds": None if g.estimate is None else g.estimate.seconds,
+        "stage": g.stage, "threads": g.threads,
         "bound": None if g.estimate is None else g.estimate.bound,
         "bounds": None if g.estimate is None else dict(g.estimate.bounds),
         "advice": None if g.estimate is None else g.estimate.advice,
@@ -221,10 +239,7 @@ def make_report(
 ) -> Report:
     """Collects the report of one compilation. ``program``: where the program came from;
     ``measured``: peak of ``measure_memory``, bytes; ``cost_model`` predicts the times."""
-    predictor = model() if cost_model is None else model(cost_model)
-    if predictor.unit != SECONDS:
-        raise OptionError(f"the report predicts times, but cost model {quote(predictor.name)} "
-                          f"answers {predictor.unit}")
+    predictor = predictor_of(cost_model)
     imported, graph, schedule = stages.imported, stages.graph, stages.schedule
     sizes, memory = _memory(executable, measured)
     records = executable.cache_records
@@ -237,7 +252,8 @@ def make_report(
         passes=[p.as_dict() for p in stages.passes],
         nodes_before=_operations(imported),
         nodes_after=_operations(graph),
-        groups=_groups(graph, schedule, costs, executable, sizes, predictor),
+        groups=group_lines(stages, executable, costs, sizes, predictor),
+        stages=schedule.stages(),
         before=(_amount(costs.before[0], sizes), _amount(costs.before[1], sizes)),
         after=(_amount(costs.after[0], sizes), _amount(costs.after[1], sizes)),
         sizes=sizes,
@@ -257,12 +273,21 @@ def make_report(
     )  # fmt: skip
 
 
+def predictor_of(cost_model: str | CostModel | None) -> CostModel:
+    """The model that predicts times; raises ``OptionError`` for one that answers something else."""
+    predictor = model() if cost_model is None else model(cost_model)
+    if predictor.unit != SECONDS:
+        raise OptionError(f"the report predicts times, but cost model {quote(predictor.name)} "
+                          f"answers {predictor.unit}")
+    return predictor
+
+
 def blank_report(target: Target, threads: int) -> Report:
     """The report of a model none of whose programs is compiled yet."""
     nothing = (Amount(None), Amount(None))
     return Report(
         target=target.name, threads=threads, seconds={}, passes=[], nodes_before=0,
-        nodes_after=0, groups=[], before=nothing, after=nothing, sizes={},
+        nodes_after=0, groups=[], stages=[], before=nothing, after=nothing, sizes={},
         memory=Memory(None, None, None), kernels=0, cache_hits=0, cache_misses=0, cache_reasons={},
         program="not compiled yet: it depends on what is fed", dtypes={},
     )  # fmt: skip
@@ -282,22 +307,34 @@ def _memory(executable: Executable, measured: int | None) -> tuple[dict[str, int
     return sizes, Memory(peak, held, measured)
 
 
-def _groups(graph: Graph, schedule: Schedule, costs: Costs, executable: Executable,
-            sizes: Mapping[str, int], predictor: CostModel) -> list[GroupLine]:
-    estimates: list[Explanation | None] = [None] * len(costs.groups)
+def facts_at(costs: Costs, sizes: Mapping[str, int]) -> list[GroupFacts] | None:
+    """The numbers of every group at ``sizes``; None if not all are known, or they do not go
+    together."""
     try:
-        numbers = [facts(cost, sizes) for cost in costs.groups]
-    except EvonnxError:  # not all sizes are known, or they do not go together
-        pass
-    else:
-        context = context_of(executable.target, executable.threads, numbers)
-        estimates = [predictor.explain(group, context) for group in numbers]
+        return [facts(cost, sizes) for cost in costs.groups]
+    except EvonnxError:
+        return None
+
+
+def group_lines(stages: Stages, executable: Executable, costs: Costs, sizes: Mapping[str, int],
+                predictor: CostModel) -> list[GroupLine]:
+    """Every group, with the time that ``predictor`` sees for it on its share of the threads."""
+    graph, groups = stages.graph, stages.schedule.groups
+    estimates: list[Explanation | None] = [None] * len(groups)
+    numbers = facts_at(costs, sizes)
+    if numbers is not None:
+        for k, group in enumerate(groups):
+            threads = min(group.threads or executable.threads, executable.threads)
+            context = context_of(executable.target, threads, numbers)
+            estimates[k] = predictor.explain(numbers[k], context)
     lines = []
-    for k, (cost, nodes) in enumerate(zip(costs.groups, schedule.members(graph), strict=True)):
+    for k, (cost, nodes) in enumerate(zip(costs.groups, stages.schedule.members(graph),
+                                          strict=True)):  # fmt: skip
         lines.append(GroupLine(
             k, cost.implementation, " ".join(n.op for n in nodes),
             tuple(dict.fromkeys(o for n in nodes for o in n.origin)),
             _amount(cost.flops, sizes), _amount(cost.nbytes, sizes), estimates[k],
+            groups[k].stage, groups[k].threads,
         ))  # fmt: skip
     return lines
 

@@ -27,8 +27,13 @@ def render(report: Report) -> str:
     parts: list[RenderableType] = [_totals(report)]
     if not _open(report):
         parts += [_passes(report), _groups(report)]
+    return printed(parts)
+
+
+def printed(parts: Sequence[RenderableType], width: int = WIDTH) -> str:
+    """Tables as text of at most ``width`` columns."""
     out = StringIO()
-    console = Console(file=out, width=WIDTH, color_system=None, force_terminal=False,
+    console = Console(file=out, width=width, color_system=None, force_terminal=False,
                       markup=False, highlight=False)  # fmt: skip
     for part in parts:
         console.print(part)
@@ -56,7 +61,8 @@ def duration(seconds: float | None) -> str:
     return f"{seconds / 1e-6:.3g} us"
 
 
-def _cells(values: Sequence[str]) -> list[Text]:
+def cells(values: Sequence[str]) -> list[Text]:
+    """Plain text, one line each."""
     return [Text(plain(v).replace("\n", " ")) for v in values]
 
 
@@ -71,7 +77,7 @@ def _totals(r: Report) -> Table:
     table.add_column()
     table.add_column(overflow="fold")
     for name, text in _total_rows(r):
-        table.add_row(*_cells((name, text)))
+        table.add_row(*cells((name, text)))
     return table
 
 
@@ -153,7 +159,7 @@ def _passes(r: Report) -> Table:
             fired += ("; " if fired else "") + f"refused {sum(refused.values())} matches"
         if stopped := entry.get("stopped"):
             fired += f"; stopped: {stopped}"
-        table.add_row(*_cells((entry["pass"], duration(entry["seconds"]), entry["nodes"], fired)))
+        table.add_row(*cells((entry["pass"], duration(entry["seconds"]), entry["nodes"], fired)))
     return table
 
 
@@ -170,14 +176,15 @@ def _groups(r: Report) -> Table:
         table.add_column(name, justify="right" if right else "left", no_wrap=True,
                          overflow="ellipsis")  # fmt: skip
     for g in shown:
-        table.add_row(*_cells((
+        table.add_row(*cells((
             f"g{g.number}", g.implementation, _amount(g.flops, ""), _amount(g.nbytes, "B"),
             "?" if g.estimate is None else duration(g.estimate.seconds),
-            "?" if g.estimate is None else g.estimate.bound, _short(g.ops, 34),
-            _short(" ".join(g.origin), 30),
+            "?" if g.estimate is None else g.estimate.bound, shortened(g.ops, 34),
+            shortened(" ".join(g.origin), 30),
         )))  # fmt: skip
     return table
 
 
-def _short(text: str, limit: int) -> str:
+def shortened(text: str, limit: int) -> str:
+    """``text``, cut to ``limit`` characters."""
     return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from ..ir.types import Type
     from ..runtime.executable import Executable
     from ..search.models import CostModel
+    from .gantt import Gantt
+    from .profiling import Profile
     from .report import Report
     from .request import Stages
 
@@ -200,6 +202,16 @@ class Specialized(Compiled):
         """See ``Compiled.measure_memory``; of the program for these feeds."""
         version = self.version_for(feeds)
         return version.measure_memory({n: feeds[n] for n in version.input_names if n in feeds})
+
+    def _profile(self, feeds: Mapping[str, Any], rounds: int) -> Profile:
+        version = self.version_for(feeds)
+        return version._profile({n: feeds[n] for n in version.input_names if n in feeds}, rounds)
+
+    def _gantt(self, feeds: Mapping[str, Any], cost_model: str | CostModel | None, rounds: int
+               ) -> Gantt:
+        version = self.version_for(feeds) if feeds else self.newest
+        return version._gantt({n: feeds[n] for n in version.input_names if n in feeds},
+                              cost_model, rounds)
 
     def report(self, cost_model: str | CostModel | None = None) -> Report:
         """What the program depends on, and the report of the newest version (an empty one, if

@@ -1,9 +1,10 @@
-"""Where the time of a call goes: every kernel step timed by itself.
+"""Where the time of a call goes: every kernel step timed by itself, every stage as a whole.
 
 A profile runs the whole program several times on a runner of its own, which hands each kernel step
 to the driver alone. A step's time is the smallest of the rounds; one in the body of a loop counts
 all its runs of one call. A time includes the native call (about half a microsecond) and the waking
-of the team, but no Python between the steps.
+of the team, but no Python between the steps. Steps that run side by side are run once more
+together: no step reads what it or its neighbors overwrite, so running one twice changes nothing.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..ir.dims import evaluate
-from .driver import PARALLEL, ROW_CHUNKS, ROW_FLAGS, ROW_TOTAL, ROW_WORDS
+from .driver import BARRIER, PARALLEL, ROW_CHUNKS, ROW_FLAGS, ROW_TOTAL, ROW_WORDS
 from .executable import Executable
 from .frame import Frame, data_address
 from .phases import Shape
 from .plan import Segment
-from .program import KernelStep, Program
+from .program import KernelStep, Program, side_by_side
 from .runner import Lease, Machine, Runner
 from .tables import Binding, Table
 
@@ -41,6 +42,12 @@ class StepTime:
     """Scalar operations, all runs."""
     nbytes: int = 0
     """Bytes moved, all runs."""
+    group: int | None = None
+    """Number of the group in its schedule."""
+    body: str = ""
+    """Which body of a control step it belongs to: position of the step, number of the body."""
+    together: float = 0.0
+    """Seconds of all steps of its stage side by side; 0 where it is alone."""
 
     def __str__(self) -> str:
         seconds = max(self.seconds, 1e-12)
@@ -57,58 +64,86 @@ class _Profiler(Runner):
     def __init__(self, program: Program, machine: Machine) -> None:
         super().__init__(program, machine)
         self.times: dict[int, StepTime] = {}
-        self._alone: dict[tuple[int, int], Table] = {}
+        self._beside = side_by_side(program.steps)
+        self._parts: dict[tuple[int, int, int], tuple[Table, Table]] = {}
 
     def _native(self, frame: Frame, binding: Binding, item: int, lease: Lease) -> None:
         table, segment = binding.tables[item], self.layout.items[item]
         assert table is not None
         assert isinstance(segment, Segment)
         env = dict(zip(self.layout.symbols, binding.values))
-        for i in range(table.count):
-            step = self.program.steps[segment.first + i]
-            assert isinstance(step, KernelStep)
-            one = self._single(table, i)
-            block = frame.block(binding, one)
-            team = lease.take() if one.parallel else None
-            start = time.perf_counter()
-            if team is not None:
-                team.run(block)
-            else:
-                self.machine.driver.run(block.address)
-            seconds = time.perf_counter() - start
-            entry = self.times.setdefault(
-                segment.first + i, StepTime(step.label or step.kernel, step.kernel)
-            )
-            entry.runs += 1
-            entry.seconds += seconds
-            entry.tiles = max(entry.tiles, evaluate(step.tiles, env))
-            entry.parallel |= one.parallel
-            entry.flops += evaluate(step.flops, env)
-            entry.nbytes += evaluate(step.nbytes, env)
 
-    def _single(self, table: Table, i: int) -> Table:
-        """A table of one row; buffers and parameters stay where they are."""
-        found = self._alone.get((id(table), i))
-        if found is None:
-            words = table.words[ROW_WORDS * i : ROW_WORDS * (i + 1)].copy()
-            split = bool(words[ROW_FLAGS] & PARALLEL)
-            words[ROW_FLAGS] = PARALLEL if split else 0
-            words[ROW_CHUNKS] = words[ROW_CHUNKS] if split else 1
-            words[ROW_TOTAL] = words[ROW_CHUNKS]
-            found = self._alone[id(table), i] = replace(
-                table, words=words, address=data_address(words), count=1, parallel=split,
-                shape=Shape(1, 1),
+        def timed(first: int, last: int) -> tuple[float, bool]:
+            part = self._part(table, first - segment.first, last - segment.first)
+            return self._timed(frame, binding, part, lease), part.parallel
+
+        for first, last in dict.fromkeys(self._beside[segment.first : segment.last]):
+            beside = []
+            for i in range(first, last + 1):
+                step = self.program.steps[i]
+                assert isinstance(step, KernelStep)
+                seconds, parallel = timed(i, i)
+                entry = self.times.setdefault(
+                    i, StepTime(step.label or step.kernel, step.kernel, group=step.group)
+                )
+                entry.runs += 1
+                entry.seconds += seconds
+                entry.tiles = max(entry.tiles, evaluate(step.tiles, env))
+                entry.parallel |= parallel
+                entry.flops += evaluate(step.flops, env)
+                entry.nbytes += evaluate(step.nbytes, env)
+                beside.append(entry)
+            if len({entry.group for entry in beside}) > 1:
+                together, _ = timed(first, last)
+                for entry in beside:
+                    entry.together += together
+
+    def _timed(self, frame: Frame, binding: Binding, table: Table, lease: Lease) -> float:
+        """Seconds of one native call."""
+        block = frame.block(binding, table)
+        team = lease.take() if table.parallel else None
+        start = time.perf_counter()
+        if team is not None:
+            team.run(block)
+        else:
+            self.machine.driver.run(block.address)
+        return time.perf_counter() - start
+
+    def _part(self, table: Table, first: int, last: int) -> Table:
+        """Rows ``first`` to ``last`` of a table, one row or a stage, as a table of their own;
+        buffers and parameters stay where they are."""
+        key = (id(table), first, last)
+        if key not in self._parts:
+            words = table.words[ROW_WORDS * first : ROW_WORDS * (last + 1)].copy()
+            rows = words.reshape(-1, ROW_WORDS)
+            rows[0, ROW_FLAGS] &= PARALLEL
+            if first == last:
+                rows[0, ROW_CHUNKS] = max(1, rows[0, ROW_CHUNKS] if rows[0, ROW_FLAGS] else 1)
+                rows[0, ROW_TOTAL] = rows[0, ROW_CHUNKS]
+            units = i = 0
+            while i < len(rows):
+                units += 1
+                i += 1 if rows[i, ROW_FLAGS] & PARALLEL else max(1, int(rows[i, ROW_CHUNKS]))
+            phases = 1 + int((rows[:, ROW_FLAGS] & BARRIER != 0).sum())
+            part = replace(
+                table, words=words, address=data_address(words), count=len(rows),
+                parallel=table.parallel and (first < last or bool(rows[0, ROW_FLAGS])),
+                shape=Shape(units, phases, table.shape.places),
             )  # fmt: skip
-        return found
+            self._parts[key] = part, table  # the table keeps its address, which is in the key
+        return self._parts[key][0]
 
     def collect(self) -> list[StepTime]:
         """Times since the last time, in the order of the program; bodies behind."""
         found = [self.times[k] for k in sorted(self.times)]
         self.times = {}
-        for bodies in self._bodies.values():
-            for body in bodies:
+        for position, bodies in self._bodies.items():
+            for k, body in enumerate(bodies):
                 assert isinstance(body, _Profiler)
-                found += body.collect()
+                inner = body.collect()
+                for entry in inner:
+                    entry.body = f"{position}.{k}/{entry.body}"
+                found += inner
         return found
 
 
@@ -128,4 +163,5 @@ def profile(executable: Executable, feeds: Mapping[str, Any], rounds: int = 5) -
             best = times
         for kept, new in zip(best, times):
             kept.seconds = min(kept.seconds, new.seconds)
+            kept.together = min(kept.together, new.together)
     return best

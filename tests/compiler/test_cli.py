@@ -80,6 +80,27 @@ def evonnx(capsys: pytest.CaptureFixture[str]) -> Cli:
     return Cli(capsys)
 
 
+def test_profile(evonnx: Cli, model: Path, tmp_path: Path) -> None:
+    trace = tmp_path / "trace.json"
+    arguments = ("profile", model, "--dim", "N=3", "--rounds", "1", "--threads", "1")
+    code, out, _ = evonnx(*arguments, "--trace", trace)
+    assert code == 0 and "GFLOP/s" in out and "g0" in out
+    assert json.loads(trace.read_text())["traceEvents"]
+    data = json.loads(evonnx(*arguments, "--json")[1])
+    assert data["groups"][0]["origin"][0] == "product"
+    assert evonnx("profile", model)[0] == cli.EXIT_ERROR  # no size for N
+
+
+def test_gantt(evonnx: Cli, model: Path, tmp_path: Path) -> None:
+    arguments = ("dump", model, "--what", "gantt", "--dim", "N=3", "--threads", "1")
+    code, out, _ = evonnx(*arguments)
+    assert code == 0 and "predicted" in out and "g0" in out
+    assert json.loads(evonnx(*arguments, "--json")[1])["bars"][0]["name"] == "g0"
+    assert evonnx(*arguments, "-o", tmp_path / "chart.svg")[0] == 0
+    assert (tmp_path / "chart.svg").read_text().startswith("<svg")
+    assert evonnx("dump", model, "--raw", "--what", "gantt")[0] == cli.EXIT_USAGE
+
+
 # Starting up ---------------------------------------------------------------------------------
 
 
