@@ -7,7 +7,7 @@ decisions are in the schedule.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -57,10 +57,11 @@ class ProgramBuilder:
     def run(self, progress: Progress | None = None) -> Program:
         """Walks the schedule once; ``progress(stage, done, total)`` before each group."""
         inputs = tuple((v.node.attrs["name"], self.new(v, "input")) for v in self.graph.inputs)
+        written = self.schedule.written(self.graph)
         for k, group in enumerate(self.schedule.groups):
             if progress is not None:
                 progress("lower", k, len(self.schedule.groups))
-            self.group(k, group)
+            self.group(k, group, written[k])
         self.steps = _side_by_side(self.steps)
         outputs = tuple((name, self.buffer(v)) for name, v in self.graph.outputs)
         return Program(tuple(self.buffers), tuple(self.steps), inputs, outputs, self.kernels,
@@ -93,10 +94,10 @@ class ProgramBuilder:
 
     # -- steps -----------------------------------------------------------------------------
 
-    def group(self, number: int, group: Group) -> None:
-        """Steps of one group."""
+    def group(self, number: int, group: Group, written: Sequence[Value]) -> None:
+        """Steps of one group that gives the values ``written``."""
         first = len(self.steps)
-        nodes = [self.graph.nodes[i] for i in group.nodes]
+        nodes = [self.graph.nodes[i] for i in group.computed]
         if group.implementation == "view":
             for n in nodes:
                 self.new(n.out, "arena", self.buffer(n.operands[0]))
@@ -112,15 +113,15 @@ class ProgramBuilder:
             ins, outs = list(nodes[0].operands), list(nodes[0].outputs)
             self.launch(kernels, ins, outs, nodes)
         else:
-            self.fused(group, nodes)
+            self.fused(group, nodes, written)
         for k in range(first, len(self.steps)):
             step = self.steps[k]
             if isinstance(step, KernelStep):
                 self.steps[k] = replace(step, group=number, stage=group.stage,
                                         threads=group.threads)
 
-    def fused(self, group: Group, nodes: list[Node]) -> None:
-        cut = extract(self.graph, nodes)
+    def fused(self, group: Group, nodes: list[Node], written: Sequence[Value]) -> None:
+        cut = extract(self.graph, nodes, written)
         constants = frozenset(k for k, v in enumerate(cut.inputs) if v.node.op == "const")
         key = (cut.graph.digest, group.implementation, constants)
         kernels = self.lowered.get(key)

@@ -23,7 +23,6 @@ from ..ir import interp
 from ..ir.dims import free_symbols
 from ..ir.errors import CheckError, EvonnxError, FeedError
 from ..ir.graph import Graph, Node, Value
-from ..ir.groups import escaping
 from ..ir.schedule import Schedule
 from ..ir.text import namer, node_lines
 from ..ir.types import TensorType
@@ -243,8 +242,8 @@ def exposed(graph: Graph, schedule: Schedule) -> tuple[Graph, Schedule, dict[str
     gives which output."""
     outputs: list[tuple[str, Value]] = []
     group_of: dict[str, int] = {}
-    for k, nodes in enumerate(schedule.members(graph)):
-        for i, v in enumerate(escaping(graph, nodes)):
+    for k, written in enumerate(schedule.written(graph)):
+        for i, v in enumerate(written):
             if isinstance(v.type, TensorType):
                 outputs.append((f"g{k}.{i}", v))
                 group_of[f"g{k}.{i}"] = k
@@ -323,7 +322,7 @@ def wrong_part(got: Any, want: Any) -> float:
 
 
 def _describe(graph: Graph, schedule: Schedule, k: int, error: float, v: Value) -> str:
-    nodes = [graph.nodes[i] for i in schedule.groups[k].nodes]
+    nodes = schedule.members(graph)[k]
     origin = ", ".join(dict.fromkeys(o for n in nodes for o in n.origin))
     ops = " ".join(n.op for n in nodes)
     return (f"first: group g{k} {schedule.groups[k].implementation} ({ops}) from {origin}: "

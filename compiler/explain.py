@@ -93,7 +93,7 @@ class Explanation:
         self.members = schedule.members(graph)
         self.namer = namer(graph)
         self.group_of: dict[Node, int] = {
-            n: k for k, nodes in enumerate(self.members) for n in nodes
+            graph.nodes[i]: k for k, group in enumerate(schedule.groups) for i in group.nodes
         }
 
     def node(self, node: Node) -> str:
@@ -139,6 +139,8 @@ class Explanation:
             return "in memory before the first step" if theirs is None else "not scheduled"
         if theirs == mine:
             return f"fused, in g{mine}"
+        if producer in self.members[mine]:
+            return f"fused, g{mine} computes it again"
         tried = None if self.fuser is None else self.fuser.refusals.get((producer, consumer))
         if tried is not None:
             return f"not fused: {tried}"

@@ -148,7 +148,8 @@ def schedule_of(text: str, graph: Graph) -> Schedule:
     if it is not legal, ``ParseError`` if the text cannot be read."""
     found = parse_schedule(text)
     check_schedule(found, graph)
-    ordered = (replace(g, nodes=tuple(sorted(g.nodes))) for g in found.groups)
+    ordered = (replace(g, nodes=tuple(sorted(g.nodes)), again=tuple(sorted(g.again)))
+               for g in found.groups)
     return Schedule(found.graph, tuple(ordered))
 
 
@@ -157,7 +158,8 @@ def check_schedule(schedule: Schedule, graph: Graph) -> None:
     from ..search.legality import implementation
 
     check_order(schedule, graph)
-    for k, (group, nodes) in enumerate(zip(schedule.groups, schedule.members(graph), strict=True)):
+    every = zip(schedule.groups, schedule.members(graph), schedule.written(graph), strict=True)
+    for k, (group, nodes, written) in enumerate(every):
         shown = "(" + " ".join(n.op for n in nodes) + ")"
         if not nodes:
             raise ScheduleError(f"group g{k} is empty")
@@ -166,7 +168,7 @@ def check_schedule(schedule: Schedule, graph: Graph) -> None:
         if group.tiles:
             raise ScheduleError(f"group g{k} {shown}: tile sizes of {group.implementation} groups "
                                 "are chosen by the kernel and cannot be set")
-        found, reason = implementation(graph, nodes)
+        found, reason = implementation(graph, nodes, written)
         if found is None:
             raise ScheduleError(f"group g{k} {shown} is not legal: {reason}")
         if found != group.implementation and (found, group.implementation) != ("contract", "loops"):

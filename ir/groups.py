@@ -7,7 +7,7 @@ expansion, so whoever reads the result (legality, cost model, lowering) meets co
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from .graph import Builder, Graph, Node, Value, copy_node
@@ -37,10 +37,12 @@ def escaping(graph: Graph, members: Iterable[Node]) -> tuple[Value, ...]:
     return tuple(found)
 
 
-def extract(graph: Graph, members: Iterable[Node]) -> GroupGraph:
-    """The members as a graph of core ops; members must be closed under nothing but order."""
+def extract(graph: Graph, members: Iterable[Node], written: Sequence[Value] | None = None
+            ) -> GroupGraph:
+    """The members as a graph of core ops; members must be closed under nothing but order.
+    ``written`` are the values it gives (None: all that ``escaping`` finds)."""
     inside = sorted(set(members), key=graph.index.__getitem__)
-    outputs = escaping(graph, inside)
+    outputs = escaping(graph, inside) if written is None else tuple(written)
     b = Builder(graph.constants)
     mapping: dict[Value, Value] = {}
     inputs: list[Value] = []

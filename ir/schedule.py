@@ -8,7 +8,11 @@ can be edited by hand and replayed:
     schedule 3f1c...
       g0 = loops [4, 5]
       g1 = contract [6, 8] {stage=0, threads=3}
-      g2 = loops [7, 9] {stage=0, threads=1}
+      g2 = loops [7, 9] + [4] {stage=0, threads=1}
+
+Every node belongs to one group, which writes its results for whoever reads them. A group may also
+compute cheap nodes of other groups *again*, for itself alone, rather than read them: they stand
+behind a plus. A value that every reader computes itself is never written.
 
 Groups that follow one another with the same stage number form a *stage*: they run side by side,
 each on its share of the threads, and the next group begins when all of them are done. A group
@@ -23,7 +27,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .errors import ParseError, ScheduleError
-from .graph import Graph, Node
+from .graph import Graph, Node, Value
 
 IMPLEMENTATIONS = ("loops", "contract", "opaque", "view", "bind", "control", "host")
 """loops: emitted loop nests; contract: a micro-kernel with its epilogue; opaque: the op's own
@@ -46,6 +50,13 @@ class Group:
     """Number of the stage; None: what it overlaps with is the runtime's to see."""
     threads: int | None = None
     """Threads that work on it, at most those of the team; None: chosen by the runtime."""
+    again: tuple[int, ...] = ()
+    """Nodes of other groups that this one computes for itself, ascending."""
+
+    @property
+    def computed(self) -> tuple[int, ...]:
+        """All nodes that the kernel computes, ascending."""
+        return tuple(sorted((*self.nodes, *self.again))) if self.again else self.nodes
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +67,27 @@ class Schedule:
     groups: tuple[Group, ...]
 
     def members(self, graph: Graph) -> list[tuple[Node, ...]]:
-        """The nodes of each group."""
-        return [tuple(graph.nodes[i] for i in g.nodes) for g in self.groups]
+        """The nodes that each group computes."""
+        return [tuple(graph.nodes[i] for i in g.computed) for g in self.groups]
+
+    def written(self, graph: Graph) -> list[tuple[Value, ...]]:
+        """The values that each group writes: results of its own nodes that are outputs of the graph
+        or operands in a group that does not compute them itself."""
+        holders: dict[Node, set[int]] = {}
+        for k, nodes in enumerate(self.members(graph)):
+            for n in nodes:
+                holders.setdefault(n, set()).add(k)
+        found = []
+        for group in self.groups:
+            values = []
+            for i in group.nodes:
+                node = graph.nodes[i]
+                for v in node.outputs:
+                    if v in graph.output_values or any(
+                            not holders.get(u, set()) <= holders[node] for u in graph.users(v)):
+                        values.append(v)
+            found.append(tuple(values))
+        return found
 
     def stages(self) -> list[tuple[int, ...]]:
         """Numbers of the groups that run side by side, stage by stage; a group without a stage
@@ -83,12 +113,14 @@ def print_schedule(schedule: Schedule, graph: Graph | None = None) -> str:
     lines = [f"schedule {schedule.graph}"]
     for k, group in enumerate(schedule.groups):
         settings = ", ".join(f"{name}={value}" for name, value in _settings(group))
-        nodes = ", ".join(map(str, group.nodes))
+        nodes = f"[{', '.join(map(str, group.nodes))}]"
+        if group.again:
+            nodes += f" + [{', '.join(map(str, group.again))}]"
         note = ""
         if graph is not None:
-            note = "  # " + " ".join(graph.nodes[i].op for i in group.nodes)
+            note = "  # " + " ".join(graph.nodes[i].op for i in group.computed)
         braces = f" {{{settings}}}" if settings else ""
-        lines.append(f"  g{k} = {group.implementation} [{nodes}]{braces}{note}")
+        lines.append(f"  g{k} = {group.implementation} {nodes}{braces}{note}")
     return "\n".join(lines) + "\n"
 
 
@@ -98,7 +130,8 @@ def _settings(group: Group) -> list[tuple[str, int]]:
     return [*((name, value) for name, value in own if value is not None), *group.tiles]
 
 
-_LINE = re.compile(r"g\d+\s*=\s*(\w+)\s*\[([\d,\s]*)\]\s*(?:\{([^}]*)\})?\s*\Z")
+_LINE = re.compile(r"g\d+\s*=\s*(\w+)\s*\[([\d,\s]*)\]\s*(?:\+\s*\[([\d,\s]*)\]\s*)?"
+                   r"(?:\{([^}]*)\})?\s*\Z")
 
 
 def parse_schedule(text: str) -> Schedule:
@@ -114,11 +147,12 @@ def parse_schedule(text: str) -> Schedule:
         match = _LINE.match(line)
         if match is None or match[1] not in IMPLEMENTATIONS:
             raise ParseError(f"schedule line {number}: cannot read {line[:80]!r}; expected "
-                             f"`g0 = IMPLEMENTATION [nodes] {{name=number}}`")
-        nodes = tuple(int(n) for n in match[2].replace(",", " ").split())
-        settings = _parse_settings(match[3] or "", number)
+                             f"`g0 = IMPLEMENTATION [nodes] + [again] {{name=number}}`")
+        nodes, again = (tuple(int(n) for n in (part or "").replace(",", " ").split())
+                        for part in match.group(2, 3))
+        settings = _parse_settings(match[4] or "", number)
         stage, threads = settings.pop("stage", None), settings.pop("threads", None)
-        groups.append(Group(nodes, match[1], tuple(settings.items()), stage, threads))
+        groups.append(Group(nodes, match[1], tuple(settings.items()), stage, threads, again))
     if not digest:
         raise ParseError("a schedule begins with `schedule DIGEST`")
     return Schedule(digest, tuple(groups))
@@ -142,8 +176,8 @@ def _parse_settings(text: str, number: int) -> dict[str, int]:
 
 def check_order(schedule: Schedule, graph: Graph) -> None:
     """Raises ``ScheduleError`` unless the groups partition the graph's nodes (inputs and
-    constants aside), every group comes after what it depends on, and the groups of a stage follow
-    one another and do not depend on one another."""
+    constants aside), every group comes after what it reads, what it computes again belongs to
+    another group, and the groups of a stage follow one another and do not depend on one another."""
     if schedule.graph != graph.digest:
         raise ScheduleError(f"the schedule is for graph {schedule.graph[:12]}, "
                             f"this one is {graph.digest[:12]}")
@@ -158,10 +192,25 @@ def check_order(schedule: Schedule, graph: Graph) -> None:
             continue
         if node not in place:
             raise ScheduleError(f"node {graph.index[node]} ({node.op}) is in no group")
-        for dep in graph.dependencies(node):
-            if dep.op not in ("input", "const") and place[dep] > place[node]:
-                raise ScheduleError(f"group g{place[node]} runs before g{place[dep]}, which "
-                                    f"computes its operand {dep.op}")
+    for k, group in enumerate(schedule.groups):
+        for i in group.again:
+            known = 0 <= i < len(graph.nodes) and group.again.count(i) == 1
+            if not known or place.get(graph.nodes[i], k) == k:
+                raise ScheduleError(f"group g{k}: node {i} cannot be computed again: it is no other "
+                                    "group's, or listed twice")
+    for k, nodes in enumerate(schedule.members(graph)):
+        inside = set(nodes)
+        for node in nodes:
+            for dep in graph.dependencies(node):
+                if dep.op not in ("input", "const") and dep not in inside and place[dep] >= k:
+                    raise ScheduleError(f"group g{k} runs before g{place[dep]}, which "
+                                        f"computes its operand {dep.op}")
+    for k, values in enumerate(schedule.written(graph)):
+        mine = {graph.nodes[i] for i in schedule.groups[k].nodes}
+        if not values and any(u not in mine for n in mine for v in n.outputs
+                              for u in graph.users(v)):
+            raise ScheduleError(f"group g{k} computes nothing that another group reads: every "
+                                "reader computes it again")
     _check_stages(schedule, graph, place)
 
 
@@ -185,20 +234,21 @@ def _check_stages(schedule: Schedule, graph: Graph, place: dict[Node, int]) -> N
                                 "another")
         last[stage] = members[-1]
         for k in members:
-            for other in _needs(graph, schedule.groups[k].nodes, schedule.groups, place):
+            for other in _needs(graph, schedule.groups[k], schedule.groups, place):
                 if other in members and other != k:
                     raise ScheduleError(f"group g{k} needs what g{other} computes: they cannot run "
                                         f"side by side in stage {stage}")
 
 
-def _needs(graph: Graph, nodes: Sequence[int], groups: Sequence[Group], place: dict[Node, int]
+def _needs(graph: Graph, group: Group, groups: Sequence[Group], place: dict[Node, int]
            ) -> set[int]:
-    """Groups whose results ``nodes`` read, seen through views."""
+    """Groups whose results ``group`` reads, seen through views."""
     found: set[int] = set()
-    todo = [graph.nodes[i] for i in nodes]
+    todo = [graph.nodes[i] for i in group.computed]
+    inside = set(todo)
     while todo:
         for dep in graph.dependencies(todo.pop()):
-            if dep not in place:
+            if dep not in place or dep in inside:
                 continue
             if groups[place[dep]].implementation == "view":
                 todo.append(dep)

@@ -2,13 +2,21 @@
 
 A set is a candidate if it is convex (no path leaves it and comes back) and legal
 (``legality.implementation``). First come the neighbors of the given schedules: their groups, what
-is left of a group when its first or last nodes are cut off, a group with one node more, and two
-groups joined. Then groups grow from single nodes along edges, one node at a time, smaller ones
-first, bounded per first node and size, so that a region of elementwise operations, where nearly
-every subset is legal, does not explode.
+is left of a group when its first or last nodes are cut off, a group with one node more, two groups
+joined along an edge, and two that read the same value (siblings in one kernel). Then groups grow
+from single nodes along edges, one node at a time, smaller ones first, bounded per first node and
+size, so that a region of elementwise operations, where nearly every subset is legal, does not
+explode.
+
+*Recomputation.* What is searched are *units*. A cheap node with a few consumers is as many units,
+one per consumer: the unit is that consumer's copy of the value, and it lies in the group that the
+consumer takes the value from. A group with all copies computes the node once and writes it for the
+consumers outside; a group that is a consumer with its own copy computes the node again and reads
+nothing. So a partition of the units says who computes what again, every cost still belongs to one
+group, and nothing else in the search has to know: orders, cuts and proofs speak of units.
 
 Networks repeat themselves: legality and cost are asked once per *structure* (operations,
-attributes, types, wiring, and which values come from constants or are needed outside).
+attributes, types, wiring, which values come from constants and which are given).
 """
 
 from __future__ import annotations
@@ -17,7 +25,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..ir.graph import Graph, Node
+from ..ir.graph import Graph, Node, Value
+from ..ir.ops import lookup
 from ..ir.schedule import Group, Schedule
 from ..ir.types import TensorType
 from .cost import GroupCost, group_cost
@@ -26,9 +35,13 @@ from .legality import implementation
 from .problem import MOST_NODES
 
 PER_NODE = 8
-"""Groups of one size that growth keeps for one first node."""
+"""Groups of one size that growth keeps for one first unit."""
 MOST_CHECKS = 1500
 """Distinct structures whose legality is asked for; a check takes about a millisecond."""
+MOST_COPIES = 4
+"""A node with more consumers than this is not computed again: it has one unit."""
+MOST_SIBLINGS = 8
+"""Other readers of a value that are tried as siblings of one group."""
 
 _FORBIDDEN = {("contract", "contract"), ("contract", "reduce"), ("reduce", "contract")}
 """Kinds of producer and consumer that no kernel joins; see ``greedy``."""
@@ -36,59 +49,88 @@ _FORBIDDEN = {("contract", "contract"), ("contract", "reduce"), ("reduce", "cont
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A set of nodes that may be one kernel."""
+    """A set of units that may be one kernel."""
 
     nodes: tuple[int, ...]
-    """Positions in ``graph.nodes``, ascending."""
+    """Positions in ``graph.nodes`` of what it computes, ascending."""
     implementation: str
     cost: GroupCost
     """C and D, in the symbols of the model."""
+    written: tuple[Value, ...]
+    """What it gives to other groups."""
 
 
 class Candidates:
-    """The candidates of one graph; ``given`` schedules are among them."""
+    """The candidates of one graph; ``given`` schedules are among them. ``recompute`` False gives
+    every node one unit."""
 
-    def __init__(self, graph: Graph, given: Iterable[Schedule] = (), most: int = 16) -> None:
+    def __init__(self, graph: Graph, given: Iterable[Schedule] = (), most: int = 16,
+                 recompute: bool = True) -> None:
         self.graph = graph
-        self.ops = [k for k, n in enumerate(graph.nodes) if n.op not in ("input", "const")]
-        """Positions of the nodes that are scheduled."""
         self.most = min(most, MOST_NODES)
         """Largest group that growth reaches."""
+        self.limit = MOST_CHECKS
+        """No further structure is asked for where there are so many."""
         self.structures: dict[tuple[Any, ...], tuple[str | None, GroupCost | None]] = {}
         """Verdict and cost by structure."""
-        self._number = {graph.nodes[k]: i for i, k in enumerate(self.ops)}
-        self._preds = [sorted({self._number[d] for d in graph.dependencies(graph.nodes[k])
-                               if d in self._number}) for k in self.ops]
-        self._kinds = [node_kind(graph.nodes[k]) for k in self.ops]
-        self._succs: list[list[int]] = [[] for _ in self.ops]
-        for v, before in enumerate(self._preds):
-            for u in before:
-                self._succs[u].append(v)
+        self.units: list[int] = []
+        """Position in ``graph.nodes`` of each unit's node, ascending."""
+        self.of: dict[Node, tuple[int, ...]] = {}
+        """Units of each scheduled node."""
+        self._number_units(recompute)
+        self._kinds = [node_kind(graph.nodes[k]) for k in self.units]
         self._above, self._below = self._closures()
         self.found: dict[tuple[int, ...], Candidate] = {}
-        """Candidates by their members, as numbers of scheduled nodes."""
-        for v in range(len(self.ops)):
-            self._keep((v,))
+        """Candidates by their units, ascending."""
+        for units in self.of.values():
+            for v in units:
+                self._keep((v,))
+            self._keep(units)
         for schedule in given:
             self._around([self.members(group) for group in schedule.groups])
         self._grow()
+        if len(self.units) > len(self.of):
+            self._repeat()
+
+    def _number_units(self, recompute: bool) -> None:
+        graph = self.graph
+        consumer: list[Node | None] = []
+        for k, node in enumerate(graph.nodes):
+            if node.op in ("input", "const"):
+                continue
+            users = tuple(dict.fromkeys(u for v in node.outputs for u in graph.users(v)))
+            copies = users if recompute and repeatable(graph, node, users) else (None,)
+            self.of[node] = tuple(range(len(self.units), len(self.units) + len(copies)))
+            self.units += [k] * len(copies)
+            consumer += copies
+        self._preds: list[list[int]] = [[] for _ in self.units]
+        self._succs: list[list[int]] = [[] for _ in self.units]
+        for node, units in self.of.items():
+            for dep in graph.dependencies(node):
+                sources = self.of.get(dep, ())
+                for u in sources:
+                    if len(sources) > 1 and consumer[u] is not node:
+                        continue
+                    for v in units:
+                        self._succs[u].append(v)
+                        self._preds[v].append(u)
 
     def members(self, group: Group) -> tuple[int, ...]:
-        """A group of a schedule as numbers of scheduled nodes."""
-        return tuple(sorted(self._number[self.graph.nodes[k]] for k in group.nodes))
+        """A group of a schedule that computes nothing again, as units."""
+        return tuple(sorted(v for k in group.nodes for v in self.of[self.graph.nodes[k]]))
 
     @property
     def edges(self) -> list[tuple[int, int]]:
-        """(before, after), numbers of scheduled nodes."""
+        """(before, after), units."""
         return [(u, v) for v, before in enumerate(self._preds) for u in before]
 
     def _closures(self) -> tuple[list[int], list[int]]:
-        """Bits of everything above and below each node."""
-        above, below = [0] * len(self.ops), [0] * len(self.ops)
+        """Bits of everything above and below each unit."""
+        above, below = [0] * len(self.units), [0] * len(self.units)
         for v, before in enumerate(self._preds):
             for u in before:
                 above[v] |= above[u] | 1 << u
-        for v in reversed(range(len(self.ops))):
+        for v in reversed(range(len(self.units))):
             for w in self._succs[v]:
                 below[v] |= below[w] | 1 << w
         return above, below
@@ -105,17 +147,33 @@ class Candidates:
         for members in groups:
             for grown in self._neighbors(members):
                 self._try(grown)
-                (added,) = set(grown) - set(members)
+                added = next(iter(set(grown) - set(members)))
                 joined = tuple(sorted({*members, *home[added]}))
                 if len(joined) <= MOST_NODES:
                     self._try(joined)
+        for members in groups:
+            for added in self._siblings(members):
+                joined = tuple(sorted({*members, *home[added]}))
+                if len(joined) <= MOST_NODES:
+                    self._try(joined)
+
+    def _siblings(self, members: tuple[int, ...]) -> Iterable[int]:
+        """Units behind the group that read what it reads from other groups."""
+        inside, found = set(members), []
+        for v in members:
+            if self._kinds[v] not in ("map", "reduce"):
+                return ()
+            for u in self._preds[v]:
+                if u not in inside:
+                    found += [w for w in self._succs[u]
+                              if w > v and w not in inside and self._kinds[w] == self._kinds[v]]
+        return list(dict.fromkeys(found))[:MOST_SIBLINGS]
 
     def _try(self, members: tuple[int, ...]) -> bool:
         return self._convex(members) and self._keep(members)
 
     def _grow(self) -> None:
-        level: list[tuple[int, ...]] = [
-            (v,) for v in range(len(self.ops)) if self._kinds[v] != "solo"]
+        level = [units for units in self.of.values() if self._kinds[units[0]] != "solo"]
         for _ in range(2, self.most + 1):
             following: list[tuple[int, ...]] = []
             count: dict[int, int] = {}
@@ -132,7 +190,33 @@ class Candidates:
             if not level:
                 break
 
+    def _repeat(self) -> None:
+        """Groups that compute an operand again, and groups without the copies of its readers."""
+        self.limit = len(self.structures) + MOST_CHECKS // 2
+        pending = list(self.found)
+        for members in pending:
+            inside = set(members)
+            wanted: dict[int, list[int]] = {}
+            left: dict[int, list[int]] = {}
+            for v in members:
+                for u in self._preds[v]:
+                    if u not in inside and len(self._copies(u)) > 1:
+                        wanted.setdefault(self.units[u], []).append(u)
+                if len(self._copies(v)) > 1 and not inside.issuperset(self._succs[v]):
+                    left.setdefault(self.units[v], []).append(v)
+            changed = [(*members, *units) for units in wanted.values()]
+            changed += [tuple(inside.difference(units)) for units in left.values()]
+            for units in changed:
+                grown = tuple(sorted(set(units)))
+                fresh = 0 < len(grown) <= MOST_NODES and grown not in self.found
+                if fresh and self._try(grown) and len(wanted) > 1:
+                    pending.append(grown)
+
+    def _copies(self, unit: int) -> tuple[int, ...]:
+        return self.of[self.graph.nodes[self.units[unit]]]
+
     def _neighbors(self, members: tuple[int, ...]) -> Iterable[tuple[int, ...]]:
+        """The group with one node more along an edge, with all its copies."""
         inside = set(members)
         for v in members:
             for w, pair in [*((u, (u, v)) for u in self._preds[v]),
@@ -141,7 +225,7 @@ class Candidates:
                     continue
                 if (self._kinds[pair[0]], self._kinds[pair[1]]) in _FORBIDDEN:
                     continue
-                yield tuple(sorted((*members, w)))
+                yield tuple(sorted({*members, *self._copies(w)}))
 
     def _convex(self, members: tuple[int, ...]) -> bool:
         mask = above = below = 0
@@ -156,26 +240,58 @@ class Candidates:
         except with ``always``."""
         if members in self.found:
             return True
-        nodes = [self.graph.nodes[self.ops[v]] for v in members]
-        key = structure(self.graph, nodes)
+        positions = tuple(dict.fromkeys(self.units[v] for v in members))
+        nodes = [self.graph.nodes[k] for k in positions]
+        written = self._written(members, nodes)
+        key = structure(self.graph, nodes, written)
         known = self.structures.get(key)
         if known is None:
-            if len(self.structures) >= MOST_CHECKS and len(members) > 1 and not always:
+            if len(self.structures) >= self.limit and len(members) > 1 and not always:
                 return False
-            word, _ = implementation(self.graph, nodes)
-            cost = None if word is None else group_cost(self.graph, word, nodes)
+            word, _ = implementation(self.graph, nodes, written)
+            cost = None if word is None else group_cost(self.graph, word, nodes, written)
             known = self.structures[key] = word, cost
         word, cost = known
         if word is None or cost is None:
             return False
-        positions = tuple(self.ops[v] for v in members)
-        self.found[members] = Candidate(positions, word, cost)
+        self.found[members] = Candidate(positions, word, cost, written)
         return True
 
+    def _written(self, members: tuple[int, ...], nodes: Sequence[Node]) -> tuple[Value, ...]:
+        """What other groups take from this one: a node's copies for consumers outside."""
+        inside = set(members)
+        found = []
+        for node in nodes:
+            mine = [v for v in self.of[node] if v in inside]
+            outside = {self.units[w] for v in mine for w in self._succs[v] if w not in inside}
+            for value in node.outputs:
+                if value in self.graph.output_values or any(
+                        self.graph.index[u] in outside for u in self.graph.users(value)):
+                    found.append(value)
+        return tuple(found)
 
-def structure(graph: Graph, nodes: Sequence[Node]) -> tuple[Any, ...]:
+
+def repeatable(graph: Graph, node: Node, users: Sequence[Node]) -> bool:
+    """Whether computing ``node`` once per user may pay: a map that is not a view, with a few users
+    and operands that are not much larger than its result."""
+    if not 2 <= len(users) <= MOST_COPIES or len(node.outputs) != 1:
+        return False
+    value = node.outputs[0]
+    if value in graph.output_values or node_kind(node) != "map" or lookup(node.op).has("view"):
+        return False
+    operands = [v.tensor for v in node.operands if v.node.op != "const"]
+    sizes = [t.nbytes() for t in operands]
+    own = value.tensor.nbytes()
+    if any(isinstance(n, int) != isinstance(own, int) for n in sizes):
+        return False
+    total = sum(sizes[1:], start=sizes[0]) if sizes else 0
+    return total == own or isinstance(total, int) and isinstance(own, int) and total <= 2 * own
+
+
+def structure(graph: Graph, nodes: Sequence[Node], written: Sequence[Value]) -> tuple[Any, ...]:
     """What legality and cost of a group depend on, as a key: equal keys, equal answers."""
     local = {n: i for i, n in enumerate(nodes)}
+    given = set(written)
     outside: dict[Any, int] = {}
     parts = []
     for n in nodes:
@@ -190,13 +306,34 @@ def structure(graph: Graph, nodes: Sequence[Node]) -> tuple[Any, ...]:
                 scalar = constant and isinstance(v.type, TensorType) and v.type.numel() == 1
                 content = v.node.attrs["digest"] if scalar else constant
                 wires.append((outside.setdefault(v, len(outside)), content, v.type))
-        needed = tuple(v in graph.output_values or any(u not in local for u in graph.users(v))
-                       for v in n.outputs)
+        needed = tuple(v in given for v in n.outputs)
         parts.append((n.op, n.attrs, n.types, tuple(wires), needed))
     return tuple(parts)
 
 
 def schedule_of(graph: Graph, chosen: Iterable[Candidate]) -> Schedule:
-    """The schedule that runs candidates in this order."""
-    return Schedule(graph.digest, tuple(Group(c.nodes, c.implementation) for c in chosen))
-
+    """The schedule that runs candidates in this order. A node in several of them belongs to the
+    first that gives its value to others or, where nobody reads it, to the first that uses it; the
+    rest compute it again, or drop it where they made it for a reader who computes it as well."""
+    plan = list(chosen)
+    holders: dict[int, list[int]] = {}
+    for k, c in enumerate(plan):
+        for i in c.nodes:
+            holders.setdefault(i, []).append(k)
+    home: dict[int, int] = {}
+    using: dict[int, set[int]] = {}
+    for i, held in holders.items():
+        home[i], using[i] = held[0], set(held)
+        if len(held) > 1:
+            readers = {k for v in graph.nodes[i].outputs for u in graph.users(v)
+                       for k in holders[graph.index[u]]}
+            gives = [k for k in held if any(graph.index[v.node] == i for v in plan[k].written)]
+            using[i] &= readers
+            home[i] = gives[0] if readers - set(held) else min(using[i])
+    groups = []
+    for k, c in enumerate(plan):
+        own = tuple(i for i in c.nodes if home[i] == k)
+        if own:
+            again = tuple(i for i in c.nodes if home[i] != k and k in using[i])
+            groups.append(Group(own, c.implementation, again=again))
+    return Schedule(graph.digest, tuple(groups))

@@ -132,7 +132,7 @@ def space_of(graph: Graph, greedy: Schedule, target: Target, how: Search) -> Spa
     table = Candidates(graph, [greedy])
     members = list(table.found)
     costs = price(graph, table, model, target, how)
-    problem = make_problem(len(table.ops), table.edges, members, costs)
+    problem = make_problem(len(table.units), table.edges, members, costs)
     number = {m: k for k, m in enumerate(members)}
     chosen = tuple(number[table.members(group)] for group in greedy.groups)
     return Space(problem, tuple(table.found.values()), chosen,

@@ -158,13 +158,15 @@ def group_work(nodes: Sequence[Node], ins: Iterable[Value], outs: Iterable[Value
     return cost.flops, cost.nbytes
 
 
-def group_cost(graph: Graph, implementation: str, nodes: Sequence[Node]) -> GroupCost:
-    """C and D of ``nodes`` as one group of ``graph``."""
+def group_cost(graph: Graph, implementation: str, nodes: Sequence[Node],
+               written: Sequence[Value] | None = None) -> GroupCost:
+    """C and D of ``nodes`` as one group of ``graph`` that gives the values ``written`` (None: all
+    that are needed outside)."""
     if implementation == "view":
         return GroupCost(implementation, nodes=len(nodes))
     inside = set(nodes)
     ins = dict.fromkeys(v for n in nodes for v in n.operands if v.node not in inside)
-    return _cost(implementation, nodes, ins, escaping(graph, nodes))
+    return _cost(implementation, nodes, ins, escaping(graph, nodes) if written is None else written)
 
 
 def _cost(implementation: str, nodes: Sequence[Node], ins: Iterable[Value],
@@ -196,8 +198,9 @@ def _cost(implementation: str, nodes: Sequence[Node], ins: Iterable[Value],
 def schedule_cost(graph: Graph, schedule: Schedule) -> list[GroupCost]:
     """The cost of every group, in order."""
     return [
-        group_cost(graph, group.implementation, nodes)
-        for group, nodes in zip(schedule.groups, schedule.members(graph), strict=True)
+        group_cost(graph, group.implementation, nodes, written)
+        for group, nodes, written in zip(schedule.groups, schedule.members(graph),
+                                         schedule.written(graph), strict=True)
     ]
 
 

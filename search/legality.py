@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from ..ir.elements import Refused, is_reduction
 from ..ir.errors import EvonnxError
-from ..ir.graph import Graph, Node
+from ..ir.graph import Graph, Node, Value
 from ..ir.groups import extract
 from ..ir.ops import lookup
 from ..ir.tiles import ContractionSpace, Space, TileSpace, micro_typed
@@ -35,8 +35,10 @@ def alone(node: Node) -> str | None:
     return None
 
 
-def implementation(graph: Graph, members: Sequence[Node]) -> tuple[str | None, str]:
-    """How a group can run: (implementation, "") or (None, reason)."""
+def implementation(graph: Graph, members: Sequence[Node], written: Sequence[Value] | None = None
+                   ) -> tuple[str | None, str]:
+    """How a group can run that gives the values ``written`` (None: all that are needed outside):
+    (implementation, "") or (None, reason)."""
     if len(members) == 1:
         node = members[0]
         definition = lookup(node.op)
@@ -56,15 +58,16 @@ def implementation(graph: Graph, members: Sequence[Node]) -> tuple[str | None, s
         if reason is not None:
             return None, reason
     try:
-        return _fused(graph, members)
+        return _fused(graph, members, written)
     except Refused as refusal:
         return None, str(refusal)
     except EvonnxError as error:
         return None, f"positions cannot be propagated: {error}"
 
 
-def _fused(graph: Graph, members: Sequence[Node]) -> tuple[str | None, str]:
-    group = extract(graph, members)
+def _fused(graph: Graph, members: Sequence[Node], written: Sequence[Value] | None
+           ) -> tuple[str | None, str]:
+    group = extract(graph, members, written)
     if len(members) > 1 and len(group.inputs) > MAX_OPERANDS:
         return None, f"{len(group.inputs)} operands, more than {MAX_OPERANDS}"
     reductions = [n for n in group.graph.nodes if is_reduction(n)]
