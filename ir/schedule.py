@@ -196,8 +196,8 @@ def check_order(schedule: Schedule, graph: Graph) -> None:
         for i in group.again:
             known = 0 <= i < len(graph.nodes) and group.again.count(i) == 1
             if not known or place.get(graph.nodes[i], k) == k:
-                raise ScheduleError(f"group g{k}: node {i} cannot be computed again: it is no other "
-                                    "group's, or listed twice")
+                raise ScheduleError(f"group g{k}: node {i} cannot be computed again: it is no "
+                                    "other group's, or listed twice")
     for k, nodes in enumerate(schedule.members(graph)):
         inside = set(nodes)
         for node in nodes:
