@@ -34,8 +34,7 @@ from ..compiler.api import Compiled
 from ..compiler.console import print_json, print_table
 from ..compiler.feeds import random_feeds
 from ..compiler.options import check_schedule
-from ..ir.graph import Builder, Node, Value, copy_node
-from ..ir.groups import escaping
+from ..ir.groups import cut_out
 from ..ir.schedule import IMPLEMENTATIONS, Group
 from ..runtime.profile import profile
 from .cache import export_dir
@@ -116,24 +115,6 @@ def kernel_samples(compiled: Compiled, feeds: Mapping[str, Any], models: Sequenc
         if len(predicted) == len(models):
             found.append(KernelSample(line.ops, line.implementation, seconds, predicted))
     return found
-
-
-def cut_out(graph: Graph, nodes: Sequence[Node]) -> Graph:
-    """The nodes as a graph of their own; constants stay constants, other values become inputs."""
-    b = Builder(graph.constants)
-    inside = set(nodes)
-    mapping: dict[Value, Value] = {}
-    for node in nodes:
-        for v in node.operands:
-            if v in mapping or v.node in inside:
-                continue
-            if v.node.op == "const":
-                mapping[v] = b.const_ref(v.node.attrs["digest"], v.tensor)
-            else:
-                mapping[v] = b.input(f"x{len(mapping)}", v.type)
-        operands = tuple(None if v is None else mapping[v] for v in node.inputs)
-        mapping.update(zip(node.outputs, copy_node(b, node, operands), strict=True))
-    return b.build([(f"y{k}", mapping[v]) for k, v in enumerate(escaping(graph, nodes))])
 
 
 def variants(graph: Graph) -> Iterator[tuple[str, Schedule]]:

@@ -18,17 +18,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..ir.errors import EvonnxError, OptionError
-from ..ir.graph import Graph, Node
+from ..ir.graph import Graph
+from ..ir.groups import cut_out
 from ..ir.schedule import Group, Schedule
 from ..ir.target import Target
-from ..search.candidates import structure
-from ..search.dataset import Dataset, save
+from ..search.candidates import Candidates, structure
+from ..search.dataset import Dataset, save, survey
+from ..search.greedy import Fuser
 from ..search.models import CostModel
 from ..search.models.base import FREE
 from ..search.settings import ASSUMED
 from .options import machine_of
 from .records import circumstances
-from .study import dataset_of, optimized
+from .study import optimized
 
 if TYPE_CHECKING:
     from .study import Source
@@ -52,32 +54,34 @@ def dataset(
     if measure and not machine.runs_here():
         raise OptionError(f"measure: target {machine.name} is not this machine")
     graph = optimized(source, machine)
-    made = dataset_of(graph, machine, threads, expect, name).explained(*cost_models)
+    table = Candidates(graph, [Fuser(graph).run()])
+    made = survey(graph, machine, threads, expect, name, table=table).explained(*cost_models)
     origin = {**circumstances(), "seed": seed, "expect": dict(expect or {}), "assumed": ASSUMED}
     made = replace(made, origin=origin)
     if measure:
-        made = _timed(made, graph, measure, seed, dict(expect or {}))
+        made = _timed(made, table, measure, seed, dict(expect or {}))
     if folder is not None:
         save(made, folder)
     return made
 
 
-def _timed(data: Dataset, graph: Graph, count: int, seed: int, sizes: Mapping[str, int]
+def _timed(data: Dataset, table: Candidates, count: int, seed: int, sizes: Mapping[str, int]
            ) -> Dataset:
-    """The dataset with ``count`` distinct candidates timed."""
-    scheduled = [n for n in graph.nodes if n.op not in ("input", "const")]
-    members = [tuple(scheduled[v] for v in data.problem.group(k)) for k in range(len(data.groups))]
+    """The dataset with ``count`` distinct candidates of ``table``, which it was made of, timed."""
+    graph, found = table.graph, list(table.found.values())
+    members = [tuple(graph.nodes[i] for i in c.nodes) for c in found]
     others = np.random.default_rng([seed, 0xDA7A]).permutation(len(members)).tolist()
     alike: dict[Any, list[int]] = {}
     for k in dict.fromkeys([*data.greedy, *others]):
         if data.groups[k].implementation not in FREE:
-            alike.setdefault(structure(graph, members[k]), []).append(k)
+            alike.setdefault(structure(graph, members[k], found[k].written), []).append(k)
     measured = data.measured.copy()
     failed: dict[str, int] = {}
     for same in list(alike.values())[:count]:
         facts = data.groups[same[0]]
         try:
-            seconds = seconds_of(graph, members[same[0]], facts.implementation,
+            alone = cut_out(graph, members[same[0]], found[same[0]].written)
+            seconds = seconds_of(alone, facts.implementation,
                                  data.context.target, data.context.threads, sizes, seed)
         except EvonnxError as error:
             reason = f"{type(error).__name__}: {error}"[:200]
@@ -89,15 +93,14 @@ def _timed(data: Dataset, graph: Graph, count: int, seed: int, sizes: Mapping[st
     return replace(data, measured=measured, origin={**data.origin, **told})
 
 
-def seconds_of(graph: Graph, nodes: Sequence[Node], implementation: str, target: Target,
-               threads: int, sizes: Mapping[str, int], seed: int = 0) -> float:
-    """Seconds of one group, run alone and warm. Raises ``EvonnxError`` where it cannot be."""
-    from ..bench.calibration import cut_out
+def seconds_of(alone: Graph, implementation: str, target: Target, threads: int,
+               sizes: Mapping[str, int], seed: int = 0) -> float:
+    """Seconds of a group that is a graph of its own, warm. Raises ``EvonnxError`` where it cannot
+    be run."""
     from ..runtime.profile import profile
     from .api import compile as compile_model
     from .feeds import random_feeds
 
-    alone = cut_out(graph, nodes)
     group = Group(tuple(k for k, n in enumerate(alone.nodes) if n.op not in ("input", "const")),
                   implementation)
     compiled = compile_model(alone, schedule=str(Schedule(alone.digest, (group,))), pipeline="",

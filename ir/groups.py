@@ -66,6 +66,26 @@ def extract(graph: Graph, members: Iterable[Node], written: Sequence[Value] | No
     return GroupGraph(b.build(named), tuple(inputs), outputs)
 
 
+def cut_out(graph: Graph, nodes: Sequence[Node], written: Sequence[Value] | None = None) -> Graph:
+    """The nodes as a graph of their own that gives the values ``written`` (None: all that are
+    needed outside); constants stay constants, composites composites, other values become inputs."""
+    b = Builder(graph.constants)
+    inside = set(nodes)
+    mapping: dict[Value, Value] = {}
+    for node in nodes:
+        for v in node.operands:
+            if v in mapping or v.node in inside:
+                continue
+            if v.node.op == "const":
+                mapping[v] = b.const_ref(v.node.attrs["digest"], v.tensor)
+            else:
+                mapping[v] = b.input(f"x{len(mapping)}", v.type)
+        operands = tuple(None if v is None else mapping[v] for v in node.inputs)
+        mapping.update(zip(node.outputs, copy_node(b, node, operands), strict=True))
+    outputs = escaping(graph, nodes) if written is None else written
+    return b.build([(f"y{k}", mapping[v]) for k, v in enumerate(outputs)])
+
+
 def expand_fully(b: Builder, value: Value) -> Value:
     """Replaces composites inside an expansion by their own expansions."""
     done: dict[Node, tuple[Value, ...]] = {}

@@ -95,16 +95,17 @@ class Dataset:
 
 
 def survey(graph: Graph, target: Target, threads: int = 1, expect: Mapping[str, int] | None = None,
-           name: str = "graph", origin: Mapping[str, Any] | None = None) -> Dataset:
-    """The dataset of an optimized graph: greedy's schedule, the candidates around it, and their
-    numbers at the sizes ``expect`` (or assumed)."""
+           name: str = "graph", origin: Mapping[str, Any] | None = None,
+          table: Candidates | None = None) -> Dataset:
+    """The dataset of an optimized graph: greedy's schedule, the candidates around it (``table``, if
+    they are known), and their numbers at the sizes ``expect`` (or assumed)."""
     greedy = Fuser(graph).run()
-    table = Candidates(graph, [greedy])
+    table = Candidates(graph, [greedy]) if table is None else table
     numbers, constants = counted(graph, table, expect or {})
     members = list(table.found)
     place = {m: k for k, m in enumerate(members)}
-    problem = make_problem(len(table.ops), table.edges, members, np.zeros(len(members)))
-    return Dataset(name, graph.digest, tuple(graph.nodes[k].op for k in table.ops), problem,
+    problem = make_problem(len(table.units), table.edges, members, np.zeros(len(members)))
+    return Dataset(name, graph.digest, tuple(graph.nodes[k].op for k in table.units), problem,
                    tuple(numbers), Context(target, max(1, threads), constants),
                    tuple(place[table.members(g)] for g in greedy.groups), origin=origin or {})
 
