@@ -80,7 +80,11 @@ class Compiled:
         return {**given, **feeds}
 
     def run(self, output_names: Sequence[str] | None, feeds: Mapping[str, Any]) -> list[Any]:
-        """As ONNX Runtime's ``InferenceSession.run``: outputs in order, or those named."""
+        """As ONNX Runtime's ``InferenceSession.run``: outputs in order, or those named. Raises
+        ``FeedError``."""
+        if type(feeds) is not dict and not isinstance(feeds, Mapping):
+            raise FeedError("feeds: a dictionary of arrays by input name, not "
+                            f"{type(feeds).__name__}")
         if not output_names:
             return self._run(feeds)
         if unknown := [n for n in output_names if n not in self.output_names]:
@@ -222,8 +226,13 @@ class Compiled:
         return explain_node(self.graph, self.schedule, self._stages.fuser, node, self.imported)
 
     def __repr__(self) -> str:
-        inputs = ", ".join(f"{n}: {t}" for n, t in self.inputs.items())
-        return f"<evonnx.Compiled ({inputs[:200]}): {len(self.program.steps)} steps>"
+        return f"<evonnx.Compiled ({signature(self.inputs)}): {len(self.program.steps)} steps>"
+
+
+def signature(inputs: Mapping[str, Type]) -> str:
+    """Names and types of inputs in a line, made safe and short as ``quote`` does."""
+    shown = ", ".join(f"{quote(name)}: {kind}" for name, kind in inputs.items())
+    return shown if len(shown) <= 200 else shown[:197] + "..."
 
 
 def compile(
@@ -271,9 +280,11 @@ def compile(
     where, count = options.target_of(target), options.threads_of(threads)
     objects, programs = options.caches_of(cache)
     how = Search(search, cost_model, budget, seed, usable_cores() if count is None else count,
-                 options.sizes_of(expect) or {})
+                 options.sizes_of(expect, "expect") or {})
     request = Request(model, where, options.schedule_text(schedule), options.shapes_of(shapes),
-                      options.sizes_of(sizes), constants, pipeline, how)
+                      options.sizes_of(sizes), options.mapping_of(constants, "constants", "arrays"),
+                      options.text_of(pipeline, "pipeline"), how)
+    check, progress = options.check_of(check), options.progress_of(progress)
     if not how.named:
         programs = None  # a model of the caller's own is nothing a key could name
     try:

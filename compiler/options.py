@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from ..ir.schedule import Schedule, check_order, parse_schedule
 from ..ir.target import Target
 from ..runtime.cache import ObjectCache
 from ..runtime.store import ProgramCache
+from .request import Progress
 
 MAX_THREADS = 1024
 """More threads than this are taken for a mistake."""
@@ -98,19 +99,31 @@ def caches_of(given: object) -> tuple[ObjectCache | None, ProgramCache | None]:
     return ObjectCache(Path(given)), ProgramCache(Path(given))
 
 
-def sizes_of(given: Mapping[str, Any] | None) -> dict[str, int] | None:
-    """Fixed sizes by name, as plain integers."""
-    return None if given is None else {str(k): _size(v, "sizes", k) for k, v in given.items()}
-
-
-def shapes_of(given: Mapping[str, Sequence[Any]] | None) -> dict[str, list[int | str]] | None:
-    """Shapes of inputs by name: integers, or names of symbolic sizes."""
+def mapping_of(given: object, what: str, of: str) -> dict[str, Any] | None:
+    """``given`` as a dictionary whose values are ``of`` some kind; None stays None."""
     if given is None:
         return None
+    if not isinstance(given, Mapping):
+        raise OptionError(f"{what}: a dictionary of {of} by name, not {type(given).__name__}")
+    return {str(k): v for k, v in given.items()}
+
+
+def sizes_of(given: object, what: str = "sizes") -> dict[str, int] | None:
+    """Sizes by name, as plain integers."""
+    named = mapping_of(given, what, "sizes")
+    return None if named is None else {k: _size(v, what, k) for k, v in named.items()}
+
+
+def shapes_of(given: object) -> dict[str, list[int | str]] | None:
+    """Shapes of inputs by name: integers, or names of symbolic sizes."""
+    named = mapping_of(given, "shapes", "shapes")
+    if named is None:
+        return None
     found: dict[str, list[int | str]] = {}
-    for name, shape in given.items():
-        if isinstance(shape, (str, int)):
-            raise OptionError(f"shapes[{quote(name)}]: a list of sizes and names, not {shape!r}")
+    for name, shape in named.items():
+        if isinstance(shape, str) or not isinstance(shape, Iterable):
+            raise OptionError(
+                f"shapes[{quote(name)}]: a list of sizes and names, not {quote(shape)}")
         found[name] = [d if isinstance(d, str) else _size(d, "shapes", name) for d in shape]
     return found
 
@@ -125,6 +138,28 @@ def _size(given: Any, what: str, name: object) -> int:
     if size < 0:
         raise OptionError(f"{what}[{quote(name)}]: a size is not negative, got {size}")
     return size
+
+
+def check_of(given: object) -> bool | dict[str, Any]:
+    """Whether to check, or the feeds to check on."""
+    if isinstance(given, bool):
+        return given
+    named = mapping_of(given, "check", "feeds (or True, or False)")
+    return False if named is None else named
+
+
+def text_of(given: object, what: str) -> str | None:
+    """A text; None stays None."""
+    if given is None or isinstance(given, str):
+        return given
+    raise OptionError(f"{what}: a text or None, not {type(given).__name__}")
+
+
+def progress_of(given: object) -> Progress | None:
+    """What is called as the work goes on; None stays None."""
+    if given is None or callable(given):
+        return given
+    raise OptionError(f"progress: a function of (stage, done, total), not {type(given).__name__}")
 
 
 def schedule_text(given: object) -> str | None:

@@ -45,7 +45,8 @@ def run_pipeline(
 
     ``report`` receives one ``PassReport`` per pass, ``progress`` is called before each with
     (stage, done, total), ``after`` with (pass name, graph). ``verify`` checks every result and the
-    postconditions. Raises ``CompileError`` for an unknown pass or a broken result.
+    postconditions. Raises ``OptionError`` for an unknown pass, ``CompileError`` for a broken
+    result.
     """
     steps: list[Step] = manager.parse_spec(",".join(PIPELINE) if spec is None else spec, PASSES)
     return manager.run_steps(

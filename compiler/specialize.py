@@ -21,7 +21,7 @@ from ..ir.errors import EvonnxError, FeedError, quote
 from ..ir.types import LooseTensor, TensorType
 from ..runtime.feeds import Feeds
 from ..runtime.forks import after_fork
-from .api import Compiled
+from .api import Compiled, signature
 from .needs import MAX_ELEMENTS, REMEDY, DependsOnFeeds, Need, Versions
 
 if TYPE_CHECKING:
@@ -229,9 +229,9 @@ class Specialized(Compiled):
         return replace(found, versions=versions)
 
     def __repr__(self) -> str:
-        inputs = ", ".join(f"{n}: {t}" for n, t in self.inputs.items())
         needs = ", ".join(f"{n.aspect} of {quote(n.input)}" for n in self._known_needs)
-        return f"<evonnx.Specialized ({inputs[:200]}): {self._count} versions by {needs[:200]}>"
+        return (f"<evonnx.Specialized ({signature(self.inputs)}): {self._count} versions by "
+                f"{needs[:200]}>")
 
 
 def _shown(values: Mapping[str, np.ndarray], shapes: Shapes) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from ..ir.errors import CompileError, EvonnxError
+from ..ir.errors import CompileError, EvonnxError, OptionError
 from ..ir.graph import Attrs, Graph, Node
 from ..ir.ops import OPS
 from . import driver
@@ -93,7 +93,7 @@ class RulePass:
 
     def run(self, graph: Graph, report: PassReport, options: Sequence[str]) -> Graph:
         if options:
-            raise CompileError(f"pass {self.name} has no options, got {list(options)}")
+            raise OptionError(f"pass {self.name} has no options, got {list(options)}")
         after, done = driver.rewrite(graph, self.rules, self.measure, self.fuel)
         report.fired += done.fired
         report.refused += done.refused
@@ -116,7 +116,7 @@ class GraphPass:
 
     def run(self, graph: Graph, report: PassReport, options: Sequence[str]) -> Graph:
         if self.options is not None and (odd := [o for o in options if o not in self.options]):
-            raise CompileError(f"pass {self.name} has no option {odd}; it has {self.options}")
+            raise OptionError(f"pass {self.name} has no option {odd}; it has {self.options}")
         return self.fn(graph, report.fired, options)
 
 
@@ -125,13 +125,13 @@ Step = tuple[str, tuple[str, ...]]
 
 
 def parse_spec(spec: str, known: Iterable[str]) -> list[Step]:
-    """Reads ``"fold,canon,expand:softmax+gelu"``; raises ``CompileError`` for unknown names."""
+    """Reads ``"fold,canon,expand:softmax+gelu"``; raises ``OptionError`` for unknown names."""
     names = list(known)
     steps: list[Step] = []
     for item in filter(None, (part.strip() for part in spec.split(","))):
         name, _, options = item.partition(":")
         if name not in names:
-            raise CompileError(f"there is no pass {name[:40]!r}; there are {', '.join(names)}")
+            raise OptionError(f"there is no pass {name[:40]!r}; there are {', '.join(names)}")
         steps.append((name, tuple(filter(None, options.split("+")))))
     return steps
 

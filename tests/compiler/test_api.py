@@ -175,6 +175,8 @@ def test_wrong_calls(compiled: evonnx.Compiled) -> None:
         compiled(x, s, s)
     with pytest.raises(evonnx.FeedError, match="by position and by name: x"):
         compiled(x, x=x, s=s)
+    with pytest.raises(evonnx.FeedError, match=r"feeds: a dictionary of arrays .* not list"):
+        compiled.run(None, [np.ones(3)])  # type: ignore[arg-type]
     with pytest.raises(evonnx.FeedError, match="no output 'w'; outputs: 'y', 'z'"):
         compiled.run(["w"], {"x": x, "s": s})
 
@@ -231,6 +233,14 @@ def test_sizes_shapes_and_constants_are_fixed_on_request() -> None:
         ({"sizes": {"N": "four"}}, "'four' is not a size"),
         ({"shapes": {"x": "N8"}}, "a list of sizes and names"),
         ({"schedule": 7}, "schedule: a Schedule, its text or a file"),
+        ({"sizes": [4]}, "sizes: a dictionary of sizes by name, not list"),
+        ({"expect": {"N": "x"}}, r"expect\['N'\]: 'x' is not a size"),
+        ({"shapes": 3}, "shapes: a dictionary"),
+        ({"shapes": {"x": 3}}, "a list of sizes and names, not '3'"),
+        ({"constants": [1]}, "constants: a dictionary of arrays by name"),
+        ({"check": 3}, "check: a dictionary of feeds .or True, or False. by name, not int"),
+        ({"pipeline": 3}, "pipeline: a text or None, not int"),
+        ({"progress": 3}, "progress: a function of"),
     ],
 )
 def test_wrong_options(options: dict[str, Any], says: str) -> None:
@@ -243,7 +253,7 @@ def test_other_refusals(tmp_path: Path, compiled: evonnx.Compiled) -> None:
         evonnx.compile(mlp(), sizes={"M": 4})
     with pytest.raises(evonnx.ModelError, match="no input 'q'"):
         evonnx.compile(mlp(), shapes={"q": [4]})
-    with pytest.raises(evonnx.CompileError, match="there is no pass 'nonsense'"):
+    with pytest.raises(evonnx.OptionError, match="there is no pass 'nonsense'"):
         evonnx.compile(mlp(), pipeline="fold,nonsense")
     with pytest.raises(evonnx.OptionError, match="imported already"):
         evonnx.compile(compiled.graph, sizes={"N": 4})

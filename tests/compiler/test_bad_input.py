@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
+import evonnx
 from evonnx.compiler.importer import import_model, missing
 from evonnx.ir.errors import EvonnxError, LimitError, ModelError, UnsupportedError
 from evonnx.ir.interp import run
@@ -410,6 +411,18 @@ def test_names_with_quotes_newlines_and_code() -> None:
     assert graph.input_names == (NASTY,)
     np.testing.assert_array_equal(run(graph, {NASTY: x})[NASTY + "y"], -x)
     assert not target.exists()
+
+
+def test_compiled_models_quote_names(tmp_path: Path) -> None:
+    nodes = [relu(NASTY, "a" + NASTY, NASTY), helper.make_node("Neg", ["a" + NASTY], [NASTY + "y"])]
+    named = model(nodes, [value(NASTY, (NASTY, 3))], [value(NASTY + "y", None)])
+    compiled = evonnx.compile(named, threads=1, cache=tmp_path)
+    x = np.ones((2, 3), np.float32)
+    np.testing.assert_array_equal(compiled.run(None, {NASTY: x})[0], -x)
+    shown = repr(compiled)
+    assert "a\"b\\'c\\n{x}" in shown and "\n" not in shown and "\u202e" not in shown
+    assert not any("import" in text for text in compiled.source.values())
+    assert not Path("/tmp/evonnx_pwned").exists()
 
 
 def test_messages_quote_names() -> None:

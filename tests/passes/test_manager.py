@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from evonnx.compiler.pipeline import PIPELINE, explain, run_pipeline
-from evonnx.ir.errors import CompileError
+from evonnx.ir.errors import CompileError, OptionError
 from evonnx.ir.graph import Builder, Graph
 from evonnx.ir.interp import run
 from evonnx.ir.random_graphs import random_feeds, random_graph
@@ -33,12 +33,12 @@ EVERYTHING = ",".join(
 def test_specs() -> None:
     steps = parse_spec("fold, canon ,expand:softmax+gelu,", PASSES)
     assert steps == [("fold", ()), ("canon", ()), ("expand", ("softmax", "gelu"))]
-    with pytest.raises(CompileError, match="no pass 'fly'; there are fold"):
+    with pytest.raises(OptionError, match="no pass 'fly'; there are fold"):
         parse_spec("fold,fly", PASSES)
     graph = random_graph(1)
-    with pytest.raises(CompileError, match="no option"):
+    with pytest.raises(OptionError, match="no option"):
         run_pipeline(graph, "expand:relu")
-    with pytest.raises(CompileError, match="has no options"):
+    with pytest.raises(OptionError, match="has no options"):
         run_pipeline(graph, "canon:fast")
     assert run_pipeline(graph, "") is graph
 
