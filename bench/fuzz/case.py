@@ -3,7 +3,8 @@
 Checked, in this order: the importer takes what ONNX's checker and a peer take; IR text reads back
 as the same graph, before and after the passes; the compiled results under every binding are those
 of the reference (``judge``); a second binding compiles no kernel; a second run, the replayed
-schedule and two threads give the same bits; the reference agrees with ONNX Runtime, or where it
+schedule and two threads give the same bits; so is a graph with ops that do nothing put in, for
+some seeds; the reference agrees with ONNX Runtime, or where it
 does not, with ONNX's reference evaluator.
 """
 
@@ -15,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import onnx
 
 from ...compiler.api import Compiled, compile
@@ -27,7 +29,10 @@ from ...runtime import objects
 from . import peers
 from .generate import Example
 from .judge import SLACK, Judge, same_bits
+from .loosen import loosened
 
+LOOSE = 5
+"""Every so many seeds, the graph is also compiled with ops that do nothing (``loosen``)."""
 FAILURES = ("crash", "hang", "error", "refused", "text", "wrong", "recompiled", "rerun", "threads",
             "replay", "meaning")
 """Kinds of failure; ``meaning`` is that both peers, or the only one, contradict the reference."""
@@ -108,6 +113,8 @@ def _check(given: Example, found: Outcome, cache: str | bool, with_peers: bool) 
         found.status = "invalid"
         return
     _same_again(given, compiled, first, cache)
+    if given.seed % LOOSE == 0:
+        _loosely(given, graph, found, judges[0], cache)
     if with_peers:
         _vote(given, judges[0], found)
 
@@ -173,6 +180,15 @@ def _same_again(given: Example, compiled: Compiled, first: Mapping[str, Any], ca
     if replayed.source != compiled.source:
         raise Failure("replay", "the replayed schedule gives other kernels")
     _bits("threads", first, _named(replayed, feeds))
+
+
+def _loosely(given: Example, graph: Graph, found: Outcome, judge: Judge, cache: str | bool) -> None:
+    """The graph with ops that do nothing, by the same judge."""
+    loose = loosened(graph, np.random.default_rng([given.seed, 3]))
+    _text_law(loose)
+    compiled = compile(loose, threads=1, cache=cache)
+    found.rules.update(compiled.report().rules)
+    _compare("wrong", judge.wrong(_named(compiled, given.feeds())), "with ops that do nothing: ")
 
 
 def _bits(kind: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> None:

@@ -11,9 +11,8 @@ from ..rule import Rule, floats
 _F = (floats("x"),)
 
 RULES: tuple[Rule, ...] = (
-    # 1 / (1 + e^-x) = sigmoid(x)
+    # 1 / (1 + e^-x) = sigmoid(x); a quotient of 1 is a reciprocal by then (``one_over``)
     Rule("sigmoid_reciprocal", "reciprocal(exp(neg(x)) + 1)", "sigmoid(x)", when=_F, exact=False),
-    Rule("sigmoid_quotient", "1 / (exp(neg(x)) + 1)", "sigmoid(x)", when=_F, exact=False),
     # (1 + tanh(x / 2)) / 2 = sigmoid(x)
     Rule("sigmoid_tanh", "prod(0.5, tanh(prod(x, 0.5)) + 1)", "sigmoid(x)", when=_F, exact=False),
     # max(x, 0) = relu(x); which zero the larger of -0.0 and 0.0 is, is not specified

@@ -8,13 +8,16 @@ import numpy as np
 import onnx
 import pytest
 
-from evonnx.bench.fuzz.case import run_case
+from evonnx.bench.fuzz.case import LOOSE, run_case
 from evonnx.bench.fuzz.corpus import from_text, load, to_text
 from evonnx.bench.fuzz.generate import GROUPS, Example, example
 from evonnx.bench.fuzz.judge import Judge
+from evonnx.bench.fuzz.loosen import loosened
 from evonnx.bench.fuzz.shrink import shrink
 from evonnx.compiler.importer import import_model
+from evonnx.compiler.pipeline import run_pipeline
 from evonnx.ir.interp import run
+from evonnx.passes.manager import PassReport
 
 CORPUS = dict(load(Path(__file__).parent.parent / "fuzz_corpus"))
 
@@ -59,10 +62,11 @@ def test_text_keeps_every_bit() -> None:
             assert x.dtype == y.dtype and x.tobytes() == y.tobytes()
 
 
-def _model(nodes: list[onnx.NodeProto], outputs: list[str]) -> Example:
+def _model(nodes: list[onnx.NodeProto], outputs: list[str], shape: tuple[int, ...] = (4, 9)
+           ) -> Example:
     info = onnx.helper.make_tensor_value_info
-    types = [info(n, 1, [4, 9]) for n in ("a", "b", "c", "d")]
-    graph = onnx.helper.make_graph(nodes, "g", [info("x", 1, [4, 9])],
+    types = [info(n, 1, shape) for n in ("a", "b", "c", "d")]
+    graph = onnx.helper.make_graph(nodes, "g", [info("x", 1, shape)],
                                    [t for t in types if t.name in outputs])
     graph.value_info.extend(t for t in types if t.name not in outputs)
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)])
@@ -100,6 +104,60 @@ def test_judge_knows_what_cancels() -> None:
     exact = np.exp(given.feeds()["x"])
     assert judge.wrong({"c": exact}) == {} and judge.wrong({"c": np.round(exact / 8) * 8}) == {}
     assert judge.wrong({"c": exact + np.float32(1000)})
+
+
+def test_judge_knows_that_sums_have_an_order() -> None:
+    """A running sum of n terms is off by the root of n roundings; ten terms less are an error."""
+    mean = onnx.helper.make_node("ReduceMean", ["x", "axes"], ["a"], keepdims=1)
+    given = _model([mean, onnx.helper.make_node("Sub", ["x", "a"], ["b"])], ["b"], (4, 30_000))
+    given.model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([1]), "axes"))
+    feeds = {"x": np.abs(given.feeds()["x"]) + 1}
+    x = feeds["x"]
+    exact = x.mean(1, dtype=np.float64, keepdims=True)
+    running = np.add.accumulate(x, axis=1)[:, -1:] / np.float32(30_000)
+    assert (np.abs(running - exact) > 20 * np.finfo(np.float32).eps * exact).any()
+    judge = Judge(import_model(given.model), feeds)
+    assert judge.wrong({"b": x - running}) == {}
+    short = exact - x[:, :10].sum(1, keepdims=True) / 30_000
+    assert judge.wrong({"b": x - short.astype(np.float32)}) != {}
+
+
+def test_judge_knows_that_products_may_be_fused_into_sums() -> None:
+    node = onnx.helper.make_node
+    given = _model([node("Mul", ["x", "x"], ["a"]), node("Sub", ["a", "a"], ["b"])], ["b"])
+    x = given.feeds()["x"].astype(np.float64)
+    rest = (x * x - (x * x).astype(np.float32)).astype(np.float32)
+    judge = Judge(import_model(given.model), given.feeds())
+    assert (rest != 0).any() and judge.wrong({"b": rest}) == {}
+    assert judge.wrong({"b": 100 * rest}) != {}
+
+
+def test_judge_knows_that_gates_cancel_inside() -> None:
+    """The inside of a recurrence is not observed: what is small there may be off by more."""
+    rng = np.random.default_rng(1)
+    w, r = (rng.standard_normal((1, 32, n)) for n in (2, 8))
+    lstm = onnx.helper.make_node("LSTM", ["x", "w", "r"], ["y"], hidden_size=8)
+    info = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        [lstm], "g", [info("x", 11, [5, 9, 2])], [info("y", 11, [5, 1, 9, 8])],
+        [onnx.numpy_helper.from_array(w, "w"), onnx.numpy_helper.from_array(r, "r")])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)])
+    judge = Judge(import_model(model), {"x": 20 * rng.choice([-1.0, 1.0], (5, 9, 2))})
+    want = judge.wide["y"]
+    assert judge.wrong({"y": want + np.finfo(np.float64).eps}) == {}
+    assert judge.wrong({"y": want + 1e-12}) != {}
+
+
+def test_ops_that_do_nothing_are_put_in_and_found() -> None:
+    reached: set[str] = set()
+    for seed in range(0, 40 * LOOSE, LOOSE):
+        graph = import_model(example(seed).model)
+        loose = loosened(graph, np.random.default_rng(seed))
+        report: list[PassReport] = []
+        run_pipeline(loose, "fold,canon", report)
+        reached |= {name for entry in report for name in entry.fired}
+    assert {"concat_one", "expand_same", "pad_none", "reshape_same", "slice_all",
+            "transpose_same"} <= reached
 
 
 def test_shrinks_to_the_guilty_node() -> None:
