@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .compiler.figures import figures
     from .compiler.report import Report
     from .compiler.samples import dataset
+    from .compiler.saved import load
     from .compiler.specialize import Specialized
     from .compiler.study import study
     from .ir.errors import (
@@ -44,6 +45,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "compiler.api": ("compile", "check", "Compiled"),
     "compiler.figures": ("figures",),
+    "compiler.saved": ("load",),
     "compiler.report": ("Report",),
     "compiler.samples": ("dataset",),
     "compiler.study": ("study",),

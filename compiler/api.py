@@ -27,7 +27,7 @@ from ..runtime.team import usable_cores
 from ..search.settings import BUDGET, Search
 from . import options
 from .needs import DependsOnFeeds
-from .request import Clock, Progress, Request, Stages, stale
+from .request import Clock, Origin, Progress, Request, Stages, stale
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,9 +51,9 @@ class Compiled:
     lie, outputs are the caller's own.
     """
 
-    def __init__(self, request: Request, executable: Executable, stages: Stages | None,
+    def __init__(self, origin: Origin, executable: Executable, stages: Stages | None,
                  seconds: Mapping[str, float], found: str) -> None:
-        self._request = request
+        self._origin = origin
         self._executable = executable
         self._derived = stages
         self._seconds = dict(seconds)
@@ -136,15 +136,17 @@ class Compiled:
     @property
     def _stages(self) -> Stages:
         """Graphs and schedule. A program that came from the cache has none: the model is imported
-        and optimized now. Raises ``ModelError`` if it was changed meanwhile."""
+        and optimized now (of an artefact: its IR is read). Raises ``ModelError`` if the model was
+        changed meanwhile."""
         if self._derived is None:
-            self._request.check_unchanged()
-            self._derived = self._request.derive()
+            self._origin.check_unchanged()
+            self._derived = self._origin.derive()
         return self._derived
 
     @property
     def imported(self) -> Graph:
-        """The graph as it was imported, before any pass."""
+        """The graph as it was imported, before any pass; of a loaded artefact the graph it holds,
+        which is the optimized one."""
         return self._stages.imported
 
     @property
@@ -175,7 +177,7 @@ class Compiled:
     def _costs(self) -> Costs:
         from .report import Costs
 
-        return Costs.of(self.imported, self.graph, self.schedule)
+        return Costs.of(self._stages)
 
     def measure_memory(self, feeds: Mapping[str, Any]) -> int | None:
         """Runs once on memory not allocated yet; answers, and keeps for the report, the packed
@@ -188,6 +190,15 @@ class Compiled:
         else:
             self._measured = None
         return self._measured
+
+    def save(self, path: str | os.PathLike[str], *, recompilable: bool = True) -> None:
+        """Writes the compiled model to one file that ``evonnx.load`` runs without compiling: IR,
+        schedule, machine code, packed weights. ``recompilable`` also keeps the weights as the IR
+        has them, which another machine needs to compile them anew. Raises ``ArtefactError`` where
+        the file cannot be written."""
+        from .saved import save
+
+        save(self._stages, self._executable, path, recompilable)
 
     def profile(self, /, *args: Any, rounds: int = 5, **feeds: Any) -> Profile:
         """Where the time of a call with these arrays goes: every group with its time, operations

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from .. import __version__
 from ..search.settings import BUDGET, SEARCHES
@@ -104,7 +105,11 @@ _compiling = _options(
     _fixing,
     _pipeline,
     click.option("--no-cache", is_flag=True, help="Neither read nor write the compile cache."),
+    click.option("--recompile", is_flag=True,
+                 help="Of a saved model: compile the IR inside for this machine."),
 )  # fmt: skip
+_LOADING = ("threads", "no_cache", "recompile")
+"""The options of ``_compiling`` that a saved model takes."""
 _feeding = click.option(
     "-i", "--input", "inputs", metavar="[NAME=]VALUE", multiple=True,
     help="NAME=FILE.npy, NAME=random, NAME=zeros, NAME=ones or NAME=<number>; FILE.npz for several "
@@ -117,7 +122,21 @@ _check = click.option(
 
 
 def _compile(model: Path, label: str, options: dict[str, Any]) -> Compiled:
-    """``compile()`` with the command-line options and a progress bar."""
+    """``compile()`` with the command-line options and a progress bar; ``load()`` for a file that
+    ``compile -o`` wrote."""
+    from .saved import is_saved, load
+
+    if is_saved(model):
+        context = click.get_current_context()
+        for option in context.command.params:
+            name = option.name or ""
+            given = context.get_parameter_source(name) is not ParameterSource.DEFAULT
+            if given and name in options and name not in _LOADING:
+                raise click.UsageError(
+                    f"{model.name} is compiled already: {option.opts[-1]} comes too late")
+        return load(model, threads=options["threads"], recompile=options["recompile"])
+    if options["recompile"]:
+        raise click.UsageError(f"--recompile is for saved models; {model.name} is none")
     from .api import compile as compile_model
     from .feeds import read_constants
     from .irfile import is_ir_text, read_graph
@@ -140,19 +159,26 @@ def _verify(
 ) -> None:
     """Compares with the reference interpreter on ``feeds``; raises ``CheckError``."""
     from .checking import check_compiled
+    from .saved import is_saved
 
+    if is_saved(model):
+        pipeline = ""  # the passes are behind it
     with Progress(f"check {model.name}"):
         check_compiled(compiled, pipeline, dict(feeds))
 
 
 @app.command("compile")
 @_options(_model, _compiling, _check, _dims, _seed)
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path),
+              help="Write the compiled model there (model.evonnx), for evonnx run and load().")
+@click.option("--recompilable/--not-recompilable", default=True,
+              help="Whether -o keeps the IR's own weights, to compile them for another machine.")
 @click.option("--save-schedule", type=click.Path(dir_okay=False, path_type=Path),
               help="Write the schedule, to edit and replay with --schedule.")  # fmt: skip
 @_json
 def compile_command(
-    model: Path, checked: bool, dims: tuple[str, ...], seed: int, save_schedule: Path | None,
-    as_json: bool, **options: Any,
+    model: Path, checked: bool, dims: tuple[str, ...], seed: int, output: Path | None,
+    recompilable: bool, save_schedule: Path | None, as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Compile MODEL (and fill the cache); print what was fused, planned and predicted."""
     from .feeds import random_feeds
@@ -161,6 +187,8 @@ def compile_command(
     if checked:
         feeds = random_feeds(compiled.inputs, named_sizes("--dim", dims), seed)
         _verify(model, compiled, options["pipeline"], feeds)
+    if output is not None:
+        compiled.save(output, recompilable=recompilable)
     if save_schedule is not None:
         save_schedule.write_text(str(compiled.schedule), encoding="utf-8")
     report = compiled.report()

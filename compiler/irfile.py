@@ -20,11 +20,11 @@ from ..ir.arrays import array_bytes, array_of_bytes
 from ..ir.errors import OptionError, ParseError, quote
 from ..ir.graph import Constants, Graph
 from ..ir.parser import parse_graph
-from ..ir.text import print_graph
+from ..ir.text import named_constants, print_graph
 from ..ir.types import DType
 from .importer import import_model
+from .saved import is_saved, saved_graph
 
-_DIGEST = re.compile(r"const\(@([0-9a-f]{40})\)")
 _MEMBER = re.compile(r"(?P<digest>[0-9a-f]{40})\.(?P<dtype>[a-z0-9]+)(?P<shape>(\.\d+)*)")
 
 
@@ -42,17 +42,20 @@ def read_graph(
     sizes: Mapping[str, int] | None = None,
     constants: Mapping[str, Any] | None = None,
 ) -> Graph:
-    """The graph of an ONNX model or of a file of IR text (told apart by content); ``sizes`` and
-    ``constants`` fix sizes and inputs of a model.
+    """The graph of an ONNX model, of a file of IR text or of a saved model (told apart by
+    content); ``sizes`` and ``constants`` fix sizes and inputs of an ONNX model.
 
     Raises what ``import_model`` and ``parse_graph`` raise, and ``OptionError`` where IR text is to
     be fixed.
     """
-    if not is_ir_text(path):
+    saved = is_saved(path)
+    if not saved and not is_ir_text(path):
         return import_model(path, sizes=sizes, constants=constants)
     if sizes or constants:
-        raise OptionError("sizes and constants are for ONNX models; this is IR text, a graph that"
-                          " was imported already")
+        raise OptionError("sizes and constants are for ONNX models; this is a graph that was"
+                          " imported already")
+    if saved:
+        return saved_graph(path)
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -68,7 +71,7 @@ def read_graph(
 def write_graph(path: Path, graph: Graph) -> None:
     """Writes ``graph`` as text to ``path``, and its large constants to ``path`` + ``.npz``."""
     text = print_graph(graph)
-    wanted = sorted(d for d in set(_DIGEST.findall(text)) if d in graph.constants)
+    wanted = [d for d in named_constants(text) if d in graph.constants]
     if wanted:
         with zipfile.ZipFile(_archive(path), "w") as archive:
             for digest in wanted:

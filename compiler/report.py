@@ -14,14 +14,12 @@ from typing import Any
 
 from ..ir.dims import Dim, evaluate, free_symbols
 from ..ir.errors import EvonnxError, OptionError, quote
-from ..ir.graph import Graph
-from ..ir.schedule import Schedule
 from ..ir.target import Target
 from ..ir.types import TensorType
 from ..runtime.bindings import Kept
 from ..runtime.executable import Executable, Peak
 from ..runtime.program import HostStep
-from ..search.cost import GroupCost, schedule_cost, unfused_work
+from ..search.cost import GroupCost, schedule_cost
 from ..search.models import (
     SECONDS,
     CostModel,
@@ -32,7 +30,7 @@ from ..search.models import (
     model,
 )  # fmt: skip
 from .needs import Versions
-from .request import Stages
+from .request import Past, Stages
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +68,14 @@ class GroupLine:
 class Costs:
     """C and D before and after, as expressions: computed once per compilation."""
 
-    before: tuple[Dim, Dim]
-    """The imported graph, run op by op."""
+    past: Past
+    """The imported graph and the way from it."""
     groups: tuple[GroupCost, ...]
 
     @classmethod
-    def of(cls, imported: Graph, graph: Graph, schedule: Schedule) -> Costs:
+    def of(cls, stages: Stages) -> Costs:
         """Walks both graphs once."""
-        return cls(unfused_work(imported), tuple(schedule_cost(graph, schedule)))
+        return cls(stages.past(), tuple(schedule_cost(stages.graph, stages.schedule)))
 
     @property
     def after(self) -> tuple[Dim, Dim]:
@@ -133,7 +131,7 @@ class Report:
     """Why objects were not taken from the cache."""
     program: str
     """"cached" if the whole program came from the cache (graphs and passes of this report were
-    made again to be shown), else why not."""
+    made again to be shown), "loaded" from an artefact, else why it was compiled."""
     dtypes: dict[str, int]
     """Results by element type."""
     host: list[str] = field(default_factory=list)
@@ -240,7 +238,7 @@ def make_report(
     """Collects the report of one compilation. ``program``: where the program came from;
     ``measured``: peak of ``measure_memory``, bytes; ``cost_model`` predicts the times."""
     predictor = predictor_of(cost_model)
-    imported, graph, schedule = stages.imported, stages.graph, stages.schedule
+    graph, schedule, past = stages.graph, stages.schedule, costs.past
     sizes, memory = _memory(executable, measured)
     records = executable.cache_records
     inner = {f"kernels.{k}": v for k, v in executable.seconds.items() if k != "total"}
@@ -249,12 +247,12 @@ def make_report(
         target=executable.target.name,
         threads=executable.threads,
         seconds={**seconds, **inner},
-        passes=[p.as_dict() for p in stages.passes],
-        nodes_before=_operations(imported),
-        nodes_after=_operations(graph),
+        passes=past.passes,
+        nodes_before=past.nodes,
+        nodes_after=sum(n.op not in ("input", "const") for n in graph.nodes),
         groups=group_lines(stages, executable, costs, sizes, predictor),
         stages=schedule.stages(),
-        before=(_amount(costs.before[0], sizes), _amount(costs.before[1], sizes)),
+        before=(_amount(past.work[0], sizes), _amount(past.work[1], sizes)),
         after=(_amount(costs.after[0], sizes), _amount(costs.after[1], sizes)),
         sizes=sizes,
         memory=memory,
@@ -269,7 +267,7 @@ def make_report(
               if isinstance(s, HostStep)],
         bindings=executable.bindings,
         cost_model=predictor.name,
-        search={} if stages.choice is None else stages.choice.facts(),
+        search=past.search,
     )  # fmt: skip
 
 
@@ -291,10 +289,6 @@ def blank_report(target: Target, threads: int) -> Report:
         memory=Memory(None, None, None), kernels=0, cache_hits=0, cache_misses=0, cache_reasons={},
         program="not compiled yet: it depends on what is fed", dtypes={},
     )  # fmt: skip
-
-
-def _operations(graph: Graph) -> int:
-    return sum(n.op not in ("input", "const") for n in graph.nodes)
 
 
 def _memory(executable: Executable, measured: int | None) -> tuple[dict[str, int], Memory]:

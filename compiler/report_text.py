@@ -22,6 +22,9 @@ GROUPS = 20
 """Groups that are listed, the costliest first."""
 
 
+_ORIGINS = {"cached": "from the cache", "loaded": "loaded from an artefact"}
+
+
 def render(report: Report) -> str:
     """The report as text of at most ``WIDTH`` columns."""
     parts: list[RenderableType] = [_totals(report)]
@@ -117,7 +120,7 @@ def _total_rows(r: Report) -> list[tuple[str, str]]:
     reasons = "; ".join(f"{n} {why}" for why, n in r.cache_reasons.items())
     rows += [
         *_version_rows(r.versions),
-        ("program", "from the cache" if r.program == "cached" else f"compiled ({r.program})"),
+        ("program", _ORIGINS.get(r.program) or f"compiled ({r.program})"),
         ("kernels", f"{r.kernels} objects, {r.cache_hits} from the cache, {r.cache_misses} compiled"
                     + (f" ({reasons})" if reasons else "")),
         ("dtypes", ", ".join(f"{k} {v}" for k, v in r.dtypes.items())),

@@ -18,10 +18,11 @@ from functools import cache as memo
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from ..ir.dims import Dim
 from ..ir.errors import ModelError, OptionError, quote
 from ..ir.graph import Constants, Graph
 from ..ir.schedule import Schedule
@@ -64,11 +65,25 @@ class Clock:
 
 
 @dataclass(frozen=True, slots=True)
+class Past:
+    """What a report says of the way to the optimized graph."""
+
+    nodes: int
+    """Operations of the imported graph."""
+    work: tuple[Dim, Dim]
+    """C and D of the imported graph, run op by op."""
+    passes: list[dict[str, Any]]
+    """``PassReport.as_dict`` of every pass that ran."""
+    search: dict[str, Any]
+    """``Choice.facts``; empty where the schedule was given."""
+
+
+@dataclass(frozen=True, slots=True)
 class Stages:
     """What comes before the program."""
 
     imported: Graph
-    """The graph as it was imported, before any pass."""
+    """The graph as it was imported, before any pass; of a loaded artefact the graph it holds."""
     graph: Graph
     """The optimized graph."""
     schedule: Schedule
@@ -80,6 +95,29 @@ class Stages:
     passes: tuple[PassReport, ...]
     stamps: tuple[tuple[Any, ...], ...]
     """Data files that were read, as ``stamp`` makes them."""
+    kept: Past | None = None
+    """What an artefact kept of its compilation."""
+
+    def past(self) -> Past:
+        """The way to the graph; counts the work of the imported graph anew."""
+        if self.kept is not None:
+            return self.kept
+        from ..search.cost import unfused_work
+
+        nodes = sum(n.op not in ("input", "const") for n in self.imported.nodes)
+        return Past(nodes, unfused_work(self.imported), [p.as_dict() for p in self.passes],
+                    {} if self.choice is None else self.choice.facts())
+
+
+class Origin(Protocol):
+    """Where the stages of a program that was not compiled here can be had."""
+
+    def check_unchanged(self) -> None:
+        """Raises ``ModelError`` if they would not be those of the program any more."""
+
+    def derive(self) -> Stages:
+        """Makes them."""
+
 
 
 @dataclass(frozen=True)

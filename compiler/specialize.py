@@ -9,6 +9,7 @@ inputs; the table then leads from the first ones to these. The last ``LIMIT`` en
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..ir.errors import EvonnxError, FeedError, quote
+from ..ir.errors import ArtefactError, EvonnxError, FeedError, quote
 from ..ir.types import LooseTensor, TensorType
 from ..runtime.feeds import Feeds
 from ..runtime.forks import after_fork
@@ -202,6 +203,14 @@ class Specialized(Compiled):
         """See ``Compiled.measure_memory``; of the program for these feeds."""
         version = self.version_for(feeds)
         return version.measure_memory({n: feeds[n] for n in version.input_names if n in feeds})
+
+    def save(self, path: str | os.PathLike[str], *, recompilable: bool = True) -> None:
+        """Raises ``ArtefactError``: an artefact holds one program. ``version_for(feeds)`` answers
+        one that can be saved."""
+        needs = "".join(f"\n  {n}" for n in self._known_needs)
+        raise ArtefactError("an artefact holds one program, and this model has one for each value "
+                            f"that it depends on: save version_for(feeds), or compile {REMEDY}:"
+                            f"{needs}")
 
     def _profile(self, feeds: Mapping[str, Any], rounds: int) -> Profile:
         version = self.version_for(feeds)

@@ -126,6 +126,15 @@ def _sugar(node: Node, constants: Constants) -> str | None:
     return None
 
 
+_NAMED = re.compile(r"const\(@([0-9a-f]{40})\)")
+
+
+def named_constants(text: str) -> list[str]:
+    """Digests of the constants that printed IR names, in alphabetic order; all others are in the
+    text."""
+    return sorted(set(_NAMED.findall(text)))
+
+
 def inline_values(node: Node, constants: Constants) -> str | None:
     """The elements of a small constant as text that reads back to the same bits, else None."""
     t = node.types[0]

@@ -1,13 +1,18 @@
 r"""A compiled program as one file: program, machine code, packed constants.
 
-    evonnx artefact 1\n | head bytes: u64 | SHA-256 of the head | head | blobs
+    evonnx artefact 2\n | head bytes: u64 | SHA-256 of the head | head | blobs
 
 The head is JSON: the caller's key text and notes, the program (sizes as numbers or the text of
 ``ir.dims``, types and attributes in the words of the IR text), and where each blob lies. Blobs are
 machine code, each with its SHA-256, and constants, each with a checksum (the exclusive or and the
 sum of its 64-bit words), at multiples of 64 bytes, so that constants are used where the file is
-mapped: processes share their pages, and reading costs nothing but the check. Reading executes
-nothing; whether the file may be trusted to hold machine code is the caller's to know.
+mapped: processes share their pages, and reading costs nothing but the check. A file may hold
+constants that its program does not read (those of the graph it came from): they are looked at only
+when somebody asks for them. Reading executes nothing; whether the file may be trusted to hold
+machine code is the caller's to know.
+
+The number in the first line is that of the format, which covers what the program's words mean and
+how kernels are called: a file of another number is refused.
 """
 
 from __future__ import annotations
@@ -16,7 +21,8 @@ import hashlib
 import json
 import mmap
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, BinaryIO
@@ -25,7 +31,7 @@ import numpy as np
 
 from ..ir.arrays import array_bytes, array_of_bytes
 from ..ir.dims import Dim, Expr, parse_dim
-from ..ir.errors import ArtefactError
+from ..ir.errors import ArtefactError, EvonnxError, quote
 from ..ir.parser import parse_attr, parse_type
 from ..ir.text import attr_text
 from ..ir.types import DType, Type
@@ -43,7 +49,8 @@ from .program import (
     Step,
 )  # fmt: skip
 
-_MAGIC = b"evonnx artefact 1\n"
+_NAME = b"evonnx artefact "
+_MAGIC = _NAME + b"2\n"
 _START = struct.Struct("<Q32s")
 _MAX_HEAD = 1 << 28
 _TEXTS = 1 << 12
@@ -99,38 +106,101 @@ def write_artefact(
     return base + at
 
 
-def read_artefact(file: BinaryIO, key: str | None = None) -> Artefact:
-    """Reads and maps an artefact; raises ``ArtefactError`` for one that is cut off, altered or was
-    not written under ``key`` (None: any)."""
+class Archive:
+    """An artefact file that is open: the head is read, everything else is read at need. What is
+    damaged is an ``ArtefactError`` when it is asked for."""
+
+    def __init__(self, head: Mapping[str, Any], data: np.ndarray) -> None:
+        with _readable("head"):
+            self.key: str = head["key"]
+            self.notes: Mapping[str, Any] = head["notes"]
+            self.program: Program = _program_in(head["program"])
+            self._objects = {symbol: tuple(place) for symbol, *place in head["objects"]}
+            self._constants = {
+                (name, _tuples(transform)): tuple(place)
+                for name, transform, *place in head["constants"]
+            }
+        self._data = data
+
+    def objects(self) -> dict[str, bytes]:
+        """Machine code by symbol."""
+        found = {}
+        for symbol, (offset, nbytes, wanted) in self._objects.items():
+            found[symbol] = code = self._data[offset : offset + nbytes].tobytes()
+            if hashlib.sha256(code).hexdigest() != wanted:
+                raise ArtefactError(f"damaged (machine code of {symbol})")
+        return found
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._constants
+
+    def constant(self, key: Key) -> np.ndarray:
+        """A constant: a view of the mapped file, read-only, except for text."""
+        if key not in self._constants:
+            raise ArtefactError(f"the constant {key[0][:16]} is not in the file")
+        dtype, shape, offset, nbytes, checksum = self._constants[key]
+        raw = self._data[offset : offset + nbytes]
+        if _checksum(raw) != list(checksum):
+            raise ArtefactError(f"damaged (constant {key[0][:16]})")
+        with _readable(f"constant {key[0][:16]}"):
+            return array_of_bytes(raw, DType.named(dtype), tuple(shape))
+
+    def constants(self) -> dict[Key, np.ndarray]:
+        """What the program and its bodies read."""
+        specs = (s for p in self.program.walk() for s in p.constants.values())
+        keys = dict.fromkeys((spec.digest, spec.transform) for spec in specs)
+        return {key: self.constant(key) for key in keys}
+
+
+@contextmanager
+def _readable(what: str) -> Iterator[None]:
+    """What was written under the right checksum, and yet makes no sense, is another writer's."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, EvonnxError) as error:
+        if isinstance(error, ArtefactError):
+            raise
+        raise ArtefactError(f"not readable by this version ({what}: {quote(error)})") from error
+
+
+def is_artefact(begin: bytes) -> bool:
+    """Whether a file that begins with these (16 or more) bytes is an artefact of any format."""
+    return begin.startswith(_NAME)
+
+
+def open_artefact(file: BinaryIO, key: str | None = None) -> Archive:
+    """Maps an artefact and reads its head; raises ``ArtefactError`` for one that is cut off,
+    altered, of another format or not written under ``key`` (None: any)."""
     start = len(_MAGIC) + _START.size
     begin = file.read(start)
+    if is_artefact(begin) and (line := begin.split(b"\n", 1)[0] + b"\n") != _MAGIC:
+        number = line[len(_NAME) : -1].decode("ascii", "replace")
+        if number.isdecimal() and len(begin) == start:
+            raise ArtefactError(f"format {number} of artefacts; this version reads format "
+                                f"{_MAGIC[len(_NAME) : -1].decode()}")
     if len(begin) < start or not begin.startswith(_MAGIC):
         raise ArtefactError("damaged (bad header)")
     size, digest = _START.unpack_from(begin, len(_MAGIC))
     text = file.read(size) if size <= _MAX_HEAD else b""
     if len(text) != size or hashlib.sha256(text).digest() != digest:
         raise ArtefactError("damaged (head)")
-    head = json.loads(text)
-    if key is not None and head["key"] != key:
+    with _readable("head"):
+        head = json.loads(text)
+        nbytes = int(head["nbytes"])
+    if key is not None and head.get("key") != key:
         raise ArtefactError("belongs to another key")
     base = _first_blob(size)
     whole = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    if len(whole) != base + head["nbytes"]:
+    if len(whole) != base + nbytes:
         raise ArtefactError("damaged (cut off)")
-    data = np.frombuffer(whole, np.uint8)[base:]
-    objects = {}
-    for symbol, offset, nbytes, wanted in head["objects"]:
-        objects[symbol] = data[offset : offset + nbytes].tobytes()
-        if hashlib.sha256(objects[symbol]).hexdigest() != wanted:
-            raise ArtefactError(f"damaged (machine code of {symbol})")
-    constants: dict[Key, np.ndarray] = {}
-    for name, transform, dtype, shape, offset, nbytes, checksum in head["constants"]:
-        raw = data[offset : offset + nbytes]
-        if _checksum(raw) != checksum:
-            raise ArtefactError(f"damaged (constant {name[:16]})")
-        constants[name, _tuples(transform)] = array_of_bytes(raw, DType.named(dtype), tuple(shape))
-    program = _program_in(head["program"])
-    return Artefact(head["key"], head["notes"], program, objects, constants)
+    return Archive(head, np.frombuffer(whole, np.uint8)[base:])
+
+
+def read_artefact(file: BinaryIO, key: str | None = None) -> Artefact:
+    """All that running the program of an artefact takes; raises ``ArtefactError`` as
+    ``open_artefact``, and for machine code and constants that were altered."""
+    found = open_artefact(file, key)
+    return Artefact(found.key, found.notes, found.program, found.objects(), found.constants())
 
 
 def _first_blob(head: int) -> int:

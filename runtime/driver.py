@@ -42,8 +42,9 @@ import ctypes
 import platform
 import threading
 import time
+from collections.abc import Callable
 from importlib import resources
-from typing import Any
+from typing import Any, Protocol
 
 from ..ir.target import Target
 from ..kernels.jit import Loader, compile_ir_text
@@ -175,22 +176,34 @@ def _in_child() -> None:
 call_after_fork(_in_child)
 
 
-def driver(cache: Any = None) -> Driver:
+class Source(Protocol):
+    """Where the driver's machine code may come from: ``runtime.cache.ObjectCache``, or a file."""
+
+    def fetch(
+        self, symbol: str, text: str, target: Target, compile_: Callable[[], bytes]
+    ) -> bytes:
+        """The object of ``text`` for ``target``; ``compile_`` makes it."""
+
+
+SYMBOL = "evonnx_driver"
+"""What the driver is called among other objects."""
+
+
+def driver(cache: Source | None = None) -> Driver:
     """The process's driver, compiled (or read from ``cache``) and loaded at the first call.
 
     One per process: its code belongs to the machine, not to any model.
     """
     with _lock:
         if not _DRIVER:
-            target = Target.detect()
-            futex = futex_number()
-            text = driver_ir(target, futex)
-            _DRIVER.append(Driver(Loader([_object(text, target, cache)]), futex))
+            _, data = driver_object(Target.detect(), cache)
+            _DRIVER.append(Driver(Loader([data]), futex_number()))
         return _DRIVER[0]
 
 
-def _object(text: str, target: Target, cache: Any) -> bytes:
+def driver_object(target: Target, cache: Source | None = None) -> tuple[str, bytes]:
+    """The driver's LLVM text for ``target`` and this operating system, and its machine code."""
+    text = driver_ir(target, futex_number())
     if cache is None:
-        return compile_ir_text(text, target)
-    data: bytes = cache.fetch("evonnx_driver", text, target, lambda: compile_ir_text(text, target))
-    return data
+        return text, compile_ir_text(text, target)
+    return text, cache.fetch(SYMBOL, text, target, lambda: compile_ir_text(text, target))

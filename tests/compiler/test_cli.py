@@ -80,6 +80,28 @@ def evonnx(capsys: pytest.CaptureFixture[str]) -> Cli:
     return Cli(capsys)
 
 
+def test_a_saved_model_is_run(evonnx: Cli, model: Path, tmp_path: Path) -> None:
+    saved, small = tmp_path / "m.evonnx", tmp_path / "small.evonnx"
+    assert evonnx("compile", model, "-o", saved, "--threads", "1")[0] == 0
+    assert evonnx("compile", model, "-o", small, "--not-recompilable")[0] == 0
+    inputs = ("-i", "random", "--dim", "N=3", "--threads", "1", "--json")
+    want = json.loads(evonnx("run", model, *inputs)[1])["outputs"]
+    for path, *more in ((saved,), (saved, "--check"), (saved, "--recompile"), (small,)):
+        code, out, err = evonnx("run", path, *inputs, *more)
+        assert code == 0, err
+        assert json.loads(out)["outputs"] == want
+    assert evonnx("profile", saved, "--dim", "N=3", "--rounds", "1")[0] == 0
+    assert "dot" in evonnx("dump", saved)[1]
+    assert "g0 = contract" in evonnx("dump", saved, "--what", "schedule")[1]
+    code, _, err = evonnx("run", saved, *inputs, "--fix", "N=3")
+    assert code == cli.EXIT_USAGE and "m.evonnx is compiled already: --fix comes" in err
+    code, _, err = evonnx("run", model, *inputs, "--recompile")
+    assert code == cli.EXIT_USAGE and "--recompile is for saved models" in err
+    saved.write_bytes(saved.read_bytes()[:-1])
+    code, _, err = evonnx("run", saved, "-i", "random", "--dim", "N=3")
+    assert code == cli.EXIT_ERROR and "ArtefactError: " in err and "damaged (cut off)" in err
+
+
 def test_profile(evonnx: Cli, model: Path, tmp_path: Path) -> None:
     trace = tmp_path / "trace.json"
     arguments = ("profile", model, "--dim", "N=3", "--rounds", "1", "--threads", "1")
