@@ -16,7 +16,7 @@ from .contract_bytes import lower_byte_contraction
 from .depthwise import lower_depthwise
 from .emit import Emitted, emit
 from .lower import lower_loops
-from .micro import depthwise, igemm, igemm_i8, igemm_rows
+from .micro import igemm, igemm_i8, igemm_rows
 from .opaque import OPAQUE
 
 
@@ -74,9 +74,8 @@ def _contraction(graph: Graph, target: Target, constants: frozenset[int],
                  ins: list[tuple[str, int]], outs: list[tuple[str, int]]) -> GroupKernels:
     space = ContractionSpace(Space(graph))
     if space.channel is not None:
-        window = depthwise(target)
-        return GroupKernels((_kernel(emit(lower_depthwise(graph, window)), [*ins, *outs],
-                                     (window.symbol,)),))
+        nest, externs = lower_depthwise(graph, target)
+        return GroupKernels((_kernel(emit(nest), [*ins, *outs], externs),))
     full = igemm(target)
     width = full.nr // full.nv
     columns = space.columns[-1].hi

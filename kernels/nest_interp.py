@@ -186,11 +186,14 @@ class _Machine:
     def call(self, step: Call) -> None:
         args = [self.argument(a) for a in step.args]
         gemm = re.fullmatch(r"mk_igemm_f32_(\d+)x\d+", step.name)
-        window = re.fullmatch(r"mk_depthwise_f32_(\d+)", step.name)
+        table = re.fullmatch(r"mk_depthwise_f32_(\d+)", step.name)
+        window = re.fullmatch(r"mk_window_f32_k(\d+)s(\d+)_(\d+)", step.name)
         if gemm:
             self.gemm(int(gemm[1]), self.panel, *args)
+        elif table:
+            self.depthwise(int(table[1]), *args)
         elif window:
-            self.depthwise(int(window[1]), *args)
+            self.window(*map(int, window.groups()), *args)
         else:
             raise VerifyError(f"the interpreter knows no micro-kernel {step.name}")
 
@@ -211,15 +214,30 @@ class _Machine:
                 value = value + self.memory(res + r * ldr, n)
             self.memory(c + r * ldc, n)[:] = np.minimum(np.maximum(value, lo), hi)
 
-    def depthwise(self, mr: int, rows: int, taps: int, w: int, ldw: int, channels: int, out: int,
-                  ldo: int) -> None:
+    def depthwise(self, mr: int, rows: int, taps: int, w: int, ldw: int, channels: int,
+                  *finish: Any) -> None:
         table = self.memory(rows, taps * mr).reshape(taps, mr)
         for r in range(mr):
             total = np.zeros(channels, np.float32)
             for t in range(taps):
                 total += self.memory(int(table[t, r]), channels) * self.memory(
                     w + t * ldw, channels)
-            self.memory(out + r * ldo, channels)[:] = total
+            self.finish(total, r, *finish)
+
+    def window(self, kw: int, stride: int, mr: int, x: int, ldx: int, ldy: int, kh: int, w: int,
+               ldw: int, channels: int, *finish: Any) -> None:
+        for r in range(mr):
+            total = np.zeros(channels, np.float32)
+            for ky, kx in np.ndindex(kh, kw):
+                total += self.memory(x + ky * ldy + (r * stride + kx) * ldx, channels) * (
+                    self.memory(w + (ky * kw + kx) * ldw, channels))
+            self.finish(total, r, *finish)
+
+    def finish(self, total: np.ndarray, r: int, out: int, ldo: int, bias: int, lo: float,
+               hi: float) -> None:
+        """The last arguments of the depthwise tiles, for pixel ``r``."""
+        value = total + self.memory(bias, total.size) if bias else total
+        self.memory(out + r * ldo, total.size)[:] = np.minimum(np.maximum(value, lo), hi)
 
 
 def run_nest(nest: Nest, arrays: Sequence[np.ndarray], binding: Mapping[str, int],

@@ -10,8 +10,10 @@ Pointers may be passed as typed pointers or as int64 addresses. All symbols star
 ===================  =====================================================================
 ``igemm(...)``       ``(rows, taps, first, klen, b, c, ldc, m, n, part, more, bias, res,
                      ldr, lo, hi)``, see ``gemm.Tile``
-``depthwise(...)``   ``(rows, taps, w, ldw, channels, out, ldo)``, see ``depthwise``
-``window(...)``      ``(x, ldx, ldy, kh, w, ldw, channels, out, ldo)``, see ``depthwise``
+``depthwise(...)``   ``(rows, taps, w, ldw, channels, out, ldo, bias, lo, hi)``, see
+                     ``depthwise``
+``window(...)``      ``(x, ldx, ldy, kh, w, ldw, channels, out, ldo, bias, lo, hi)``, see
+                     ``depthwise``
 ``pack(...)``        ``(src, stride_k, stride_n, k, n, dst)``, see ``packing``
 ``igemm_i8(...)``    ``(rows, taps, klen, b, c, ldc)``, see ``quantized``
 ``pack_i8(...)``     ``(src, stride_k, stride_n, k, n, dst, bias)``, see ``quantized``
@@ -102,7 +104,7 @@ def depthwise(target: Target, dtype: str = "f32", mr: int | None = None) -> Micr
     full_mr, nv, width = _depthwise.tile_shape(target, dtype)
     rows = mr or full_mr
     symbol = f"mk_depthwise_{dtype}_{rows}"
-    arguments = ("rows", "taps", "w", "ldw", "channels", "out", "ldo")
+    arguments = ("rows", "taps", "w", "ldw", "channels", "out", "ldo", "bias", "lo", "hi")
 
     def text() -> str:
         return _depthwise.depthwise_text(symbol, target, dtype, rows, nv)
@@ -121,7 +123,7 @@ def window(
     full_mr, nv, width = _depthwise.window_shape(target, kw, dtype)
     rows = mr or full_mr
     symbol = f"mk_window_{dtype}_k{kw}s{stride}_{rows}"
-    arguments = ("x", "ldx", "ldy", "kh", "w", "ldw", "channels", "out", "ldo")
+    arguments = ("x", "ldx", "ldy", "kh", "w", "ldw", "channels", "out", "ldo", "bias", "lo", "hi")
 
     def text() -> str:
         return _depthwise.window_text(symbol, target, dtype, kw, stride, rows, nv)

@@ -10,8 +10,10 @@ caller's business: ``out[r, ch] = sum over taps t of x[t, r][ch] w[t, ch]``.
 stride are fixed, so one load of an input pixel serves every output pixel it belongs to, and there
 is no table: ``out[r, ch] = sum over ky, kx of x[ky, r stride + kx, ch] w[ky, kx, ch]``.
 
-Both keep ``mr * nv`` accumulators in registers over all taps. Channels that do not fill a block of
-``nv`` vectors are done one vector at a time, the last one under a mask, so nothing is padded.
+Both keep ``mr * nv`` accumulators in registers over all taps. They start with ``bias[ch]`` (zero
+where ``bias`` is null) and are limited to ``[lo, hi]`` as they are stored, NaN staying NaN.
+Channels that do not fill a block of ``nv`` vectors are done one vector at a time, the last one
+under a mask, so nothing is padded and nothing else is written.
 """
 
 from __future__ import annotations
@@ -84,12 +86,38 @@ def _over_channels(
     code.branch(code.let(f"icmp sgt i64 {left}, 0"), last)
 
 
+def _finish_parameters(kind: str) -> list[tuple[str, str]]:
+    """The last arguments of both tiles."""
+    return [("ptr", "out"), ("i64", "ldo"), ("ptr", "bias"), (kind, "lo"), (kind, "hi")]
+
+
+def _start(code: Code, first: str, mr: int, vectors: int, access: _Vectors
+           ) -> list[tuple[str, str]]:
+    """The accumulators ``[mr][vectors]`` with their types: bias or zero."""
+    given = code.let("icmp ne ptr %bias, null")
+    zeros = ["zeroinitializer"] * vectors
+
+    def load() -> Carried:
+        place = code.at(access.kind, "%bias", first)
+        return [access.load(place, v) for v in range(vectors)]
+
+    row = code.when(given, [access.vector] * vectors, zeros, load)
+    return [(access.vector, value) for value in row] * mr
+
+
 def _write(code: Code, acc: Carried, first: str, vectors: int, access: _Vectors) -> None:
-    """Store the accumulators ``[mr][vectors]`` to the rows of ``%out``."""
+    """Limit the accumulators ``[mr][vectors]`` and store them to the rows of ``%out``."""
+    limits = [(code.splat(access.kind, access.width, "%lo"), "olt"),
+              (code.splat(access.kind, access.width, "%hi"), "ogt")]
     row = code.at(access.kind, "%out", first)
     for r in range(len(acc) // vectors):
         for v in range(vectors):
-            access.store(acc[r * vectors + v], row, v)
+            value = acc[r * vectors + v]
+            for limit, sign in limits:
+                beyond = code.let(f"fcmp {sign} {access.vector} {value}, {limit}")
+                value = code.let(f"select <{access.width} x i1> {beyond}, {access.vector} {limit}, "
+                                 f"{access.vector} {value}")
+            access.store(value, row, v)
         row = code.at(access.kind, row, "%ldo")
 
 
@@ -101,7 +129,7 @@ def depthwise_text(name: str, target: Target, dtype: str, mr: int, nv: int) -> s
         name,
         [
             ("ptr noalias readonly", "rows"), ("i64", "taps"), ("ptr noalias readonly", "w"),
-            ("i64", "ldw"), ("i64", "channels"), ("ptr noalias", "out"), ("i64", "ldo"),
+            ("i64", "ldw"), ("i64", "channels"), *_finish_parameters(kind),
         ],
         target,
     )  # fmt: skip
@@ -121,8 +149,8 @@ def depthwise_text(name: str, target: Target, dtype: str, mr: int, nv: int) -> s
                     result.append(code.multiply_add(access.vector, old, x, ws[v]))
             return result
 
-        zero = [(access.vector, "zeroinitializer")] * (mr * vectors)
-        _write(code, code.loop(0, "%taps", 1, zero, tap), first, vectors, access)
+        start = _start(code, first, mr, vectors, access)
+        _write(code, code.loop(0, "%taps", 1, start, tap), first, vectors, access)
 
     _over_channels(code, kind, width, nv, block)
     return code.text()
@@ -139,7 +167,7 @@ def window_text(
         [
             ("ptr noalias readonly", "x"), ("i64", "ldx"), ("i64", "ldy"), ("i64", "kh"),
             ("ptr noalias readonly", "w"), ("i64", "ldw"), ("i64", "channels"),
-            ("ptr noalias", "out"), ("i64", "ldo"),
+            *_finish_parameters(kind),
         ],
         target,
     )  # fmt: skip
@@ -169,8 +197,8 @@ def window_text(
                 pixel = code.at(kind, pixel, "%ldx")
             return result
 
-        zero = [(access.vector, "zeroinitializer")] * (mr * vectors)
-        _write(code, code.loop(0, "%kh", 1, zero, row), first, vectors, access)
+        start = _start(code, first, mr, vectors, access)
+        _write(code, code.loop(0, "%kh", 1, start, row), first, vectors, access)
 
     _over_channels(code, kind, width, nv, block)
     return code.text()

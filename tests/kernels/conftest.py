@@ -14,6 +14,7 @@ from evonnx.ir.ops import lookup
 from evonnx.ir.target import Target
 from evonnx.ir.types import DType, TensorType
 from evonnx.kernels.jit import Loader, compile_source, load_objects
+from evonnx.kernels.micro import MicroKernel
 from evonnx.kernels.opaque import OPAQUE
 
 NUMPY = {
@@ -83,11 +84,15 @@ def run(target: Target) -> Runner:
 
 @pytest.fixture
 def call_micro() -> Callable[..., Callable[..., None]]:
-    """Micro-kernel -> callable of integer arguments."""
+    """Micro-kernel -> callable of integers; limits are floats of its element type."""
 
-    def make(kernel: object) -> Callable[..., None]:
+    def make(kernel: MicroKernel) -> Callable[..., None]:
         loader = load_objects([kernel.object_bytes()])
-        return c_function(loader, kernel.symbol, len(kernel.arguments))
+        real = ctypes.c_double if "_f64_" in kernel.symbol else ctypes.c_float
+        kinds = [real if a in ("lo", "hi") else ctypes.c_int64 for a in kernel.arguments]
+        function = ctypes.CFUNCTYPE(None, *kinds)(loader.address(kernel.symbol))
+        function.loader = loader
+        return function
 
     return make
 

@@ -111,6 +111,18 @@ def test_igemm_with_epilogue(target, dtype, follows):
             assert (c[:, n:] == 7).all()
 
 
+def finish_of(channels, kind):
+    """Random bias (or none) and limits (or none), and what they do to exact sums."""
+    bias = rng.standard_normal(channels).astype(kind)
+    lo, hi = ((-np.inf, np.inf), (0.0, 1.5))[channels % 2]
+    given = channels != 64
+
+    def after(exact):  # keeps the array that the address belongs to
+        return np.clip(exact + (bias if given else 0), lo, hi)
+
+    return bias.ctypes.data if given else 0, (lo, hi), after
+
+
 @pytest.mark.parametrize("dtype", KINDS)
 @pytest.mark.parametrize("mr", [None, 1, 2])
 def test_depthwise(target, call_micro, dtype, mr):
@@ -123,9 +135,10 @@ def test_depthwise(target, call_micro, dtype, mr):
             w = rng.standard_normal((taps, channels)).astype(kind)
             out = np.full((tile.mr, channels + 2), 7, kind)
             rows = table(x, np.arange(taps * tile.mr) * channels)
+            bias, limits, after = finish_of(channels, kind)
             call(rows.ctypes.data, taps, w.ctypes.data, channels, channels, out.ctypes.data,
-                 channels + 2)  # fmt: skip
-            exact = np.einsum("trc,tc->rc", x.astype(np.float64), w.astype(np.float64))
+                 channels + 2, bias, *limits)  # fmt: skip
+            exact = after(np.einsum("trc,tc->rc", x.astype(np.float64), w.astype(np.float64)))
             np.testing.assert_allclose(out[:, :channels], exact, atol=20 * tolerance)
             assert (out[:, channels:] == 7).all()
 
@@ -142,13 +155,14 @@ def test_window(target, call_micro, dtype):
             x = rng.standard_normal((max(kh, 1), columns, channels + 1)).astype(kind)
             w = rng.standard_normal((kh, kw, channels)).astype(kind)
             out = np.full((tile.mr, channels + 2), 7, kind)
+            bias, limits, after = finish_of(channels, kind)
             call(x.ctypes.data, channels + 1, columns * (channels + 1), kh, w.ctypes.data,
-                 channels, channels, out.ctypes.data, channels + 2)  # fmt: skip
+                 channels, channels, out.ctypes.data, channels + 2, bias, *limits)  # fmt: skip
             exact = np.zeros((tile.mr, channels))
             for r in range(tile.mr):
                 part = x[:kh, r * stride : r * stride + kw, :channels].astype(np.float64)
                 exact[r] = (part * w).sum((0, 1))
-            np.testing.assert_allclose(out[:, :channels], exact, atol=50 * tolerance)
+            np.testing.assert_allclose(out[:, :channels], after(exact), atol=50 * tolerance)
             assert (out[:, channels:] == 7).all()
 
 

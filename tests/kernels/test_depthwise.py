@@ -1,0 +1,110 @@
+"""Depthwise convolutions of many shapes against the reference interpreter, on every target."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from evonnx.ir.dims import Dim, sym
+from evonnx.ir.graph import Builder, Value
+from evonnx.ir.target import Target
+from evonnx.kernels.depthwise import lower_depthwise
+
+from .test_groups import array, check, tensor
+
+CASES = [
+    # image, kernel, strides, dilations, pads_lo, pads_hi
+    ((1, 9, 33, 24), (3, 3), (1, 1), (1, 1), (1, 1), (1, 1)),
+    ((2, 8, 31, 5), (3, 3), (2, 2), (1, 1), (1, 1), (1, 1)),
+    ((1, 7, 7, 40), (3, 3), (1, 1), (1, 1), (1, 1), (1, 1)),
+    ((1, 6, 20, 17), (5, 5), (1, 1), (1, 1), (2, 2), (2, 2)),
+    ((1, 11, 29, 8), (5, 3), (2, 3), (1, 1), (0, 1), (2, 0)),
+    ((1, 4, 40, 3), (3, 3), (1, 2), (1, 2), (1, 2), (1, 2)),
+    ((1, 9, 25, 4), (3, 3), (1, 1), (2, 2), (2, 2), (2, 2)),
+    ((1, 8, 30, 16), (3, 1), (1, 1), (1, 1), (1, 0), (1, 0)),
+    ((1, 3, 30, 16), (1, 7), (1, 1), (1, 1), (0, 3), (0, 3)),
+    ((1, 2, 2, 6), (3, 3), (1, 1), (1, 1), (2, 2), (2, 2)),
+    ((1, 5, 26, 7), (3, 3), (1, 1), (1, 1), (0, 0), (0, 0)),
+    ((1, 5, 26, 7), (3, 3), (1, 1), (1, 1), (-1, 1), (0, -1)),
+    ((2, 60, 12), (9,), (1,), (1,), (4,), (4,)),
+    ((1, 80, 12), (15,), (2,), (1,), (7,), (7,)),
+    ((0, 6, 20, 3), (3, 3), (1, 1), (1, 1), (1, 1), (1, 1)),
+    ((1, 3, 4, 22, 6), (2, 3, 3), (1, 1, 1), (1, 1, 1), (1, 1, 1), (0, 1, 1)),
+]  # fmt: skip
+
+
+def depthwise(b: Builder, case: tuple[Any, ...], shape: tuple[Dim, ...]) -> tuple[Value, Value]:
+    """The convolution and its weights' input."""
+    keys = ("strides", "dilations", "pads_lo", "pads_hi")
+    c = case[0][-1]
+    w = tensor(b, "w", *case[1], 1, c)
+    return b.op("conv", tensor(b, "x", *shape), w, groups=c, layout="last",
+                **dict(zip(keys, case[2:], strict=True))), w
+
+
+def feeds(case: tuple[Any, ...]) -> dict[str, np.ndarray]:
+    c = case[0][-1]
+    return {"x": array(*case[0]), "w": array(*case[1], 1, c), "b": array(c)}
+
+
+@pytest.mark.parametrize("target", ["cpu", "avx2", "generic"])
+@pytest.mark.parametrize("case", range(len(CASES)))
+def test_bias_and_limits(case: int, target: str) -> None:
+    b = Builder()
+    y, _ = depthwise(b, CASES[case], CASES[case][0])
+    y = b.op("min", b.op("relu", b.op("add", y, tensor(b, "b", CASES[case][0][-1]))), 1.5)
+    assert check(y, b, feeds(CASES[case]), target=target) == "contract"
+
+
+@pytest.mark.parametrize("case", range(len(CASES)))
+def test_other_epilogues(case: int) -> None:
+    """What registers cannot do runs over a strip; overlapping groups store each pixel once."""
+    b = Builder()
+    y, _ = depthwise(b, CASES[case], CASES[case][0])
+    r = tensor(b, "r", *y.shape)
+    more = feeds(CASES[case]) | {"r": array(*y.shape)}  # type: ignore[arg-type]
+    del more["b"]
+    check({"y": b.op("mul", b.op("sigmoid", y), r), "z": y}, b, more)
+
+
+@pytest.mark.parametrize("case", range(len(CASES)))
+def test_sizes_known_late(case: int) -> None:
+    """One kernel serves widths below and above a group of pixels."""
+    image = CASES[case][0]
+    names = [sym(n) for n in "NHWD"[: len(image) - 1]]
+    for width in (image[-2], 4, 1):
+        b = Builder()
+        y, _ = depthwise(b, CASES[case], (*names, image[-1]))
+        given = (*image[:-2], width, image[-1])
+        late = (given, *CASES[case][1:])
+        if _width(late) < 1:
+            continue
+        y = b.op("relu", b.op("add", y, tensor(b, "b", image[-1])))
+        check(y, b, feeds(late))
+
+
+def _width(case: tuple[Any, ...]) -> int:
+    image, kernel, strides, dilations, lo, hi = case
+    span = (kernel[-1] - 1) * dilations[-1] + 1
+    return (image[-2] + lo[-1] + hi[-1] - span) // strides[-1] + 1  # type: ignore[no-any-return]
+
+
+def test_special_values_stay_where_they_are() -> None:
+    """Zeros of the padding are not multiplied with what is inside, and NaN passes limits."""
+    b = Builder()
+    y, _ = depthwise(b, CASES[0], CASES[0][0])
+    y = b.op("relu", b.op("add", y, tensor(b, "b", CASES[0][0][-1])))
+    given = feeds(CASES[0])
+    given["x"][0, 0, 0, 3], given["x"][0, 4, 20, 5] = np.nan, np.inf
+    given["x"][0, 8, 32, :] = -np.inf
+    with np.errstate(all="ignore"):
+        check(y, b, given)
+
+
+def test_wide_images_need_no_table_inside() -> None:
+    b = Builder()
+    y, _ = depthwise(b, CASES[0], CASES[0][0])
+    _, symbols = lower_depthwise(b.build({"y": y}), Target.named("generic"))
+    assert any(s.startswith("mk_window_f32_k3s1") for s in symbols)
