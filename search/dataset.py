@@ -70,6 +70,22 @@ class Dataset:
         if not len(self.measured):
             object.__setattr__(self, "measured", np.full(len(self.groups), np.nan))
 
+    @classmethod
+    def made(cls, name: str, edges: Iterable[tuple[int, int]],
+             groups: Mapping[tuple[int, ...], GroupFacts], target: Target, threads: int = 1
+             ) -> Dataset:
+        """From numbers of one's own: (before, after) ``edges``, and the numbers of every candidate
+        by its nodes, all single nodes among them, which are also the schedule to compare with.
+        Raises ``ValueError`` as ``make_problem``."""
+        members, edges = list(groups), set(edges)
+        nodes = 1 + max((v for m in members for v in m), default=-1)
+        problem = make_problem(nodes, edges, members, np.zeros(len(members)))
+        text = repr((sorted(edges), sorted(groups.items(), key=lambda item: item[0])))
+        place = {m: k for k, m in enumerate(members)}
+        context = Context(target, threads, float(sum(groups[v,].constant for v in range(nodes))))
+        return cls(name, hashlib.sha256(text.encode()).hexdigest(), ("given",) * nodes, problem,
+                   tuple(groups.values()), context, tuple(place[v,] for v in range(nodes)))
+
     def on(self, target: Target | None = None, threads: int | None = None) -> Context:
         """The context with another machine, or number of threads."""
         known = self.context
