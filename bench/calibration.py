@@ -4,12 +4,14 @@
 
 Two questions. *Kernels*: every group of a compiled model, timed by itself (``runtime.profile``),
 against its prediction: median and quartiles of measured over predicted, and Kendall's tau over all
-groups. *Decision sets*: what a search decides between. Each fused group of the model is cut out as
-a graph of its own, constants included, and compiled in variants: as it is, cut in two at each
-place that leaves two legal groups, and one group per node. The variants of a set compute the same
-from the same, and are timed interleaved; within the set the model's order is compared with the
-measured one (M. Kendall, "A new measure of rank correlation", 1938), and the regret is the time of
-the variant it would have chosen over the best one's. Pairs, and sets, whose times lie within
+groups. *Decision sets*: what a search decides between. Each fused group of the model, and each two
+groups of which one feeds the other, are cut out as a graph of their own, constants included, and
+compiled in variants: a group as it is, cut in two at each place that leaves two legal groups, and
+one group per node; two groups as they are, joined, and with the cut moved to either side. The
+variants of a set compute the same from the same, and are timed interleaved, kernel by kernel, so
+that neither the call nor copies of outputs count; within the set the model's order is compared with
+the measured one (M. Kendall, "A new measure of rank correlation", 1938), and the regret is the time
+of the variant it would have chosen over the best one's. Pairs, and sets, whose times lie within
 ``NOISE`` of one another decide nothing and are left out.
 
 Without arguments it takes the models that ``bench.export`` has built. Meaningful on an otherwise
@@ -20,7 +22,6 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -34,6 +35,7 @@ from ..compiler.api import Compiled
 from ..compiler.console import print_json, print_table
 from ..compiler.feeds import random_feeds
 from ..compiler.options import check_schedule
+from ..ir.graph import Node
 from ..ir.groups import cut_out
 from ..ir.schedule import IMPLEMENTATIONS, Group
 from ..runtime.profile import profile
@@ -46,9 +48,8 @@ OTHERS = 16
 """Size of every symbolic dimension."""
 _CUTS = 6
 """Places at which a group is cut, at most."""
-_ROUNDS = 15
-_BLOCK_S = 2e-3
-"""Seconds of one block of calls of one variant."""
+_ROUNDS, _REPEATS = 5, 6
+"""Blocks of calls of one variant, and calls of a block."""
 
 
 @dataclass(frozen=True)
@@ -117,13 +118,19 @@ def kernel_samples(compiled: Compiled, feeds: Mapping[str, Any], models: Sequenc
     return found
 
 
-def variants(graph: Graph) -> Iterator[tuple[str, Schedule]]:
-    """Schedules of a small graph: whole, cut in two, and one group per node; legal ones only."""
+def variants(graph: Graph, boundary: int = 0) -> Iterator[tuple[str, Schedule]]:
+    """Schedules of a small graph, legal ones only: whole, cut in two, and one group per node; or,
+    where it is two groups and the second begins with node number ``boundary``, whole and cut in two
+    there and nearby."""
     nodes = [k for k, n in enumerate(graph.nodes) if n.op not in ("input", "const")]
-    cuts = range(1, len(nodes))
-    if len(cuts) > _CUTS:
+    cuts: Sequence[int] = range(1, len(nodes))
+    if boundary:
+        cuts = [c for c in cuts if abs(c - boundary) <= _CUTS // 2]
+    elif len(cuts) > _CUTS:
         cuts = range(1, len(nodes), -(-len(cuts) // _CUTS))
-    plans = {"whole": [nodes], "single": [[k] for k in nodes]}
+    plans = {"whole": [nodes]}
+    if not boundary:
+        plans["single"] = [[k] for k in nodes]
     if len(nodes) > 2:
         plans |= {f"cut {c}": [nodes[:c], nodes[c:]] for c in cuts}
     for name, parts in plans.items():
@@ -150,22 +157,50 @@ def _implementation(graph: Graph, part: Sequence[int]) -> Group | None:
     return None
 
 
+def set_graphs(compiled: Compiled, model: str) -> Iterator[tuple[str, Graph, int]]:
+    """(label, graph, boundary) of everything that a set is made of, longest prediction first, one
+    per distinct structure."""
+    lines = compiled.report(model).groups
+    graph, members = compiled.graph, compiled.schedule.members(compiled.graph)
+    seconds = [_seconds(line.estimate) for line in lines]
+    kernels = [line.implementation in ("loops", "contract") for line in lines]
+    found: list[tuple[float, tuple[int, ...]]] = [
+        (seconds[k], (k,)) for k, nodes in enumerate(members) if len(nodes) > 1 and kernels[k]]
+    found += [(seconds[k] + seconds[m], (k, m)) for k, m in _neighbors(graph, members)
+              if kernels[k] and kernels[m]]  # fmt: skip
+    seen: set[str] = set()
+    for _, parts in sorted(found, key=lambda item: -item[0]):
+        cut = cut_out(graph, [n for k in parts for n in members[k]])
+        if cut.digest not in seen:
+            seen.add(cut.digest)
+            boundary = len(members[parts[0]]) if len(parts) == 2 else 0
+            yield " + ".join(lines[k].ops for k in parts), cut, boundary
+
+
+def _neighbors(graph: Graph, members: Sequence[Sequence[Node]]) -> Iterator[tuple[int, int]]:
+    """Groups of which the first feeds the second, directly and by no detour."""
+    home = {n: k for k, nodes in enumerate(members) for n in nodes}
+    before = [{home[d] for n in nodes for d in graph.dependencies(n) if d in home} - {k}
+              for k, nodes in enumerate(members)]  # fmt: skip
+    above: list[set[int]] = []
+    for sources in before:
+        above.append(sources.union(*(above[k] for k in sources)))
+    for m, sources in enumerate(before):
+        for k in sorted(sources):
+            if not any(k in above[other] for other in sources - {k}):
+                yield k, m
+
+
 def decision_sets(compiled: Compiled, models: Sequence[str], most: int, target: Target,
                   threads: int) -> Iterator[DecisionSet]:  # fmt: skip
-    """The sets of the groups with the longest prediction, one per distinct structure."""
-    lines = compiled.report(models[0]).groups
-    members = compiled.schedule.members(compiled.graph)
-    order = sorted(range(len(lines)), key=lambda k: -_seconds(lines[k].estimate))
-    seen: set[str] = set()
-    for k in order:
-        if len(members[k]) < 2 or len(seen) >= most:
-            continue
-        graph = cut_out(compiled.graph, members[k])
-        if graph.digest in seen:
-            continue
-        seen.add(graph.digest)
-        found = _measure(lines[k].ops, graph, models, target, threads)
+    """The first ``most`` sets of a model."""
+    made = 0
+    for label, graph, boundary in set_graphs(compiled, models[0]):
+        if made >= most:
+            return
+        found = _measure(label, graph, boundary, models, target, threads)
         if found is not None:
+            made += 1
             yield found
 
 
@@ -173,36 +208,27 @@ def _seconds(estimate: Any) -> float:
     return 0.0 if estimate is None else float(estimate.seconds)
 
 
-def _measure(label: str, graph: Graph, models: Sequence[str], target: Target, threads: int
-             ) -> DecisionSet | None:
+def _measure(label: str, graph: Graph, boundary: int, models: Sequence[str], target: Target,
+             threads: int) -> DecisionSet | None:  # fmt: skip
     made = {name: compile_model(graph, schedule=schedule, pipeline="fold", target=target,
                                 threads=threads)
-            for name, schedule in variants(graph)}  # fmt: skip
+            for name, schedule in variants(graph, boundary)}  # fmt: skip
     if len(made) < 2:
         return None
     feeds = random_feeds(next(iter(made.values())).inputs, others=OTHERS)
-    times: dict[str, list[float]] = {name: [] for name in made}
-    calls = {name: _enough(compiled, feeds) for name, compiled in made.items()}
+    times: dict[str, list[list[float]]] = {name: [] for name in made}
+    for compiled in made.values():
+        compiled.run(None, feeds)
     for _ in range(_ROUNDS):
         for name, compiled in made.items():
-            start = time.perf_counter()
-            for _ in range(calls[name]):
-                compiled.run(None, feeds)
-            times[name].append((time.perf_counter() - start) / calls[name])
+            steps = profile(compiled.executable, feeds, _REPEATS)
+            times[name].append([step.seconds for step in steps])
     predicted = {}
     for m in models:
         totals = [c.report(m).predicted_seconds for c in made.values()]
         predicted[m] = tuple(math.inf if t is None else t for t in totals)
-    measured = tuple(min(times[name]) for name in made)
+    measured = tuple(sum(map(min, zip(*times[name], strict=True))) for name in made)
     return DecisionSet(label, tuple(made), measured, predicted)
-
-
-def _enough(compiled: Compiled, feeds: Mapping[str, Any]) -> int:
-    """Calls that take about ``_BLOCK_S``."""
-    compiled.run(None, feeds)
-    start = time.perf_counter()
-    compiled.run(None, feeds)
-    return max(1, int(_BLOCK_S / max(time.perf_counter() - start, 1e-7)))
 
 
 def summary(comparisons: Sequence[Comparison], models: Sequence[str]) -> list[dict[str, Any]]:

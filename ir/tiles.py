@@ -8,12 +8,12 @@ legality asks exactly this question, and lowering uses the answer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from .access import AccessMap, Cond, Gathered, Region
-from .axes import Axis, coefficient, find_split, fresh_axes, name_of, split_axis
+from .access import AccessMap, Cond, Gathered, Region, linear_index
+from .axes import Axis, coefficient, find_split, fresh_axes, mergeable, name_of, split_axis
 from .dims import Dim, Expr, free_vars, product, substitute, within
 from .elements import Ex, Gather, Index, Names, Puller, Refused, is_reduction, positions
 from .graph import Graph, Node, Value
@@ -22,11 +22,14 @@ from .types import BF16, F16, F32, I8, I32, U8, DType
 
 BLOCK = 4096
 """Steps per parallel tile of a flat loop, about: 16 KB of float32, an L1's worth of input."""
-LEFT = 1 << 16
-"""Elements of the left operand that a tile of a contraction covers, about: 256 KB of float32, a
-quarter of a common L2."""
 SPLITS = 16
 """Parallel tiles of a contraction aimed at, so that a few threads balance."""
+LANES = 256
+"""Width of a strip of lanes: accumulators of 1 KB."""
+SCRATCH_ROW = 1 << 18
+"""Largest scratch row in elements that is worth keeping (1 MB of float32: L2)."""
+DEAR = 8
+"""Scalar operations from which on a value is kept rather than computed again."""
 
 
 def accumulator(dtype: DType) -> DType:
@@ -167,6 +170,10 @@ class TileSpace:
         self.tile: list[Axis] = []
         self.early: dict[int, Node | None] = {}
         self.late: dict[int, tuple[list[Axis], Index]] = {}
+        self.lane: Axis | None = None
+        """The strip of lanes, if memory is contiguous along the tile."""
+        self.folded: dict[str, Dim] = {}
+        """Tile variables that make the lane, as functions of it."""
         depends = depending(low.graph, nodes)
         for k, (_, v) in enumerate(low.graph.outputs):
             if v.node not in depends:
@@ -245,6 +252,91 @@ class TileSpace:
         names = {n for i in at[0] for n in free_vars(i)}
         return at[0] if names == whole and covers(v, at[0]) else None
 
+    # -- lanes -----------------------------------------------------------------------------
+
+    def find_lane(self) -> None:
+        """Whether memory is contiguous along the tile rather than along the reduced axes."""
+        votes: dict[str, int] = {}
+        along = 0
+        for node in self.nodes:
+            self.low.puller.start()
+            r = reduction_body(self.low, node, self.index[node])
+            if r.ex is None or not r.reduced:
+                continue
+            inner = name_of(r.reduced[-1].var)
+            for d in load_positions(r.ex):
+                if coefficient(d, inner) == 1:
+                    along += 1
+                for a in self.tile:
+                    if coefficient(d, name_of(a.var)) == 1:
+                        votes[name_of(a.var)] = votes.get(name_of(a.var), 0) + 1
+        best = max(self.tile, key=lambda a: votes.get(name_of(a.var), 0), default=None)
+        if best is not None and votes.get(name_of(best.var), 0) > along:
+            self.lane = self.widened(best)
+
+    def widened(self, lane: Axis) -> Axis:
+        """The lane with every tile axis that memory continues along: one long strip, not many
+        short ones. ``folded`` remembers what became of their variables."""
+        self.folded = {name_of(lane.var): lane.var}
+        dims = self.moving_positions()
+        if self.early:  # where they are stored is only known when their phase is written
+            return lane
+        for _ in self.tile:
+            outer = next((a for a in self.tile if name_of(a.var) not in self.folded
+                          and mergeable(dims, a, lane)), None)
+            if outer is None:
+                break
+            wide = Axis(self.low.names.var(outer.hi * lane.hi), outer.hi * lane.hi)
+            step = {name_of(outer.var): 0, name_of(lane.var): wide.var}
+            self.folded = {k: substitute(d, step) for k, d in self.folded.items()} | step
+            dims = [substitute(d, step) for d in dims]
+            lane = wide
+        return lane
+
+    def moving_positions(self) -> list[Dim]:
+        """Positions of everything that the phases read and write; results of reductions lie in
+        scratch, one per lane."""
+        low = self.low
+        dims: list[Dim] = []
+        for node in self.nodes:
+            low.puller.start()
+            r = reduction_body(low, node, self.index[node])
+            assert r.ex is not None
+            dims += [*positions(r.ex), *(d for c in r.conds for d in (c.expr, c.lo, c.hi))]
+        for k, (_, index) in self.late.items():
+            low.puller.start()
+            v = low.graph.outputs[k][1]
+            dims += [linear_index(v.shape, index), *positions(low.puller.element(v, index))]
+        read = [g.value for g in low.used_gathers(dims).values()]
+        return [*dims, *(d for ex in read for d in positions(ex))]
+
+    # -- what is kept between the phases -----------------------------------------------------
+
+    def worth_keeping(self, reduced: Sequence[Axis], after: Node
+                      ) -> Iterator[tuple[Value, Index, list[tuple[Dim, Dim]], Dim]]:
+        """Dear values that the phase of ``after`` computes once each and later phases need again:
+        the value, its position, and (extent, position) of the axes and elements of a row of it."""
+        low = self.low
+        tile = {name_of(a.var) for a in self.tile}
+        later = _needed_later(low.graph, self.nodes, after)
+        whole = tile | {name_of(a.var) for a in reduced}
+        for v, visits in list(low.puller.visits.items()):
+            definition = lookup(v.node.op)
+            if v in low.puller.provided or v not in later or len(visits) != 1:
+                continue
+            if definition.flops_per_element < DEAR and not definition.has("gather"):
+                continue
+            at = visits[0]
+            names = {n for i in at for n in free_vars(i)}
+            if names != whole or not all(i == 0 or is_var(i) for i in at) or not covers(v, at):
+                continue
+            inner = [(d, i) for d, i in zip(v.shape, at, strict=True)
+                     if not (free_vars(i) & tile)]
+            size = product(d for d, _ in inner)
+            if isinstance(size, int) and size > SCRATCH_ROW:
+                continue
+            yield v, at, inner, size
+
     def pull(self, v: Value, at: Index) -> list[Dim]:
         ex = self.low.puller.element(v, at)
         return self.low.seen_positions([ex])
@@ -317,6 +409,35 @@ def depending(graph: Graph, nodes: Sequence[Node]) -> set[Node]:
     for n in graph.nodes:
         if any(v.node in found for v in n.operands):
             found.add(n)
+    return found
+
+
+def load_positions(ex: Ex) -> list[Dim]:
+    """Positions of every load in an expression."""
+    found: list[Dim] = []
+    stack, seen = [ex], {ex}
+    while stack:
+        e = stack.pop()
+        if e.kind == "load":
+            found.append(e.data[1])
+        for a in e.args:
+            if a not in seen:
+                seen.add(a)
+                stack.append(a)
+    return found
+
+
+def _needed_later(graph: Graph, nodes: Sequence[Node], after: Node) -> set[Value]:
+    """Values that later reductions or outputs reach without passing a reduction."""
+    start = [v for n in nodes[nodes.index(after) + 1 :] for v in n.operands]
+    start += [v for _, v in graph.outputs]
+    found: set[Value] = set()
+    while start:
+        v = start.pop()
+        if v in found or is_reduction(v.node):
+            continue
+        found.add(v)
+        start.extend(v.node.operands)
     return found
 
 

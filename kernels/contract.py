@@ -23,10 +23,10 @@ from ..ir.access import Cond, linear_index
 from ..ir.axes import Axis, coefficient, name_of
 from ..ir.dims import Dim, Expr, ceil_div, dmax, dmin, free_vars, product, substitute
 from ..ir.elements import Ex, map_dims, renamer
+from ..ir.epilogue import Finish, Operand, finish_of
 from ..ir.graph import Graph
 from ..ir.tiles import SPLITS, ContractionSpace
 from ..ir.types import F32, I64
-from .epilogue import Finish, Operand, finish_of
 from .lower import Lowering, tile_map
 from .micro import MicroKernel
 from .nest import (
@@ -370,8 +370,8 @@ class _Writer(_Plan):
         only = body[0] if len(body) == 1 else None
         if not isinstance(only, Store) or self.sum != F32:
             return loop, None
-        return loop, finish_of(only, cell, name_of(row) if isinstance(row, Expr) else "",
-                               name_of(lane))
+        return loop, finish_of(only.buffer, only.position, only.value, cell,
+                               name_of(row) if isinstance(row, Expr) else "", name_of(lane))
 
     # -- operand B -------------------------------------------------------------------------
 

@@ -22,11 +22,11 @@ from ..ir.access import Cond, linear_index
 from ..ir.axes import Axis, coefficient, name_of
 from ..ir.dims import Dim, Expr, ceil_div, dmax, dmin, floordiv, free_vars, product, substitute
 from ..ir.elements import Ex, renamer
+from ..ir.epilogue import Finish, finish_of
 from ..ir.graph import Graph
 from ..ir.target import Target
 from ..ir.tiles import ContractionSpace
 from ..ir.types import F32, I64
-from .epilogue import Finish, finish_of
 from .lower import Lowering
 from .micro import MicroKernel, depthwise, window
 from .nest import (
@@ -298,7 +298,8 @@ class _Writer:
         if not isinstance(only, Store) or not isinstance(self.channel.var, Expr):
             return None
         row = name_of(self.pixel) if isinstance(self.pixel, Expr) else ""
-        finish = finish_of(only, cell, row, name_of(self.channel.var))
+        finish = finish_of(only.buffer, only.position, only.value, cell, row,
+                           name_of(self.channel.var))
         return None if finish is None or finish.residual is not None else finish
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from ..ir.access import Cond, linear_index
-from ..ir.axes import Axis, coefficient, fresh_axes, merge_axes, mergeable, name_of
+from ..ir.axes import Axis, fresh_axes, merge_axes, name_of
 from ..ir.dims import Dim, Expr, ceil_div, dmax, dmin, free_vars, product, substitute
 from ..ir.elements import (
     Ex,
@@ -29,28 +29,19 @@ from ..ir.elements import (
     renamer,
 )  # fmt: skip
 from ..ir.graph import Graph, Node, Value
-from ..ir.ops import lookup
 from ..ir.ops.reduction import identity
 from ..ir.tiles import (
     BLOCK,
+    LANES,
     Reduction,
     Space,
     TileSpace,
-    covers,
-    is_var,
     kept,
     reduction_body,
 )  # fmt: skip
 from ..ir.types import DType
 from .nest import Accumulate, BufferDecl, Domain, Loop, Nest, Store, substitute_body
 from .unroll import border_cut, unrolls, window_element
-
-LANES = 256
-"""Width of a strip of lanes: accumulators of 1 KB."""
-SCRATCH_ROW = 1 << 18
-"""Largest scratch row in elements that is worth keeping (1 MB of float32: L2)."""
-DEAR = 8
-"""Scalar operations from which on a value is kept rather than computed again."""
 
 
 @dataclass
@@ -236,7 +227,7 @@ def lower_reductions(low: Lowering) -> None:
     nodes = [n for n in low.graph.nodes if is_reduction(n)]
     plan = _TilePlan(low, nodes)
     plan.find_tiles()
-    plan.choose_lanes()
+    plan.find_lane()
     plan.write()
 
 
@@ -244,71 +235,6 @@ class _TilePlan(TileSpace):
     """Writes the phases of a group with reductions over its tile space."""
 
     low: Lowering
-
-    def __init__(self, low: Lowering, nodes: list[Node]) -> None:
-        super().__init__(low, nodes)
-        self.lane: Axis | None = None
-        """The strip of lanes, if memory is contiguous along the tile."""
-        self.folded: dict[str, Dim] = {}
-        """Tile variables that make the lane, as functions of it."""
-
-    # -- lanes -----------------------------------------------------------------------------
-
-    def choose_lanes(self) -> None:
-        """Whether memory is contiguous along the tile rather than along the reduced axes."""
-        votes: dict[str, int] = {}
-        along = 0
-        for node in self.nodes:
-            self.low.puller.start()
-            r = reduction_body(self.low, node, self.index[node])
-            if r.ex is None or not r.reduced:
-                continue
-            inner = name_of(r.reduced[-1].var)
-            loads = [d for ex in _loads(r.ex) for d in (ex.data[1],)]
-            for d in loads:
-                if coefficient(d, inner) == 1:
-                    along += 1
-                for a in self.tile:
-                    if coefficient(d, name_of(a.var)) == 1:
-                        votes[name_of(a.var)] = votes.get(name_of(a.var), 0) + 1
-        best = max(self.tile, key=lambda a: votes.get(name_of(a.var), 0), default=None)
-        if best is not None and votes.get(name_of(best.var), 0) > along:
-            self.lane = self.widened(best)
-
-    def widened(self, lane: Axis) -> Axis:
-        """The lane with every tile axis that memory continues along: one long strip, not many
-        short ones. ``folded`` remembers what became of their variables."""
-        self.folded = {name_of(lane.var): lane.var}
-        dims = self.moving_positions()
-        if self.early:  # where they are stored is only known when their phase is written
-            return lane
-        for _ in self.tile:
-            outer = next((a for a in self.tile if name_of(a.var) not in self.folded
-                          and mergeable(dims, a, lane)), None)
-            if outer is None:
-                break
-            wide = Axis(self.low.names.var(outer.hi * lane.hi), outer.hi * lane.hi)
-            step = {name_of(outer.var): 0, name_of(lane.var): wide.var}
-            self.folded = {k: substitute(d, step) for k, d in self.folded.items()} | step
-            dims = [substitute(d, step) for d in dims]
-            lane = wide
-        return lane
-
-    def moving_positions(self) -> list[Dim]:
-        """Positions of everything that the phases read and write; results of reductions lie in
-        scratch, one per lane."""
-        low, dims = self.low, []
-        for node in self.nodes:
-            low.puller.start()
-            r = reduction_body(low, node, self.index[node])
-            assert r.ex is not None
-            dims += [*positions(r.ex), *(d for c in r.conds for d in (c.expr, c.lo, c.hi))]
-        for k, (_, index) in self.late.items():
-            low.puller.start()
-            v = low.graph.outputs[k][1]
-            dims += [linear_index(v.shape, index), *positions(low.puller.element(v, index))]
-        read = [g.value for g in low.used_gathers(dims).values()]
-        return [*dims, *(d for ex in read for d in positions(ex))]
 
     def fold(self, body: list[Store | Accumulate]) -> list[Store | Accumulate]:
         """A phase's body in terms of the lane."""
@@ -396,25 +322,7 @@ class _TilePlan(TileSpace):
     def keep_values(self, reduced: tuple[Axis, ...], stores: list[Store | Accumulate],
                     after: Node) -> None:
         """Keeps dear values that later phases need again in a scratch row."""
-        low = self.low
-        tile = {name_of(a.var) for a in self.tile}
-        later = _needed_later(low.graph, self.nodes, after)
-        whole = tile | {name_of(a.var) for a in reduced}
-        for v, visits in list(low.puller.visits.items()):
-            definition = lookup(v.node.op)
-            if v in low.puller.provided or v not in later or len(visits) != 1:
-                continue
-            if definition.flops_per_element < DEAR and not definition.has("gather"):
-                continue
-            at = visits[0]
-            names = {n for i in at for n in free_vars(i)}
-            if names != whole or not all(i == 0 or is_var(i) for i in at) or not covers(v, at):
-                continue
-            inner = [(d, i) for d, i in zip(v.shape, at, strict=True)
-                     if not (free_vars(i) & tile)]
-            size = product(d for d, _ in inner)
-            if isinstance(size, int) and size > SCRATCH_ROW:
-                continue
+        for v, at, inner, size in list(self.worth_keeping(reduced, after)):
             self.keep(v, at, inner, size, stores)
 
     def keep(self, v: Value, at: Index, inner: list[tuple[Dim, Dim]], size: Dim,
@@ -455,34 +363,6 @@ class _TilePlan(TileSpace):
         keep = frozenset((name_of(self.lane.var),))
         inner, body = low.simplify((*inner, self.strip), self.fold(body), keep)
         return Loop(tuple(inner), tuple(body))
-
-
-def _loads(ex: Ex) -> list[Ex]:
-    found: list[Ex] = []
-    stack, seen = [ex], {ex}
-    while stack:
-        e = stack.pop()
-        if e.kind == "load":
-            found.append(e)
-        for a in e.args:
-            if a not in seen:
-                seen.add(a)
-                stack.append(a)
-    return found
-
-
-def _needed_later(graph: Graph, nodes: Sequence[Node], after: Node) -> set[Value]:
-    """Values that later reductions or outputs reach without passing a reduction."""
-    start = [v for n in nodes[nodes.index(after) + 1 :] for v in n.operands]
-    start += [v for _, v in graph.outputs]
-    found: set[Value] = set()
-    while start:
-        v = start.pop()
-        if v in found or is_reduction(v.node):
-            continue
-        found.add(v)
-        start.extend(v.node.operands)
-    return found
 
 
 def lower_loops(graph: Graph) -> Nest:

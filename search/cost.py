@@ -14,10 +14,11 @@ from functools import lru_cache
 
 from ..ir.dims import Dim, dmax, dmin
 from ..ir.graph import Attrs, Builder, Graph, Node, Value
-from ..ir.groups import escaping, expand_fully
+from ..ir.groups import escaping, expand_fully, extract
 from ..ir.ops import lookup
 from ..ir.schedule import Schedule
 from ..ir.types import TensorType, Type
+from .phases import Work, group_phases
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +45,8 @@ class GroupCost:
     """Steps of the loops over them: positions times what each of them reduces."""
     columns: Dim = 1
     """Columns of a contraction's result that share a row of its left operand."""
-    scalars: Dim = 0
-    """Elements that loops must read one at a time, since they lie apart."""
-    reductions: int = 0
-    """Reductions along the last axis, those inside composites included: an inner loop each."""
+    work: Work | None = None
+    """The phases of the kernel; None where it has no loops that are known."""
 
     @property
     def moved(self) -> Dim:
@@ -69,8 +68,6 @@ class NodeWork:
     positions: Dim = 1
     points: Dim = 1
     columns: Dim = 1
-    scalars: Dim = 0
-    reductions: int = 0
     rank: int = 0
     """What decides the loops of a group: 2 a contraction, 1 another reduction, 0 neither."""
 
@@ -106,12 +103,7 @@ def _work(op: str, types: tuple[Type | None, ...], attrs: Attrs, results: tuple[
         columns = first.shape[axis]
     if isinstance(columns, int) and attrs.get("groups"):
         columns = max(1, columns // int(attrs["groups"]))
-    operand = types[0] if types else None
-    along = isinstance(operand, TensorType) and operand.rank - 1 in (attrs.get("axes") or ())
-    perm: tuple[int, ...] = attrs.get("perm") or ()
-    apart = op == "transpose" and len(perm) > 1 and perm[-1] != len(perm) - 1
-    return NodeWork(flops, special, positions, points, columns, positions if apart else 0,
-                    int(rank == 1 and along), rank)
+    return NodeWork(flops, special, positions, points, columns, rank)
 
 
 _cached_work = lru_cache(maxsize=1 << 14)(_work)
@@ -123,18 +115,15 @@ def joint_work(parts: Sequence[NodeWork]) -> NodeWork:
     the first reduction or, without one, the largest result."""
     flops: Dim = 0
     special: Dim = 0
-    scalars: Dim = 0
     main = NodeWork()
     for part in parts:
         flops, special = flops + part.flops, special + part.special
-        scalars = scalars + part.scalars
         if part.rank > main.rank:
             main = part
         elif part.rank == main.rank == 0:
             size = dmax(main.positions, part.positions)
             main = NodeWork(positions=size, points=size)
-    reductions = sum(part.reductions for part in parts)
-    return replace(main, flops=flops, special=special, scalars=scalars, reductions=reductions)
+    return replace(main, flops=flops, special=special)
 
 
 def read_bytes(v: Value, readers: Iterable[Node]) -> Dim:
@@ -164,9 +153,15 @@ def group_cost(graph: Graph, implementation: str, nodes: Sequence[Node],
     that are needed outside)."""
     if implementation == "view":
         return GroupCost(implementation, nodes=len(nodes))
-    inside = set(nodes)
-    ins = dict.fromkeys(v for n in nodes for v in n.operands if v.node not in inside)
-    return _cost(implementation, nodes, ins, escaping(graph, nodes) if written is None else written)
+    if implementation not in ("loops", "contract"):
+        inside = set(nodes)
+        ins = dict.fromkeys(v for n in nodes for v in n.operands if v.node not in inside)
+        outs = escaping(graph, nodes) if written is None else written
+        return _cost(implementation, nodes, ins, outs)
+    group = extract(graph, nodes, written)
+    cost = _cost(implementation, nodes, group.inputs, group.outputs)
+    constants = frozenset(k for k, v in enumerate(group.inputs) if v.node.op == "const")
+    return replace(cost, work=group_phases(group.graph, implementation, constants))
 
 
 def _cost(implementation: str, nodes: Sequence[Node], ins: Iterable[Value],
@@ -191,8 +186,7 @@ def _cost(implementation: str, nodes: Sequence[Node], ins: Iterable[Value],
         if isinstance(v.type, TensorType):
             outputs = outputs + v.type.nbytes()
     return GroupCost(implementation, work.flops, work.special, constant, inputs, outputs,
-                     len(nodes), work.positions, work.points, work.columns, work.scalars,
-                     work.reductions)
+                     len(nodes), work.positions, work.points, work.columns)
 
 
 def schedule_cost(graph: Graph, schedule: Schedule) -> list[GroupCost]:

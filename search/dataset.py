@@ -34,11 +34,11 @@ from ..ir.target import Target
 from .candidates import Candidates
 from .choose import Space, counted
 from .greedy import Fuser
-from .models import Context, CostModel, Explanation, GroupFacts
+from .models import Context, CostModel, Explanation, GroupFacts, Phase
 from .models import model as model_of
 from .problem import MOST_NODES, Problem, check_solution, make_problem
 
-FORMAT, VERSION = "evonnx dataset", 1
+FORMAT, VERSION = "evonnx dataset", 2
 SAMPLES, ARRAYS = "samples.jsonl", "problem.npz"
 """Files of the folder."""
 
@@ -253,10 +253,17 @@ def _facts(values: Mapping[str, Any]) -> GroupFacts:
     word = values["implementation"]
     if word not in IMPLEMENTATIONS:
         raise ValueError(f"there is no implementation {word!r}")
-    numbers: dict[str, Any] = {k: float(v) for k, v in values.items() if k != "implementation"}
+    numbers = _numbers({k: v for k, v in values.items() if k not in ("implementation", "phases")})
+    phases = tuple(Phase(**_numbers(p)) for p in values["phases"])
+    counts = {k: int(numbers[k]) for k in ("nodes", "kernels")}
+    return GroupFacts(word, **{**numbers, **counts, "phases": phases})
+
+
+def _numbers(values: Mapping[str, Any]) -> dict[str, Any]:
+    numbers = {k: float(v) for k, v in values.items()}
     if any(not math.isfinite(v) or v < 0 for v in numbers.values()):
         raise ValueError("the numbers of a group are finite and not negative")
-    return GroupFacts(word, **{**numbers, "nodes": int(numbers["nodes"])})
+    return numbers
 
 
 def measured_pairs(dataset: Dataset, model: str | CostModel) -> tuple[np.ndarray, np.ndarray]:

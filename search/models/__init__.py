@@ -18,6 +18,7 @@ from .base import (
     Factory,
     GroupFacts,
     MultiObjective,
+    Phase,
     sensitivity,
 )  # fmt: skip
 from .bounds import Bounds
@@ -75,6 +76,6 @@ def model(name: str | CostModel = DEFAULT) -> CostModel:
 
 __all__ = [
     "CD", "DEFAULT", "SECONDS", "Bounds", "Context", "CostModel", "Explanation", "Factory",
-    "Failure", "GroupFacts", "MultiObjective", "Roofline", "check_model", "context_of", "factory",
-    "facts", "facts_of", "model", "models", "register_model", "sensitivity",
+    "Failure", "GroupFacts", "MultiObjective", "Phase", "Roofline", "check_model", "context_of",
+    "facts", "facts_of", "factory", "model", "models", "register_model", "sensitivity",
 ]  # fmt: skip

@@ -9,7 +9,7 @@ one column per objective, from which a multi-objective search builds its front.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from operator import attrgetter
 from typing import Protocol, runtime_checkable
 
@@ -22,6 +22,34 @@ SECONDS = "s"
 
 FREE = ("view", "bind")
 """Implementations that do nothing at run time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """Numbers of one loop nest, or of one micro-kernel with its calls, in all of its iterations."""
+
+    fma: float = 0.0
+    """Operations of micro-kernels, what pads a vector included."""
+    plain: float = 0.0
+    """Operations of the innermost loop."""
+    special: float = 0.0
+    """Weighted operations of special functions in it."""
+    loads: float = 0.0
+    """Bytes that are read contiguously."""
+    stores: float = 0.0
+    """Bytes that are written contiguously."""
+    apart: float = 0.0
+    """Elements that are read or written one at a time, each for the price of a vector."""
+    outer: float = 0.0
+    """Operations outside the innermost loop."""
+    entries: float = 0.0
+    """Times the innermost loop, or a micro-kernel for one piece of its rows, is entered."""
+    length: float = 0.0
+    """Iterations of the innermost loop each time; 0: many."""
+    scalar: float = 0.0
+    """1 where the innermost loop is not vectorized."""
+    sums: float = 0.0
+    """1 where the innermost loop ends in a sum over the lanes of a vector."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +73,21 @@ class GroupFacts:
     """Size of the parallel tile space; 1 if unknown."""
     nodes: int = 1
     """Nodes of the group."""
-    loads: float = 0.0
-    """Bytes that a contraction's inner loop loads into registers, again and again."""
-    scalars: float = 0.0
-    """Elements that lie apart and are read one at a time, each for the price of a vector."""
-    loops: float = 0.0
-    """Inner loops that are entered: one per reduction along the last axis and one for the results,
-    at every position of a group with such reductions."""
+    kernels: int = 1
+    """Kernels of the group: 2 where an operand is packed first."""
+    phases: tuple[Phase, ...] = ()
+    """What the kernel runs, one after another. Empty: one phase does all the work and reads and
+    writes everything once."""
+
+    @property
+    def executed(self) -> tuple[Phase, ...]:
+        """The phases, or the one that stands for all."""
+        if self.phases:
+            return self.phases
+        plain = self.flops - self.special
+        contract = self.implementation == "contract"
+        return (Phase(plain if contract else 0.0, 0.0 if contract else plain, self.special,
+                      self.inputs + self.constant, self.outputs),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +153,23 @@ class MultiObjective(CostModel, Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Phases:
+    """One phase of each group as columns, f64[n] each; zeros where a group has fewer."""
+
+    fma: np.ndarray
+    plain: np.ndarray
+    special: np.ndarray
+    loads: np.ndarray
+    stores: np.ndarray
+    apart: np.ndarray
+    outer: np.ndarray
+    entries: np.ndarray
+    length: np.ndarray
+    scalar: np.ndarray
+    sums: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """Groups as columns, f64[n] each; ``contract`` and ``free`` are bool[n]."""
 
@@ -127,25 +180,30 @@ class Batch:
     outputs: np.ndarray
     tiles: np.ndarray
     nodes: np.ndarray
-    loads: np.ndarray
-    scalars: np.ndarray
-    loops: np.ndarray
+    kernels: np.ndarray
     contract: np.ndarray
     """Groups around a contraction micro-kernel."""
     free: np.ndarray
     """Groups that do nothing at run time."""
+    phases: tuple[Phases, ...]
+    """The first phases of all groups, the second ones, ..."""
 
     @classmethod
     def of(cls, groups: Sequence[GroupFacts]) -> Batch:
         """The columns of ``groups``."""
-        rows = [_numbers(g) for g in groups]
-        table = np.array(rows, np.float64).reshape(len(groups), 10)
-        flops, special, constant, inputs, outputs, tiles, nodes, loads, scalars, loops = (
-            np.ascontiguousarray(table.T))
+        columns = _columns(groups, _numbers, 8)
         names = [g.implementation for g in groups]
-        return cls(flops, special, constant, inputs, outputs, tiles, nodes, loads, scalars,
-                   loops, np.array([n == "contract" for n in names], bool),
-                   np.array([n in FREE for n in names], bool))  # fmt: skip
+        executed = [g.executed for g in groups]
+        most = max((len(e) for e in executed), default=0)
+        phases = []
+        for k in range(most):
+            some = [e[k] if k < len(e) else _NOTHING for e in executed]
+            phases.append(Phases(*_columns(some, _phase_numbers, len(_PHASE))))
+        contract = np.array([n == "contract" for n in names], bool)
+        free = np.array([n in FREE for n in names], bool)
+        flops, special, constant, inputs, outputs, tiles, nodes, kernels = columns
+        return cls(flops, special, constant, inputs, outputs, tiles, nodes, kernels, contract,
+                   free, tuple(phases))
 
     @property
     def moved(self) -> np.ndarray:
@@ -153,8 +211,17 @@ class Batch:
         return self.inputs + self.outputs
 
 
+def _columns(rows: Sequence[object], numbers: Callable[[object], object], width: int
+             ) -> list[np.ndarray]:
+    table = np.array([numbers(r) for r in rows], np.float64).reshape(len(rows), width)
+    return [np.ascontiguousarray(c) for c in table.T]
+
+
+_PHASE = tuple(f.name for f in fields(Phase))
+_NOTHING = Phase()
+_phase_numbers = attrgetter(*_PHASE)
 _numbers = attrgetter("flops", "special", "constant", "inputs", "outputs", "tiles", "nodes",
-                      "loads", "scalars", "loops")  # fmt: skip
+                      "kernels")  # fmt: skip
 
 
 def binding(bounds: Mapping[str, float]) -> str:

@@ -1,29 +1,38 @@
-"""``Bounds``: a group takes as long as the largest of its named bounds, plus what is always paid.
+"""``Bounds``: a group takes as long as the largest of its bounds, plus what is always paid.
 
-On ``w`` threads that get work (``w = min(threads, tiles)``) the bounds are
+A kernel runs its phases (``base.Phase``) one after another, and a phase takes as long as the unit
+of the core that it keeps busy longest, plus the time its inner loops take to start and end:
 
 ====================  =========================================================================
-``fma``               operations of a contraction's micro-kernel / (w * flops)
-``vector``            other operations / (w * vector_rate)
-``special``           operations of special functions / (w * special_rate)
-``load/store``        the larger of bytes loaded / (w * load_rate), bytes written / (w *
-                      store_rate); loaded is what the group reads or, if more, what the inner loop
-                      of its contraction does, and a vector for each element that lies apart
+``fma``               operations of a contraction's micro-kernel / flops
+``vector``            operations of loops / vector_rate, those of special functions / special_rate
+                      with them: they run on the same units, and which is more gives the name
+``special``
+``load/store``        the larger of bytes loaded / load_rate, bytes written / store_rate; an
+                      element that lies apart costs what a vector costs
+``latency``           (6 * entries of inner loops, 16 of those that end in a sum, operations
+                      outside of them / 4, 30 * tiles) * latency_s
+====================  =========================================================================
+
+A loop whose length is no multiple of the vector's finishes element by element. ``core`` is the sum
+over all phases: the terms above, each the sum of the phases that it binds. On ``w`` threads that
+get work (``w = min(threads, tiles)``) it is divided by ``w``, and the bounds of the group are
+
+====================  =========================================================================
+``core``              all phases / w, and ``tail``: what the thread with most tiles takes longer,
+                      ceil(tiles / w) / tiles of the one-thread core
 ``l1``                all bytes / (w * l1_rate)
 ``l2`` ``l3``         bytes that the nearer cache does not hold / the level's bandwidth
 ``dram``
-``latency``           (tiles * nodes + 6 * loops) / w * latency_s: a tile runs its operations one
-                      after another, and so do start and end of an inner loop
-``tail``              the thread with most tiles: ceil(tiles / w) / tiles of the one-thread work
 ====================  =========================================================================
 
-and ``launch``, ``sync`` (more than one thread) and ``live`` are added. Of ``b`` bytes that are
-used again and again, a cache of ``c`` bytes misses the part ``clip(b / c - 1, 0, 1)``: nothing
-while they fit, everything from twice its size on. What other groups wrote counts with the group's
-own traffic; constants with all constants of the model, since they come round once per inference.
-``live``: a group that overflows its threads' level-2 caches evicts what later groups would have
-found there, at most all of it; a model without that term fuses too much. The number of threads is
-1 or all, whichever is faster.
+and ``launch`` (per kernel), ``sync`` (more than one thread) and ``live`` are added. Of ``b`` bytes
+that are used again and again, a cache of ``c`` bytes misses the part ``clip(b / c - 1, 0, 1)``:
+nothing while they fit, everything from twice its size on. What other groups wrote counts with the
+group's own traffic; constants with all constants of the model, since they come round once per
+inference. ``live``: a group that overflows its threads' level-2 caches evicts what later groups
+would have found there, at most all of it; a model without that term fuses too much. The number of
+threads is 1 or all, whichever is faster.
 
 The form is that of A. Abel, S. Sharma and J. Reineke ("Facile: fast, accurate, and interpretable
 basic-block throughput prediction", 2023) and of the roofline per memory level (A. Ilic, F. Pratas
@@ -40,7 +49,7 @@ import numpy as np
 
 from ...ir.errors import OptionError
 from ...ir.target import Target
-from .base import FREE, SECONDS, Batch, Context, Explanation, GroupFacts, binding
+from .base import FREE, SECONDS, Batch, Context, Explanation, GroupFacts, Phases, binding
 
 _ADVICE = {
     "fma": "fewer multiply-adds, narrower types or more threads",
@@ -59,9 +68,17 @@ _ADVICE = {
 }
 _ENTRY = 6.0
 """Operations that wait for one another where an inner loop starts and ends: its bounds, the first
-load, the sum over the lanes of a vector."""
-_OWN = ("fma", "vector", "special", "load/store", "l1")
-"""What every core has for itself."""
+load, the first result."""
+_LANE_SUM = 10.0
+"""Further ones of the sum over the lanes of a vector."""
+_TILE = 30.0
+"""Operations that wait for one another where a tile starts."""
+_PARALLEL = 4.0
+"""Operations outside the inner loops that run in the time of one that waits."""
+_OWN = ("fma", "vector", "special", "load/store", "latency")
+"""What every core has for itself, phase by phase."""
+_BOUNDS = ("core", "l1", "l2", "l3", "dram")
+"""The group takes the largest of these."""
 _FIXED = ("launch", "sync", "live")
 """Terms that are added to the largest bound."""
 
@@ -96,7 +113,8 @@ class Bounds:
             terms = self.terms(Batch.of([group]), threads, context)
             total = float(self._total(terms)[0])
             if found is None or total < found.seconds:
-                bounds = {name: float(value[0]) for name, value in terms.items()}
+                bounds = {name: float(value[0]) for name, value in terms.items()
+                          if name != "core"}  # it is the sum of what is listed beside it
                 bound = binding(bounds)
                 found = Explanation(total, bounds, bound, _ADVICE[bound])
         assert found is not None
@@ -107,12 +125,14 @@ class Bounds:
         t = context.target
         tiles = np.maximum(np.ceil(b.tiles), 1.0)
         ways = np.minimum(float(threads), tiles)
-        terms = _compute(b, t, ways) | self._memory(b, t, ways, context.constants)
-        terms["latency"] = (tiles * b.nodes + _ENTRY * b.loops) / ways * t.latency_s
-        work = np.maximum.reduce([terms[name] for name in _OWN])
-        terms["tail"] = work * (ways * np.ceil(tiles / ways) / tiles)
-        terms["launch"] = np.full(len(tiles), t.launch_s)
-        terms["sync"] = np.full(len(tiles), t.sync_s if threads > 1 else 0.0)
+        alone = _core(b, t, tiles)
+        terms = {name: value / ways for name, value in alone.items()}
+        terms |= self._memory(b, t, ways, context.constants)
+        core = np.add.reduce([terms[name] for name in _OWN])
+        terms["tail"] = core * (ways * np.ceil(tiles / ways) / tiles - 1.0)
+        terms["core"] = core + terms["tail"]
+        terms["launch"] = b.kernels * t.launch_s
+        terms["sync"] = b.kernels * (t.sync_s if threads > 1 else 0.0)
         room = t.l2_bytes * ways
         terms["live"] = np.clip(b.moved - room, 0.0, room) / _l3(t, ways)
         return terms
@@ -125,10 +145,7 @@ class Bounds:
             """Bytes that ``cache`` does not hold."""
             return np.asarray(b.moved * _miss(b.moved, cache) + b.constant * _miss(cycle, cache))
 
-        loaded = np.maximum(b.inputs + b.constant, b.loads) + b.scalars * (t.vector_bits / 8)
-        loads, stores = loaded / (ways * t.load_rate), b.outputs / (ways * t.store_rate)
         return {
-            "load/store": np.maximum(loads, stores),
             "l1": (b.moved + b.constant) / (ways * t.l1_rate),
             "l2": beyond(t.l1_bytes * ways) / (ways * t.l2_rate),
             "l3": beyond(t.l2_bytes * ways) / _l3(t, ways),
@@ -137,7 +154,7 @@ class Bounds:
 
     def _total(self, terms: dict[str, np.ndarray]) -> np.ndarray:
         """The (soft) maximum of the bounds, and the fixed terms."""
-        bounds = np.stack([value for name, value in terms.items() if name not in _FIXED])
+        bounds = np.stack([terms[name] for name in _BOUNDS])
         top = bounds.max(axis=0)
         if self.power is not None:
             # A group's cost may not depend on its place in the batch: squares, square roots and
@@ -151,12 +168,39 @@ class Bounds:
         return top
 
 
-def _compute(b: Batch, t: Target, ways: np.ndarray) -> dict[str, np.ndarray]:
-    plain = b.flops - b.special
+def _core(b: Batch, t: Target, tiles: np.ndarray) -> dict[str, np.ndarray]:
+    """Seconds of one thread on its own units, by what binds each phase."""
+    n = len(tiles)
+    found = {name: np.zeros(n) for name in _OWN}
+    found["latency"] = tiles * (_TILE * t.latency_s)
+    for p in b.phases:
+        times = _phase(p, t)
+        top = np.maximum.reduce(list(times.values()))
+        left = top.copy()
+        for name, value in times.items():  # of equal ones the first binds
+            found[name] += np.where(value >= top, left, 0.0)
+            left = np.where(value >= top, 0.0, left)
+        waits = _ENTRY * p.entries + _LANE_SUM * p.entries * p.sums + p.outer / _PARALLEL
+        found["latency"] += waits * t.latency_s
+    return found
+
+
+def _phase(p: Phases, t: Target) -> dict[str, np.ndarray]:
+    """Seconds that one phase keeps each unit busy."""
+    lanes = t.vector_bits / 32
+    whole = np.floor(p.length / lanes)
+    steps = np.where(p.scalar > 0, p.length, whole + (p.length - whole * lanes))
+    wide = np.where(p.length > 0, steps * lanes / np.maximum(p.length, 1e-9), 1.0)
+    """Elements computed per element that counts."""
+    plain, special = wide * p.plain / t.vector_rate, wide * p.special / t.special_rate
+    more = special > plain
+    apart = p.apart * (t.vector_bits / 8)
+    loads, stores = (wide * p.loads + apart) / t.load_rate, wide * p.stores / t.store_rate
     return {
-        "fma": np.where(b.contract, plain, 0.0) / (ways * t.flops),
-        "vector": np.where(b.contract, 0.0, plain) / (ways * t.vector_rate),
-        "special": b.special / (ways * t.special_rate),
+        "fma": p.fma / t.flops,
+        "vector": np.where(more, 0.0, plain + special),
+        "special": np.where(more, plain + special, 0.0),
+        "load/store": np.maximum(loads, stores),
     }
 
 

@@ -26,7 +26,7 @@ import numpy as np
 
 from ...ir.schedule import IMPLEMENTATIONS
 from ...ir.target import Target
-from .base import FREE, SECONDS, Context, CostModel, GroupFacts, binding
+from .base import FREE, SECONDS, Context, CostModel, GroupFacts, Phase, binding
 
 _GROUPS = 60
 _TOLERANCE = 1e-9
@@ -78,8 +78,17 @@ def sample_groups(count: int = _GROUPS, seed: int = 0) -> list[GroupFacts]:
         groups.append(GroupFacts(
             IMPLEMENTATIONS[k % len(IMPLEMENTATIONS)], flops, special,
             constant if k % 2 else 0.0, inputs, outputs, tiles, int(rng.integers(1, 30)),
+            phases=tuple(_sample_phase(rng) for _ in range(k % 4)),
         ))  # fmt: skip
     return groups
+
+
+def _sample_phase(rng: np.random.Generator) -> Phase:
+    fma, plain, special, loads, stores, apart, outer, entries = (
+        float(v) for v in 10.0 ** rng.uniform(0, 8, 8))
+    length = float(rng.integers(0, 100))
+    return Phase(fma, plain, special, loads, stores, apart, outer, entries, length,
+                 float(rng.integers(0, 2)), float(rng.integers(0, 2)))
 
 
 def sample_contexts() -> list[Context]:

@@ -2,24 +2,32 @@
 
 ``tiles`` is what lowering will aim at, to within a small factor: flat loops and reductions are cut
 into tiles of about ``BLOCK`` steps, whole positions each; a contraction into ``SPLITS`` tiles, or
-as many blocks of ``LEFT`` elements of its left operand as there are, but no more than it has
+as many blocks of ``_LEFT`` elements of its left operand as there are, but no more than it has
 micro-tiles. What has a kernel or a runtime step of its own counts as one tile.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from ...ir.dims import Dim, evaluate
 from ...ir.graph import Graph, Node
 from ...ir.target import Target
-from ...ir.tiles import BLOCK, LEFT, SPLITS
+from ...ir.tiles import BLOCK, SPLITS
 from ..cost import GroupCost, group_cost
-from .base import Context, GroupFacts
+from ..phases import TABLE, LoopWork, ProductWork
+from .base import Context, GroupFacts, Phase
 
 _ROWS, _COLUMNS, _LANES = 14, 32, 16
 """Rows, columns and columns per vector of a micro-tile, about."""
+_LEFT, _CHUNK = 3 << 15, 1024
+"""Elements of a chunk of the left operand that a tile covers, and of one of its rows, about."""
+_PIXELS = 4
+"""Neighboring pixels of a depthwise window that are computed at once, about."""
+_SHARED = 0.5
+"""Elements such a window loads per product, about."""
 
 
 def facts(cost: GroupCost, sizes: Mapping[str, int]) -> GroupFacts:
@@ -30,13 +38,75 @@ def facts(cost: GroupCost, sizes: Mapping[str, int]) -> GroupFacts:
 
     flops, special = number(cost.flops), number(cost.special)
     loops = number(cost.positions), number(cost.points), number(cost.columns)
-    contract = cost.implementation == "contract"
+    phases: list[Phase] = []
+    if cost.work is not None:
+        phases = [_loop(w, number) for w in cost.work.loops]
+        if cost.work.product is not None:
+            phases += _product(cost.work.product, number)
+    packs = cost.work is not None and cost.work.product is not None and \
+        cost.work.product.pack is not None
     return GroupFacts(
         cost.implementation, flops, min(special, flops), number(cost.constant),
         number(cost.inputs), number(cost.outputs), _tiles(cost.implementation, *loops),
-        cost.nodes, _loads(*loops) if contract else 0.0, number(cost.scalars),
-        loops[0] * (cost.reductions + 1) if cost.reductions else 0.0,
+        cost.nodes, 2 if packs else 1, tuple(phases),
     )  # fmt: skip
+
+
+def _loop(w: LoopWork, number: Callable[[Dim], float], times: float = 1.0) -> Phase:
+    """A loop nest that runs ``times`` times."""
+    entries, length = number(w.entries) * times, number(w.length)
+    steps = entries * length
+    outer = sum(count * number(size) for count, size in w.outer) * times
+    return Phase(0.0, steps * w.plain, steps * w.special, steps * w.loads, steps * w.stores,
+                 steps * w.apart, outer, entries, length, float(w.scalar), float(w.sums))
+
+
+def _product(p: ProductWork, number: Callable[[Dim], float]) -> list[Phase]:
+    """The phases of a contraction. Its tiles are blocks of rows times blocks of panels; rows are
+    prepared once per tile, so as often as there are blocks of panels."""
+    batches, rows, columns, outer, depth, taps, channels = (
+        number(d) for d in (p.batches, p.rows, p.columns, p.outer, p.depth, p.taps, p.channels))
+    if channels:  # neighboring pixels share what a row of their windows reads
+        products = rows * depth * channels
+        calls = math.ceil(rows / _PIXELS) * taps
+        found = [Phase(fma=2 * products, loads=4 * _SHARED * products,
+                       stores=4 * rows * channels, entries=calls)]
+        return found + ([] if p.epilogue is None else [_loop(p.epilogue, number)])
+    height = min(max(rows, 1.0), _ROWS)
+    panels = outer * math.ceil(columns / _COLUMNS)
+    row_blocks = math.ceil(rows / _block_rows(rows, depth))
+    tiles = max(batches * row_blocks, 1.0)
+    panel_blocks = math.ceil(panels / max(1, math.ceil(panels * tiles / SPLITS)))
+    padded = outer * math.ceil(columns / _LANES) * _LANES
+    found = []
+    if p.pack is not None:
+        found.append(_loop(p.pack, number))
+    if p.left is not None:
+        found.append(_loop(p.left, number, panel_blocks))
+    entries = batches * rows * taps * panel_blocks
+    found.append(Phase(outer=TABLE * entries))
+    products = batches * rows * padded * depth
+    loads = 4 * products * (1 / height + _LANES / min(padded, _COLUMNS))
+    calls = batches * math.ceil(rows / _ROWS) * panels * taps
+    if p.epilogue is None:  # what comes out of the registers is the result
+        moved = 4 * batches * rows * columns * outer
+        found.append(Phase(fma=2 * products, loads=loads + p.residuals * moved, stores=moved,
+                           entries=calls))
+    else:
+        found.append(Phase(fma=2 * products, loads=loads, stores=4 * batches * rows * padded,
+                           entries=calls))
+        whole = _loop(p.epilogue, number)
+        strips = math.ceil(columns / _COLUMNS)
+        found.append(replace(whole, entries=whole.entries * strips,
+                             length=columns / max(strips, 1)))
+    return found
+
+
+def _block_rows(rows: float, depth: float) -> float:
+    """Rows of one tile of a contraction: whole micro-tiles, about ``_LEFT`` elements."""
+    most = min(max(_LEFT // max(min(depth, _CHUNK) * _ROWS, 1), 1), 16) * _ROWS
+    blocks = max(1, math.ceil(rows / most))
+    return max(1, math.ceil(rows / (blocks * _ROWS))) * _ROWS
 
 
 def facts_of(graph: Graph, implementation: str, nodes: Sequence[Node], sizes: Mapping[str, int]
@@ -51,14 +121,6 @@ def context_of(target: Target, threads: int, groups: Iterable[GroupFacts]) -> Co
     return Context(target, max(1, threads), float(sum(g.constant for g in groups)))
 
 
-def _loads(positions: float, points: float, columns: float) -> float:
-    """Bytes that a micro-kernel loads: per step of ``k`` a vector for every row and every vector of
-    columns of its tile; without columns (depthwise) both operands of every product."""
-    rows = min(max(positions / max(columns, 1.0), 1.0), _ROWS)
-    per_product = 2.0 if columns <= 1 else 1 / rows + _LANES / _COLUMNS
-    return 4.0 * points * per_product
-
-
 def _tiles(implementation: str, positions: float, points: float, columns: float) -> float:
     if implementation not in ("loops", "contract") or positions <= 0:
         return 1.0
@@ -68,4 +130,4 @@ def _tiles(implementation: str, positions: float, points: float, columns: float)
     left = points / max(columns, 1.0)
     rows = positions / max(columns, 1.0)
     most = math.ceil(rows / _ROWS) * math.ceil(columns / _COLUMNS)
-    return float(min(most, max(SPLITS, math.ceil(left / LEFT))))
+    return float(min(most, max(SPLITS, math.ceil(left / _LEFT))))

@@ -69,6 +69,24 @@ def test_variants_are_legal_and_compute_the_same() -> None:
         np.testing.assert_allclose(other[0], results[0][0], rtol=1e-5)
 
 
+def test_sets_join_neighbors_and_move_the_cut_between_them() -> None:
+    b = Builder()
+    x = b.input("x", TensorType(F32, (40, 32)))
+    w = b.const(np.ones((32, 32), np.float32))
+    y = b.op("sigmoid", b.op("dot", x, w, ta=False, tb=False))
+    y = b.op("softmax", b.op("exp", y), axis=0)
+    compiled = evonnx.compile(b.build({"y": y}), threads=1, pipeline="fold")
+    members = compiled.schedule.members(compiled.graph)
+    assert len(members) == 2
+    (label, pair, boundary), = [s for s in calibration.set_graphs(compiled, "bounds") if s[2]]
+    assert boundary == len(members[0]) and " + " in label
+    made = dict(calibration.variants(pair, boundary))
+    assert f"cut {boundary}" in made and len(made) >= 2
+    for schedule in made.values():
+        assert sorted(k for g in schedule.groups for k in g.nodes) == [
+            k for k, n in enumerate(pair.nodes) if n.op not in ("input", "const")]
+
+
 def test_the_command_compares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calibration, "_ROUNDS", 2)
     file, out = tmp_path / "small.onnx", tmp_path / "out.json"

@@ -127,7 +127,7 @@ def _short(folder: Path) -> None:
 
 @pytest.mark.parametrize(("damage", "reason"), [
     (_cut, "damaged or belongs to another"), (_short, "ends before candidate"),
-    (_line(0, lambda t: t.replace('"version": 1', '"version": 9')), "version 9; this release"),
+    (_line(0, lambda t: t.replace('"version": 2', '"version": 9')), "version 9; this release"),
     (_line(0, lambda t: "{}"), "does not begin as"), (_line(3, lambda t: t[:-3]), "line 4"),
     (_line(2, lambda t: "[1]"), "not a JSON object"), (_line(0, lambda t: ""), "line 1"),
     (_line(-1, lambda t: t.replace('"loops"', '"magic"').replace('"contract"', '"magic"')),

@@ -14,6 +14,7 @@ from evonnx.compiler.build import build_program
 from evonnx.ir.dims import evaluate, sym
 from evonnx.ir.errors import EvonnxError, OptionError
 from evonnx.ir.graph import Builder, Graph
+from evonnx.ir.ops import lookup
 from evonnx.ir.target import Target
 from evonnx.ir.types import F32, TensorType
 from evonnx.runtime.program import KernelStep
@@ -26,6 +27,7 @@ from evonnx.search.models import (
     Context,
     Explanation,
     GroupFacts,
+    Phase,
     Roofline,
     check_model,
     context_of,
@@ -70,41 +72,95 @@ def test_facts_are_the_costs_at_sizes() -> None:
     graph = layer(sym("N"))
     dot, exp = (next(n for n in graph.nodes if n.op == op) for op in ("dot", "exp"))
     got = facts_of(graph, "contract", [dot, exp], {"N": 100})
-    assert got == GroupFacts(
+    rows, product, epilogue = got.phases
+    assert dataclasses.replace(got, phases=()) == GroupFacts(
         "contract", flops=100 * 64 * (2 * 32 + 12), special=100 * 64 * 12, constant=4 * 32 * 64,
         inputs=4 * 100 * 32, outputs=4 * 100 * 64, tiles=16, nodes=2,
-        loads=4 * 100 * 64 * 32 * (1 / 14 + 1 / 2),
     )  # fmt: skip
+    assert rows == Phase(outer=4 * 100 * 2)  # a table of row addresses per block of panels
+    assert product == Phase(
+        fma=2 * 100 * 64 * 32, loads=4 * 100 * 64 * 32 * (1 / 14 + 1 / 2), stores=4 * 100 * 64,
+        entries=8 * 2)  # fmt: skip
+    assert epilogue == Phase(
+        special=12 * 6400, loads=4 * 6400, stores=4 * 6400, entries=200, length=32)
     with pytest.raises(EvonnxError, match="N"):
         facts_of(graph, "contract", [dot, exp], {})
     groups = [facts(cost, {"N": 100}) for cost in schedule_cost(graph, greedy(graph))]
     assert context_of(MACHINE, 0, groups) == Context(MACHINE, 1, 4 * 32 * 64)
 
 
-def test_what_inner_loops_load() -> None:
-    """Both operands of every product of a depthwise window; elements of a transpose one by one;
-    an inner loop per sum over the last axis, none per sum over the first."""
+def one(graph: Graph, *ops: str, implementation: str = "loops") -> tuple[Phase, ...]:
+    """Phases of the nodes with these operators as one group."""
+    return facts_of(graph, implementation, [n for n in graph.nodes if n.op in ops], {}).phases
+
+
+def test_phases_of_loops() -> None:
+    """A map is one loop; what it reads or writes across its innermost loop lies apart; what does
+    not depend on the innermost loop is computed outside of it; a reduction is a loop of its own and
+    runs along memory; dear values that are needed again are kept."""
     b = Builder()
-    x = b.input("x", TensorType(F32, (1, 10, 10, 32)))
-    w = b.const(np.ones((3, 3, 1, 32), np.float32))
-    conv = b.op("conv", x, w, strides=(1, 1), pads_lo=(1, 1), pads_hi=(1, 1), dilations=(1, 1),
-                groups=32, layout="last")  # fmt: skip
-    turned = b.op("transpose", x, perm=(0, 3, 1, 2))
-    moved = b.op("transpose", x, perm=(0, 2, 1, 3))
-    first = b.op("reduce", moved, kind="sum", axes=(0,), keepdims=False)
-    last = b.op("softmax", x, axis=3)
-    graph = b.build({"a": conv, "b": turned, "c": first, "d": last})
-    got = {n.op + str(k): facts_of(graph, how, [n], {}) for k, (n, how) in enumerate((
-        (conv.node, "contract"), (turned.node, "loops"), (moved.node, "loops"),
-        (first.node, "loops"), (last.node, "loops")))}  # fmt: skip
-    assert {k: (g.loads, g.scalars, g.loops) for k, g in got.items()} == {
-        "conv0": (2 * 4 * 3200 * 9, 0, 0), "transpose1": (0, 3200, 0), "transpose2": (0, 0, 0),
-        "reduce3": (0, 0, 0), "softmax4": (0, 0, 100 * 3),
-    }  # fmt: skip
-    bounds = Bounds().explain(dataclasses.replace(got["transpose1"], tiles=1), ONE).bounds
-    assert bounds["load/store"] == pytest.approx((4 * 3200 + 3200 * 128 / 8) / 4e9)
-    assert Bounds().explain(got["softmax4"], ONE).bounds["latency"] == pytest.approx(
-        (got["softmax4"].tiles + 6 * 300) * 1e-9)  # fmt: skip
+    x = b.input("x", TensorType(F32, (6, 10, 32)))
+    s = b.input("s", TensorType(F32, (10, 1)))
+    turned = b.op("transpose", x, perm=(0, 2, 1))
+    scaled = b.op("mul", x, b.op("sqrt", s))
+    graph = b.build({"a": turned, "b": scaled})
+    assert one(graph, "transpose") == (
+        Phase(stores=4 * 1920, apart=1920, entries=192, length=10),)
+    root = lookup("sqrt").flops_per_element
+    assert one(graph, "sqrt", "mul") == (
+        Phase(plain=1920, loads=4 * 1920, stores=4 * 1920, outer=60 * (1 + root), entries=60,
+              length=32),)
+    last = b.build({"y": b.op("softmax", x, axis=2)})
+    largest, total, result = one(last, "softmax")
+    assert (largest.entries, largest.length, largest.sums) == (60, 32, 1)
+    assert (total.special, total.stores, result.special) == (12 * 1920, 4 * 1920, 4 * 1920)
+    first = b.build({"y": b.op("reduce", x, kind="sum", axes=(0,), keepdims=False)})
+    added, stored = one(first, "reduce")
+    assert (added.sums, added.plain, added.entries, added.length) == (0, 1920, 6 * 2, 160)
+    assert stored.stores == 4 * 320  # two strips of lanes
+
+
+def test_phases_of_contractions() -> None:
+    """An epilogue that the registers cannot do is a loop; a left operand that is not where it can
+    be addressed is computed as often as there are blocks of panels; a right operand that is no
+    constant is packed by a kernel of its own."""
+    b = Builder()
+    x = b.input("x", TensorType(F32, (280, 40)))
+    z = b.input("z", TensorType(F32, (40, 64)))
+    w = b.const(np.ones((40, 64), np.float32))
+    y = b.op("dot", x, w, ta=False, tb=False)
+    plain = b.build({"y": b.op("relu", y)})
+    assert [p.fma > 0 for p in one(plain, "dot", "relu", implementation="contract")] == [
+        False, True]  # fmt: skip
+    turned = b.build({"y": b.op("transpose", y, perm=(1, 0))})
+    *_, epilogue = one(turned, "dot", "transpose", implementation="contract")
+    assert epilogue.apart == 280 * 64
+    computed = b.build({"y": b.op("dot", b.op("exp", x), w, ta=False, tb=False)})
+    left, *_ = one(computed, "dot", "exp", implementation="contract")
+    assert left.special == 12 * 280 * 40 * 2
+    both = b.build({"y": b.op("dot", x, z, ta=False, tb=False)})
+    pack, *_ = one(both, "dot", implementation="contract")
+    assert (pack.loads, pack.stores, pack.length) == (4 * 2560, 4 * 2560, 64)
+    assert facts_of(both, "contract", [both.nodes[-1]], {}).kernels == 2
+
+
+def test_phases_run_one_after_another() -> None:
+    """Work hides behind other work of its own phase only."""
+    multiply, exp = Phase(fma=1e6, loads=100), Phase(special=1e5, stores=100)
+    apart = [GroupFacts("contract", phases=(p,)) for p in (multiply, exp)]
+    joined = GroupFacts("contract", phases=(multiply, exp))
+    bounds = Bounds().explain(joined, ONE).bounds
+    assert bounds["fma"] == pytest.approx(1e6 / 1e9)
+    assert bounds["special"] == pytest.approx(1e5 / 2e8)
+    assert seconds(Bounds(), joined) == pytest.approx(
+        sum(seconds(Bounds(), g) for g in apart) - LAUNCH - TILE)
+    short = Phase(plain=4000, entries=1000, length=4)
+    long = Phase(plain=4000, entries=1, length=4000)
+    at = [Bounds().explain(GroupFacts("loops", phases=(p,)), ONE).bounds for p in (short, long)]
+    assert at[0]["latency"] > 100 * (at[1]["latency"] - TILE)
+    elements = dataclasses.replace(long, length=4 * 1000 + 3)
+    assert Bounds().explain(GroupFacts("loops", phases=(elements,)), ONE).bounds[
+        "vector"] > at[1]["vector"]
 
 
 @pytest.mark.parametrize("rows", [1, 40, 3000])
@@ -184,14 +240,17 @@ def test_threads_share_work_where_that_pays() -> None:
 # Bounds --------------------------------------------------------------------------------------
 
 LAUNCH = 1e-6
+TILE = 30e-9
+"""What starting a tile takes: 30 operations that wait for one another."""
 CASES = {
-    "fma": (GroupFacts("contract", 1e6, tiles=2), 1e6 / 1e9),
-    "vector": (GroupFacts("loops", 1e6, tiles=2), 1e6 / 5e8),
-    "special": (GroupFacts("loops", 1e6, 6e5, tiles=2), 6e5 / 2e8),
+    "fma": (GroupFacts("contract", 1e6, tiles=2), 1e6 / 1e9 + 2 * TILE),
+    "vector": (GroupFacts("loops", 1e6, tiles=2), 1e6 / 5e8 + 2 * TILE),
+    "special": (GroupFacts("loops", 1e6, 6e5, tiles=2), 4e5 / 5e8 + 6e5 / 2e8 + 2 * TILE),
     "l2": (GroupFacts("loops", 1, inputs=600, outputs=400, nodes=0), 1000 / 1e9),
     "l3": (GroupFacts("loops", 1, inputs=2000, outputs=3000), 5000 / 1e8 + 1000 / 1e8),
     "dram": (GroupFacts("loops", 1, inputs=2e4), 2e4 / 1e7 + 1000 / 1e8),
-    "latency": (GroupFacts("loops", 1, tiles=1000, nodes=20), 1000 * 20 * 1e-9),
+    "latency": (GroupFacts("loops", phases=(Phase(entries=100, outer=80, sums=1),)),
+                (6 + 10) * 100 * 1e-9 + 20e-9 + TILE),
 }
 
 
@@ -230,11 +289,12 @@ def test_tiles_limit_threads_and_their_tail_waits() -> None:
     alone = GroupFacts("contract", 1e6, tiles=1)
     assert seconds(Bounds(), alone, TWO) == seconds(Bounds(), alone, ONE)
     even = dataclasses.replace(alone, tiles=4)
-    assert seconds(Bounds(), even, TWO) == pytest.approx(work / 2 + 3e-6)
+    assert seconds(Bounds(), even, TWO) == pytest.approx(work / 2 + 2 * TILE + 3e-6)
     assert Bounds().explain(even, TWO).bound == "fma"
     odd = dataclasses.replace(alone, tiles=3)
-    assert seconds(Bounds(), odd, TWO) == pytest.approx(work * 2 / 3 + 3e-6)
-    assert Bounds().explain(odd, TWO).bound == "tail"
+    assert seconds(Bounds(), odd, TWO) == pytest.approx(work * 2 / 3 + 2 * TILE + 3e-6)
+    assert Bounds().explain(odd, TWO).bounds["tail"] == pytest.approx(
+        (work + 3 * TILE) * (2 / 3 - 1 / 2))
 
 
 def test_joining_what_does_not_fit_the_cache_is_not_free() -> None:

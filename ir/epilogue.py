@@ -12,11 +12,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from ..ir.axes import coefficient
-from ..ir.dims import Dim
-from ..ir.elements import Ex
-from ..ir.types import F32
-from .nest import Store
+from .axes import coefficient
+from .dims import Dim
+from .elements import Ex
+from .types import F32
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,19 +39,20 @@ class Finish:
     hi: float = math.inf
 
 
-def finish_of(item: Store, is_sum: Ex, row: str, column: str) -> Finish | None:
-    """The epilogue that ``item`` is, if it is of that form; ``is_sum`` is the element of C, ``row``
-    and ``column`` are the names of its variables ("" where there is only one row)."""
+def finish_of(buffer: int, position: Dim, value: Ex, is_sum: Ex, row: str, column: str
+              ) -> Finish | None:
+    """The epilogue that storing ``value`` is, if it is of that form; ``is_sum`` is the element of
+    C, ``row`` and ``column`` are the names of its variables ("" where there is only one row)."""
 
-    def operand(buffer: int, position: Dim) -> Operand | None:
-        stride = coefficient(position, row) if row else 0
-        even = stride is not None and coefficient(position, column) == 1
-        return Operand(buffer, position, stride) if even and stride is not None else None
+    def operand(where: int, at: Dim) -> Operand | None:
+        stride = coefficient(at, row) if row else 0
+        even = stride is not None and coefficient(at, column) == 1
+        return Operand(where, at, stride) if even and stride is not None else None
 
-    out = operand(item.buffer, item.position)
-    ex, lo, hi = _limits(item.value)
+    out = operand(buffer, position)
+    ex, lo, hi = _limits(value)
     terms = _terms(ex)
-    if out is None or item.value.dtype != F32 or terms.count(is_sum) != 1:
+    if out is None or value.dtype != F32 or terms.count(is_sum) != 1:
         return None
     added: list[Operand] = []
     for term in terms:

@@ -1,0 +1,440 @@
+"""What a group's kernel executes: its loop nests, from the positions that tiles are read at.
+
+A kernel runs its phases one after another: a loop per map or reduction, and around a contraction
+the packing of its right operand, the rows of its left one, the micro-kernel and the epilogue. The
+phases follow from the same propagation of positions that decides legality and that lowering writes
+down (``ir.tiles``); no operator is known here by its name.
+
+Of each loop nest the expression of one iteration is walked once. An operation that depends on the
+innermost loop counts for every iteration, any other for every iteration of the loops it depends on.
+A read or write counts as contiguous where its position moves by one with the innermost loop, as
+standing still where it does not move, else as an element apart, which costs a vector. What a
+condition guards counts for the part of the loop that the condition leaves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+from ..ir.access import Cond, linear_index
+from ..ir.axes import Axis, atoms, coefficient, fresh_axes, merge_axes, name_of
+from ..ir.dims import Dim, Expr, ceil_div, dmax, free_vars, product, substitute
+from ..ir.elements import Ex, Gather, Index, is_reduction, map_dims, positions, renamer
+from ..ir.epilogue import finish_of
+from ..ir.errors import EvonnxError
+from ..ir.graph import Graph, Value
+from ..ir.ops import lookup
+from ..ir.tiles import LANES, ContractionSpace, Reduction, Space, TileSpace, kept, reduction_body
+
+DIVISION = 8
+"""Elements apart that cost what an integer division does: one at a time, and slowly."""
+ROW_DIVISION = 6
+"""Operations of a row number taken apart by one more axis."""
+TABLE = 4
+"""Operations per entry of a table of row addresses."""
+
+@dataclass(slots=True)
+class LoopWork:
+    """One loop nest. Per iteration of the innermost loop, unless said otherwise."""
+
+    entries: Dim = 1
+    """Times the innermost loop is entered."""
+    length: Dim = 1
+    """Its iterations."""
+    plain: float = 0.0
+    """Plain operations."""
+    special: float = 0.0
+    """Operations of special functions, weighted as the op table does."""
+    loads: float = 0.0
+    """Bytes of contiguous reads."""
+    stores: float = 0.0
+    """Bytes of contiguous writes."""
+    apart: float = 0.0
+    """Elements that are read or written one at a time."""
+    outer: list[tuple[float, Dim]] = field(default_factory=list)
+    """Operations outside the innermost loop: number per iteration, iterations in all."""
+    scalar: bool = False
+    """Whether a condition on the innermost loop keeps it from being vectorized."""
+    sums: bool = False
+    """Whether the innermost loop ends in a sum over the lanes of a vector."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProductWork:
+    """A contraction on a micro-kernel: ``batches`` products of ``rows x depth`` by ``depth x
+    columns``."""
+
+    batches: Dim
+    rows: Dim
+    columns: Dim
+    """Neighboring columns that share a packed panel; 1 for a depthwise window."""
+    outer: Dim
+    """Further columns, in panels of their own."""
+    depth: Dim
+    taps: Dim
+    """Pieces that a row of the left operand is in memory."""
+    channels: Dim = 0
+    """Channels of a depthwise window, which are neither rows nor columns; else 0."""
+    left: LoopWork | None = None
+    """Computing the left operand's rows once, where they cannot be addressed."""
+    pack: LoopWork | None = None
+    """Packing the right operand, where it is no constant."""
+    epilogue: LoopWork | None = None
+    """What follows over the result in scratch; None where the micro-kernel's store does it."""
+    residuals: int = 0
+    """Elements it then reads per element."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """The phases of one group."""
+
+    loops: tuple[LoopWork, ...] = ()
+    product: ProductWork | None = None
+
+
+def group_phases(graph: Graph, implementation: str, constants: frozenset[int]) -> Work | None:
+    """The phases of a group that ``ir.groups.extract`` cut out; ``constants`` are its inputs known
+    when the model is loaded. None where there are no loops to speak of (views, kernels of their
+    own) or positions do not propagate."""
+    if implementation not in ("loops", "contract"):
+        return None
+    try:
+        if implementation == "contract":
+            return Work(product=_product(graph, constants))
+        low = Space(graph)
+        reductions = [n for n in graph.nodes if is_reduction(n)]
+        return Work(tuple(_reductions(TileSpace(low, reductions)) if reductions else _maps(low)))
+    except EvonnxError:
+        return None
+
+
+# -- loops -------------------------------------------------------------------------------------
+
+
+def _maps(low: Space) -> list[LoopWork]:
+    """A loop nest per shape of the results."""
+    by_shape: dict[tuple[Dim, ...], list[int]] = {}
+    for k, (_, v) in enumerate(low.graph.outputs):
+        by_shape.setdefault(v.shape, []).append(k)
+    found = []
+    for shape, outputs in by_shape.items():
+        values = [low.graph.outputs[k][1] for k in outputs]
+        axes, index = fresh_axes(shape, low.names)
+        pulled: list[Ex] = []
+
+        def pull(at: Index, values: list[Value] = values, pulled: list[Ex] = pulled) -> list[Dim]:
+            pulled[:] = [low.puller.element(v, at) for v in values]
+            return low.seen_positions(pulled)
+
+        axes, index = low.settle(axes, index, pull)
+        stores = [(linear_index(v.shape, index), ex)
+                  for v, ex in zip(values, pulled, strict=True)]
+        found.append(_loop(low, (), axes, stores))
+    return found
+
+
+def _reductions(space: TileSpace) -> list[LoopWork]:
+    """A loop nest per reduction, then one per result."""
+    low = space.low
+    space.find_tiles()
+    space.find_lane()
+    rows = [a for a in space.tile if name_of(a.var) not in space.folded]
+    found = []
+    for node in space.nodes:
+        low.puller.start()
+        r = reduction_body(low, node, space.index[node])
+        assert r.ex is not None
+        stores: list[tuple[Dim, Ex]] = []
+        for k in space.early:
+            at = space.passes_by(r, k)
+            if at is not None:
+                v = low.graph.outputs[k][1]
+                stores.append((linear_index(v.shape, at), low.puller.memo[v, at]))
+        for v, at, _, _ in list(space.worth_keeping(r.reduced, node)):
+            stores.append((linear_index(v.shape, at), low.puller.memo[v, at]))
+            row = Ex("load", kept(v.dtype), (), (-1, linear_index(v.shape, at)))
+            low.puller.provided[v] = partial(_moved, row, at)
+        work = _loop(low, rows, list(r.reduced), stores, space, r)
+        found.append(work)
+        result = Ex("local", node.out.dtype, (), node.out)
+        if r.mean is not None:
+            result = Ex("fn", node.out.dtype, (result, result), ("div", ()))
+        low.puller.provided[node.out] = partial(_same, result)
+    tile = {name_of(a.var) for a in space.tile}
+    for k, (axes, index) in space.late.items():
+        low.puller.start()
+        v = low.graph.outputs[k][1]
+        inner = [a for a in axes if name_of(a.var) not in tile]
+        ex = low.puller.element(v, index)
+        found.append(_loop(low, rows, inner, [(linear_index(v.shape, index), ex)], space))
+    return found
+
+
+def _moved(row: Ex, at: Index, index: Index) -> Ex:
+    """The kept row read at another position."""
+    mapping = {name_of(a): i for a, i in zip(at, index, strict=True) if free_vars(a)}
+    return map_dims(row, renamer(mapping))
+
+
+def _same(ex: Ex, _: Index) -> Ex:
+    return ex
+
+
+def _loop(low: Space, rows: Sequence[Axis], inner: Sequence[Axis],
+          stores: Sequence[tuple[Dim, Ex]], space: TileSpace | None = None,
+          r: Reduction | None = None) -> LoopWork:
+    """The nest that computes ``stores`` (position, value), and the sum ``r``, for every row."""
+    values = [ex for _, ex in stores]
+    targets = [at for at, _ in stores]
+    conds: tuple[Cond, ...] = ()
+    if r is not None:
+        assert r.ex is not None
+        values.append(r.ex)
+        conds = r.conds
+    lane = None if space is None else space.lane
+    dims = _dims(low, values, targets, conds)
+    if lane is not None and space is not None:
+        fold = space.folded
+        dims = [substitute(d, fold) for d in dims]
+        axes, mapping = merge_axes(inner, dims, low.names)
+        mapping = {k: substitute(d, mapping) for k, d in fold.items()} | mapping
+        blocks = ceil_div(lane.hi, LANES)
+        axes = [*axes, Axis(lane.var, ceil_div(lane.hi, dmax(blocks, 1)))]
+        outside: list[Axis] = [*rows, Axis(low.names.var(blocks), blocks)]
+    else:
+        axes, mapping = merge_axes(inner, dims, low.names)
+        outside = list(rows)
+    if mapping:
+        rename, memo = renamer(mapping), dict[Ex, Ex]()
+        values = [map_dims(ex, rename, memo) for ex in values]
+        targets = [rename(d) for d in targets]
+    count = _Counter(low, outside, axes, mapping)
+    for ex in values:
+        count.value(ex)
+    for (_, ex), at in zip(stores, targets, strict=True):
+        count.store(at, ex.dtype.itemsize)
+    if r is not None:
+        count.work.sums = lane is None
+        count.add(1.0, len(count.times) - 1, special=False)
+        if lane is not None:  # accumulators are rows in scratch
+            count.work.loads += 4
+            count.work.stores += 4
+    return count.work
+
+
+def _dims(low: Space, values: Sequence[Ex], targets: Sequence[Dim], conds: Sequence[Cond]
+          ) -> list[Dim]:
+    seen: set[Ex] = set()
+    dims = [d for ex in values for d in positions(ex, seen)]
+    dims += [*targets, *(d for c in conds for d in (c.expr, c.lo, c.hi))]
+    for g in low.used_gathers(dims).values():
+        dims += positions(g.value, seen)
+    return dims
+
+
+class _Counter:
+    """Counts what one iteration of a loop nest executes."""
+
+    def __init__(self, low: Space, rows: Sequence[Axis], axes: Sequence[Axis],
+                 mapping: Mapping[str, Dim]) -> None:
+        moving = [a for a in (*rows, *axes) if isinstance(a.var, Expr)]
+        self.depth = {name_of(a.var): k + 1 for k, a in enumerate(moving)}
+        self.extent = {name_of(a.var): a.hi for a in moving}
+        self.times: list[Dim] = [1]
+        """Iterations in all of the first so many loops."""
+        for a in moving:
+            self.times.append(self.times[-1] * a.hi)
+        self.inner = name_of(moving[-1].var) if moving else ""
+        self.low, self.mapping = low, mapping
+        self.work = LoopWork(self.times[-2] if moving else 1, moving[-1].hi if moving else 1)
+        self.shares: dict[Ex, float] = {}
+        self.variables: dict[Ex, frozenset[str]] = {}
+
+    def level(self, names: frozenset[str]) -> int:
+        """The innermost loop among ``names``, 0 for none."""
+        return max((self.depth.get(n, 0) for n in names), default=0)
+
+    def add(self, operations: float, level: int, special: bool) -> None:
+        if level < len(self.times) - 1:
+            if operations:
+                self.work.outer.append((operations, self.times[level]))
+        elif special:
+            self.work.special += operations
+        else:
+            self.work.plain += operations
+
+    def names(self, ex: Ex) -> frozenset[str]:
+        """Loop variables an expression depends on, through what it gathers."""
+        found = self.variables.get(ex)
+        if found is None:
+            own: set[str] = set()
+            for d in _own_dims(ex):
+                own |= self.moving(d)
+            found = frozenset(own).union(*(self.names(a) for a in ex.args))
+            self.variables[ex] = found
+        return found
+
+    def moving(self, d: Dim) -> frozenset[str]:
+        """Loop variables that a position depends on."""
+        found: set[str] = set()
+        for name in free_vars(d) if isinstance(d, Expr) else ():
+            gather = self.gather(name)
+            found |= {name} if gather is None else self.names(gather)
+        return frozenset(found)
+
+    def gather(self, name: str) -> Ex | None:
+        found: Gather | None = self.low.puller.gathers.get(name)
+        return None if found is None else map_dims(found.value, renamer(dict(self.mapping)))
+
+    def value(self, ex: Ex, share: float = 1.0) -> None:
+        """Counts an expression for a part of the iterations; what was counted before is only
+        counted for what is new."""
+        before = self.shares.get(ex, 0.0)
+        if share <= before or ex.kind in ("const", "local"):
+            return
+        self.shares[ex] = share
+        more, level = share - before, self.level(self.names(ex))
+        if ex.kind == "load":
+            self.load(ex.data[1], ex.dtype.itemsize, more, level)
+        elif ex.kind == "index":
+            self.divisions(ex.data, more)
+        elif ex.kind == "fn":
+            each = lookup(ex.data[0]).flops_per_element
+            self.add(more * max(each, 1), level, each > 1)
+        if ex.kind == "guard":
+            part = self.part(ex.data)
+            self.value(ex.args[0], share * part)
+            self.value(ex.args[1], share * (1 - part) if len(ex.data) == 1 else share)
+            return
+        for a in ex.args:
+            self.value(a, share)
+
+    def part(self, conds: Sequence[Cond]) -> float:
+        """The part of the iterations in which conditions on single loops hold."""
+        part = 1.0
+        for c in conds:
+            names = self.moving(c.expr)
+            if self.inner in names and len(conds) > 1:
+                self.work.scalar = True
+            whole = self.extent.get(next(iter(names), "")) if len(names) == 1 else None
+            size = c.hi - c.lo
+            if isinstance(size, int) and isinstance(whole, int) and whole > 0:
+                part *= min(1.0, max(0.0, size / whole))
+        return part
+
+    def load(self, at: Dim, itemsize: int, more: float, level: int) -> None:
+        if level < len(self.times) - 1:
+            self.add(more, level, special=False)
+            return
+        self.divisions(at, more)
+        if self.together(at):
+            self.work.loads += more * itemsize
+        else:
+            self.work.apart += more
+        for name in free_vars(at) if isinstance(at, Expr) else ():
+            gather = self.gather(name)
+            if gather is not None:
+                self.value(gather)
+
+    def store(self, at: Dim, itemsize: int) -> None:
+        if self.level(self.moving(at)) < len(self.times) - 1:
+            self.add(1.0, self.level(self.moving(at)), special=False)
+        elif self.together(at):
+            self.work.stores += itemsize
+        else:
+            self.work.apart += 1.0
+
+    def together(self, at: Dim) -> bool:
+        """Whether neighbors of the innermost loop lie side by side."""
+        gathers = [self.gather(n) for n in (free_vars(at) if isinstance(at, Expr) else ())]
+        scattered = any(g is not None and self.inner in self.names(g) for g in gathers)
+        return not scattered and coefficient(at, self.inner) == 1
+
+    def divisions(self, at: Dim, more: float) -> None:
+        """Divisions of the innermost loop's variable."""
+        count = sum(a.kind in ("floordiv", "mod") and self.inner in self.moving(a.args[0])
+                    for a in set(atoms(at)))
+        self.work.apart += more * DIVISION * count
+
+
+def _own_dims(ex: Ex) -> tuple[Dim, ...]:
+    if ex.kind == "load":
+        return (ex.data[1],)
+    if ex.kind == "index":
+        return (ex.data,)
+    if ex.kind == "guard":
+        return tuple(d for c in ex.data for d in (c.expr, c.lo, c.hi))
+    return ()
+
+
+
+# -- contractions ------------------------------------------------------------------------------
+
+
+def _product(graph: Graph, constants: frozenset[int]) -> ProductWork:
+    low = Space(graph)
+    s = ContractionSpace(low)
+    rows = product(a.hi for a in s.rows)
+    batches = product(a.hi for a in s.batch)
+    depth = product(a.hi for a in s.body.reduced)
+    taps = product(a.hi for a in s.taps)
+    if s.channel is not None:
+        epilogue, _ = _epilogue(s, s.rows, s.channel)
+        return ProductWork(1, rows, 1, 1, depth, taps, channels=s.channel.hi, epilogue=epilogue)
+    column = s.columns[-1]
+    outer = list(s.columns[:-1])
+    left = pack = None
+    tile = [*s.batch, *s.rows]
+    if not s.direct:
+        left = _loop(low, tile, list(s.run), [(_row_position(s), s.a)])
+        left.outer.append((ROW_DIVISION * max(len(s.rows) - 1, 0), batches * rows))
+    reads = [v for n in graph.nodes for v in n.operands]
+    b = s.b
+    constant = b.kind == "load" and b.data[0] in constants and reads.count(
+        graph.inputs[b.data[0]]) == 1
+    if not constant:
+        step = low.names.var(column.hi)
+        value = map_dims(b, renamer({name_of(column.var): step}))
+        order = [*s.batch, *outer, *s.body.reduced]
+        axes = [Axis(step, column.hi)] if isinstance(step, Expr) else []
+        pack = _loop(low, order, axes, [(step, value)])
+    epilogue, residuals = _epilogue(s, tile + outer, column)
+    return ProductWork(batches, rows, column.hi, product(a.hi for a in outer), depth, taps,
+                       left=left, pack=pack, epilogue=epilogue, residuals=residuals)
+
+
+def _row_position(s: ContractionSpace) -> Dim:
+    return linear_index(tuple(a.hi for a in s.run), tuple(a.var for a in s.run))
+
+
+def _epilogue(s: ContractionSpace, outside: Sequence[Axis], column: Axis
+              ) -> tuple[LoopWork | None, int]:
+    """The loop over a contraction's result in scratch, contiguous along the columns; or None and
+    the operands that are added, where all of it is done as the result leaves the registers."""
+    low = s.low
+    low.puller.start()
+    cell = Ex("load", s.anchor.out.dtype, (), (-1, column.var))
+    low.puller.provided[s.anchor.out] = partial(_same, cell)
+    stores = []
+    for k, (_, index) in s.late.items():
+        v = low.graph.outputs[k][1]
+        stores.append((linear_index(v.shape, index), low.puller.element(v, index)))
+    dims = _dims(low, [ex for _, ex in stores], [d for d, _ in stores], ())
+    if s.channel is None:
+        merged, mapping = merge_axes(s.rows, dims, low.names)
+    else:  # a tile is a line of the image
+        merged, mapping = list(s.rows[-1:]), {}
+    if len(stores) == 1 and len(merged) <= 1 and not s.bytes:
+        rename = renamer(mapping)
+        row = name_of(merged[0].var) if merged else ""
+        at, value = stores[0]
+        finish = finish_of(0, rename(at), map_dims(value, rename), cell, row, name_of(column.var))
+        if finish is not None and (finish.residual is None or s.channel is None):
+            return None, int(finish.residual is not None)
+    work = _loop(low, outside, [column], stores)
+    if len(merged) > 1:
+        work.outer.append((ROW_DIVISION * (len(merged) - 1), product(a.hi for a in outside)))
+    return work, 0
