@@ -21,6 +21,7 @@ from ..ir.errors import OptionError
 from ..ir.target import Target
 from ..search.dataset import Dataset, solution_groups
 from .records import Record, best_by, grouped, median_interval
+from .roofline_plot import roofs
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -203,20 +204,16 @@ def roofline(groups: Iterable[Record], target: Target, threads: int = 1, time: s
     longest = max(g[time] for g in rows)
     for (stage,), held in grouped(rows, "stage").items():
         total = sum(g[time] for g in held)
-        axes.scatter([g["flops"] / g["nbytes"] for g in held], [g["flops"] / g[time] for g in held],
+        axes.scatter([g["flops"] / g["nbytes"] for g in held],
+                     [g["flops"] / g[time] / 1e9 for g in held],
                      s=[5 + 120 * g[time] / longest for g in held], alpha=0.5,
                      label=_text(f"{stage}: {len(held)} groups, {total:.3g} s"))
-    reach = np.array([g["flops"] / g["nbytes"] for g in rows])
-    at = np.geomspace(reach.min() / 2, reach.max() * 2, 50)
-    peak = target.flops * threads
-    memory = min(target.dram_rate * threads, max(target.dram_rate_all, target.dram_rate))
-    for name, rate in (("memory", memory), ("L2", target.l2_rate * threads)):
-        axes.plot(at, np.minimum(at * rate, peak), color="black", linewidth=0.8,
-                  linestyle="-" if name == "memory" else ":", label=f"{name} and peak")
+    reach = [g["flops"] / g["nbytes"] for g in rows]
+    roofs(axes, target, threads, (min(reach) / 2, max(reach) * 2))
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlabel("operations per byte")
-    axes.set_ylabel(f"operations per second ({time})")
+    axes.set_ylabel(f"GFLOP/s, {time}")
     _title(axes, (rows[0]["graph"], target.name))
     axes.legend(fontsize="x-small")
     return figure

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..ir.errors import OptionError, quote
+from ..ir.target import Target
 
 if TYPE_CHECKING:
     from .profiling import Profile
@@ -33,7 +34,7 @@ def draw(profile: Profile, path: str | os.PathLike[str]) -> None:
                           f"'evonnx[plots]' ({error})") from None
     figure = Figure(figsize=(9, 6), layout="constrained")
     axes = figure.add_subplot()
-    _roofs(axes, profile)
+    roofs(axes, profile.target, profile.threads, _span(profile))
     _dots(axes, profile)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log", base=10)
@@ -55,9 +56,9 @@ def _span(profile: Profile) -> tuple[float, float]:
     return min([0.1, *found]) / 2, max([64.0, *found]) * 2
 
 
-def _roofs(axes: Any, profile: Profile) -> None:
-    target, threads = profile.target, profile.threads
-    span = np.geomspace(*_span(profile), 200)
+def roofs(axes: Any, target: Target, threads: int, span: tuple[float, float]) -> None:
+    """Draws the roofs of a machine, in GFLOP/s, over the intensities ``span``."""
+    at = np.geomspace(*span, 200)
     peak = target.flops * threads
     rates = {
         "L2": target.l2_rate * threads,
@@ -65,7 +66,7 @@ def _roofs(axes: Any, profile: Profile) -> None:
         "memory": min(target.dram_rate * threads, max(target.dram_rate_all, target.dram_rate)),
     }
     for (name, rate), style in zip(rates.items(), (":", "--", "-"), strict=True):
-        axes.plot(span, np.minimum(span * rate, peak) / 1e9, style, color="black", lw=1,
+        axes.plot(at, np.minimum(at * rate, peak) / 1e9, style, color="black", lw=1,
                   label=f"{name} {rate / 1e9:.3g} GB/s")  # fmt: skip
 
 

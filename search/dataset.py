@@ -6,10 +6,10 @@ it, ``space`` prices it with a cost model and is what a search runs on.
 
 On disk it is a folder. ``samples.jsonl`` begins with a header, then comes a line per node and a
 line per candidate: its nodes, its numbers (``GroupFacts``), what models predicted, and the seconds
-measured or null. ``problem.npz`` holds the edges and the members as arrays; the header has its
-SHA-256. There is no pickle, and a search never runs on arrays as they were read: the problem is
-built anew by ``make_problem``, which checks it. What is damaged, cut off or of a later version is a
-``ParseError`` that says where.
+measured or null. ``problem.npz`` holds edges, members, and the values that occupy memory, as
+arrays; the header has its SHA-256. There is no pickle, and a search never runs on arrays as they
+were read: the problem is built anew by ``make_problem``, which checks it. What is damaged, cut off
+or of a later version is a ``ParseError`` that says where.
 """
 
 from __future__ import annotations
@@ -36,11 +36,16 @@ from .choose import Space, counted
 from .greedy import Fuser
 from .models import Context, CostModel, Explanation, GroupFacts, Phase
 from .models import model as model_of
-from .problem import MOST_NODES, Problem, check_solution, make_problem
+from .problem import Problem, check_solution, make_problem
 
 FORMAT, VERSION = "evonnx dataset", 2
 SAMPLES, ARRAYS = "samples.jsonl", "problem.npz"
 """Files of the folder."""
+_HELD = {
+    "member_ptr": np.int32, "members": np.int32, "maker": np.int32, "nbytes": np.float64,
+    "kept": np.bool_, "user_ptr": np.int32, "users": np.int32, "written": np.float64,
+}  # fmt: skip
+"""Arrays of a problem that are saved, besides its edges; see ``problem.Flat``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,12 +137,13 @@ def save(dataset: Dataset, folder: str | os.PathLike[str]) -> None:
     path.mkdir(parents=True, exist_ok=True)
     p = dataset.problem
     arrays = io.BytesIO()
-    np.savez_compressed(arrays, edges=np.array(p.edges, np.int32).reshape(-1, 2),
-                        member_ptr=p.flat.member_ptr, members=p.flat.members)  # fmt: skip
+    held = {name: getattr(p.flat, name) for name in _HELD}
+    np.savez_compressed(arrays, edges=np.array(p.edges, np.int32).reshape(-1, 2), **held)
     (path / ARRAYS).write_bytes(arrays.getvalue())
     header = {
         "format": FORMAT, "version": VERSION, "name": dataset.name, "digest": dataset.digest,
-        "nodes": p.nodes, "candidates": p.candidates, "target": str(dataset.context.target),
+        "nodes": p.nodes, "candidates": p.candidates,
+        "limit": None if math.isinf(p.limit) else p.limit, "target": str(dataset.context.target),
         "threads": dataset.context.threads, "constants": dataset.context.constants,
         "greedy": list(dataset.greedy), "models": sorted(dataset.predicted),
         "arrays": hashlib.sha256(arrays.getvalue()).hexdigest(), "origin": dict(dataset.origin),
@@ -206,10 +212,17 @@ class _Reader:
         samples = [self._next(lines, "candidate", k) for k in range(count)]
         if next(lines, None) is not None:
             raise ValueError("there are more lines than the header says")
-        edges, members = _arrays(data)
+        held = _arrays(data)
+        members = _cut(held["members"], held["member_ptr"], "members")
         if [list(m) for m in members] != [s["nodes"] for s in samples]:
             raise ValueError(f"the candidates are not those of {ARRAYS}")
-        problem = make_problem(nodes, edges, members, np.zeros(count))
+        users = _cut(held["users"], held["user_ptr"], "users")
+        values = list(zip(held["maker"].tolist(), held["nbytes"].tolist(), users,
+                          held["kept"].tolist(), strict=True))  # fmt: skip
+        limit = math.inf if header["limit"] is None else float(header["limit"])
+        problem = make_problem(
+            nodes, [(a, b) for a, b in held["edges"].tolist()], members, np.zeros(count),
+            values=values, written=held["written"], limit=limit)
         greedy = tuple(int(k) for k in header["greedy"])
         if any(not 0 <= k < count for k in greedy) or check_solution(problem, greedy):
             raise ValueError("greedy's schedule is none")
@@ -231,22 +244,25 @@ class _Reader:
         return found
 
 
-def _arrays(data: bytes) -> tuple[list[tuple[int, int]], list[tuple[int, ...]]]:
-    """Edges and members, in range."""
+def _arrays(data: bytes) -> dict[str, np.ndarray]:
+    """The arrays by name, of the types that they are saved with."""
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as file:
-            edges, ptr, members = (file[k] for k in ("edges", "member_ptr", "members"))
+            held = {name: file[name] for name in ("edges", *_HELD)}
     except zipfile.BadZipFile as error:
         raise ValueError(f"{ARRAYS}: {error}") from None
-    if any(a.dtype != np.int32 for a in (edges, ptr, members)) or edges.shape[1:] != (2,):
-        raise ValueError(f"{ARRAYS}: the arrays are not i4[m, 2], i4[g + 1] and i4")
-    sizes = np.diff(ptr)
-    if ptr[0] != 0 or ptr[-1] != len(members) or (sizes < 1).any() or (sizes > MOST_NODES).any():
-        raise ValueError(f"{ARRAYS}: member_ptr does not cut up the members")
-    groups = [tuple(g.tolist()) for g in np.split(members, ptr[1:-1])]
-    if any(list(g) != sorted(set(g)) or g[0] < 0 for g in groups):
-        raise ValueError(f"{ARRAYS}: a candidate's members are ascending, from 0")
-    return [(int(a), int(b)) for a, b in edges], groups
+    for name, array in held.items():
+        shape = (len(array), 2) if name == "edges" else (len(array),)
+        if array.dtype != _HELD.get(name, np.int32) or array.shape != shape:
+            raise ValueError(f"{ARRAYS}: {name} is {array.dtype}{list(array.shape)}")
+    return held
+
+
+def _cut(items: np.ndarray, ptr: np.ndarray, what: str) -> list[tuple[int, ...]]:
+    """The parts of an array that begin at the places ``ptr``; its last is the end."""
+    if not len(ptr) or ptr[0] != 0 or ptr[-1] != len(items) or (np.diff(ptr) < 0).any():
+        raise ValueError(f"{ARRAYS}: there are places in {what} that are none")
+    return [tuple(part.tolist()) for part in np.split(items, ptr[1:-1])] if len(ptr) > 1 else []
 
 
 def _facts(values: Mapping[str, Any]) -> GroupFacts:

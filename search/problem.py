@@ -421,21 +421,26 @@ def check_solution(problem: Problem, chosen: Sequence[int]) -> str:
     return ""
 
 
-def peak(problem: Problem, chosen: Sequence[int]) -> float:
-    """Bytes that a solution needs: the largest, over its groups, of what is live before the group
-    and what it writes. Plain Python, the yardstick of the compiled evaluation."""
+def needs(problem: Problem, chosen: Sequence[int]) -> list[float]:
+    """Bytes that each group of a solution needs: what is live before it and what it writes. Plain
+    Python, the yardstick of the compiled evaluation."""
     f = problem.flat
     waiting = (np.diff(f.user_ptr) + f.kept).tolist()
-    live, most = 0.0, 0.0
+    live, found = 0.0, []
     for candidate in chosen:
-        most = max(most, live + float(f.written[candidate]))
+        found.append(live + float(f.written[candidate]))
         for v in problem.group(candidate):
             for w in range(f.value_ptr[v], f.value_ptr[v + 1]):
                 live += float(f.nbytes[w]) if waiting[w] else 0.0
             for w in f.needs[f.need_ptr[v] : f.need_ptr[v + 1]].tolist():
                 waiting[w] -= 1
                 live -= 0.0 if waiting[w] else float(f.nbytes[w])
-    return most
+    return found
+
+
+def peak(problem: Problem, chosen: Sequence[int]) -> float:
+    """Bytes that a solution needs: the largest need of its groups."""
+    return max(needs(problem, chosen), default=0.0)
 
 
 def canonical(problem: Problem, chosen: Sequence[int]) -> tuple[int, ...]:

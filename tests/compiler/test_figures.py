@@ -115,12 +115,12 @@ def test_roofline() -> None:
             group("after", 200, 50, 1e-6)]  # fmt: skip
     (axes,) = module.roofline(rows, target).axes
     before, after = axes.collections
-    assert before.get_offsets().tolist() == [[2.0, 1e8]]  # a copy has no place
-    assert after.get_offsets().tolist() == [[4.0, 2e8]]
-    roof = lines(axes)["memory and peak"].get_xydata()
-    assert roof[0].tolist() == pytest.approx([1.0, 1e8])
+    assert before.get_offsets().tolist() == [[2.0, 0.1]]  # a copy has no place
+    assert after.get_offsets().tolist() == [[4.0, 0.2]]
+    roof = lines(axes)["memory 0.1 GB/s"].get_xydata()
+    assert roof[0].tolist() == pytest.approx([1.0, 0.1])
     wide = module.roofline([group("before", 1e4, 10, 1e-5)], target).axes[0]
-    assert lines(wide)["memory and peak"].get_ydata().max() == 1e9
+    assert lines(wide)["memory 0.1 GB/s"].get_ydata().max() == 1.0
     with pytest.raises(OptionError, match="measured"):
         module.roofline(rows, target, time="measured")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,8 @@ from evonnx.search.dataset import (
 )
 from evonnx.search.exact import prove
 from evonnx.search.greedy import Fuser
+from evonnx.search.models import GroupFacts
+from evonnx.search.problem import make_problem, needs, peak
 from evonnx.search.settings import Search
 
 TARGET = Target.named("generic")
@@ -63,6 +66,22 @@ def test_what_is_saved_is_read(data: Dataset, tmp_path: Path) -> None:
     sample = lines[1 + len(data.ops) + 3]
     assert sample["measured"] == 2e-6
     assert sample["predicted"]["cd"]["bounds"].keys() == {"C", "D"}
+
+
+def test_values_and_limits_are_kept(data: Dataset, tmp_path: Path) -> None:
+    edges = [(0, 1), (0, 2), (1, 3), (2, 3)]
+    groups = [(0,), (1,), (2,), (3,), (2, 3)]
+    problem = make_problem(4, edges, groups, [1.0] * 5, limit=9.0, values=[
+        (0, 4.0, (1, 2), False), (1, 2.0, (3,), False), (2, 1.0, (3,), False), (3, 1.0, (), True)])
+    facts = tuple(GroupFacts("loops", flops=1.0) for _ in groups)
+    made = replace(data, problem=problem, groups=facts, greedy=(0, 1, 2, 3), ops=("x",) * 4,
+                   measured=np.full(5, np.nan), predicted={})  # fmt: skip
+    save(made, tmp_path)
+    again = load(tmp_path).problem
+    assert again.limit == 9.0
+    assert needs(again, (0, 1, 2, 3)) == needs(problem, (0, 1, 2, 3)) == [4.0, 6.0, 7.0, 4.0]
+    assert needs(again, (0, 1, 4)) == [4.0, 6.0, 7.0]
+    assert peak(again, (0, 1, 4)) == 7.0
 
 
 def test_the_problem_is_that_of_the_graph(data: Dataset) -> None:
