@@ -143,7 +143,7 @@ def _solve(space: Space, how: Search, progress: Progress | None) -> tuple[Found,
     """The best solution, and what the search could not do."""
     from .exact import prove  # compiles with Numba, which greedy fusion does not need
     from .run import search
-    from .strategies import STRATEGIES
+    from .strategies import strategy
 
     name, note = how.name, ""
     if name == "exact":
@@ -153,11 +153,11 @@ def _solve(space: Space, how: Search, progress: Progress | None) -> tuple[Found,
         name = "annealing"
         note = f"more than {IDEALS} ideals: annealing instead, without a proof"
 
-    def watch(done: int, cost: float) -> None:
+    def watch(done: int, cost: float, bound: float) -> None:
         if progress is not None:
             progress(f"search ({cost:.4g})", min(done, how.budget), how.budget)
 
-    return search(space.problem, STRATEGIES[name](), space.start[None], how.budget, how.seed,
+    return search(space.problem, strategy(name), space.start[None], how.budget, how.seed,
                   watch), note
 
 

@@ -10,13 +10,18 @@ Groups that do not depend on one another may run in any order, and the ideals on
 would multiply. So only one order of each partition is followed: of the groups that are ready, the
 one with the smallest first node. From an ideal, nodes that are ready are looked at in ascending
 order; behind a node all of whose possible groups are ready now nothing else needs to be tried,
-since its group would have come first. That keeps parallel branches from multiplying.
+since its group would have come first. That keeps parallel branches from multiplying. Parts of the
+graph that no candidate connects are proven one by one, and equal ones once (``split``).
 
 Under a memory limit the order of groups matters, so all ideals are followed; what is live is a
 function of the ideal, and a group that needs too much is no way. ``prove_peak`` looks for the least
 peak first, by the same program with the largest need of a path for its length (a bottleneck path;
 a peak that is known to be possible prunes it, as in SERENITY: Ahn et al., 2020), and then for the
 least cost under that limit. A graph with more than ``limit`` ideals is refused.
+
+``beam`` keeps the best ideals of each size only, by the cost so far and the least that the missing
+nodes may cost (a beam search, Lowerre 1976); where it never had to drop one it is a proof.
+``solve_window`` is the same between two ideals of a schedule.
 
 Ideals are bit sets in rows of 64-bit words, found by Zobrist's hash and compared word by word, so
 the proof does not rest on the hash.
@@ -28,15 +33,32 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
-from .problem import InfeasibleError, Problem, peak
-
-_jit = njit(cache=True, nogil=True, error_model="numpy")
+from .evaluate import _inner, _jit
+from .problem import InfeasibleError, Problem, arcs, peak, shares
+from .split import split
 
 _DONE, _WIDE = 0, 1
+
+
+class Tables(NamedTuple):
+    """What the compiled program looks up, as CSR."""
+
+    first_ptr: np.ndarray
+    """i4[n + 1]: candidates by the first of their members."""
+    first: np.ndarray
+    holder_ptr: np.ndarray
+    """i4[n + 1]: candidates by each of their members."""
+    holders: np.ndarray
+    outer_ptr: np.ndarray
+    """i4[g + 1]: predecessors of each candidate that are not members."""
+    outer: np.ndarray
+    share: np.ndarray
+    """f8[n]: the least that each node may cost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,15 +73,17 @@ class Proof:
     transitions: int
     """Candidates tried from them."""
     peak: float = 0.0
-    """Bytes the solution needs; 0 where memory was not looked at."""
+    """Bytes the solution needs; 0 for a problem without values."""
+    exact: bool = True
+    """Whether nothing was dropped on the way."""
 
 
-@_jit
+@_inner
 def _has(row, v):  # type: ignore[no-untyped-def]
     return (row[v >> 6] >> np.uint64(v & 63)) & np.uint64(1) != 0
 
 
-@_jit
+@_inner
 def _lookup(row, key, rows, hashes, slots):  # type: ignore[no-untyped-def]
     """(number of the ideal or -1, slot)."""
     mask = np.uint64(len(slots) - 1)
@@ -78,41 +102,45 @@ def _lookup(row, key, rows, hashes, slots):  # type: ignore[no-untyped-def]
     return -1, slot
 
 
-@_jit
-def _ready(f, row, v):  # type: ignore[no-untyped-def]
+@_inner
+def _ready(row, v, pred_ptr, preds):  # type: ignore[no-untyped-def]
     """Whether ``v`` is missing from the ideal and all its predecessors are there."""
     if _has(row, v):
         return False
-    for e in range(f.pred_ptr[v], f.pred_ptr[v + 1]):
-        if not _has(row, f.preds[e]):
+    for e in range(pred_ptr[v], pred_ptr[v + 1]):
+        if not _has(row, preds[e]):
             return False
     return True
 
 
-@_jit
-def _fits(f, row, g, outer_ptr, outer):  # type: ignore[no-untyped-def]
-    """Whether the ideal lacks all members of ``g`` and has all they need from outside."""
+@_inner
+def _fits(row, g, inside, member_ptr, members, outer_ptr, outer):  # type: ignore[no-untyped-def]
+    """Whether the ideal lacks all members of ``g``, which are all looked at, and has all they need
+    from outside."""
+    for e in range(member_ptr[g], member_ptr[g + 1]):
+        if not inside[members[e]] or _has(row, members[e]):
+            return False
     for e in range(outer_ptr[g], outer_ptr[g + 1]):
         if not _has(row, outer[e]):
             return False
-    for e in range(f.member_ptr[g], f.member_ptr[g + 1]):
-        if _has(row, f.members[e]):
-            return False
     return True
 
 
-@_jit
-def _forced(f, row, v, holder_ptr, holders, outer_ptr, outer):  # type: ignore[no-untyped-def]
+@_inner
+def _forced(row, v, inside, member_ptr, members, holder_ptr, holders, outer_ptr, outer):  # type: ignore[no-untyped-def]
     """Whether every candidate that may still hold ``v`` is ready: its group must come first."""
     for e in range(holder_ptr[v], holder_ptr[v + 1]):
         g = holders[e]
         possible = True
-        for m in range(f.member_ptr[g], f.member_ptr[g + 1]):
-            if _has(row, f.members[m]):
+        for m in range(member_ptr[g], member_ptr[g + 1]):
+            if not inside[members[m]] or _has(row, members[m]):
                 possible = False
                 break
-        if possible and not _fits(f, row, g, outer_ptr, outer):
-            return False
+        if not possible:
+            continue
+        for m in range(outer_ptr[g], outer_ptr[g + 1]):
+            if not _has(row, outer[m]):
+                return False
     return True
 
 
@@ -174,146 +202,237 @@ def _longer(numbers):  # type: ignore[no-untyped-def]
 
 
 @_jit
-def _ideals(f, limit, remembers, bottleneck, first_ptr,  # type: ignore[no-untyped-def]
-            first, holder_ptr, holders, outer_ptr, outer):  # fmt: skip
-    """(status, best f8[k], from i4[k], by i4[k], transitions, ideals, number of the whole one or
-    -1). ``remembers``: memory counts; ``bottleneck``: the best is the least peak."""
-    n = len(f.word)
-    room, words = 1024, (n + 63) >> 6
+def _layer(head, following, best, rest, width):  # type: ignore[no-untyped-def]
+    """The ideals of one size, the most promising ``width`` of them; whether some were dropped."""
+    count, k = 0, head
+    while k >= 0:
+        count += 1
+        k = following[k]
+    found, rank = np.empty(count, np.int32), np.empty(count)
+    k = head
+    for i in range(count):
+        found[i], rank[i] = k, best[k] + rest[k]
+        k = following[k]
+    if count <= width:
+        return found, False
+    return found[np.argsort(rank)[:width]], True
+
+
+@_jit
+def _ideals(f, tables, window, start, live_at_start, price,  # type: ignore[no-untyped-def]
+            limit, width, remembers, bottleneck):  # fmt: skip
+    """(status, best f8[k], from i4[k], by i4[k], transitions, ideals, number of the last one or
+    -1, whether some were dropped), from the ideal ``start`` to that with the nodes of ``window``.
+    ``remembers``: memory counts; ``bottleneck``: the best is the least peak."""
+    n, words = len(f.word), len(start)
+    pred_ptr, preds, member_ptr, members = f.pred_ptr, f.preds, f.member_ptr, f.members
+    word, written, ceiling = f.word, f.written, f.limit
+    first_ptr, first, holder_ptr = tables.first_ptr, tables.first, tables.holder_ptr
+    holders, outer_ptr, outer = tables.holders, tables.outer_ptr, tables.outer
+    share = tables.share
+    inside = np.zeros(n, np.bool_)
+    for v in window:
+        inside[v] = True
+    room = 1024
     rows, hashes = np.zeros((room, words), np.uint64), np.zeros(room, np.uint64)
-    best, live = np.full(room, math.inf), np.zeros(room)
+    best, live, rest = np.full(room, math.inf), np.zeros(room), np.zeros(room)
     origin, by, following = _none(room), _none(room), _none(room)
-    heads = _none(n + 1)  # first ideal of each size; ``following`` chains the others
+    heads = _none(len(window) + 1)  # first ideal of each size; ``following`` chains the others
     slots = _rehash(1, hashes, 4 * room)
-    best[0], heads[0] = 0.0, 0
-    count, tried = 1, 0
+    rows[0], live[0], best[0], heads[0] = start, live_at_start, 0.0, 0
+    for v in window:
+        rest[0] += share[v]
+    count, tried, dropped = 1, 0, False
     row = np.zeros(words, np.uint64)
-    for size in range(n):
-        at = heads[size]
-        while at >= 0:
-            for v in range(n):
-                if not _ready(f, rows[at], v):
+    for size in range(len(window)):
+        layer, narrowed = _layer(heads[size], following, best, rest, width)
+        dropped |= narrowed
+        for at in layer:
+            here = rows[at]
+            for v in window:
+                if not _ready(here, v, pred_ptr, preds):
                     continue
                 for e in range(first_ptr[v], first_ptr[v + 1]):
                     g = first[e]
-                    if not _fits(f, rows[at], g, outer_ptr, outer):
+                    if not _fits(here, g, inside, member_ptr, members, outer_ptr, outer):
                         continue
                     tried += 1
-                    need = live[at] + f.written[g]
-                    if remembers and need > f.limit:
+                    need = live[at] + written[g]
+                    if remembers and need > ceiling:
                         continue
-                    row[:] = rows[at]
+                    row[:] = here
                     key = hashes[at]
-                    for m in range(f.member_ptr[g], f.member_ptr[g + 1]):
-                        u = f.members[m]
+                    for m in range(member_ptr[g], member_ptr[g + 1]):
+                        u = members[m]
                         row[u >> 6] |= np.uint64(1) << np.uint64(u & 63)
-                        key ^= f.word[u]
+                        key ^= word[u]
                     k, slot = _lookup(row, key, rows, hashes, slots)
                     if k < 0:
                         if count == limit:
-                            return _WIDE, best, origin, by, tried, count, -1
+                            return _WIDE, best, origin, by, tried, count, -1, dropped
                         if count == room:
                             rows = np.concatenate((rows, np.zeros_like(rows)))
                             hashes = np.concatenate((hashes, np.zeros_like(hashes)))
                             best = np.concatenate((best, np.full(room, math.inf)))
                             live = np.concatenate((live, np.zeros(room)))
+                            rest = np.concatenate((rest, np.zeros(room)))
                             origin, by = _longer(origin), _longer(by)
                             following = _longer(following)
+                            here = rows[at]
                             room *= 2
                         k = count
                         count += 1
-                        rows[k], hashes[k], slots[slot] = row, key, k
+                        rows[k], hashes[k], slots[slot], rest[k] = row, key, k, rest[at]
+                        for m in range(member_ptr[g], member_ptr[g + 1]):
+                            rest[k] -= share[members[m]]
                         if remembers:
-                            live[k] = live[at] + _growth(f, rows[at], row, g)
-                        grown = size + f.member_ptr[g + 1] - f.member_ptr[g]
+                            live[k] = live[at] + _growth(f, here, row, g)
+                        grown = size + member_ptr[g + 1] - member_ptr[g]
                         following[k], heads[grown] = heads[grown], k
                         if 2 * count > len(slots):
                             slots = _rehash(count, hashes, 2 * len(slots))
-                    total = max(best[at], need) if bottleneck else best[at] + f.cost[g]
+                    total = max(best[at], need) if bottleneck else best[at] + price[g]
                     if total < best[k]:
                         best[k], origin[k], by[k] = total, at, g
-                if not remembers and _forced(f, rows[at], v, holder_ptr, holders, outer_ptr, outer):
+                if not remembers and _forced(here, v, inside, member_ptr, members, holder_ptr,
+                                             holders, outer_ptr, outer):  # fmt: skip
                     break
-            at = following[at]
-    return _DONE, best, origin, by, tried, count, heads[n]
+    return _DONE, best, origin, by, tried, count, heads[len(window)], dropped
 
 
 def prove(problem: Problem, limit: int = 1_000_000) -> Proof | None:
     """The optimum over all partitions into candidates that can be put in order, within the memory
     limit; None where the graph has more than ``limit`` ideals. Raises ``InfeasibleError`` where no
     solution needs as little memory as the problem's limit."""
-    if not problem.remembers or problem.limit == math.inf:
-        return _solve(problem, limit, False, False)
-    proof = _solve(problem, limit, True, False)
+    if not problem.limited_memory:
+        return _by_parts(problem, limit)
+    proof = _solve(problem, limit, remembers=True)
     if proof is None or proof.chosen or not problem.nodes:
         return proof
-    least = _solve(problem.limited(math.inf), limit, True, True)
+    least = _solve(problem.limited(math.inf), limit, remembers=True, bottleneck=True)
     if least is None:
         return None
     raise InfeasibleError(problem.limit, least.peak, True)
+
+
+def _by_parts(problem: Problem, limit: int) -> Proof | None:
+    """The proofs of the parts that no candidate connects; equal parts are proven once."""
+    chosen: list[int] = []
+    known: dict[bytes, Proof] = {}
+    for part in split(problem):
+        proof = known.get(part.key)
+        if proof is None:
+            solved = _solve(part.problem, limit)
+            if solved is None:
+                return None
+            proof = known[part.key] = solved
+        chosen += [part.candidates[g] for g in proof.chosen]
+    cost = float(sum(problem.cost[g] for g in chosen))
+    return Proof(cost, tuple(chosen), sum(p.ideals for p in known.values()),
+                 sum(p.transitions for p in known.values()), _needs(problem, chosen))  # fmt: skip
 
 
 def prove_peak(problem: Problem, limit: int = 1_000_000, known: float = math.inf) -> Proof | None:
     """The least peak memory of any solution and, under it, the least cost; None where the graph has
     more than ``limit`` ideals. ``known``: bytes that some solution is known to need at most, which
     prunes the search. The problem's own limit does not count."""
-    least = _solve(problem.limited(known), limit, True, True)
+    least = _solve(problem.limited(known), limit, remembers=True, bottleneck=True)
     if least is None or not problem.nodes:
         return least
     if not least.chosen:
         raise ValueError(f"no solution needs {known:.0f} bytes or less")
-    cheap = _solve(problem.limited(least.peak), limit, True, False)
+    cheap = _solve(problem.limited(least.peak), limit, remembers=True)
     if cheap is None:
         return None
     return Proof(cheap.cost, cheap.chosen, least.ideals + cheap.ideals,
                  least.transitions + cheap.transitions, least.peak)  # fmt: skip
 
 
-def _solve(problem: Problem, limit: int, remembers: bool, bottleneck: bool) -> Proof | None:
+def beam(problem: Problem, width: int, limit: int = 4_000_000) -> Proof | None:
+    """A solution that followed the best ``width`` ideals of each size; ``exact`` if none was
+    dropped. None where there were more than ``limit`` ideals in all, or none within the memory
+    limit was met."""
+    proof = _solve(problem, limit, remembers=problem.limited_memory, width=width)
+    return proof if proof is None or proof.chosen or not problem.nodes else None
+
+
+@lru_cache(maxsize=8)
+def tables(problem: Problem) -> Tables:
+    """What the compiled program looks up; kept for the problems used last."""
+    f, n = problem.flat, problem.nodes
+    size = np.diff(f.member_ptr)
+    owner = np.repeat(np.arange(problem.candidates), size).astype(np.int32)
+    heads = f.members[f.member_ptr[:-1]]
+    group, _, arc, inside = arcs(f.member_ptr, f.members, f.pred_ptr, f.preds)
+    outer = np.unique(group[~inside] * max(1, n) + f.preds[arc[~inside]])
+    return Tables(
+        _starts(heads, n), np.argsort(heads, kind="stable").astype(np.int32),
+        _starts(f.members, n), owner[np.argsort(f.members, kind="stable")],
+        _starts(outer // max(1, n), problem.candidates), (outer % max(1, n)).astype(np.int32),
+        shares(problem),
+    )  # fmt: skip
+
+
+def _starts(owners: np.ndarray, count: int) -> np.ndarray:
+    return np.concatenate([[0], np.cumsum(np.bincount(owners, minlength=count))]).astype(np.int32)
+
+
+def _solve(problem: Problem, limit: int, *, remembers: bool = False, bottleneck: bool = False,
+           width: int = 1 << 40) -> Proof | None:
     """A best path, with no groups where none leads to the whole graph; None if it is too wide."""
     if problem.nodes == 0:
         return Proof(0.0, (), 1, 0)
-    status, best, origin, by, tried, count, whole = _ideals(
-        problem.flat, limit, remembers, bottleneck, *_entries(problem))  # fmt: skip
+    empty = np.zeros((problem.nodes + 63) >> 6, np.uint64)
+    status, best, origin, by, tried, count, whole, dropped = _ideals(
+        problem.flat, tables(problem), np.arange(problem.nodes, dtype=np.int32), empty, 0.0,
+        problem.cost, limit, width, remembers, bottleneck)  # fmt: skip
     if status == _WIDE:
         return None
     if whole < 0:
-        return Proof(math.inf, (), int(count), int(tried), math.inf)
-    at, chosen = int(whole), []
+        return Proof(math.inf, (), int(count), int(tried), math.inf, not dropped)
+    chosen = _path(int(whole), origin, by)
+    cost = float(sum(problem.cost[g] for g in chosen)) if bottleneck else float(best[whole])
+    return Proof(cost, tuple(chosen), int(count), int(tried), _needs(problem, chosen), not dropped)
+
+
+def _path(at: int, origin: np.ndarray, by: np.ndarray) -> list[int]:
+    chosen = []
     while origin[at] >= 0:
         chosen.append(int(by[at]))
         at = int(origin[at])
-    chosen.reverse()
-    cost = float(sum(problem.cost[g] for g in chosen)) if bottleneck else float(best[whole])
-    needed = peak(problem, chosen) if problem.remembers else 0.0
-    return Proof(cost, tuple(chosen), int(count), int(tried), needed)
+    return chosen[::-1]
 
 
-def _entries(problem: Problem) -> tuple[np.ndarray, ...]:
-    """As CSR: candidates by the first of their members, candidates by each of their members, and
-    the outer predecessors of each candidate."""
-    first: list[list[int]] = [[] for _ in range(problem.nodes)]
-    holders: list[list[int]] = [[] for _ in range(problem.nodes)]
-    needed = [problem.predecessors(v) for v in range(problem.nodes)]
-    outer: list[list[int]] = []
-    for g in range(problem.candidates):
-        members = problem.group(g)
-        first[members[0]].append(g)
-        for v in members:
-            holders[v].append(g)
-        outer.append(sorted({u for v in members for u in needed[v]}.difference(members)))
-    return (*_csr(first), *_csr(holders), *_csr(outer))
+def _needs(problem: Problem, chosen: list[int]) -> float:
+    return peak(problem, chosen) if problem.remembers else 0.0
 
 
-def _csr(lists: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
-    ptr = np.cumsum([0, *(len(x) for x in lists)], dtype=np.int32)
-    return ptr, np.array([v for x in lists for v in x], np.int32)
+def solve_window(problem: Problem, order: np.ndarray, begin: int, end: int, live: float,
+                 limit: int = 20_000) -> list[int] | None:
+    """The candidates that do the nodes ``order[begin:end]`` at least cost, the others staying where
+    they are; ``live`` are the bytes live before. None where they have more than ``limit`` ideals,
+    or none of the ways stays within the memory limit. Nodes between two of the window are in the
+    window, as orders are topological, so it is a problem of its own."""
+    start = np.zeros((problem.nodes + 63) >> 6, np.uint64)
+    done = order[:begin].astype(np.uint64)
+    np.bitwise_or.at(start, (done >> np.uint64(6)).astype(np.int64),
+                     np.uint64(1) << (done & np.uint64(63)))  # fmt: skip
+    window = np.sort(order[begin:end]).astype(np.int32)
+    status, _, origin, by, _, _, last, _ = _ideals(
+        problem.flat, tables(problem), window, start, live, problem.cost, limit, 1 << 40,
+        problem.limited_memory, False)  # fmt: skip
+    return None if status == _WIDE or last < 0 else _path(int(last), origin, by)
 
 
 def exhaustive(problem: Problem, peaks: bool = False) -> float:
     """The optimum by trying every order of groups, for at most 16 nodes: the yardstick of the
     others, in plain Python, sharing no code with them. ``peaks``: the least peak memory, in bytes,
     instead of the least cost within the limit; infinity where there is no solution."""
+    return exhaustive_solution(problem, peaks)[0]
+
+
+def exhaustive_solution(problem: Problem, peaks: bool = False) -> tuple[float, tuple[int, ...]]:
+    """Like ``exhaustive``, with the candidates that reach it; none where there is no solution."""
     n = problem.nodes
     if n > 16:
         raise ValueError(f"exhaustive search is for at most 16 nodes, not {n}")
@@ -328,17 +447,18 @@ def exhaustive(problem: Problem, peaks: bool = False) -> float:
         outer = 0
         for v in problem.group(g):
             outer |= need[v]
-        sets.append((mask, outer & ~mask, float(problem.cost[g]), float(f.written[g])))
+        sets.append((mask, outer & ~mask, float(problem.cost[g]), float(f.written[g]), g))
     limit = math.inf if peaks else problem.limit
-    seen = {0: 0.0}
+    seen: dict[int, tuple[float, tuple[int, ...]]] = {0: (0.0, ())}
     for done in range(1 << n):
         if done not in seen:
             continue
+        before, chosen = seen[done]
         live = sum(size for maker, users, kept, size in values
                    if maker & done and (kept or users & ~done))  # fmt: skip
-        for mask, outer, cost, written in sets:
+        for mask, outer, cost, written, g in sets:
             if mask & done == 0 and outer & ~done == 0 and live + written <= limit:
-                total = max(seen[done], live + written) if peaks else seen[done] + cost
-                if total < seen.get(done | mask, math.inf):
-                    seen[done | mask] = total
-    return seen.get((1 << n) - 1, math.inf)
+                total = max(before, live + written) if peaks else before + cost
+                if total < seen.get(done | mask, (math.inf, ()))[0]:
+                    seen[done | mask] = total, (*chosen, g)
+    return seen.get((1 << n) - 1, (math.inf, ()))

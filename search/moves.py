@@ -14,7 +14,7 @@ import math
 
 import numpy as np
 
-from .evaluate import _inner, _jit, best_cuts, cell, live_bytes, prefix_hashes
+from .evaluate import _inner, _jit, best_cuts, cell, live_bytes, prefix_hashes, prices
 from .problem import Problem
 
 
@@ -150,7 +150,7 @@ def _propose(f, state, span, order, place):  # type: ignore[no-untyped-def]
 
 
 @_jit
-def _anneal(f, order, moves, hot, cold, state):  # type: ignore[no-untyped-def]
+def _anneal(f, order, weights, moves, hot, cold, state):  # type: ignore[no-untyped-def]
     n = len(order)
     place, spare = np.empty(n, np.int32), np.empty(n, np.int32)
     hashes = np.empty(n + 1, np.uint64)
@@ -165,7 +165,9 @@ def _anneal(f, order, moves, hot, cold, state):  # type: ignore[no-untyped-def]
         span = max(span, f.end_size[e])
     best, back, most = np.zeros(n + 1), np.zeros(n + 1, np.int32), np.zeros(n + 1)
     old, old_back = np.zeros(n + 1), np.zeros(n + 1, np.int32)
-    best_cuts(f, order, hashes, live, f.cost, f.ceiling, 0.0, best, back, most, spare)
+    price = f.cost.copy()
+    fine, _ = prices(f, weights, np.empty(0), price)
+    best_cuts(f, order, hashes, live, price, fine, 0.0, best, back, most, spare)
     total = best[n]
     kept, least = order.copy(), total
     cooling = (cold / hot) ** (1.0 / max(1, moves))
@@ -177,8 +179,8 @@ def _anneal(f, order, moves, hot, cold, state):  # type: ignore[no-untyped-def]
             continue
         _rotate(order, place, first, middle, end, spare)
         _refresh(f, first, end, order, place, hashes, live)
-        stop, change = _recut(f, first, end, span, order, hashes, live, f.cost, f.ceiling, best,
-                              back, most, old, old_back)  # fmt: skip
+        stop, change = _recut(f, first, end, span, order, hashes, live, price, fine, best, back,
+                              most, old, old_back)  # fmt: skip
         if change <= 0.0 or unit(state) < math.exp(-change / heat):
             if change != 0.0:
                 for i in range(stop, n + 1):
@@ -197,12 +199,15 @@ def _anneal(f, order, moves, hot, cold, state):  # type: ignore[no-untyped-def]
 
 
 def anneal(
-    problem: Problem, order: np.ndarray, moves: int, hot: float, cold: float, seed: int
+    problem: Problem, order: np.ndarray, moves: int, hot: float, cold: float, seed: int,
+    weights: np.ndarray | None = None,
 ) -> tuple[np.ndarray, float]:
     """(order, cost) after ``moves`` moves of simulated annealing from ``order``, cooling
     geometrically from ``hot`` to ``cold`` (units of cost, both positive); the best one seen. Over
-    the memory limit the cost is that of ``Decoded.costs``."""
+    the memory limit the cost is that of ``Decoded.costs``. ``weights`` f8[k + 1] as in ``Genomes``
+    replace the cost; that of the peak, which is no sum, does not count."""
     walked = np.array(order, np.int32)
+    none = np.empty(0) if weights is None else np.ascontiguousarray(weights, np.float64)
     state = np.array([seed & (1 << 64) - 1], np.uint64)
-    cost = _anneal(problem.flat, walked, moves, hot, cold, state)
+    cost = _anneal(problem.flat, walked, none, moves, hot, cold, state)
     return walked, float(cost)

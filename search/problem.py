@@ -139,6 +139,11 @@ class Problem:
         """Whether the problem has values, so that the order of groups matters to memory."""
         return len(self.flat.nbytes) > 0
 
+    @property
+    def limited_memory(self) -> bool:
+        """Whether a solution may need too much memory."""
+        return self.remembers and self.limit < inf
+
     def group(self, candidate: int) -> tuple[int, ...]:
         """Members of a candidate."""
         start, stop = self.flat.member_ptr[candidate : candidate + 2]
@@ -187,6 +192,20 @@ class Problem:
         return Problem(self.flat._replace(limit=_limit(limit)), self.objectives, self.seed)
 
 
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A solution of a front."""
+
+    values: tuple[float, ...]
+    """What was minimized, in the order it was asked for."""
+    parts: tuple[float, ...]
+    """Sums of the problem's objectives."""
+    peak: float
+    """Bytes it needs; 0 for a problem without values."""
+    chosen: tuple[int, ...]
+    """Candidates in execution order."""
+
+
 @dataclass(slots=True)
 class Found:
     """The best solution of a search."""
@@ -204,6 +223,8 @@ class Found:
     """(evaluations, seconds, best cost), a line per improvement."""
     peak: float = 0.0
     """Bytes the solution needs; 0 for a problem without values."""
+    front: tuple[Point, ...] = ()
+    """Of a search for several objectives: solutions that no other dominates."""
 
     @property
     def gap(self) -> float:
@@ -315,7 +336,7 @@ def _memory(nodes: int, pairs: set[tuple[int, int]], values: Sequence[Value]) ->
     )  # fmt: skip
 
 
-def _pairs(member_ptr: np.ndarray, members: np.ndarray, ptr: np.ndarray, targets: np.ndarray
+def arcs(member_ptr: np.ndarray, members: np.ndarray, ptr: np.ndarray, targets: np.ndarray
            ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Every arc from a member of a candidate: its candidate, the member's place in ``members``, its
     place in ``targets``, and whether it leads to another member."""
@@ -342,7 +363,7 @@ def _ends(nodes: int, graph: Graph, member_ptr: np.ndarray, members: np.ndarray,
                 np.zeros(0, np.int32))  # fmt: skip
     hashes = np.bitwise_xor.reduceat(word[members], member_ptr[:-1])
     _distinct(hashes, member_ptr, members)
-    _, place, _, inside = _pairs(member_ptr, members, graph[2], graph[3])
+    _, place, _, inside = arcs(member_ptr, members, graph[2], graph[3])
     last = np.ones(len(members), bool)
     last[place[inside]] = False
     group = np.repeat(np.arange(len(size)), size)[last]
@@ -382,7 +403,7 @@ def _distinct(hashes: np.ndarray, member_ptr: np.ndarray, members: np.ndarray) -
 def _inner(graph: Graph, member_ptr: np.ndarray, members: np.ndarray
            ) -> tuple[np.ndarray, np.ndarray]:
     """inner_ptr, inner: edges between two members of each candidate."""
-    owner, _, arc, inside = _pairs(member_ptr, members, graph[0], graph[1])
+    owner, _, arc, inside = arcs(member_ptr, members, graph[0], graph[1])
     return (_starts(owner[inside].tolist(), len(member_ptr) - 1), arc[inside].astype(np.int32))
 
 
@@ -475,11 +496,15 @@ def fingerprint(problem: Problem, chosen: Sequence[int]) -> str:
     return hashlib.blake2b(numbers.tobytes(), digest_size=16).hexdigest()
 
 
-def floor(problem: Problem) -> float:
-    """A lower bound of every solution: each candidate's cost is split evenly over its members, and
-    a node pays at least its cheapest share."""
+def shares(problem: Problem) -> np.ndarray:
+    """f8[n]: each candidate's cost is split evenly over its members; a node's cheapest share."""
     size = np.diff(problem.flat.member_ptr)
     share = np.repeat(problem.cost / size, size)
     least = np.full(problem.nodes, np.inf)
     np.minimum.at(least, problem.flat.members, share)
-    return float(least.sum())
+    return least
+
+
+def floor(problem: Problem) -> float:
+    """A lower bound of every solution: every node pays at least its cheapest share."""
+    return float(shares(problem).sum())

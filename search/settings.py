@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
 
 from ..ir.errors import OptionError, quote
@@ -11,8 +12,9 @@ from ..ir.errors import OptionError, quote
 if TYPE_CHECKING:
     from .models import CostModel
 
-SEARCHES = ("none", "exact", "genetic", "swarm", "annealing", "random")
-"""Names of the searches; ``none`` is greedy fusion alone."""
+SEARCHES = ("none", "exact", "genetic", "swarm", "annealing", "beam", "random")
+"""Names of the searches; ``none`` is greedy fusion alone. Strategies of installed packages (entry
+point group ``evonnx.strategies``) are known by their names too."""
 ASSUMED = 32
 """Size that a symbol counts as where none is expected."""
 BUDGET = 200_000
@@ -37,8 +39,11 @@ class Search:
     ``ASSUMED``."""
 
     def __post_init__(self) -> None:
-        if self.name not in SEARCHES:
-            raise OptionError(f"search: one of {', '.join(SEARCHES)}, not {quote(self.name)}")
+        known: tuple[str, ...] = SEARCHES
+        if self.name not in known:
+            known = (*SEARCHES, *(p.name.lower() for p in entry_points(group="evonnx.strategies")))
+        if self.name not in known:
+            raise OptionError(f"search: one of {', '.join(known)}, not {quote(self.name)}")
         for what, low, value in (("budget", 1, self.budget), ("seed", 0, self.seed)):
             if isinstance(value, bool) or not isinstance(value, int) or value < low:
                 raise OptionError(f"{what}: a whole number from {low}, not {quote(value)}")

@@ -1,32 +1,50 @@
-"""The protocol of a strategy, and what strategies share: keys of orders, and polishing."""
+"""The protocol of a strategy, and what strategies share: keys of orders, polishing, segments."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
 
-from ..evaluate import keys_of
+from ..evaluate import Decoded, Genomes, keys_of
 from ..moves import anneal
 from ..problem import Problem
 
-__all__ = ["Polisher", "Strategy", "keys_of"]
+__all__ = ["Base", "Factory", "Polisher", "Strategy", "best_segments", "keys_of"]
 
 
 class Strategy(Protocol):
-    """Proposes genomes and learns what they cost."""
+    """Proposes genomes and learns what they are worth. Random numbers come from ``seed`` alone."""
 
     spent: int
     """Evaluations made inside ``ask`` since it was last called (re-cuts of single moves)."""
+    done: bool
+    """Whether there is nothing left to ask for."""
+    bound: float
+    """No solution is cheaper, as far as the strategy can tell; 0 if it cannot."""
 
     def start(self, problem: Problem, first: np.ndarray, seed: int) -> None:
-        """Begins on ``problem`` from the topological orders ``first``, i4[k, n], k >= 1."""
+        """Begins on ``problem`` from the topological orders ``first``, i4[k, n], k >= 1; forgets
+        what was before."""
 
-    def ask(self) -> np.ndarray:
-        """Genomes to evaluate: priorities f8[p, n], p >= 1."""
+    def ask(self) -> Genomes | np.ndarray:
+        """Genomes to evaluate, at least one; priorities f8[p, n] alone will do."""
 
-    def tell(self, population: np.ndarray, orders: np.ndarray, costs: np.ndarray) -> None:
-        """What was asked for, as orders i4[p, n], and their costs f8[p]."""
+    def tell(self, genomes: Genomes, found: Decoded) -> None:
+        """What was asked for, and what it turned out to be."""
+
+
+Factory = Callable[[], Strategy]
+"""Makes a strategy with its default parameters."""
+
+
+class Base:
+    """A strategy that never ends and proves nothing."""
+
+    spent = 0
+    done = False
+    bound = 0.0
 
 
 class Polisher:
@@ -48,3 +66,22 @@ class Polisher:
         seed = int(self._rng.integers(1 << 63))
         unit = max(self.heat, 1e-300)
         return anneal(self._problem, order, moves, hot * unit, cold * unit, seed)
+
+
+def best_segments(problem: Problem, mother: tuple[np.ndarray, np.ndarray],
+                  father: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """The order i4[n] that takes the cheaper parent in every segment (waist crossover).
+
+    Parents are (order i4[n], groups i4[n], see ``Decoded``). Where both have finished the same set
+    of nodes and both end a group, either may go on as the other does: of the 2^k children for k
+    such places this is the best, found in one pass. Equal sets are recognized by their hashes."""
+    word, cost = problem.flat.word, problem.cost
+    (a, cuts_a), (b, cuts_b) = mother, father
+    same = (np.bitwise_xor.accumulate(word[a]) == np.bitwise_xor.accumulate(word[b]))
+    ends = np.flatnonzero(same & (cuts_a >= 0) & (cuts_b >= 0)) + 1
+    begins = np.concatenate([[0], ends[:-1]])
+    sums_a = np.add.reduceat(np.where(cuts_a >= 0, cost[cuts_a], 0.0), begins)
+    sums_b = np.add.reduceat(np.where(cuts_b >= 0, cost[cuts_b], 0.0), begins)
+    take = np.repeat(sums_b < sums_a, ends - begins)
+    child: np.ndarray = np.where(take, b, a)
+    return child

@@ -1,77 +1,121 @@
 """A memetic genetic algorithm with biased random keys (BRKGA: Goncalves and Resende, 2011).
 
-A genome is a priority per node; list scheduling decodes it and the exact cuts score it. A
-generation keeps the elite, adds mutants, and fills up with children that take each key from an
-elite parent with probability ``rho`` and else from another one, or, as often, take the elite
-parent's order up to a random place and the other's behind it (which keeps whole runs of nodes
-together: the crossover of orders over an ideal). What makes it memetic: the best child and one
-random elite are polished by short annealing, and their orders are written back as keys.
+A genome is a priority per node; list scheduling decodes it, the exact cuts score it, and its order
+is written back as standardized keys (Wang et al., 2010). A generation keeps the elite, equal
+schedules once, and makes children of an elite parent and another one:
+
+- biased uniform: each key from the elite parent with probability ``rho`` (BRKGA);
+- ideal prefix: the elite parent's order up to a random place and the other's behind it, which keeps
+  whole runs of nodes together: the crossover of orders over an ideal;
+- group injection: some groups of the other parent, whole, into the order of the elite one
+  (Falkenauer's crossover for grouping problems, 1996);
+- waist crossover (``base.best_segments``): the cheaper parent in every segment between places where
+  both have finished the same nodes: the best of 2^k children;
+- mutants are noise.
+
+What makes it memetic (Moscato, 1989): the waist child of the best two parents, an injected child
+and a random elite are polished by short annealing over legal moves of single nodes and runs, cooler
+with every generation that brought nothing.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
+from ..evaluate import Decoded, Genomes, decode
 from ..problem import Problem
-from .base import Polisher, keys_of
+from .base import Base, Polisher, best_segments, keys_of
 
 
-class Genetic:
-    """``size`` genomes; ``elite`` and ``mutants`` are parts of it; ``polish`` moves per learner."""
+class Genetic(Base):
+    """``size`` genomes; ``elite`` and ``mutants`` are parts of it; ``rho`` is the elite parent's
+    share of the keys; ``polish`` moves per node and learner."""
 
-    def __init__(self, size: int = 64, elite: float = 0.2, mutants: float = 0.1, rho: float = 0.7,
-                 polish: int = 4000) -> None:
+    def __init__(self, size: int = 40, elite: float = 0.3, mutants: float = 0.1, rho: float = 0.7,
+                 polish: float = 30.0) -> None:
         self.size, self.elite, self.mutants, self.rho = size, elite, mutants, rho
         self.polish = polish
-        self.spent = 0
 
     def start(self, problem: Problem, first: np.ndarray, seed: int) -> None:
         """See ``Strategy``."""
+        self._problem = problem
         self._rng = np.random.default_rng([seed, 0x6E6E])
         self._polisher = Polisher(problem, seed)
         noise = self._rng.random((max(1, self.size - len(first)), problem.nodes))
         self._ask = np.concatenate([keys_of(first), noise])
-        self._keys = np.empty((0, problem.nodes))
         self._orders = np.empty((0, problem.nodes), np.int32)
-        self._costs = np.empty(0)
+        self._groups = np.empty((0, problem.nodes), np.int32)
+        self._costs, self._prints = np.empty(0), np.empty(0, np.uint64)
+        self._hot = 0.3
 
-    def ask(self) -> np.ndarray:
+    def ask(self) -> Genomes:
         """The next generation's new genomes."""
         self.spent = 0
-        if len(self._keys):
+        if len(self._orders):
             self._ask = self._children()
-        return self._ask
+        return Genomes(self._ask)
 
-    def tell(self, population: np.ndarray, orders: np.ndarray, costs: np.ndarray) -> None:
-        """Merges the generation, best first, equal orders once."""
-        every = np.concatenate([self._orders, orders])
-        total = np.concatenate([self._costs, costs])
-        rank = np.argsort(total, kind="stable")
-        seen: set[bytes] = set()
-        keep = []
-        for k in rank:
-            name = every[k].tobytes()
-            if name not in seen:
-                seen.add(name)
-                keep.append(k)
-        keep = keep[: max(2, int(self.size * self.elite))]
-        self._orders, self._costs = every[keep], total[keep]
-        self._keys = keys_of(self._orders)
+    def tell(self, genomes: Genomes, found: Decoded) -> None:
+        """Merges the generation, best first, equal schedules once."""
+        before = self._costs[0] if len(self._costs) else np.inf
+        costs = np.concatenate([self._costs, found.costs])
+        prints = np.concatenate([self._prints, found.prints])
+        rank = np.argsort(costs, kind="stable")
+        _, once = np.unique(prints[rank], return_index=True)
+        keep = rank[np.sort(once)][: max(2, int(self.size * self.elite))]
+        self._orders = np.concatenate([self._orders, found.orders])[keep]
+        self._groups = np.concatenate([self._groups, found.groups])[keep]
+        self._costs, self._prints = costs[keep], prints[keep]
+        if self._costs[0] >= before * (1 - 1e-9):
+            self._hot = self._hot * 0.8 if self._hot > 0.02 else 0.3
 
     def _children(self) -> np.ndarray:
-        rng, elite, n = self._rng, len(self._keys), self._keys.shape[1]
+        rng, n = self._rng, self._problem.nodes
+        keys = keys_of(self._orders)
+        elite = len(keys)
         mutants = rng.random((max(1, int(self.size * self.mutants)), n))
         count = max(2, self.size - len(mutants) - elite)
-        mothers = self._keys[rng.integers(elite, size=count)]
-        fathers = np.concatenate([self._keys, mutants])[rng.integers(elite + len(mutants),
-                                                                      size=count)]
+        mothers = keys[rng.integers(elite, size=count)]
+        others = np.concatenate([keys, mutants])
+        fathers = others[rng.integers(len(others), size=count)]
         uniform = rng.random((count, n)) < self.rho
         prefix = mothers < rng.random((count, 1))
         inherit = np.where(rng.random((count, 1)) < 0.5, uniform, prefix)
         # A key behind the mother's place comes after all of hers.
         children = np.where(inherit, mothers, fathers + np.where(inherit == prefix, 1.0, 0.0))
         before = self._polisher.spent
-        learners = [self._orders[0], self._orders[int(rng.integers(elite))]]
-        learned = np.stack([self._polisher.polish(o, self.polish)[0] for o in learners])
+        moves = max(200, int(self.polish * n))
+        a, b = int(rng.integers(elite)), int(rng.integers(elite))
+        learners = [self._waists(), self._injected(a, b), self._orders[int(rng.integers(elite))]]
+        learned = [self._polisher.polish(o, moves, self._hot)[0] for o in learners]
         self.spent = self._polisher.spent - before
-        return np.concatenate([keys_of(learned), children, mutants])
+        return np.concatenate([keys_of(np.stack([learners[0], *learned])), children, mutants])
+
+    def _parent(self, k: int) -> tuple[np.ndarray, np.ndarray]:
+        return self._orders[k], self._groups[k]
+
+    def _waists(self) -> np.ndarray:
+        """The best segments of the best genome and two others."""
+        a, b = self._rng.integers(len(self._orders), size=2)
+        child = best_segments(self._problem, self._parent(0), self._parent(int(a)))
+        if b == a:
+            return child
+
+
+        found = decode(self._problem, keys_of(child[None]))
+        return best_segments(self._problem, (found.orders[0], found.groups[0]),
+                             self._parent(int(b)))
+
+    def _injected(self, into: int, source: int) -> np.ndarray:
+        """Some neighboring groups of one genome, each as a run at the middle of where its nodes
+        are in another; not yet listed in a possible order, which decoding does."""
+        keys = keys_of(self._orders[into][None])
+        order, groups = self._parent(source)
+        ends = np.flatnonzero(groups >= 0)
+        count = min(len(ends), 4 + int(self._rng.integers(12)))
+        begin = int(self._rng.integers(len(ends) - count + 1))
+        for k in range(begin, begin + count):
+            run = order[ends[k - 1] + 1 if k else 0 : ends[k] + 1]
+            keys[0, run] = np.median(keys[0, run]) + np.arange(len(run)) * 1e-9
+        found: np.ndarray = decode(self._problem, keys).orders[0]
+        return found

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..evaluate import Decoded, Genomes
 from ..problem import Problem
-from .base import keys_of
+from .base import Base, keys_of
 
 
-class Random:
+class Random(Base):
     """Independent uniform priorities, ``batch`` at a time."""
 
     def __init__(self, batch: int = 64) -> None:
-        self.batch, self.spent = batch, 0
+        self.batch = batch
 
     def start(self, problem: Problem, first: np.ndarray, seed: int) -> None:
         """See ``Strategy``."""
@@ -20,12 +21,12 @@ class Random:
         self._first: np.ndarray | None = first
         self._rng = np.random.default_rng([seed, 0x4A4D])
 
-    def ask(self) -> np.ndarray:
+    def ask(self) -> Genomes:
         """The given orders first, then noise."""
         if self._first is not None:
             keys, self._first = keys_of(self._first), None
-            return keys
-        return self._rng.random((self.batch, self._nodes))
+            return Genomes(keys)
+        return Genomes(self._rng.random((self.batch, self._nodes)))
 
-    def tell(self, population: np.ndarray, orders: np.ndarray, costs: np.ndarray) -> None:
+    def tell(self, genomes: Genomes, found: Decoded) -> None:
         """Learns nothing."""

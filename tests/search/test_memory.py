@@ -9,35 +9,16 @@ import pytest
 
 from evonnx.search.evaluate import Genomes, cut, decode, keys_of
 from evonnx.search.exact import exhaustive, prove, prove_peak
-from evonnx.search.generate import generated
+from evonnx.search.generate import generated, remembering
 from evonnx.search.moves import anneal
 from evonnx.search.problem import (
     InfeasibleError,
-    Problem,
     canonical,
     check_solution,
     fingerprint,
     make_problem,
     peak,
 )  # fmt: skip
-
-
-def remembering(nodes: int, seed: int, most: int = 4, limit: float = np.inf) -> Problem:
-    """A generated problem with variants, three objectives and values of all kinds."""
-    plain = generated(nodes, seed, most)
-    rng = np.random.default_rng([seed, 7])
-    groups = [plain.group(g) for g in range(plain.candidates)]
-    again = [groups[g] for g in rng.integers(len(groups), size=len(groups) // 3)]
-    users: dict[int, list[int]] = {v: [] for v in range(nodes)}
-    for a, b in plain.edges:
-        users[a].append(b)
-    values = [(v, float(rng.integers(1, 50)), users[v], bool(rng.random() < 0.1))
-              for v in range(nodes)]
-    values += [(v, 3.0, users[v][:1], False) for v in range(0, nodes, 4)]
-    every = groups + again
-    parts = rng.random((len(every), 3))
-    return make_problem(nodes, plain.edges, every, parts @ [1.0, 0.5, 0.2], seed, parts=parts,
-                        objectives=("C", "D", "time"), values=values, limit=limit)
 
 
 def test_variants_are_candidates_of_the_same_nodes() -> None:

@@ -151,15 +151,15 @@ def test_strategies(name: str) -> None:
     assert (found.cost, found.chosen) == (again.cost, again.chosen)
     assert check_solution(p, found.chosen) == ""
     assert proof.cost - 1e-9 <= found.cost <= start
-    assert found.evaluations >= 30_000
+    assert found.evaluations >= 30_000 or found.proven
     costs = [cost for _, _, cost in found.history]
     assert costs == sorted(costs, reverse=True)
     assert found.bound <= proof.cost + 1e-9
-    if name != "random":
+    if name not in ("random", "nsga2"):
         assert found.cost <= proof.cost * 1.01
 
 
-@pytest.mark.parametrize("name", [n for n in STRATEGIES if n != "random"])
+@pytest.mark.parametrize("name", [n for n in STRATEGIES if n not in ("random", "nsga2")])
 def test_small_graphs_are_solved(name: str) -> None:
     for seed in range(20):
         p = generated(12, seed, most=5)
@@ -170,7 +170,8 @@ def test_an_interrupt_keeps_the_best() -> None:
     p = generated(40, 1)
     seen = []
 
-    def stop(evaluations: int, best: float) -> None:
+    def stop(evaluations: int, best: float, bound: float) -> None:
+        assert 0 < bound <= best
         seen.append(best)
         if len(seen) == 3:
             raise KeyboardInterrupt

@@ -1,0 +1,172 @@
+"""NSGA-II for fronts of several objectives (Deb, Pratap, Agarwal and Meyarivan, 2002).
+
+A genome is a priority per node and a weight per objective, the memory peak among them; the weights
+say what its order is cut for, so that one generation looks in many directions. Parents are chosen
+by tournaments of (rank of the non-dominated front, crowding distance); keys are crossed like those
+of the genetic algorithm, weights are blended and mutated by factors. Survivors are the best fronts,
+the last one by crowding. Every generation one genome per direction is also polished by annealing
+for its own weights. Schedules that no other dominates are archived; ``front`` answers them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ...ir.errors import OptionError
+from ..evaluate import Decoded, Genomes
+from ..moves import anneal
+from ..problem import Point, Problem
+from .base import Base, keys_of
+
+PEAK = "peak"
+"""Name of the memory peak among the objectives."""
+
+
+class Nsga2(Base):
+    """``size`` genomes; ``objectives`` to minimize, by name (all of the problem's, and the peak
+    where it has values, if none are named); ``polish`` moves per node and generation."""
+
+    whole = True
+    """Not to be split: fronts of parts do not add up."""
+
+    def __init__(self, size: int = 64, objectives: Sequence[str] = (), polish: float = 4.0) -> None:
+        self.size, self.objectives, self.polish = size, tuple(objectives), polish
+
+    def start(self, problem: Problem, first: np.ndarray, seed: int) -> None:
+        """See ``Strategy``. Raises ``OptionError`` for an objective the problem does not have."""
+        known = (*problem.objectives, *([PEAK] if problem.remembers else []))
+        wrong = [name for name in self.objectives if name not in known]
+        if wrong:
+            raise OptionError(f"objectives: of {', '.join(known)}, not {', '.join(wrong)}")
+        self._problem = problem
+        self._columns = [known.index(name) for name in self.objectives or known]
+        self._rng = rng = np.random.default_rng([seed, 0x4E32])
+        noise = rng.random((max(1, self.size - len(first)), problem.nodes))
+        self._ask = Genomes(np.concatenate([keys_of(first), noise]))
+        self._ask.weights = self._drawn(len(self._ask.keys))
+        self._keys = np.empty((0, problem.nodes))
+        self._weights = np.empty((0, problem.parts.shape[1] + 1))
+        self._values = np.empty((0, len(self._columns)))
+        self._prints = np.empty(0, np.uint64)
+        self._archive: dict[int, Point] = {}
+
+    def _drawn(self, count: int) -> np.ndarray:
+        """Random directions: log-uniform weights over what the objectives may be at most; the
+        first ones are the objectives alone."""
+        top = np.append(self._problem.flat.ceilings, max(1.0, self._problem.flat.written.sum()))
+        use = np.zeros(len(top))
+        use[[c if c < len(top) - 1 else -1 for c in self._columns]] = 1.0
+        weights = use * 10.0 ** self._rng.uniform(-2, 2, (count, len(top)))
+        for k, column in enumerate(self._columns[:count]):
+            weights[k] = 1e-6 * use
+            weights[k, column] = 1.0
+        found: np.ndarray = weights / np.maximum(top, 1e-300)
+        return found
+
+    def ask(self) -> Genomes:
+        """The next generation's children."""
+        self.spent = 0
+        if len(self._keys):
+            self._ask = self._children()
+        return self._ask
+
+    def tell(self, genomes: Genomes, found: Decoded) -> None:
+        """Survival of the best fronts; infeasible genomes come behind all others."""
+        values = np.column_stack([found.parts, found.peaks])[:, self._columns]
+        for k in np.flatnonzero(found.peaks <= self._problem.limit):
+            self._remember(found, int(k), values[k])
+        over = np.maximum(0.0, found.peaks - self._problem.limit)
+        late = np.where(over > 0, 1e6 * (1 + over / max(1.0, self._problem.limit)), 1.0)
+        keys = np.concatenate([self._keys, found.keys])
+        assert genomes.weights is not None
+        weights = np.concatenate([self._weights, genomes.weights])
+        every = np.concatenate([self._values, values * late[:, None]])
+        prints = np.concatenate([self._prints, found.prints])
+        _, once = np.unique(prints, return_index=True)
+        once = np.sort(once)
+        rank, crowd = ranked(every[once])
+        keep = once[np.lexsort((-crowd, rank))][: self.size]
+        self._keys, self._weights = keys[keep], weights[keep]
+        self._values, self._prints = every[keep], prints[keep]
+
+    def _remember(self, found: Decoded, k: int, value: np.ndarray) -> None:
+        name = int(found.prints[k])
+        if name in self._archive:
+            return
+        for point in self._archive.values():
+            if all(a <= b for a, b in zip(point.values, value, strict=True)):
+                return
+        self._archive = {n: p for n, p in self._archive.items()
+                         if not all(b <= a for a, b in zip(p.values, value, strict=True))}
+        parts = tuple(found.parts[k].tolist())
+        self._archive[name] = Point(tuple(value.tolist()), parts, float(found.peaks[k]),
+                                    found.chosen(k))  # fmt: skip
+
+    @property
+    def front(self) -> tuple[Point, ...]:
+        """What no other dominates, by the first objective."""
+        return tuple(sorted(self._archive.values(), key=lambda p: p.values))
+
+    def _children(self) -> Genomes:
+        rng, n = self._rng, self._problem.nodes
+        rank, crowd = ranked(self._values)
+        pairs = rng.integers(len(rank), size=(self.size, 2, 2))
+        a, b = pairs[..., 0], pairs[..., 1]
+        better = (rank[a] < rank[b]) | ((rank[a] == rank[b]) & (crowd[a] >= crowd[b]))
+        mother, father = np.where(better, a, b).T
+        mothers, fathers = self._keys[mother], self._keys[father]
+        uniform = rng.random((self.size, n)) < 0.7
+        prefix = mothers < rng.random((self.size, 1))
+        inherit = np.where(rng.random((self.size, 1)) < 0.5, uniform, prefix)
+        keys = np.where(inherit, mothers, fathers + np.where(inherit == prefix, 1.0, 0.0))
+        jump = rng.random((self.size, n)) < 1.0 / n
+        keys = np.where(jump, rng.random((self.size, n)), keys)
+        blend = rng.random((self.size, 1))
+        weights = self._weights[mother] ** blend * self._weights[father] ** (1 - blend)
+        weights = weights * np.exp(rng.normal(0, 0.3, weights.shape))
+        fresh = rng.random(self.size) < 0.1
+        weights[fresh] = self._drawn(self.size)[fresh]
+        self._polish(keys, weights, mother)
+        return Genomes(keys, weights=weights)
+
+    def _polish(self, keys: np.ndarray, weights: np.ndarray, mother: np.ndarray) -> None:
+        """The first children are their mothers, annealed for their weights."""
+        moves = int(self.polish * self._problem.nodes)
+        if moves <= 0:
+            return
+        for k in range(min(len(self._columns) + 1, len(keys))):
+            order = np.argsort(self._keys[mother[k]], kind="stable").astype(np.int32)
+            weights[k] = self._weights[mother[k]]
+            heat = float((self._problem.parts @ weights[k, :-1]).mean())
+            if heat <= 0:
+                continue
+            seed = int(self._rng.integers(1 << 63))
+            walked, _ = anneal(self._problem, order, moves, 0.05 * heat, 0.002 * heat, seed,
+                               weights[k])  # fmt: skip
+            keys[k] = keys_of(walked[None])[0]
+            self.spent += moves
+
+
+def ranked(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(front i8[p], crowding distance f8[p]) of objectives f8[p, k]: front 0 is dominated by
+    nobody, front 1 by front 0 only, and so on; the ends of a front have infinite distance."""
+    count = len(values)
+    no_worse = np.all(values[:, None] <= values[None], axis=2)
+    dominates: np.ndarray = np.logical_and(
+        no_worse, np.any(values[:, None] < values[None], axis=2))  # fmt: skip
+    rank, crowd = np.full(count, -1), np.zeros(count)
+    waits, level = dominates.sum(axis=0), 0
+    while (rank < 0).any():
+        front = np.flatnonzero((waits == 0) & (rank < 0))
+        rank[front] = level
+        waits = waits - dominates[front].sum(axis=0)
+        for column in values[front].T:
+            at = np.argsort(column, kind="stable")
+            spread = column[at[-1]] - column[at[0]]
+            crowd[front[at[[0, -1]]]] = np.inf
+            if spread > 0 and len(front) > 2:
+                crowd[front[at[1:-1]]] += (column[at[2:]] - column[at[:-2]]) / spread
+        level += 1
+    return rank, crowd
