@@ -55,6 +55,7 @@ class Compiled:
                  seconds: Mapping[str, float], found: str) -> None:
         self._origin = origin
         self._executable = executable
+        self._arity = len(executable.input_names)
         self._derived = stages
         self._seconds = dict(seconds)
         self._found = found
@@ -65,7 +66,10 @@ class Compiled:
     def __call__(self, /, *args: Any, **feeds: Any) -> Any:
         """Runs the model on arrays, by position or by input name. Answers the output array, or a
         tuple where the model has several. Raises ``FeedError``."""
-        results = self._run(self._by_name(args, feeds) if args else feeds)
+        if feeds or len(args) != self._arity:
+            results = self._run(self._by_name(args, feeds))
+        else:
+            results = self._run_in_order(args)
         return results[0] if len(results) == 1 else tuple(results)
 
     def _by_name(self, args: Sequence[Any], feeds: Mapping[str, Any]) -> dict[str, Any]:
@@ -92,6 +96,9 @@ class Compiled:
                             + ", ".join(quote(n) for n in self.output_names))
         by_name = dict(zip(self.output_names, self._run(feeds), strict=True))
         return [by_name[n] for n in output_names]
+
+    def _run_in_order(self, values: Sequence[Any]) -> list[Any]:
+        return self._executable.run_in_order(values)
 
     def _run(self, feeds: Mapping[str, Any]) -> list[Any]:
         return self._executable.run_list(feeds)

@@ -59,6 +59,7 @@ class Specialized(Compiled):
     def __init__(self, needed: DependsOnFeeds, build: Build, target: Target, threads: int) -> None:
         self._needs = needed.needs
         self._types, self._outputs = needed.inputs, needed.outputs
+        self._arity = len(needed.inputs)
         self._build, self._target, self._threads = build, target, threads
         self._table: OrderedDict[_Key, Compiled | tuple[Need, ...]] = OrderedDict()
         self._known_needs = dict.fromkeys(needed.needs)
@@ -85,6 +86,9 @@ class Specialized(Compiled):
             if isinstance(entry, Compiled):
                 return entry
             needs = entry
+
+    def _run_in_order(self, values: Sequence[Any]) -> list[Any]:
+        return self._run(self._by_name(values, {}))
 
     def _run(self, feeds: Mapping[str, Any]) -> list[Any]:
         if not feeds.keys() <= self._types.keys():

@@ -54,7 +54,8 @@ class Bindings:
     def __init__(self, most: int = MOST, most_bytes: int = MOST_BYTES) -> None:
         self.most, self.most_bytes = most, most_bytes
         self._table: OrderedDict[Any, Binding] = OrderedDict()
-        self._latest: Binding | None = None
+        self.latest: Binding | None = None
+        """The binding of the latest call; of a later stage, if it has several."""
         self._nbytes = self._made = self._dropped = 0
         self._lock = threading.Lock()
         after_fork(self)
@@ -68,9 +69,9 @@ class Bindings:
     def get(self, key: Any) -> Binding | None:
         """The binding kept under ``key``, which becomes the most recent one."""
         found = self._table.get(key)
-        if found is not None and found is not self._latest:
+        if found is not None and found is not self.latest:
             with self._lock:
-                self._latest = found
+                self.latest = found
                 if key in self._table:
                     self._table.move_to_end(key)
         return found
@@ -81,7 +82,7 @@ class Bindings:
         with self._lock:
             self._made += 1
             found = self._table.setdefault(key, binding)
-            self._latest = found
+            self.latest = found
             if found is binding:
                 self._nbytes += binding.nbytes
                 while len(self._table) > 1 and (
@@ -95,7 +96,7 @@ class Bindings:
     def chain(self) -> list[Binding]:
         """The bindings of the latest call, stage by stage; empty before the first."""
         found: list[Binding] = []
-        latest = self._latest
+        latest = self.latest
         while latest is not None:
             found.append(latest)
             latest = latest.parent
@@ -105,7 +106,7 @@ class Bindings:
         """Forgets all bindings."""
         with self._lock:
             self._table.clear()
-            self._latest = None
+            self.latest = None
             self._nbytes = 0
 
     def kept(self) -> Kept:

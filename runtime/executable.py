@@ -146,14 +146,19 @@ class Executable:
 
     def run_list(self, feeds: Mapping[str, Any]) -> list[Any]:
         """As ``run``, outputs in the order of ``output_names``."""
-        arrays = self._feeds.arrays(feeds)
+        return self._call(self._feeds.arrays(feeds))
+
+    def run_in_order(self, values: Sequence[Any]) -> list[Any]:
+        """As ``run_list``, for one value per input in the order of ``input_names``."""
+        return self._call(self._feeds.in_order(values))
+
+    def _call(self, arrays: Sequence[Any]) -> list[Any]:
+        if self._runner.direct:
+            return self._runner.run_direct(arrays, None, self.lease if self.threads > 1 else None)
         if self.threads == 1:
             return self._runner.run(arrays)
-        lease = self.lease()
-        try:
+        with self.lease() as lease:
             return self._runner.run(arrays, None, lease)
-        finally:
-            lease.give_back()
 
     def lease(self) -> Lease:
         """The right to use the team in one call, taken at need; also a context manager."""

@@ -60,6 +60,19 @@ class Feeds:
                 self._refuse_names(feeds)
         return result
 
+    def in_order(self, values: Sequence[Any]) -> list[Any]:
+        """As ``arrays``, for one value per input in order."""
+        result = []
+        for value, (name, dtype) in zip(values, self._specs, strict=True):
+            if (
+                type(value) is not np.ndarray
+                or value.dtype != dtype
+                or value.flags.num & _DENSE != _DENSE
+            ):
+                value = self._convert(name, value, dict(zip(self.names, values)))
+            result.append(value)
+        return result
+
     def _refuse_names(self, feeds: Mapping[str, Any]) -> None:
         missing = [quote(n) for n in self.names if n in self._needed and feeds.get(n) is None]
         unknown = [quote(n) for n in feeds if n not in self._types]

@@ -12,6 +12,7 @@ import ctypes
 import math
 import sys
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -47,23 +48,51 @@ def _choose_address() -> Any:
 data_address = _choose_address()
 """Address of an array's first byte."""
 
-_Entry = tuple[np.ndarray, int, int]
-"""Owner, address and bytes of an output's memory."""
+
+class _Output:
+    """Memory of one output, which is written again when nobody but the frame refers to it."""
+
+    __slots__ = ("idle", "nbytes", "raw", "start", "template")
+
+    def __init__(self, raw: np.ndarray, address: int, nbytes: int) -> None:
+        self.raw = raw
+        """Owns the memory; arrays given to callers refer to it."""
+        self.start = address - data_address(raw)
+        """Where in it the output begins."""
+        self.nbytes = nbytes
+        self.template: np.ndarray | None = None
+        """An array like those given out: a view of it is cheaper than a new array."""
+        self.idle = _IDLE
+        """References to ``raw`` when nobody else has any."""
+
+    def taken(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        """An array of the memory for a caller; shape and dtype are the same until ``forget``."""
+        template = self.template
+        if template is None:
+            self.template = template = np.ndarray(shape, dtype, self.raw, self.start)
+            self.idle += 1
+        return template.view()
+
+    def forget(self) -> None:
+        """Arrays may have another shape from now on."""
+        self.template = None
+        self.idle = _IDLE
 
 
-def _references(entry: _Entry) -> int:
-    return sys.getrefcount(entry[0])
+_references = sys.getrefcount
 
 
 def _idle_references() -> int:
-    """What ``_references`` answers when only a frame (an entry and a list) refers to the array."""
-    entry: _Entry = (np.empty(1, np.uint8), 0, 0)
-    owners = [entry[0]]
-    return _references(entry) + len(owners) - 1
+    """What ``_references(output.raw)`` answers when only a frame (an output and a list) refers to
+    the array."""
+    output = SimpleNamespace(raw=np.empty(1, np.uint8))
+    owners = [output.raw]
+    return _references(output.raw) + len(owners) - 1
 
 
-_IDLE = _idle_references() if getattr(sys, "_is_gil_enabled", lambda: True)() else -1
+_COUNTS = getattr(sys, "_is_gil_enabled", lambda: True)()
 """Reference counts say who uses an array only where a global interpreter lock exists."""
+_IDLE = _idle_references() if _COUNTS else -(1 << 30)
 
 
 def allocate(nbytes: int) -> tuple[np.ndarray, int]:
@@ -80,6 +109,20 @@ def aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """An uninitialized array that starts at a cache line."""
     raw, address = allocate(math.prod(shape) * dtype.itemsize)
     return np.ndarray(shape, dtype, raw, address - data_address(raw))
+
+
+@dataclass(slots=True)
+class Direct:
+    """A call without host-level steps, made ready for one binding on one frame."""
+
+    binding: Binding
+    block: Block
+    address: int
+    """Of the block."""
+    parallel: bool
+    """Whether a step is split among threads."""
+    outputs: list[tuple[int, tuple[int, ...], np.dtype]]
+    """Slot, shape and dtype of every output."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +142,7 @@ class Frame:
     """Memory and tables of one call at a time."""
 
     __slots__ = ("_blocks", "_bound", "_outputs", "_owners", "_private", "_words", "bases",
-                 "held", "objects")  # fmt: skip
+                 "direct", "held", "objects")  # fmt: skip
 
     def __init__(self, slots: int) -> None:
         self._owners: list[np.ndarray | None] = [None] * slots
@@ -107,9 +150,11 @@ class Frame:
         self.bases: Any = memoryview(self._words.data)
         """Base table: the address that offsets of each slot count from."""
         self._private = np.empty(0, np.uint8)
-        self._outputs: dict[int, _Entry] = {}
+        self._outputs: dict[int, _Output] = {}
         self._bound: list[Binding | None] = [None] * slots
         self._blocks: dict[int, Block] = {}
+        self.direct: Direct | None = None
+        """What the last call without host-level steps left ready."""
         self.held: dict[int, int] = {}
         """Bytes of the arena chunk in each slot."""
         self.objects: dict[int, Any] = {}
@@ -121,16 +166,18 @@ class Frame:
             self._prepare(stage, binding, threads)
         for slot, nbytes in binding.allocate:
             kept = self._outputs.get(slot)
-            if kept is not None and kept[2] == nbytes and _references(kept) == _IDLE:
+            if kept is not None and kept.nbytes == nbytes and _references(kept.raw) == kept.idle:
                 continue
             raw, address = allocate(nbytes)
-            self._outputs[slot] = (raw, address, nbytes)
+            self._outputs[slot] = _Output(raw, address, nbytes)
             self._owners[slot] = raw
             self.bases[slot] = address
 
     def _prepare(self, stage: int, binding: Binding, threads: int) -> None:
         slot = 1 + stage
-        self._bound[stage] = None
+        self._bound[stage] = self.direct = None
+        for output in self._outputs.values():
+            output.forget()
         if binding.chunk > self.held.get(slot, -1):
             raw, address = allocate(binding.chunk)
             self._owners[slot] = raw
@@ -168,6 +215,15 @@ class Frame:
         start = self.bases[spec.slot] + spec.offset - data_address(owner)
         return np.ndarray(spec.shape, spec.dtype, owner, start)
 
+    def taken(self, direct: Direct) -> list[np.ndarray]:
+        """The outputs of a call; their memory is the caller's as long as it keeps them."""
+        found = []
+        for slot, shape, dtype in direct.outputs:
+            output = self._outputs[slot]
+            template = output.template
+            found.append(output.taken(shape, dtype) if template is None else template.view())
+        return found
+
     def attach(self, slot: int, array: np.ndarray) -> None:
         """Let ``slot`` be the memory of ``array`` until ``leave``."""
         self._owners[slot] = array
@@ -182,5 +238,5 @@ class Frame:
     @property
     def nbytes(self) -> int:
         """Bytes this frame holds now: arena, scratch, outputs not yet taken over."""
-        outputs = sum(n for _, _, n in self._outputs.values())
+        outputs = sum(o.nbytes for o in self._outputs.values())
         return sum(self.held.values()) + len(self._private) + outputs

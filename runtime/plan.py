@@ -253,20 +253,19 @@ def _covers(item: Segment | HostItem, position: int) -> bool:
 def _take_outputs(result: Layout) -> None:
     """Decides which outputs own their memory and which are copied at the end."""
     program = result.program
-    users: dict[int, int] = {}
-    for _, b in program.outputs:
-        users[program.roots[b]] = users.get(program.roots[b], 0) + 1
+    owned: set[int] = set()
     for name, b in program.outputs:
         r = program.roots[b]
         root, kind, whole = result.roots[r], program.buffers[b].type, program.buffers[r].type
         mode = "copy"
         if root.kind == "host":
             mode = "host"
-        elif root.kind in ("arena", "dynamic") and users[r] == 1:
+        elif root.kind in ("arena", "dynamic") and r not in owned:
             assert isinstance(kind, TensorType)
             assert isinstance(whole, TensorType)
             if program.offsets[b] == 0 and kind.nbytes() == whole.nbytes():
                 mode = "own"
+                owned.add(r)
                 root.kind = "output" if root.kind == "arena" else root.kind
         root.last = len(program.steps)
         result.outputs.append(OutputSource(name, b, mode))

@@ -8,8 +8,9 @@ program without host-level steps is one lookup, one native call, and the arrays 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -21,12 +22,14 @@ from ..ir.target import Target
 from ..ir.types import TensorType, Type
 from .bindings import Bindings, Kept
 from .driver import Driver
-from .frame import Frame, data_address
+from .frame import Block, Direct, Frame, data_address
 from .host import lookup
 from .plan import HostItem, Layout, Segment, layout
 from .program import BindStep, ControlStep, HostStep, Program, bare_symbol
 from .tables import Binding, StageTemplate
 from .team import Holder, Team
+
+_shape = attrgetter("shape")
 
 _FRAMES = 8
 """Idle frames a runner keeps."""
@@ -109,11 +112,18 @@ class Runner:
         self._input_roots = [b for _, b, _ in self.layout.inputs]
         self._input_slots = [roots[b].slot for b in self._input_roots]
         self._attached = [r.slot for r in roots.values() if r.kind in ("input", "dynamic")]
-        self._plain = len(self.layout.items) == 1 and isinstance(self.layout.items[0], Segment)
-        self._own_only = all(
-            o.mode == "own" and roots[program.roots[o.buffer]].kind == "output"
-            for o in self.layout.outputs
+        self.direct = (
+            len(self.layout.items) == 1
+            and isinstance(self.layout.items[0], Segment)
+            and not self.layout.given
+            and all(roots[b].kind == "input" for b in self._input_roots)
+            and all(
+                o.mode == "own" and roots[program.roots[o.buffer]].kind == "output"
+                for o in self.layout.outputs
+            )
         )
+        """Whether a call is one native call that writes all outputs where the caller reads them."""
+        self._call = machine.driver.run
         self._bindings = Bindings()
         self._frames: list[Frame] = []
 
@@ -130,12 +140,37 @@ class Runner:
         ``env`` gives the symbols that come from outside. Raises ``FeedError`` where shapes do not
         fit. The arrays returned share no memory with the inputs or with later calls.
         """
+        if self.direct:
+            return self.run_direct(arrays, lease)
         shapes = tuple([getattr(a, "shape", None) for a in arrays])
         given = tuple([env[s] for s in self.layout.given]) if env else ()
         binding = self._bindings.get((shapes, given))
         if binding is None:
             binding = self._bind(shapes, given)
-        lease = lease or _ALONE
+        frame = self._frame()
+        try:
+            frame.enter(0, binding, self.machine.threads)
+            return self._general(frame, binding, arrays, lease or _ALONE)
+        finally:
+            if len(self._frames) < _FRAMES:
+                self._frames.append(frame)
+
+    def _frame(self) -> Frame:
+        try:
+            return self._frames.pop()
+        except IndexError:
+            return Frame(self.layout.slots)
+
+    def run_direct(
+        self, arrays: Sequence[Any], lease: Lease | None = None,
+        lend: Callable[[], Lease] | None = None,
+    ) -> list[Any]:
+        """``run`` where ``direct``, written for few Python operations. ``lend`` makes the lease,
+        which is given back, only where a step is split."""
+        shapes = tuple(map(_shape, arrays))
+        binding = self._bindings.latest
+        if binding is None or binding.shapes != shapes:
+            binding = self._bindings.get((shapes, ())) or self._bind(shapes, ())
         try:
             frame = self._frames.pop()
         except IndexError:
@@ -143,27 +178,45 @@ class Runner:
         try:
             frame.enter(0, binding, self.machine.threads)
             bases = frame.bases
-            if self._plain and self._own_only:
-                for slot, array in zip(self._input_slots, arrays):
-                    bases[slot] = data_address(array)
-                self._native(frame, binding, 0, lease)
-                specs = binding.arrays
-                return [frame.array(specs[o.buffer]) for o in self.layout.outputs]
-            return self._general(frame, binding, arrays, lease)
+            for slot, array in zip(self._input_slots, arrays):
+                bases[slot] = data_address(array)
+            direct = frame.direct
+            if direct is None or direct.binding is not binding:
+                direct = self._ready(frame, binding)
+            if not direct.parallel:
+                self._call(direct.address)
+            elif lend is None:
+                self._launch(direct.block, lease)
+            else:
+                with lend() as lent:
+                    self._launch(direct.block, lent)
+            return frame.taken(direct)
         finally:
             if len(self._frames) < _FRAMES:
                 self._frames.append(frame)
+
+    def _ready(self, frame: Frame, binding: Binding) -> Direct:
+        """What stays the same for all direct calls of a binding on a frame."""
+        table = binding.tables[0]
+        assert table is not None
+        specs = [binding.arrays[o.buffer] for o in self.layout.outputs]
+        outputs = [(s.slot, s.shape, s.dtype) for s in specs]
+        block = frame.block(binding, table)
+        frame.direct = direct = Direct(binding, block, block.address, table.parallel, outputs)
+        return direct
 
     def _native(self, frame: Frame, binding: Binding, item: int, lease: Lease) -> None:
         """One segment: one native call."""
         table = binding.tables[item]
         if table is None:
             raise AssertionError("a segment was reached before its sizes were known")
-        block = frame.block(binding, table)
-        if table.parallel and (team := lease.take()) is not None:
+        self._launch(frame.block(binding, table), lease)
+
+    def _launch(self, block: Block, lease: Lease | None) -> None:
+        if lease is not None and block.table.parallel and (team := lease.take()) is not None:
             team.run(block)
         else:
-            self.machine.driver.run(block.address)
+            self._call(block.address)
 
     def _general(
         self, frame: Frame, binding: Binding, arrays: Sequence[Any], lease: Lease

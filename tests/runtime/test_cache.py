@@ -285,7 +285,7 @@ def test_symbols_are_not_used_twice(sources: Any) -> None:
 
 
 def test_micro_kernels_by_name() -> None:
-    for symbol in ("mk_igemm_f32_4x2", "mk_igemmk_f64_1x2", "mk_depthwise_f32_3", "mk_pack_f32"):
+    for symbol in ("mk_igemm_f32_4x2", "mk_igemm_f64_1x2", "mk_depthwise_f32_3", "mk_pack_f32"):
         assert f"@{symbol}(" in micro_text(symbol, TARGET)
     for symbol in ("mk_none_f32", "system", "mk_igemm_f32_04x2"):
         with pytest.raises(CompileError):

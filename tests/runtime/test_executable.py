@@ -13,6 +13,7 @@ from evonnx.runtime.constants import settle
 from evonnx.runtime.driver import BARRIER, PARALLEL, ROW_FLAGS, ROW_WORDS
 from evonnx.runtime.executable import Executable, measure_peak, resident_peak
 from evonnx.runtime.phases import Shape
+from evonnx.runtime.plan import layout
 from evonnx.runtime.program import BindStep, KernelStep, print_program
 
 
@@ -104,6 +105,8 @@ def test_outputs_never_share_memory(maker: Any, cache: Any) -> None:
     maker.output("head", maker.buffer((4,), view_of=y))
     maker.output("tail", maker.buffer((2, 2), view_of=y, offset=16))
     exe = Executable(maker.program(), maker.constants, threads=1, cache=cache)
+    modes = [o.mode for o in layout(exe.program).outputs]
+    assert modes == ["copy", "copy", "own", "copy", "copy", "copy"]  # one owner per value
     fed = np.ones(8, np.float32)
     first, second = exe.run({"x": fed}), exe.run({"x": fed})
     arrays = [fed, *first.values(), *second.values()]
@@ -142,6 +145,41 @@ def test_output_memory_is_reused_only_when_dropped(maker: Any, cache: Any) -> No
     address = second.ctypes.data
     del second
     assert exe.run({"x": x})["y"].ctypes.data == address
+
+
+def test_outputs_of_equal_bytes_and_other_shapes(maker: Any, cache: Any, sources: Any) -> None:
+    """The memory is written again, the array has the shape of the call."""
+    x = maker.input("x", ("N", "M"))
+    y = maker.buffer(("N", "M"))
+    maker.run(sources["affine"], (x, y), (1, 2, 1), sym("N") * sym("M"))
+    maker.output("y", y)
+    exe = Executable(maker.program(), maker.constants, threads=1, cache=cache)
+    for shape in ((2, 8), (4, 4), (2, 8), (2, 8), (16, 1), (1, 16)):
+        fed = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+        got = exe.run({"x": fed})["y"]
+        assert got.shape == shape and np.array_equal(got, fed * 2 + 1)
+        assert got.flags.writeable and got.flags.c_contiguous
+        held = got[:1]
+        again = exe.run({"x": fed + 1})["y"]
+        assert np.array_equal(held, fed[:1] * 2 + 1)
+        assert not np.may_share_memory(again, held)
+        del got, held, again
+    wide, high = np.ones((2, 8), np.float32), np.ones((4, 4), np.float32)
+    address = exe.run({"x": wide})["y"].ctypes.data
+    assert [exe.run({"x": v})["y"].ctypes.data for v in (wide, high, wide)] == [address] * 3
+
+
+def test_small_steps_leave_the_team_alone(maker: Any, cache: Any) -> None:
+    x, y = maker.input("x", (8,)), maker.buffer((8,))
+    maker.affine(x, y, 2, 1, flops=8)
+    maker.output("y", y)
+    exe = Executable(maker.program(), maker.constants, threads=2, cache=cache)
+    assert np.array_equal(exe.run_in_order([np.ones(8, np.float32)])[0], np.full(8, 3))
+    assert exe._team is None
+    with pytest.raises(FeedError, match="missing 'x'"):
+        exe.run_in_order([None])
+    with pytest.raises(FeedError, match="got dtype float64"):
+        exe.run_in_order([np.ones(8)])
 
 
 def test_writing_into_views_of_an_output(maker: Any, cache: Any) -> None:
