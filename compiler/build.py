@@ -160,7 +160,8 @@ class ProgramBuilder:
         if kernels.packed_constant is None:
             return self.add(Buffer(f"v{len(self.buffers)}", type_, "arena"))
         k, p = kernels.packed_constant
-        spec = ("panels", p.offset, p.outer, p.column, p.inner, p.width, p.group)
+        spec = ("panels", p.offset, p.outer, p.column, p.inner, p.width, p.group,
+                p.winograd)
         digest = ins[k].node.attrs["digest"]
         found = self.packed.get((digest, spec))
         if found is None:

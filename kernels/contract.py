@@ -45,7 +45,7 @@ from .nest import (
 
 CHUNK = 1024
 """Products of one chunk of a long sum, about: a chunk of a panel is 128 KB."""
-_NO_LIMITS = tuple(Ex("const", F32, (), sign * math.inf) for sign in (-1, 1))
+NO_LIMITS = tuple(Ex("const", F32, (), sign * math.inf) for sign in (-1, 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +60,8 @@ class Panels:
     width: int
     group: int = 1
     """Successive k that lie side by side (4 for bytes)."""
+    winograd: bool = False
+    """Whether the 3x3 elements of each k are transformed to 4x4 first (see ``winograd``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +109,10 @@ class _Plan:
         self.panel_count = ceil_div(self.column.hi, self.nr)
         self.panels = product(a.hi for a in self.outer) * self.panel_count
         self.batches = product(a.hi for a in s.batch)
-        block = self.block_rows()
+        self.cut_panels(self.block_rows())
+
+    def cut_panels(self, block: Dim) -> None:
+        """Blocks of ``block`` rows, and of as many panels as keep a few threads busy."""
         self.block = block
         self.row_blocks = ceil_div(self.row_count, block)
         tiles = self.batches * self.row_blocks
@@ -293,7 +298,7 @@ class _Writer(_Plan):
         to = Address(self.strip, strip + q * (self.mr * self.nr))
         return Call(self.tile.symbol, (
             *self.chunk_of(q, j, t), to, self.nr, self.mr, self.nr, to, self.more(t),
-            0, 0, 0, *_NO_LIMITS), self.micro)
+            0, 0, 0, *NO_LIMITS), self.micro)
 
     def finish_call(self, q: Dim, j: Dim, t: Dim, strip: Dim, finish: Finish) -> Call:
         """The last chunk of panel ``j`` with the epilogue in registers."""
@@ -435,7 +440,11 @@ def choose_rows(heights: Sequence[int], space: ContractionSpace) -> int:
         step = coefficient(space.a.data[1], name_of(space.rows[-1].var))
         if isinstance(step, int) and step and step * F32.itemsize % WAY_BYTES == 0:
             heights = [h for h in heights if h <= WAYS]
-    rows = product(a.hi for a in space.rows)
+    return best_height(heights, product(a.hi for a in space.rows))
+
+
+def best_height(heights: Sequence[int], rows: Dim) -> int:
+    """The one of ``heights`` for ``rows`` independent rows, see ``choose_rows``."""
     if not isinstance(rows, int) or rows == 0:
         return max(heights)
     return min(heights, key=lambda h: -(-rows // h) * (h + 1))

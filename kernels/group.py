@@ -11,6 +11,7 @@ from ..ir.errors import CompileError, UnsupportedError
 from ..ir.graph import Graph, Node
 from ..ir.target import Target
 from ..ir.tiles import ContractionSpace, Space
+from . import winograd
 from .contract import Panels, choose_rows, lower_contraction
 from .contract_bytes import lower_byte_contraction
 from .depthwise import lower_depthwise
@@ -80,13 +81,15 @@ def _contraction(graph: Graph, target: Target, constants: frozenset[int],
     width = full.nr // full.nv
     columns = space.columns[-1].hi
     vectors = -(-columns // width) if isinstance(columns, int) else full.nv
-    make, lower_it = (igemm_i8, lower_byte_contraction) if space.bytes else (
-        igemm, lower_contraction)
-    tile = make(target, mr=choose_rows(igemm_rows(target), space),
-                nv=min(max(vectors, 1), full.nv))
     # A constant that is read besides, by the epilogue or as the other operand, stays as it is.
     reads = [v for n in graph.nodes for v in n.operands]
     once = frozenset(k for k in constants if reads.count(graph.inputs[k]) == 1)
+    make, lower_it = (igemm_i8, lower_byte_contraction) if space.bytes else (
+        igemm, lower_contraction)
+    rows = choose_rows(igemm_rows(target), space)
+    if space.b.kind == "load" and space.b.data[0] in once and winograd.pays(space):
+        lower_it, rows = winograd.lower_winograd, winograd.choose_rows(igemm_rows(target), space)
+    tile = make(target, mr=rows, nv=min(max(vectors, 1), full.nv))
     c = lower_it(graph, tile, once)
     packed = ("packed", 0)
     main = _kernel(emit(c.nest), [*ins, packed, *outs], (tile.symbol,))

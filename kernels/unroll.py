@@ -90,11 +90,11 @@ def _tap(puller: Puller, node: Node, region: Region, mapping: dict[str, Dim], un
     if value.dtype != unit.dtype:
         value = Ex("fn", unit.dtype, (value,), ("cast", ()))
     if chosen:
-        value = Ex("fn", unit.dtype, (_all_hold(chosen), value, unit), ("select", ()))
+        value = Ex("fn", unit.dtype, (all_hold(chosen), value, unit), ("select", ()))
     return Ex("guard", unit.dtype, (value, unit), tuple(guarded)) if guarded else value
 
 
-def _all_hold(conds: Sequence[Cond]) -> Ex:
+def all_hold(conds: Sequence[Cond]) -> Ex:
     """The conditions as a boolean expression."""
     result: Ex | None = None
     for c in conds:

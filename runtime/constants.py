@@ -93,6 +93,7 @@ def _panels(
     inner: Sequence[tuple[int, int]],
     width: int,
     group: int = 1,
+    winograd: bool = False,
 ) -> np.ndarray:
     """Element (outer, panel, k, lane) of ``[outer, panels, k, width]`` is read at ``offset`` plus
     (extent, stride) loops over ``outer``, ``column`` and ``inner``; see ``kernels.contract``.
@@ -108,6 +109,9 @@ def _panels(
     matrix = view.reshape(groups, depth, column[0])
     if group > 1:
         return _grouped(matrix, width, group)
+    if winograd:
+        matrix = _spread(matrix)
+        depth = matrix.shape[1]
     whole, rest = divmod(column[0], width)
     packed = aligned_empty((groups, whole + (rest > 0), depth, width), array.dtype)
     body = matrix[:, :, : whole * width].reshape(groups, depth, whole, width)
@@ -116,6 +120,18 @@ def _panels(
         packed[:, whole] = 0
         packed[:, whole, :, :rest] = matrix[:, :, whole * width :]
     return packed
+
+
+_SPREAD = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
+"""G of Winograd's F(2, 3)."""
+
+
+def _spread(matrix: np.ndarray) -> np.ndarray:
+    """``G g G^T`` of the 3x3 leading k of ``[outer, 9 * rest, columns]``, computed in float64."""
+    outer, depth, columns = matrix.shape
+    g = matrix.reshape(outer, 3, 3 * (depth // 9) * columns).astype(np.float64)
+    rows = (_SPREAD @ g).reshape(outer, 4, 3, -1)
+    return (_SPREAD @ rows).astype(matrix.dtype).reshape(outer, 16 * (depth // 9), columns)
 
 
 def _grouped(matrix: np.ndarray, width: int, group: int) -> np.ndarray:

@@ -1,0 +1,119 @@
+"""Winograd's F(2x2, 3x3) against the reference interpreter in float64, and where it is used."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from evonnx.ir.dims import Dim, sym
+from evonnx.ir.graph import Builder, Value
+from evonnx.ir.groups import extract
+from evonnx.ir.tiles import ContractionSpace, Space
+from evonnx.kernels.winograd import pays
+
+from .test_groups import array, check, run_as_one, tensor
+
+CASES = [
+    # image, output channels, pads_lo, pads_hi
+    ((1, 12, 16, 16), 32, (1, 1), (1, 1)),
+    ((2, 13, 9, 20), 40, (1, 1), (1, 1)),
+    ((1, 12, 14, 33), 17, (0, 0), (0, 0)),
+    ((3, 10, 11, 16), 64, (0, 2), (1, 0)),
+    ((1, 31, 29, 24), 48, (2, 1), (0, 1)),
+    ((0, 8, 8, 16), 16, (1, 1), (1, 1)),
+]  # fmt: skip
+
+
+def conv(b: Builder, x: Value, w: np.ndarray, lo: Any, hi: Any, **attrs: Any) -> Value:
+    attrs = {"strides": (1, 1), "dilations": (1, 1), "groups": 1} | attrs
+    return b.op("conv", x, b.const(w), pads_lo=lo, pads_hi=hi, layout="last", **attrs)
+
+
+def used(b: Builder, y: Value) -> bool:
+    graph = b.build({"y": y})
+    nodes = [n for n in graph.nodes if n.op not in ("input", "const")]
+    return pays(ContractionSpace(Space(extract(graph, nodes).graph)))
+
+
+def weights(c: int, m: int) -> np.ndarray:
+    return (array(3, 3, c, m) / np.float32(np.sqrt(9 * c))).astype(np.float32)
+
+
+@pytest.mark.parametrize("target", ["cpu", "avx2", "generic"])
+@pytest.mark.parametrize("case", range(len(CASES)))
+def test_with_epilogue(case: int, target: str) -> None:
+    shape, m, lo, hi = CASES[case]
+    b = Builder()
+    y = conv(b, tensor(b, "x", *shape), weights(shape[-1], m), lo, hi)
+    assert used(b, y)
+    r = tensor(b, "r", *y.shape)
+    y = b.op("add", b.op("relu", b.op("add", y, tensor(b, "b", m))), r)
+    feeds = {"x": array(*shape), "b": array(m), "r": array(*y.shape)}  # type: ignore[arg-type]
+    check(y, b, feeds, tolerance=2e-6, target=target)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (7, 5), (2, 3), (1, 1), (0, 4)])
+def test_sizes_known_late(size: tuple[int, int]) -> None:
+    b = Builder()
+    shape: tuple[Dim, ...] = (sym("N"), sym("H"), sym("W"), 16)
+    y = conv(b, tensor(b, "x", *shape), weights(16, 24), (1, 1), (1, 1))
+    assert used(b, y)
+    check(b.op("relu", y), b, {"x": array(2, *size, 16)}, tolerance=2e-6)
+
+
+def test_threads_do_not_change_a_bit() -> None:
+    results = []
+    x, w = array(1, 29, 31, 32), weights(32, 96)
+    for threads in (1, 2):
+        b = Builder()
+        graph = b.build({"y": conv(b, tensor(b, "x", *x.shape), w, (1, 1), (1, 1))})
+        results.append(run_as_one(graph, {"x": x}, threads=threads)[0]["y"])
+    np.testing.assert_array_equal(results[0], results[1])
+
+
+def test_the_error_stays_near_that_of_the_direct_sum() -> None:
+    """Against float64, in units of the output's scale; the direct sum in float32 beside it."""
+    from evonnx.ir import interp
+
+    x, w = np.abs(array(1, 24, 24, 128)), weights(128, 64)
+    b = Builder()
+    graph = b.build({"y": conv(b, tensor(b, "x", *x.shape), w, (1, 1), (1, 1))})
+    exact = interp.run(graph, {"x": x}, float64=True)["y"]
+    fast = run_as_one(graph, {"x": x})[0]["y"]
+    scale = np.abs(exact).max()
+    assert np.abs(fast - exact).max() / scale < 2e-6
+    rows = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    direct = np.zeros(exact.shape, np.float32)
+    for i, j in np.ndindex(3, 3):
+        direct += rows[:, i : i + 24, j : j + 24] @ w[i, j]
+    error, other = (np.sqrt(np.mean((y - exact) ** 2)) for y in (fast, direct))
+    assert error < 3 * other
+
+
+def test_what_is_not_finite_stays_in_its_tiles() -> None:
+    """Outputs whose 2x2 tile reads no infinity and no NaN are what they are without them."""
+    x = array(1, 12, 12, 16)
+    b = Builder()
+    graph = b.build({"y": conv(b, tensor(b, "x", *x.shape), weights(16, 16), (1, 1), (1, 1))})
+    clean = run_as_one(graph, {"x": x})[0]["y"]
+    x[0, 5, 5, 3], x[0, 5, 6, 2] = np.inf, np.nan
+    spoilt = run_as_one(graph, {"x": x})[0]["y"]
+    reads = np.zeros((12, 12), bool)
+    reads[4:8, 4:8] = True
+    assert not np.isfinite(spoilt[0, 4:7, 4:8]).any()
+    np.testing.assert_array_equal(spoilt[0][~reads], clean[0][~reads])
+
+
+@pytest.mark.parametrize("other", [{"strides": (2, 2)}, {"dilations": (2, 2)}, {"groups": 2}])
+def test_other_convolutions_are_summed_directly(other: dict[str, Any]) -> None:
+    b = Builder()
+    w = weights(32 // other.get("groups", 1), 32)
+    assert not used(b, conv(b, tensor(b, "x", 1, 20, 20, 32), w, (1, 1), (1, 1), **other))
+
+
+def test_thin_images_and_images_of_few_tiles_are_summed_directly() -> None:
+    b = Builder()
+    assert not used(b, conv(b, tensor(b, "x", 1, 20, 20, 8), weights(8, 32), (1, 1), (1, 1)))
+    assert not used(b, conv(b, tensor(b, "z", 1, 1, 3, 64), weights(64, 64), (1, 1), (1, 1)))
