@@ -21,6 +21,9 @@ class Axis:
     var: Dim
     hi: Dim
     lo: Dim = 0
+    most: int = 0
+    """A bound of ``hi`` that depends on the target only, where there is one: written into the
+    source, so that LLVM does not interleave a short loop until nothing of it is left."""
 
 
 def name_of(variable: Dim) -> str:

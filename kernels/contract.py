@@ -370,7 +370,7 @@ class _Writer(_Plan):
         mapping |= self.linear_mapping(self.outer, j // self.panel_count if self.outer else j)
         body = low.rename(body, mapping | self.linear_mapping(rows, row))
         axes = [Axis(row, self.last_row, self.first_row)] if isinstance(row, Expr) else []
-        axes += [Axis(lane, self.panel_width(j))] if isinstance(lane, Expr) else []
+        axes += [Axis(lane, self.panel_width(j), most=self.nr)] if isinstance(lane, Expr) else []
         loop = Loop(tuple(axes), tuple(body))
         only = body[0] if len(body) == 1 else None
         if not isinstance(only, Store) or self.sum != F32:

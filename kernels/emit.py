@@ -395,6 +395,8 @@ class Emitter:
                 name, = free_vars(axis.var)
                 loop = self.fresh("j")
                 lo, hi = self.dim(axis.lo), self.bound(axis.hi)
+                if axis.most and not hi.isdecimal():
+                    hi = f"imin({hi}, {axis.most})"
                 bounds = hi if lo == "0" else f"{lo}, {hi}"
                 self.loop_names[name] = loop
                 stack.enter_context(

@@ -36,6 +36,9 @@ from .unroll import all_hold
 SIZE = 4
 """Pixels of one side of a transformed tile; SIZE - 2 outputs."""
 POINTS = SIZE * SIZE
+CHAIN = 64
+"""Products that one accumulator takes in a row. Fewer than elsewhere (``micro.gemm``), so that the
+errors of sums make up for those of the transforms."""
 LEAST = 16
 """Channels from which on the products outweigh the transforms."""
 GAIN = 0.8
@@ -199,14 +202,17 @@ class _WinogradWriter(_Writer):
         """Per panel sixteen products and the way back."""
         n = self.names
         j, q, e = n.var(self.panels, "j"), n.var(ceil_div(self.block, self.mr)), n.var(POINTS)
+        k = n.var(ceil_div(self.channels, CHAIN))
         self.strip = self.low.new_scratch(F32, POINTS * self.block * self.nr)
         assert isinstance(e, Expr)
         to = Address(self.strip, e * (self.block * self.nr) + q * (self.mr * self.nr))
-        b = Address(self.packed, (j * POINTS + e) * (self.channels * self.nr))
+        first = k * CHAIN
+        b = Address(self.packed, ((j * POINTS + e) * self.channels + first) * self.nr)
+        axes = ((e, POINTS), (q, self.micro_tiles), (k, ceil_div(self.channels, CHAIN)))
         call = Call(self.tile.symbol, (
-            Address(self.table, q * self.mr), 1, e * (self.block * self.row_stride), self.channels,
-            b, to, self.nr, self.mr, self.nr, to, 0, 0, 0, 0, *NO_LIMITS),
-            (Axis(e, POINTS), *((Axis(q, self.micro_tiles),) if isinstance(q, Expr) else ())))
+            Address(self.table, q * self.mr), 1, e * (self.block * self.row_stride) + first,
+            dmin(CHAIN, self.channels - first), b, to, self.nr, self.mr, self.nr, to, dmin(k, 1),
+            0, 0, 0, *NO_LIMITS), tuple(Axis(v, hi) for v, hi in axes if isinstance(v, Expr)))
         panels = (Axis(j, self.last_panel, self.first_panel),) if isinstance(j, Expr) else ()
         return [Nested(panels, (call, self.results(j)))]
 
@@ -220,8 +226,8 @@ class _WinogradWriter(_Writer):
                   for k in range(SIZE)] for i in range(SIZE)]
         values = _both_ways(cells, _collected)
         (image, down, across), lets = self.places(tile)
-        lanes = (Axis(lane, dmin(self.nr, self.column.hi - j * self.nr)),) if isinstance(
-            lane, Expr) else ()
+        width = dmin(self.nr, self.column.hi - j * self.nr)
+        lanes = (Axis(lane, width, most=self.nr),) if isinstance(lane, Expr) else ()
         loops: list[Loop] = []
         for y, x in ((0, 0), (0, 1), (1, 0), (1, 1)):
             at = (down * 2 + y, across * 2 + x)

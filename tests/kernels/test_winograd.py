@@ -77,7 +77,7 @@ def test_the_error_stays_near_that_of_the_direct_sum() -> None:
     """Against float64, in units of the output's scale; the direct sum in float32 beside it."""
     from evonnx.ir import interp
 
-    x, w = np.abs(array(1, 24, 24, 128)), weights(128, 64)
+    x, w = array(1, 24, 24, 256), weights(256, 64)
     b = Builder()
     graph = b.build({"y": conv(b, tensor(b, "x", *x.shape), w, (1, 1), (1, 1))})
     exact = interp.run(graph, {"x": x}, float64=True)["y"]
@@ -89,7 +89,7 @@ def test_the_error_stays_near_that_of_the_direct_sum() -> None:
     for i, j in np.ndindex(3, 3):
         direct += rows[:, i : i + 24, j : j + 24] @ w[i, j]
     error, other = (np.sqrt(np.mean((y - exact) ** 2)) for y in (fast, direct))
-    assert error < 3 * other
+    assert error < 2 * other
 
 
 def test_what_is_not_finite_stays_in_its_tiles() -> None:
