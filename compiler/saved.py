@@ -23,18 +23,19 @@ import numpy as np
 
 from .. import __version__
 from ..ir.dims import Dim, Expr, parse_dim
-from ..ir.errors import ArtefactError, CompileError, EvonnxError, VerifyError, quote
+from ..ir.errors import ArtefactError, CompileError, quote
 from ..ir.graph import Constants, Graph
 from ..ir.parser import parse_graph
 from ..ir.schedule import parse_schedule
 from ..ir.target import Target
 from ..ir.text import named_constants, print_graph
-from ..runtime.artefact import Archive, is_artefact, open_artefact, write_artefact
+from ..runtime.artefact import Archive, is_artefact, open_artefact, readable, write_artefact
 from ..runtime.cache import CacheRecord
 from ..runtime.constants import Key
 from ..runtime.driver import SYMBOL, driver, driver_object
 from ..runtime.executable import Executable, Parts
 from ..runtime.objects import link
+from ..runtime.program import check_program
 from . import options
 from .api import Compiled
 from .request import Clock, Past, Stages
@@ -128,7 +129,7 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[_Saved]:
             yield _Saved(open_artefact(file))
     except OSError as error:
         raise ArtefactError(f"cannot read {quote(path, 200)}: {error.strerror}") from None
-    except (ArtefactError, CompileError, VerifyError) as error:
+    except (ArtefactError, CompileError) as error:
         raise ArtefactError(f"{quote(path, 200)}: {error}") from error
 
 
@@ -140,10 +141,10 @@ class _Saved:
             raise ArtefactError("an entry of the compile cache, not a saved model")
         self._archive = archive
         self._notes = archive.notes
-        try:
+        with readable("target"):
             self._target = Target.parse(self._notes["target"])
-        except (KeyError, TypeError, EvonnxError) as error:
-            raise ArtefactError(f"not readable by this version (target: {quote(error)})") from error
+        with readable("program"):
+            check_program(archive.program)
 
     def check_unchanged(self) -> None:
         """An artefact holds its own IR, which nobody changes."""
@@ -165,14 +166,10 @@ class _Saved:
 
     def derive(self) -> Stages:
         """IR and schedule, as they were written; weights are read at need."""
-        try:
+        with readable("IR"):
             graph = parse_graph(self._notes["ir"], self._constants())
             schedule = parse_schedule(self._notes["schedule"])
             past = _past_in(self._notes["past"])
-        except ArtefactError:
-            raise
-        except (KeyError, TypeError, ValueError, EvonnxError) as error:
-            raise ArtefactError(f"not readable by this version (IR: {quote(error)})") from error
         return Stages(graph, graph, schedule, None, None, (), (), past)
 
     def _constants(self) -> Constants:

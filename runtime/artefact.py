@@ -111,7 +111,7 @@ class Archive:
     damaged is an ``ArtefactError`` when it is asked for."""
 
     def __init__(self, head: Mapping[str, Any], data: np.ndarray) -> None:
-        with _readable("head"):
+        with readable("head"):
             self.key: str = head["key"]
             self.notes: Mapping[str, Any] = head["notes"]
             self.program: Program = _program_in(head["program"])
@@ -125,10 +125,11 @@ class Archive:
     def objects(self) -> dict[str, bytes]:
         """Machine code by symbol."""
         found = {}
-        for symbol, (offset, nbytes, wanted) in self._objects.items():
-            found[symbol] = code = self._data[offset : offset + nbytes].tobytes()
-            if hashlib.sha256(code).hexdigest() != wanted:
-                raise ArtefactError(f"damaged (machine code of {symbol})")
+        with readable("machine code"):
+            for symbol, (offset, nbytes, wanted) in self._objects.items():
+                found[symbol] = code = self._data[offset : offset + nbytes].tobytes()
+                if hashlib.sha256(code).hexdigest() != wanted:
+                    raise ArtefactError(f"damaged (machine code of {symbol})")
         return found
 
     def __contains__(self, key: object) -> bool:
@@ -136,28 +137,30 @@ class Archive:
 
     def constant(self, key: Key) -> np.ndarray:
         """A constant: a view of the mapped file, read-only, except for text."""
+        name = str(key[0])[:16]
         if key not in self._constants:
-            raise ArtefactError(f"the constant {key[0][:16]} is not in the file")
-        dtype, shape, offset, nbytes, checksum = self._constants[key]
-        raw = self._data[offset : offset + nbytes]
-        if _checksum(raw) != list(checksum):
-            raise ArtefactError(f"damaged (constant {key[0][:16]})")
-        with _readable(f"constant {key[0][:16]}"):
+            raise ArtefactError(f"the constant {name} is not in the file")
+        with readable(f"constant {name}"):
+            dtype, shape, offset, nbytes, checksum = self._constants[key]
+            raw = self._data[offset : offset + nbytes]
+            if _checksum(raw) != list(checksum):
+                raise ArtefactError(f"damaged (constant {name})")
             return array_of_bytes(raw, DType.named(dtype), tuple(shape))
 
     def constants(self) -> dict[Key, np.ndarray]:
         """What the program and its bodies read."""
-        specs = (s for p in self.program.walk() for s in p.constants.values())
-        keys = dict.fromkeys((spec.digest, spec.transform) for spec in specs)
+        with readable("constants"):
+            specs = (s for p in self.program.walk() for s in p.constants.values())
+            keys = dict.fromkeys((spec.digest, spec.transform) for spec in specs)
         return {key: self.constant(key) for key in keys}
 
 
 @contextmanager
-def _readable(what: str) -> Iterator[None]:
+def readable(what: str) -> Iterator[None]:
     """What was written under the right checksum, and yet makes no sense, is another writer's."""
     try:
         yield
-    except (KeyError, TypeError, ValueError, AttributeError, EvonnxError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, EvonnxError) as error:
         if isinstance(error, ArtefactError):
             raise
         raise ArtefactError(f"not readable by this version ({what}: {quote(error)})") from error
@@ -184,7 +187,7 @@ def open_artefact(file: BinaryIO, key: str | None = None) -> Archive:
     text = file.read(size) if size <= _MAX_HEAD else b""
     if len(text) != size or hashlib.sha256(text).digest() != digest:
         raise ArtefactError("damaged (head)")
-    with _readable("head"):
+    with readable("head"):
         head = json.loads(text)
         nbytes = int(head["nbytes"])
     if key is not None and head.get("key") != key:

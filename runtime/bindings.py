@@ -2,9 +2,9 @@
 
 A binding is everything that follows from the sizes of one call (memory plan, tables of the driver);
 making one costs a fraction of a millisecond and compiles nothing. A key is what the sizes follow
-from: shapes of the inputs and sizes from outside, or, for a later stage of a call, the binding of
-the stage before and the sizes that became known since. An entry keeps the entry before it alive, so
-a chain is dropped only when all of it is.
+from: shapes of the inputs and sizes from outside, or, for a later period of a call, the binding of
+the period before and the sizes that became known since. An entry keeps the entry before it alive,
+so a chain is dropped only when all of it is.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Bindings:
         self.most, self.most_bytes = most, most_bytes
         self._table: OrderedDict[Any, Binding] = OrderedDict()
         self.latest: Binding | None = None
-        """The binding of the latest call; of a later stage, if it has several."""
+        """The binding of the latest call; of a later period, if it has several."""
         self._nbytes = self._made = self._dropped = 0
         self._lock = threading.Lock()
         after_fork(self)
@@ -94,7 +94,7 @@ class Bindings:
             return found
 
     def chain(self) -> list[Binding]:
-        """The bindings of the latest call, stage by stage; empty before the first."""
+        """The bindings of the latest call, period by period; empty before the first."""
         found: list[Binding] = []
         latest = self.latest
         while latest is not None:

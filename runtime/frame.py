@@ -160,10 +160,10 @@ class Frame:
         self.objects: dict[int, Any] = {}
         """Host values and dynamic arrays of the call, by root."""
 
-    def enter(self, stage: int, binding: Binding, threads: int) -> None:
-        """Make room for one stage: its chunk, its scratch, its outputs."""
-        if self._bound[stage] is not binding:
-            self._prepare(stage, binding, threads)
+    def enter(self, period: int, binding: Binding, threads: int) -> None:
+        """Make room for one period: its chunk, its scratch, its outputs."""
+        if self._bound[period] is not binding:
+            self._prepare(period, binding, threads)
         for slot, nbytes in binding.allocate:
             kept = self._outputs.get(slot)
             if kept is not None and kept.nbytes == nbytes and _references(kept.raw) == kept.idle:
@@ -173,9 +173,9 @@ class Frame:
             self._owners[slot] = raw
             self.bases[slot] = address
 
-    def _prepare(self, stage: int, binding: Binding, threads: int) -> None:
-        slot = 1 + stage
-        self._bound[stage] = self.direct = None
+    def _prepare(self, period: int, binding: Binding, threads: int) -> None:
+        slot = 1 + period
+        self._bound[period] = self.direct = None
         for output in self._outputs.values():
             output.forget()
         if binding.chunk > self.held.get(slot, -1):
@@ -186,7 +186,7 @@ class Frame:
         if binding.stride * threads > len(self._private) - ALIGN:
             self._private, _ = allocate(binding.stride * threads)
             self._blocks.clear()
-        self._bound[stage] = binding
+        self._bound[period] = binding
 
     def block(self, binding: Binding, table: Table) -> Block:
         """The call block of a table on this frame; it never changes."""

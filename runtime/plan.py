@@ -3,9 +3,9 @@
 ``Layout`` is what follows from the program alone. Every buffer's memory is that of its root; a root
 is a constant, an input, an output (allocated per call), dynamic (made by a control or host step), a
 host value, or lies in the arena. Steps between host-level steps form segments. Every host-level
-step may define symbols; the *stage* of a size is the number of such steps before its symbols are
-known. Roots of one stage are planned together, in one chunk of memory per stage; most programs have
-one stage.
+step may define symbols; the *period* of a size is the number of such steps before its symbols are
+known. Roots of one period are planned together, in one chunk of memory per period; most programs
+have one period.
 
 Offsets within a chunk are decided in ``arena``.
 """
@@ -45,15 +45,15 @@ class Segment:
 
     first: int
     last: int
-    stage: int
+    period: int
 
 
 @dataclass(frozen=True, slots=True)
 class HostItem:
-    """A step that Python runs, at ``position``; sizes known before it are of ``stage``."""
+    """A step that Python runs, at ``position``; sizes known before it are of ``period``."""
 
     position: int
-    stage: int
+    period: int
     defines: tuple[tuple[str, int, int], ...] = ()
     """(symbol, buffer, axis) that its results define; axis -1: the value itself (bind)."""
 
@@ -64,8 +64,8 @@ class Root:
 
     kind: str
     """``const``, ``input``, ``output``, ``dynamic``, ``host`` or ``arena``."""
-    stage: int = 0
-    """Stage at which its size is known."""
+    period: int = 0
+    """Period at which its size is known."""
     first: int = -1
     """First step that touches it; -1: never touched."""
     last: int = -1
@@ -92,9 +92,9 @@ class Layout:
     given: tuple[str, ...]
     """Symbols that must come from outside (bodies)."""
     symbols: tuple[str, ...] = ()
-    """All symbols in the order they become known: given, inputs', then stage by stage."""
+    """All symbols in the order they become known: given, inputs', then period by period."""
     known: list[int] = field(default_factory=list)
-    """For each stage: how many of ``symbols`` are known."""
+    """For each period: how many of ``symbols`` are known."""
     items: list[Segment | HostItem] = field(default_factory=list)
     """What a call does, in order."""
     roots: dict[int, Root] = field(default_factory=dict)
@@ -106,11 +106,11 @@ class Layout:
     """(name, buffer, type) of the inputs."""
 
     @property
-    def stages(self) -> int:
+    def periods(self) -> int:
         return len(self.known)
 
-    def stage_of(self, dim: Dim) -> int:
-        """The first stage at which ``dim`` is known; raises ``VerifyError`` if none."""
+    def period_of(self, dim: Dim) -> int:
+        """The first period at which ``dim`` is known; raises ``VerifyError`` if none."""
         if not isinstance(dim, Expr):
             return 0
         latest = max((self.symbols.index(s) for s in self._checked(dim)), default=-1)
@@ -124,7 +124,7 @@ class Layout:
 
 
 def layout(program: Program) -> Layout:
-    """Analyses ``program``: segments, stages, memory classes, lifetimes."""
+    """Analyses ``program``: segments, periods, memory classes, lifetimes."""
     defined = _items(program)
     own = input_symbols(program)
     used = _used_symbols(program)
@@ -149,12 +149,12 @@ def layout(program: Program) -> Layout:
 def _items(program: Program) -> list[Segment | HostItem]:
     found: list[Segment | HostItem] = []
     known = set(input_symbols(program))
-    stage = first = 0
+    period = first = 0
     for position, step in enumerate(program.steps):
         if isinstance(step, KernelStep):
             continue
         if first < position:
-            found.append(Segment(first, position, stage))
+            found.append(Segment(first, position, period))
         defines: list[tuple[str, int, int]] = []
         if isinstance(step, BindStep):
             if step.symbol not in known:
@@ -169,11 +169,11 @@ def _items(program: Program) -> list[Segment | HostItem]:
                         continue
                     defines.append((name, b, axis))
                     known.add(name)
-        found.append(HostItem(position, stage, tuple(defines)))
-        stage += bool(defines)
+        found.append(HostItem(position, period, tuple(defines)))
+        period += bool(defines)
         first = position + 1
     if first < len(program.steps):
-        found.append(Segment(first, len(program.steps), stage))
+        found.append(Segment(first, len(program.steps), period))
     return found
 
 
@@ -237,10 +237,10 @@ def _lifetimes(result: Layout) -> None:
     for number, root in result.roots.items():
         kind = program.buffers[number].type
         if root.kind == "arena" and root.first >= 0 and isinstance(kind, TensorType):
-            root.stage = result.stage_of(kind.nbytes())
+            root.period = result.period_of(kind.nbytes())
             # A size that is known late cannot belong to memory that is used early.
             item = next(i for i in result.items if _covers(i, root.first))
-            if root.stage > item.stage:
+            if root.period > item.period:
                 raise VerifyError(f"program: buffer {number} is used before its size is known")
 
 
@@ -272,11 +272,11 @@ def _take_outputs(result: Layout) -> None:
 
 
 def _number_slots(result: Layout) -> None:
-    """Base table: 0 holds address 0, then one chunk per stage, then every other root."""
-    following = 1 + result.stages
+    """Base table: 0 holds address 0, then one chunk per period, then every other root."""
+    following = 1 + result.periods
     for root in result.roots.values():
         if root.kind == "arena":
-            root.slot = 1 + root.stage
+            root.slot = 1 + root.period
         elif root.kind == "const":
             root.slot = 0
         elif root.kind != "host":

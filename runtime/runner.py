@@ -26,7 +26,7 @@ from .frame import Block, Direct, Frame, data_address
 from .host import lookup
 from .plan import HostItem, Layout, Segment, layout
 from .program import BindStep, ControlStep, HostStep, Program, bare_symbol
-from .tables import Binding, StageTemplate
+from .tables import Binding, PeriodTemplate
 from .team import Holder, Team
 
 _shape = attrgetter("shape")
@@ -95,8 +95,8 @@ class Runner:
             for b, spec in program.constants.items()
         }
         self._addresses = {b: data_address(a) for b, a in self._constants.items()}
-        self._stages = [
-            StageTemplate(self.layout, k, machine.addresses) for k in range(self.layout.stages)
+        self._periods = [
+            PeriodTemplate(self.layout, k, machine.addresses) for k in range(self.layout.periods)
         ]
         self._host = {
             i: lookup(step.kind)
@@ -228,21 +228,21 @@ class Runner:
                     frame.objects[b] = array
                 else:
                     frame.attach(roots[b].slot, array)
-            stage = 0
+            period = 0
             for number, item in enumerate(self.layout.items):
                 if isinstance(item, Segment):
                     self._native(frame, binding, number, lease)
                     continue
                 self._host_level(frame, binding, item, lease)
                 if item.defines:
-                    stage += 1
-                    binding = self._next(frame, binding, stage, item)
+                    period += 1
+                    binding = self._next(frame, binding, period, item)
             return [self._output(frame, binding, o.buffer, o.mode) for o in self.layout.outputs]
         finally:
             frame.leave(self._attached)
 
-    def _next(self, frame: Frame, binding: Binding, stage: int, item: HostItem) -> Binding:
-        """The binding of the stage that ``item`` starts."""
+    def _next(self, frame: Frame, binding: Binding, period: int, item: HostItem) -> Binding:
+        """The binding of the period that ``item`` starts."""
         values: list[int] = []
         for symbol, b, axis in item.defines:
             if axis < 0:
@@ -255,12 +255,12 @@ class Runner:
         key = (binding, *values)
         found = self._bindings.get(key)
         if found is None:
-            made = self._stages[stage].bind(
+            made = self._periods[period].bind(
                 (*binding.values, *values), binding.shapes, binding, self._addresses,
                 self.machine.target, self.machine.threads,
             )  # fmt: skip
             found = self._bindings.put(key, made)
-        frame.enter(stage, found, self.machine.threads)
+        frame.enter(period, found, self.machine.threads)
         return found
 
     def _value(self, frame: Frame, binding: Binding, b: int) -> Any:
@@ -335,10 +335,10 @@ class Runner:
     # -- bindings --------------------------------------------------------------------------
 
     def _bind(self, shapes: tuple[Any, ...], given: tuple[int, ...]) -> Binding:
-        """Checks shapes against the inputs' types and binds stage 0."""
+        """Checks shapes against the inputs' types and binds period 0."""
         env = dict(zip(self.layout.given, given, strict=True))
         env |= self._match(shapes)
-        first = self._stages[0]
+        first = self._periods[0]
         values = [env[s] for s in first.sizes.symbols]
         binding = first.bind(
             values, shapes, None, self._addresses, self.machine.target, self.machine.threads
@@ -373,7 +373,7 @@ class Runner:
         return self._bindings.get((key, ())) or self._bind(key, ())
 
     def recent(self) -> list[Binding]:
-        """The bindings of the call that came last, stage by stage; empty before the first."""
+        """The bindings of the call that came last, period by period; empty before the first."""
         return self._bindings.chain()
 
     def kept(self) -> Kept:

@@ -1,7 +1,7 @@
 """From a program and the values of its symbols to the driver's tables.
 
-``StageTemplate`` holds, for one stage, everything that does not depend on sizes: which size goes
-into which word of which table. ``bind`` evaluates the stage's sizes, plans its chunk of the arena,
+``PeriodTemplate`` holds, for one period, everything that does not depend on sizes: which size goes
+into which word of which table. ``bind`` evaluates the period's sizes, plans its chunk of the arena,
 and fills the tables with a few array operations, so that a new binding of a thousand steps costs a
 millisecond or two. The finished ``Binding`` is immutable; calls share it. How steps become the
 units and phases that threads share is decided in ``phases``.
@@ -64,16 +64,16 @@ class ArraySpec:
 
 @dataclass(slots=True, eq=False)
 class Binding:
-    """One stage under one binding of its symbols."""
+    """One period under one binding of its symbols."""
 
     values: tuple[int, ...]
-    """Values of all symbols known at this stage."""
+    """Values of all symbols known at this period."""
     shapes: tuple[Any, ...]
     """Shapes of the inputs; None for host values."""
     tables: list[Table | None]
-    """By item of the layout; None for items of other stages and host-level items."""
+    """By item of the layout; None for items of other periods and host-level items."""
     chunk: int
-    """Bytes of the arena chunk of this stage."""
+    """Bytes of the arena chunk of this period."""
     bound: int
     """Bytes no plan of this chunk could be below."""
     allocate: list[tuple[int, int]]
@@ -81,10 +81,10 @@ class Binding:
     offsets: dict[int, int]
     """Arena offset, or absolute address, of every root known by now."""
     arrays: dict[int, ArraySpec]
-    """Buffers that Python reads at this stage."""
+    """Buffers that Python reads at this period."""
     sizes: list[int]
     parent: Binding | None
-    """The stage before."""
+    """The period before."""
     shift: int
     """Bytes of address table at the start of a thread's private memory."""
     stride: int
@@ -182,21 +182,21 @@ class _SegmentTemplate:
         )  # fmt: skip
 
 
-class StageTemplate:
-    """What ``bind`` needs of one stage."""
+class PeriodTemplate:
+    """What ``bind`` needs of one period."""
 
-    def __init__(self, shape: Layout, stage: int, addresses: Mapping[str, int]) -> None:
+    def __init__(self, shape: Layout, period: int, addresses: Mapping[str, int]) -> None:
         program = shape.program
         self.shape = shape
-        self.stage = stage
-        self.sizes = Sizes(shape.symbols[: shape.known[stage]])
+        self.period = period
+        self.sizes = Sizes(shape.symbols[: shape.known[period]])
         self.dynamic = bool(self.sizes.symbols)
         self.arena: list[tuple[int, int, int, int]] = []
         """(root, size slot, first step, last step) of every buffer of the chunk."""
         self.outputs: list[tuple[int, int]] = []  # base slot, size slot
         for number, root in shape.roots.items():
             kind = program.buffers[number].type
-            if root.stage != stage or root.first < 0 or root.kind not in ("arena", "output"):
+            if root.period != period or root.first < 0 or root.kind not in ("arena", "output"):
                 continue
             assert isinstance(kind, TensorType)
             nbytes = self.sizes.slot(kind.nbytes())
@@ -206,7 +206,7 @@ class StageTemplate:
                 self.outputs.append((root.slot, nbytes))
         self.segments = [
             _SegmentTemplate(shape, item, self.sizes, addresses)
-            if isinstance(item, Segment) and item.stage == stage
+            if isinstance(item, Segment) and item.period == period
             else None
             for item in shape.items
         ]
@@ -214,14 +214,14 @@ class StageTemplate:
         self.checks = [
             (self.sizes.slot(a), self.sizes.slot(b), message)
             for a, b, message in program.checks
-            if max(shape.stage_of(a), shape.stage_of(b)) == stage
+            if max(shape.period_of(a), shape.period_of(b)) == period
         ]
         self._input_dims = [
             (k, axis, self.sizes.slot(dim), dim)
             for k, (_, _, kind) in enumerate(shape.inputs)
             if isinstance(kind, TensorType)
             for axis, dim in enumerate(kind.shape)
-            if shape.stage_of(dim) == stage
+            if shape.period_of(dim) == period
         ]
         """(input, axis, slot, dim): what dimensions of inputs must be, as far as known now."""
         self._places = Arena([(first, last) for _, _, first, last in self.arena])
@@ -229,15 +229,15 @@ class StageTemplate:
         self._plans: OrderedDict[bytes, Plan] = OrderedDict()
 
     def _read_by_python(self) -> list[int]:
-        """Buffers that host-level items of this stage, or the end of the call, look at."""
+        """Buffers that host-level items of this period, or the end of the call, look at."""
         found: list[int] = []
         program = self.shape.program
         for item in self.shape.items:
-            if isinstance(item, HostItem) and item.stage == self.stage:
+            if isinstance(item, HostItem) and item.period == self.period:
                 step = program.steps[item.position]
                 found += [step.buffer] if hasattr(step, "buffer") else []
                 found += [b for b in getattr(step, "inputs", ()) if b is not None]
-        if self.stage == self.shape.stages - 1:
+        if self.period == self.shape.periods - 1:
             found += [o.buffer for o in self.shape.outputs]
         return [
             b for b in dict.fromkeys(found) if self.shape.roots[program.roots[b]].kind != "host"
@@ -271,7 +271,7 @@ class StageTemplate:
         target: Target,
         threads: int,
     ) -> Binding:
-        """The stage under ``values`` of its symbols, for inputs of ``shapes``.
+        """The period under ``values`` of its symbols, for inputs of ``shapes``.
 
         Raises ``FeedError`` where a size check fails and ``LimitError`` for an absurd size.
         """

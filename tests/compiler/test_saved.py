@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -199,6 +201,41 @@ def damaged(data: bytes, rng: np.random.Generator) -> bytes:
         case _:
             broken[at:at] = rng.bytes(size)
     return bytes(broken)
+
+
+def test_nonsense_under_a_right_checksum_is_refused(
+    file: Path, tmp_path: Path, want: np.ndarray
+) -> None:
+    """Another writer's head: it is read as it is meant, or refused, never an error of ours."""
+    data = file.read_bytes()
+    size, start = int.from_bytes(data[18:26], "little"), 58
+    head = json.loads(data[start : start + size])
+    rng = np.random.default_rng(0)
+    refused = 0
+    for _ in range(300):
+        text = json.dumps(mutated(head, rng), separators=(",", ":")).encode().ljust(size)[:size]
+        digest = hashlib.sha256(text).digest()
+        path = tmp_path / "odd.evonnx"
+        path.write_bytes(data[:26] + digest + text + data[start + size :])
+        try:
+            saved_graph(path)
+            with path.open("rb") as stream:
+                archive = open_artefact(stream)
+            archive.objects(), archive.constants()
+        except evonnx.ArtefactError:
+            refused += 1
+    assert refused > 100
+
+
+def mutated(value: Any, rng: np.random.Generator) -> Any:
+    """The JSON value with one of its parts, anywhere, replaced by another value."""
+    if isinstance(value, (dict, list)) and value and rng.random() < 0.9:
+        keys = list(value) if isinstance(value, dict) else range(len(value))
+        chosen = list(keys)[rng.integers(len(value))]
+        if isinstance(value, dict):
+            return {k: mutated(v, rng) if k == chosen else v for k, v in value.items()}
+        return [mutated(v, rng) if k == chosen else v for k, v in enumerate(value)]
+    return [None, -1, 1 << 40, 0.5, "", "x", [], {}, [[0]], True][rng.integers(10)]
 
 
 def test_what_is_no_saved_model_is_refused(

@@ -15,7 +15,7 @@ from evonnx.ir.target import Target
 from evonnx.runtime.arena import Arena, Plan
 from evonnx.runtime.plan import ALIGN, aligned, layout
 from evonnx.runtime.sizes import Sizes
-from evonnx.runtime.tables import StageTemplate
+from evonnx.runtime.tables import PeriodTemplate
 
 Life = tuple[int, int, int]
 """Bytes, first and last step of a buffer."""
@@ -114,12 +114,12 @@ def test_programs_keep_live_buffers_apart(make: Any, data: Any) -> None:
     make.output("y", values[-1])
     program = make.program()
     shape = layout(program)
-    stage = StageTemplate(shape, 0, {k.symbol: 1 for k in program.kernels.values()})
+    period = PeriodTemplate(shape, 0, {k.symbol: 1 for k in program.kernels.values()})
     size = data.draw(st.integers(1, 3000))
-    bound = stage.bind([size], ((size,),), None, {}, Target.detect(), 2)
+    bound = period.bind([size], ((size,),), None, {}, Target.detect(), 2)
     spans = [
         (bound.offsets[r], bound.offsets[r] + bound.sizes[slot], first, last)
-        for r, slot, first, last in stage.arena
+        for r, slot, first, last in period.arena
     ]
     for i, (lo, hi, first, last) in enumerate(spans):
         assert hi <= bound.chunk
