@@ -7,7 +7,8 @@ code cache key; the cost models read the rest. ``Target.detect()`` describes the
 LLVM names the processor and its features, sysfs the caches, and the processor affinity and the
 cgroup CPU quota (v2 ``cpu.max``, v1 ``cfs_quota_us``) bound the core count. Rates that were not
 measured are estimated from the clock with the peak formula ``lanes * 2 (multiply and add) * pipes
-* clock``; ``evonnx calibrate`` measures them and writes a file. ``targets/`` holds files of usual
+* clock``, the caches in bytes per cycle and vector as the machines measured so far have them on
+average; ``evonnx calibrate`` measures them and writes a file. ``targets/`` holds files of usual
 machines, to compile for where they run and to imagine for the cost models everywhere.
 """
 
@@ -327,8 +328,10 @@ def _host() -> Target:
                 name="cpu", triple=triple, cpu=llvm.get_host_cpu_name(), features=features,
                 vector_bits=bits, registers=registers, cores=os.cpu_count() or 1,
                 l1_bytes=l1, l2_bytes=l2, l3_bytes=l3,
-                flops=clock * _peak_per_cycle(bits, pipes), l1_rate=clock * bits / 4,
-                l2_rate=clock * 32, l3_rate=clock * 16, dram_rate=20e9, dram_rate_all=34e9,
+                flops=clock * _peak_per_cycle(bits, pipes),
+                vector_rate=clock * _peak_per_cycle(bits, pipes) * 3 / 8,
+                l1_rate=clock * bits * 7 / 32, l2_rate=clock * bits * 3 / 32, l3_rate=clock * 24,
+                dram_rate=25e9, dram_rate_all=34e9, launch_s=0.05e-6, latency_s=3 / clock,
             )
         )  # fmt: skip
     return _HOST[0]

@@ -30,7 +30,7 @@ from ..ir.tiles import LANES, ContractionSpace, Reduction, Space, TileSpace, kep
 
 DIVISION = 8
 """Elements apart that cost what an integer division does: one at a time, and slowly."""
-ROW_DIVISION = 6
+ROW_DIVISION = 24
 """Operations of a row number taken apart by one more axis."""
 TABLE = 4
 """Operations per entry of a table of row addresses."""
@@ -51,8 +51,9 @@ class LoopWork:
     """Bytes of contiguous reads."""
     stores: float = 0.0
     """Bytes of contiguous writes."""
-    apart: float = 0.0
-    """Elements that are read or written one at a time."""
+    apart: list[tuple[float, Dim | None]] = field(default_factory=list)
+    """What is read or written one element at a time: elements, and bytes from one to the next (None
+    where nobody knows)."""
     outer: list[tuple[float, Dim]] = field(default_factory=list)
     """Operations outside the innermost loop: number per iteration, iterations in all."""
     scalar: bool = False
@@ -75,6 +76,8 @@ class ProductWork:
     depth: Dim
     taps: Dim
     """Pieces that a row of the left operand is in memory."""
+    divisions: int = 0
+    """Axes by which the number of a row is divided to know where it is."""
     channels: Dim = 0
     """Channels of a depthwise window, which are neither rows nor columns; else 0."""
     left: LoopWork | None = None
@@ -132,7 +135,7 @@ def _maps(low: Space) -> list[LoopWork]:
         axes, index = low.settle(axes, index, pull)
         stores = [(linear_index(v.shape, index), ex)
                   for v, ex in zip(values, pulled, strict=True)]
-        found.append(_loop(low, (), axes, stores))
+        found.append(_loop(low, (), axes, stores, cut=True))
     return found
 
 
@@ -185,7 +188,7 @@ def _same(ex: Ex, _: Index) -> Ex:
 
 def _loop(low: Space, rows: Sequence[Axis], inner: Sequence[Axis],
           stores: Sequence[tuple[Dim, Ex]], space: TileSpace | None = None,
-          r: Reduction | None = None) -> LoopWork:
+          r: Reduction | None = None, cut: bool = False) -> LoopWork:
     """The nest that computes ``stores`` (position, value), and the sum ``r``, for every row."""
     values = [ex for _, ex in stores]
     targets = [at for at, _ in stores]
@@ -211,7 +214,7 @@ def _loop(low: Space, rows: Sequence[Axis], inner: Sequence[Axis],
         rename, memo = renamer(mapping), dict[Ex, Ex]()
         values = [map_dims(ex, rename, memo) for ex in values]
         targets = [rename(d) for d in targets]
-    count = _Counter(low, outside, axes, mapping)
+    count = _Counter(low, outside, axes, mapping, cut)
     for ex in values:
         count.value(ex)
     for (_, ex), at in zip(stores, targets, strict=True):
@@ -239,7 +242,10 @@ class _Counter:
     """Counts what one iteration of a loop nest executes."""
 
     def __init__(self, low: Space, rows: Sequence[Axis], axes: Sequence[Axis],
-                 mapping: Mapping[str, Dim]) -> None:
+                 mapping: Mapping[str, Dim], cut: bool = False) -> None:
+        self.cut = cut
+        """Whether loops are cut where operands of a concatenation meet; else a guard is a branch in
+        the innermost loop."""
         moving = [a for a in (*rows, *axes) if isinstance(a.var, Expr)]
         self.depth = {name_of(a.var): k + 1 for k, a in enumerate(moving)}
         self.extent = {name_of(a.var): a.hi for a in moving}
@@ -317,13 +323,17 @@ class _Counter:
         part = 1.0
         for c in conds:
             names = self.moving(c.expr)
-            if self.inner in names and len(conds) > 1:
+            if not self.cut or self.inner in names and len(conds) > 1:
                 self.work.scalar = True
             whole = self.extent.get(next(iter(names), "")) if len(names) == 1 else None
             size = c.hi - c.lo
             if isinstance(size, int) and isinstance(whole, int) and whole > 0:
                 part *= min(1.0, max(0.0, size / whole))
         return part
+
+    def one_by_one(self, at: Dim, itemsize: int, more: float) -> None:
+        step = coefficient(at, self.inner)
+        self.work.apart.append((more, None if step is None else step * itemsize))
 
     def load(self, at: Dim, itemsize: int, more: float, level: int) -> None:
         if level < len(self.times) - 1:
@@ -333,7 +343,7 @@ class _Counter:
         if self.together(at):
             self.work.loads += more * itemsize
         else:
-            self.work.apart += more
+            self.one_by_one(at, itemsize, more)
         for name in free_vars(at) if isinstance(at, Expr) else ():
             gather = self.gather(name)
             if gather is not None:
@@ -345,7 +355,7 @@ class _Counter:
         elif self.together(at):
             self.work.stores += itemsize
         else:
-            self.work.apart += 1.0
+            self.one_by_one(at, itemsize, 1.0)
 
     def together(self, at: Dim) -> bool:
         """Whether neighbors of the innermost loop lie side by side."""
@@ -357,7 +367,8 @@ class _Counter:
         """Divisions of the innermost loop's variable."""
         count = sum(a.kind in ("floordiv", "mod") and self.inner in self.moving(a.args[0])
                     for a in set(atoms(at)))
-        self.work.apart += more * DIVISION * count
+        if count:
+            self.work.apart.append((more * DIVISION * count, None))
 
 
 def _own_dims(ex: Ex) -> tuple[Dim, ...]:
@@ -390,7 +401,6 @@ def _product(graph: Graph, constants: frozenset[int]) -> ProductWork:
     tile = [*s.batch, *s.rows]
     if not s.direct:
         left = _loop(low, tile, list(s.run), [(_row_position(s), s.a)])
-        left.outer.append((ROW_DIVISION * max(len(s.rows) - 1, 0), batches * rows))
     reads = [v for n in graph.nodes for v in n.operands]
     b = s.b
     constant = b.kind == "load" and b.data[0] in constants and reads.count(
@@ -403,7 +413,8 @@ def _product(graph: Graph, constants: frozenset[int]) -> ProductWork:
         pack = _loop(low, order, axes, [(step, value)])
     epilogue, residuals = _epilogue(s, tile + outer, column)
     return ProductWork(batches, rows, column.hi, product(a.hi for a in outer), depth, taps,
-                       left=left, pack=pack, epilogue=epilogue, residuals=residuals)
+                       max(len(s.rows) - 1, 0), left=left, pack=pack, epilogue=epilogue,
+                       residuals=residuals)
 
 
 def _row_position(s: ContractionSpace) -> Dim:

@@ -40,6 +40,12 @@ class Phase:
     """Bytes that are written contiguously."""
     apart: float = 0.0
     """Elements that are read or written one at a time, each for the price of a vector."""
+    far: float = 0.0
+    """Elements of which each is in a line of memory that has left the level-1 cache since its
+    neighbor was used."""
+    spilled: float = 0.0
+    """Bytes of scratch that pass through the level-2 cache, since there is more of it than fits the
+    nearer one."""
     outer: float = 0.0
     """Operations outside the innermost loop."""
     entries: float = 0.0
@@ -162,6 +168,8 @@ class Phases:
     loads: np.ndarray
     stores: np.ndarray
     apart: np.ndarray
+    far: np.ndarray
+    spilled: np.ndarray
     outer: np.ndarray
     entries: np.ndarray
     length: np.ndarray

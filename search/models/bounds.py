@@ -9,12 +9,15 @@ of the core that it keeps busy longest, plus the time its inner loops take to st
                       with them: they run on the same units, and which is more gives the name
 ``special``
 ``load/store``        the larger of bytes loaded / load_rate, bytes written / store_rate; an
-                      element that lies apart costs what a vector costs
-``latency``           (6 * entries of inner loops, 16 of those that end in a sum, operations
+                      element that lies apart costs what a vector costs, and one whose line has
+                      left the level-1 cache 3 * latency_s; or bytes of scratch that does
+                      not fit the level-1 cache / l2_rate
+``latency``           (3 * entries of inner loops, 16 of those that end in a sum, operations
                       outside of them / 4, 30 * tiles) * latency_s
 ====================  =========================================================================
 
-A loop whose length is no multiple of the vector's finishes element by element. ``core`` is the sum
+A loop whose length is no multiple of the vector's finishes in narrower ones (a fourth of a step
+per element, and one). ``core`` is the sum
 over all phases: the terms above, each the sum of the phases that it binds. On ``w`` threads that
 get work (``w = min(threads, tiles)``) it is divided by ``w``, and the bounds of the group are
 
@@ -26,13 +29,14 @@ get work (``w = min(threads, tiles)``) it is divided by ``w``, and the bounds of
 ``dram``
 ====================  =========================================================================
 
-and ``launch`` (per kernel), ``sync`` (more than one thread) and ``live`` are added. Of ``b`` bytes
-that are used again and again, a cache of ``c`` bytes misses the part ``clip(b / c - 1, 0, 1)``:
-nothing while they fit, everything from twice its size on. What other groups wrote counts with the
-group's own traffic; constants with all constants of the model, since they come round once per
-inference. ``live``: a group that overflows its threads' level-2 caches evicts what later groups
-would have found there, at most all of it; a model without that term fuses too much. The number of
-threads is 1 or all, whichever is faster.
+and ``launch`` (per kernel), ``sync`` (more than one thread) and ``live`` are added, and half of the
+smaller of core and memory, since a loop does not always have the next lines under way. Of ``b``
+bytes that are used again and again, a cache of ``c`` bytes misses the part ``clip(2 b / c - 1, 0,
+1)``: nothing while they fill half of it, everything from its size on, since other things want a
+place in it as well. What other groups wrote counts with the group's own traffic; constants with all
+constants of the model, since they come round once per inference. ``live``: a group that overflows
+its threads' level-2 caches evicts what later groups would have found there, at most all of it; a
+model without that term fuses too much. The number of threads is 1 or all, whichever is faster.
 
 The form is that of A. Abel, S. Sharma and J. Reineke ("Facile: fast, accurate, and interpretable
 basic-block throughput prediction", 2023) and of the roofline per memory level (A. Ilic, F. Pratas
@@ -66,18 +70,24 @@ _ADVICE = {
     "sync": "larger groups, or one thread",
     "live": "a group that keeps less alive: split it",
 }
-_ENTRY = 6.0
+_ENTRY = 3.0
 """Operations that wait for one another where an inner loop starts and ends: its bounds, the first
 load, the first result."""
-_LANE_SUM = 10.0
+_LANE_SUM = 13.0
 """Further ones of the sum over the lanes of a vector."""
 _TILE = 30.0
 """Operations that wait for one another where a tile starts."""
+_EXPOSED = 0.5
+"""Part of the smaller of core and memory that does not hide behind the other."""
+_FAR = 3.0
+"""Operations that wait for one another in the time in which a line comes from the level-2 cache,
+others being under way."""
 _PARALLEL = 4.0
 """Operations outside the inner loops that run in the time of one that waits."""
 _OWN = ("fma", "vector", "special", "load/store", "latency")
 """What every core has for itself, phase by phase."""
-_BOUNDS = ("core", "l1", "l2", "l3", "dram")
+_MEMORY = ("l1", "l2", "l3", "dram")
+_BOUNDS = ("core", *_MEMORY)
 """The group takes the largest of these."""
 _FIXED = ("launch", "sync", "live")
 """Terms that are added to the largest bound."""
@@ -153,7 +163,8 @@ class Bounds:
         }
 
     def _total(self, terms: dict[str, np.ndarray]) -> np.ndarray:
-        """The (soft) maximum of the bounds, and the fixed terms."""
+        """The (soft) maximum of the bounds, what does not overlap, and the fixed terms."""
+        memory = np.maximum.reduce([terms[name] for name in _MEMORY])
         bounds = np.stack([terms[name] for name in _BOUNDS])
         top = bounds.max(axis=0)
         if self.power is not None:
@@ -163,6 +174,7 @@ class Bounds:
             steps = int(math.log2(self.power))
             mean = _repeat(np.sqrt, sum(_repeat(np.square, scaled, steps)), steps)
             top = top * mean
+        top = top + _EXPOSED * np.minimum(terms["core"], memory)
         for name in _FIXED:
             top = top + terms[name]
         return top
@@ -189,24 +201,26 @@ def _phase(p: Phases, t: Target) -> dict[str, np.ndarray]:
     """Seconds that one phase keeps each unit busy."""
     lanes = t.vector_bits / 32
     whole = np.floor(p.length / lanes)
-    steps = np.where(p.scalar > 0, p.length, whole + (p.length - whole * lanes))
+    rest = p.length - whole * lanes
+    steps = np.where(p.scalar > 0, p.length, whole + np.minimum(rest, 1.0 + rest / 4.0))
     wide = np.where(p.length > 0, steps * lanes / np.maximum(p.length, 1e-9), 1.0)
     """Elements computed per element that counts."""
     plain, special = wide * p.plain / t.vector_rate, wide * p.special / t.special_rate
     more = special > plain
     apart = p.apart * (t.vector_bits / 8)
-    loads, stores = (wide * p.loads + apart) / t.load_rate, wide * p.stores / t.store_rate
+    loads = (wide * p.loads + apart) / t.load_rate + _FAR * p.far * t.latency_s
+    stores = wide * p.stores / t.store_rate
     return {
         "fma": p.fma / t.flops,
         "vector": np.where(more, 0.0, plain + special),
         "special": np.where(more, plain + special, 0.0),
-        "load/store": np.maximum(loads, stores),
+        "load/store": np.maximum(np.maximum(loads, stores), p.spilled / t.l2_rate),
     }
 
 
 def _miss(nbytes: np.ndarray, cache: np.ndarray | float) -> np.ndarray:
     """The part of ``nbytes`` used in turn that a cache of so many bytes does not hold."""
-    return np.clip(nbytes / cache - 1.0, 0.0, 1.0)
+    return np.clip(2.0 * nbytes / cache - 1.0, 0.0, 1.0)
 
 
 def _shared(one: float, all_: float, ways: np.ndarray) -> np.ndarray:

@@ -84,10 +84,10 @@ def sample_groups(count: int = _GROUPS, seed: int = 0) -> list[GroupFacts]:
 
 
 def _sample_phase(rng: np.random.Generator) -> Phase:
-    fma, plain, special, loads, stores, apart, outer, entries = (
-        float(v) for v in 10.0 ** rng.uniform(0, 8, 8))
+    fma, plain, special, loads, stores, apart, far, spilled, outer, entries = (
+        float(v) for v in 10.0 ** rng.uniform(0, 8, 10))
     length = float(rng.integers(0, 100))
-    return Phase(fma, plain, special, loads, stores, apart, outer, entries, length,
+    return Phase(fma, plain, special, loads, stores, apart, far, spilled, outer, entries, length,
                  float(rng.integers(0, 2)), float(rng.integers(0, 2)))
 
 

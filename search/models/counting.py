@@ -9,7 +9,7 @@ micro-tiles. What has a kernel or a runtime step of its own counts as one tile.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from ...ir.dims import Dim, evaluate
@@ -17,13 +17,17 @@ from ...ir.graph import Graph, Node
 from ...ir.target import Target
 from ...ir.tiles import BLOCK, SPLITS
 from ..cost import GroupCost, group_cost
-from ..phases import TABLE, LoopWork, ProductWork
+from ..phases import ROW_DIVISION, TABLE, LoopWork, ProductWork
 from .base import Context, GroupFacts, Phase
 
 _ROWS, _COLUMNS, _LANES = 14, 32, 16
 """Rows, columns and columns per vector of a micro-tile, about."""
 _LEFT, _CHUNK = 3 << 15, 1024
 """Elements of a chunk of the left operand that a tile covers, and of one of its rows, about."""
+_LINE, _SETS, _WAYS = 64, 64, 8
+"""Bytes of a line, sets and lines per set of a level-1 cache, about."""
+_NEAR = 1 << 14
+"""Bytes of scratch that stay in a level-1 cache, about."""
 _PIXELS = 4
 """Neighboring pixels of a depthwise window that are computed at once, about."""
 _SHARED = 0.5
@@ -55,10 +59,42 @@ def facts(cost: GroupCost, sizes: Mapping[str, int]) -> GroupFacts:
 def _loop(w: LoopWork, number: Callable[[Dim], float], times: float = 1.0) -> Phase:
     """A loop nest that runs ``times`` times."""
     entries, length = number(w.entries) * times, number(w.length)
-    steps = entries * length
     outer = sum(count * number(size) for count, size in w.outer) * times
-    return Phase(0.0, steps * w.plain, steps * w.special, steps * w.loads, steps * w.stores,
-                 steps * w.apart, outer, entries, length, float(w.scalar), float(w.sums))
+    return _iterations(w, number, entries, length, outer)
+
+
+def _strips(w: LoopWork, number: Callable[[Dim], float]) -> Iterator[Phase]:
+    """A loop nest whose innermost loop, over columns, is cut into panels: full ones and a rest."""
+    entries, length = number(w.entries), number(w.length)
+    outer = sum(count * number(size) for count, size in w.outer)
+    full, rest = divmod(length, _COLUMNS)
+    if full:
+        yield _iterations(w, number, entries * full, _COLUMNS, outer)
+    if rest:
+        yield _iterations(w, number, entries, rest, 0.0 if full else outer)
+
+
+def _iterations(w: LoopWork, number: Callable[[Dim], float], entries: float, length: float,
+                outer: float) -> Phase:
+    steps, near, far = entries * length, 0.0, 0.0
+    for count, step in w.apart:
+        if step is not None and _leaves(abs(number(step)), length):
+            far += count
+        else:
+            near += count
+    return Phase(plain=steps * w.plain, special=steps * w.special, loads=steps * w.loads,
+                 stores=steps * w.stores, apart=steps * near, far=steps * far, outer=outer,
+                 entries=entries, length=length, scalar=float(w.scalar), sums=float(w.sums))
+
+
+def _leaves(step: float, length: float) -> bool:
+    """Whether the lines of memory that a loop touches, ``step`` bytes apart, are more than the
+    level-1 cache keeps: steps of many lines fall into few of its sets."""
+    if step < _LINE:
+        return False
+    lines = step / _LINE
+    sets = _SETS / math.gcd(int(lines), _SETS) if lines.is_integer() else _SETS
+    return length > sets * _WAYS
 
 
 def _product(p: ProductWork, number: Callable[[Dim], float]) -> list[Phase]:
@@ -77,16 +113,20 @@ def _product(p: ProductWork, number: Callable[[Dim], float]) -> list[Phase]:
     row_blocks = math.ceil(rows / _block_rows(rows, depth))
     tiles = max(batches * row_blocks, 1.0)
     panel_blocks = math.ceil(panels / max(1, math.ceil(panels * tiles / SPLITS)))
-    padded = outer * math.ceil(columns / _LANES) * _LANES
+    width = min(_COLUMNS, math.ceil(columns / _LANES) * _LANES)
+    padded = outer * math.ceil(columns / width) * width
     found = []
     if p.pack is not None:
-        found.append(_loop(p.pack, number))
+        found += _strips(p.pack, number)
     if p.left is not None:
-        found.append(_loop(p.left, number, panel_blocks))
-    entries = batches * rows * taps * panel_blocks
-    found.append(Phase(outer=TABLE * entries))
-    products = batches * rows * padded * depth
-    loads = 4 * products * (1 / height + _LANES / min(padded, _COLUMNS))
+        left = _loop(p.left, number, panel_blocks)
+        block = 4 * depth * min(_block_rows(rows, depth), rows)
+        spilled = 2 * left.stores if block > _NEAR else 0.0  # written, and read by the product
+        found.append(replace(left, spilled=spilled))
+    blocks = batches * rows * panel_blocks
+    found.append(Phase(outer=blocks * (TABLE * taps + ROW_DIVISION * number(p.divisions))))
+    products = batches * _height_cost(rows) * padded * depth
+    loads = 4 * products * (1 / height + _LANES / width)
     calls = batches * math.ceil(rows / _ROWS) * panels * taps
     if p.epilogue is None:  # what comes out of the registers is the result
         moved = 4 * batches * rows * columns * outer
@@ -95,11 +135,16 @@ def _product(p: ProductWork, number: Callable[[Dim], float]) -> list[Phase]:
     else:
         found.append(Phase(fma=2 * products, loads=loads, stores=4 * batches * rows * padded,
                            entries=calls))
-        whole = _loop(p.epilogue, number)
-        strips = math.ceil(columns / _COLUMNS)
-        found.append(replace(whole, entries=whole.entries * strips,
-                             length=columns / max(strips, 1)))
+        found += _strips(p.epilogue, number)
     return found
+
+
+def _height_cost(rows: float) -> float:
+    """Rows whose products take as long in full micro-tiles as ``rows`` do in the best height there
+    is; a tile of ``h`` rows costs about as much as ``h + 2``, since it loads its panel anyway."""
+    if rows >= 8 * _ROWS:
+        return rows
+    return min(math.ceil(rows / h) * (h + 2) for h in range(1, _ROWS + 1)) * _ROWS / (_ROWS + 2)
 
 
 def _block_rows(rows: float, depth: float) -> float:

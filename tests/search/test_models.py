@@ -71,21 +71,21 @@ def layer(rows: Any, columns: int = 64) -> Graph:
 def test_facts_are_the_costs_at_sizes() -> None:
     graph = layer(sym("N"))
     dot, exp = (next(n for n in graph.nodes if n.op == op) for op in ("dot", "exp"))
-    got = facts_of(graph, "contract", [dot, exp], {"N": 100})
+    got = facts_of(graph, "contract", [dot, exp], {"N": 112})
     rows, product, epilogue = got.phases
     assert dataclasses.replace(got, phases=()) == GroupFacts(
-        "contract", flops=100 * 64 * (2 * 32 + 12), special=100 * 64 * 12, constant=4 * 32 * 64,
-        inputs=4 * 100 * 32, outputs=4 * 100 * 64, tiles=16, nodes=2,
+        "contract", flops=112 * 64 * (2 * 32 + 12), special=112 * 64 * 12, constant=4 * 32 * 64,
+        inputs=4 * 112 * 32, outputs=4 * 112 * 64, tiles=16, nodes=2,
     )  # fmt: skip
-    assert rows == Phase(outer=4 * 100 * 2)  # a table of row addresses per block of panels
+    assert rows == Phase(outer=4 * 112 * 2)  # a table of row addresses per block of panels
     assert product == Phase(
-        fma=2 * 100 * 64 * 32, loads=4 * 100 * 64 * 32 * (1 / 14 + 1 / 2), stores=4 * 100 * 64,
+        fma=2 * 112 * 64 * 32, loads=4 * 112 * 64 * 32 * (1 / 14 + 1 / 2), stores=4 * 112 * 64,
         entries=8 * 2)  # fmt: skip
     assert epilogue == Phase(
-        special=12 * 6400, loads=4 * 6400, stores=4 * 6400, entries=200, length=32)
+        special=12 * 7168, loads=4 * 7168, stores=4 * 7168, entries=224, length=32)
     with pytest.raises(EvonnxError, match="N"):
         facts_of(graph, "contract", [dot, exp], {})
-    groups = [facts(cost, {"N": 100}) for cost in schedule_cost(graph, greedy(graph))]
+    groups = [facts(cost, {"N": 112}) for cost in schedule_cost(graph, greedy(graph))]
     assert context_of(MACHINE, 0, groups) == Context(MACHINE, 1, 4 * 32 * 64)
 
 
@@ -140,7 +140,7 @@ def test_phases_of_contractions() -> None:
     assert left.special == 12 * 280 * 40 * 2
     both = b.build({"y": b.op("dot", x, z, ta=False, tb=False)})
     pack, *_ = one(both, "dot", implementation="contract")
-    assert (pack.loads, pack.stores, pack.length) == (4 * 2560, 4 * 2560, 64)
+    assert (pack.loads, pack.stores, pack.length) == (4 * 2560, 4 * 2560, 32)
     assert facts_of(both, "contract", [both.nodes[-1]], {}).kernels == 2
 
 
@@ -243,42 +243,55 @@ LAUNCH = 1e-6
 TILE = 30e-9
 """What starting a tile takes: 30 operations that wait for one another."""
 CASES = {
-    "fma": (GroupFacts("contract", 1e6, tiles=2), 1e6 / 1e9 + 2 * TILE),
-    "vector": (GroupFacts("loops", 1e6, tiles=2), 1e6 / 5e8 + 2 * TILE),
-    "special": (GroupFacts("loops", 1e6, 6e5, tiles=2), 4e5 / 5e8 + 6e5 / 2e8 + 2 * TILE),
-    "l2": (GroupFacts("loops", 1, inputs=600, outputs=400, nodes=0), 1000 / 1e9),
-    "l3": (GroupFacts("loops", 1, inputs=2000, outputs=3000), 5000 / 1e8 + 1000 / 1e8),
-    "dram": (GroupFacts("loops", 1, inputs=2e4), 2e4 / 1e7 + 1000 / 1e8),
+    "fma": (GroupFacts("contract", 1e6, tiles=2), 1e6 / 1e9),
+    "vector": (GroupFacts("loops", 1e6, tiles=2), 1e6 / 5e8),
+    "special": (GroupFacts("loops", 1e6, 6e5, tiles=2), 4e5 / 5e8 + 6e5 / 2e8),
+    "load/store": (GroupFacts("loops", phases=(Phase(loads=100, apart=1000, far=50),)),
+                   (100 + 1000 * 16) / 4e9 + 50 * 3e-9),
+    "l2": (GroupFacts("loops", 1, inputs=300, outputs=200), 500 / 1e9),
+    "l3": (GroupFacts("loops", 1, inputs=2000, outputs=3000), 5000 / 1e8),
+    "dram": (GroupFacts("loops", 1, inputs=2e4), 2e4 / 1e7),
     "latency": (GroupFacts("loops", phases=(Phase(entries=100, outer=80, sums=1),)),
-                (6 + 10) * 100 * 1e-9 + 20e-9 + TILE),
+                (3 + 13) * 100 * 1e-9 + 20e-9 + TILE),
 }
+OWN, MEMORY = ("fma", "vector", "special", "load/store", "latency"), ("l1", "l2", "l3", "dram")
 
 
 @pytest.mark.parametrize("bound", CASES)
 def test_each_bound_by_hand(bound: str) -> None:
+    """A group costs its largest bound, half of what hides behind it, and what is always paid."""
     group, expected = CASES[bound]
-    told = Bounds().explain(group, ONE)
+    quick = Context(dataclasses.replace(MACHINE, launch_s=1e-9), 1)
+    told = Bounds().explain(group, quick)
     assert (told.bound, bool(told.advice)) == (bound, True)
-    assert seconds(Bounds(), group) == pytest.approx(expected + LAUNCH)
+    assert told.bounds[bound] == pytest.approx(expected)
+    core = sum(told.bounds[name] for name in OWN)
+    memory = max(told.bounds[name] for name in MEMORY)
+    assert seconds(Bounds(), group, quick) == pytest.approx(
+        max(core, memory) + min(core, memory) / 2 + 1e-9 + told.bounds["live"])
 
 
 def test_near_caches_and_the_ports() -> None:
-    quick = Context(dataclasses.replace(MACHINE, launch_s=1e-12, latency_s=1e-12, l1_bytes=2000), 1)
+    machine = dataclasses.replace(MACHINE, launch_s=1e-15, latency_s=1e-15, l1_bytes=2000,
+                                  l2_bytes=4000)  # fmt: skip
+    quick = Context(machine, 1)
     both = GroupFacts("loops", inputs=400, outputs=300)
     assert Bounds().explain(both, quick).bounds["load/store"] == pytest.approx(300 / 2e9)
     assert Bounds().explain(both, quick).bound == "l1"
-    assert seconds(Bounds(), both, quick) == pytest.approx(700 / 3e9, rel=1e-4)
+    assert seconds(Bounds(), both, quick) == pytest.approx(700 / 3e9 + 300 / 4e9, rel=1e-3)
     writes = GroupFacts("loops", outputs=700)
     assert Bounds().explain(writes, quick).bound == "load/store"
+    spilled = GroupFacts("loops", phases=(Phase(stores=700, spilled=1400),))
+    assert Bounds().explain(spilled, quick).bounds["load/store"] == pytest.approx(1400 / 1e9)
 
 
-def test_a_cache_holds_all_up_to_its_size_and_nothing_from_twice_of_it() -> None:
+def test_a_cache_holds_all_up_to_half_its_size_and_nothing_from_its_size_on() -> None:
     def dram(nbytes: float) -> float:
         return Bounds().explain(GroupFacts("loops", inputs=nbytes), ONE).bounds["dram"]
 
-    assert dram(10_000) == 0
-    assert dram(15_000) == pytest.approx(7500 / 1e7)
-    assert dram(20_000) == pytest.approx(20_000 / 1e7)
+    assert dram(5_000) == 0
+    assert dram(7_500) == pytest.approx(7500 / 2 / 1e7)
+    assert dram(10_000) == pytest.approx(10_000 / 1e7)
     weights = GroupFacts("contract", constant=500)
     near, far = (Bounds().explain(weights, Context(MACHINE, 1, c)) for c in (500, 1e6))
     assert (near.bounds["dram"], far.bounds["dram"]) == (0, pytest.approx(500 / 1e7))
@@ -298,7 +311,8 @@ def test_tiles_limit_threads_and_their_tail_waits() -> None:
 
 
 def test_joining_what_does_not_fit_the_cache_is_not_free() -> None:
-    """Two groups of 900 bytes fit a cache of 1,000; as one group they do not, and it evicts."""
+    """Two groups of 900 bytes fit a cache of 1,000, if barely; as one group they do not, and it
+    evicts."""
     half = GroupFacts("loops", inputs=500, outputs=400)
     both = GroupFacts("loops", inputs=1000, outputs=800, nodes=2)
     assert Bounds().explain(half, ONE).bounds["live"] == 0
@@ -316,10 +330,10 @@ def test_a_soft_maximum_is_between_the_maximum_and_the_sum() -> None:
 
 
 def test_sensitivity_names_what_would_move_a_group() -> None:
-    found = sensitivity(Bounds(), CASES["dram"][0], ONE)
+    found = sensitivity(Bounds(), GroupFacts("loops", 1, inputs=1.2e4), ONE)
     assert list(found)[:2] == ["l3_bytes", "dram_rate"]
-    assert found["l3_bytes"] == pytest.approx(1 - 201 / 2011, abs=0.01)
-    assert found["dram_rate"] == pytest.approx(0.5, abs=0.01)
+    assert found["l3_bytes"] == pytest.approx(0.8, abs=0.05)
+    assert found["dram_rate"] == pytest.approx(0.5, abs=0.05)
     assert sensitivity(Bounds(), GroupFacts("view"), ONE) == {}
 
 
