@@ -137,9 +137,8 @@ def _pieces(low: Lowering, axes: list[Axis], index: Index, outputs: list[int], d
             continue
         return [piece for new, at in _cut_pieces(low, axes, index, *cut)
                 for piece in _pieces(low, new, at, outputs, depth + 1)]
-    cut_off = border_cut((low.puller.element(low.graph.outputs[k][1], index) for k in outputs),
-                         axes)
-    return [(axes, index)] if cut_off is None else _cut_pieces(low, axes, index, -1, cut_off)
+    cut = border_cut([low.puller.element(low.graph.outputs[k][1], index) for k in outputs], axes)
+    return [(axes, index)] if cut is None else _cut_pieces(low, axes, index, *cut)
 
 
 def _cut_pieces(low: Lowering, axes: list[Axis], index: Index, k: int,

@@ -26,6 +26,8 @@ from ..ir.types import BOOL, I64
 
 TAPS = 32
 """Elements of a window that is written out, at most: 5x5, 3x3x3."""
+SHORT = 8
+"""Extent of an innermost loop up to which it matters whether it joins the one around it."""
 _COMBINE = {"sum": "add", "max": "max"}
 
 
@@ -109,14 +111,29 @@ def all_hold(conds: Sequence[Cond]) -> Ex:
 # -- borders -----------------------------------------------------------------------------------
 
 
-def border_cut(values: Iterable[Ex], axes: Sequence[Axis]) -> list[tuple[int, int]] | None:
-    """The innermost axis in three pieces (start, size), guards holding throughout the middle one;
-    None where there is nothing to gain."""
-    if not axes or not isinstance(axes[-1].hi, int) or axes[-1].lo != 0:
+def border_cut(values: Sequence[Ex], axes: Sequence[Axis]
+               ) -> tuple[int, list[tuple[Dim, Dim]]] | None:
+    """An axis that vectors lie along, in three pieces (start, size), guards holding throughout the
+    middle one; None where there is nothing to gain. That is the innermost axis or, where that one
+    is short, the one around it: without guards the two are one loop."""
+    conds = list(_guards(values))
+    for k in range(len(axes) - 1, -1, -1):
+        bounds = _borders(conds, axes[k])
+        if bounds is not None:
+            return k, bounds
+        extent = axes[k].hi
+        if not isinstance(extent, int) or extent > SHORT:
+            break
+    return None
+
+
+def _borders(conds: Iterable[Cond], axis: Axis) -> list[tuple[Dim, Dim]] | None:
+    """The pieces of one axis."""
+    if not isinstance(axis.hi, int) or axis.lo != 0:
         return None
-    size, name = axes[-1].hi, name_of(axes[-1].var)
+    size, name = axis.hi, name_of(axis.var)
     lo, hi = 0, size
-    for c in _guards(values):
+    for c in conds:
         step = coefficient(c.expr, name)
         if free_vars(c.expr) != {name} or not isinstance(step, int) or step <= 0:
             continue

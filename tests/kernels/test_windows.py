@@ -101,3 +101,11 @@ def test_a_pool_over_joined_channels() -> None:
     parts = [tensor(b, name, 1, 6, 6, c) for name, c in (("p", 3), ("q", 17), ("r", 8))]
     y = b.op("pool", b.op("concat", *parts, axis=3), kind="max", **window(CASES[0]))
     check(y, b, {"p": array(1, 6, 6, 3), "q": array(1, 6, 6, 17), "r": array(1, 6, 6, 8)})
+
+
+@pytest.mark.parametrize("channels", [1, 3, 9])
+def test_padding_around_a_short_axis(channels: int) -> None:
+    b = Builder()
+    x = b.op("relu", tensor(b, "x", 2, 5, 30, channels))
+    y = b.op("pad", x, b.const(np.float32(7)), lo=(0, 1, 2, 0), hi=(0, 0, 1, 0), mode="constant")
+    check(b.op("add", y, 1.0), b, {"x": array(2, 5, 30, channels)})
