@@ -31,6 +31,8 @@ TRANSFORMS: dict[str, Transform] = {}
 _FEW = 8
 """Constants to pack from which on several threads do it."""
 _PACKERS = 4
+_CACHED = 1 << 11
+"""Elements of one pixel of a filter that are transformed at a time."""
 _SMALL = 1 << 20
 """Bytes below which a misaligned constant is copied to a cache line's start."""
 
@@ -122,16 +124,26 @@ def _panels(
     return packed
 
 
-_SPREAD = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
-"""G of Winograd's F(2, 3)."""
-
-
 def _spread(matrix: np.ndarray) -> np.ndarray:
-    """``G g G^T`` of the 3x3 leading k of ``[outer, 9 * rest, columns]``, computed in float64."""
+    """``G g G^T`` of Winograd's F(2x2, 3x3) for the 3x3 leading k of ``[outer, 9 * rest, columns]``,
+    computed in float64, a few of ``rest`` at a time so that it stays in the cache."""
     outer, depth, columns = matrix.shape
-    g = matrix.reshape(outer, 3, 3 * (depth // 9) * columns).astype(np.float64)
-    rows = (_SPREAD @ g).reshape(outer, 4, 3, -1)
-    return (_SPREAD @ rows).astype(matrix.dtype).reshape(outer, 16 * (depth // 9), columns)
+    rest = depth // 9
+    g = matrix.reshape(outer, 3, 3, rest, columns)
+    result = np.empty((outer, 4, 4, rest, columns), matrix.dtype)
+    few = max(1, _CACHED // max(1, columns))
+    for start in range(0, rest, few):
+        part = g[:, :, :, start : start + few].astype(np.float64)
+        both = np.stack(_filter(*np.moveaxis(part, 1, 0)), axis=1)
+        for k, row in enumerate(_filter(*np.moveaxis(both, 2, 0))):
+            result[:, :, k, start : start + few] = row
+    return result.reshape(outer, 16 * rest, columns)
+
+
+def _filter(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> tuple[np.ndarray, ...]:
+    """``G`` applied to three numbers."""
+    outside, middle = (a + c) * 0.5, b * 0.5
+    return a, outside + middle, outside - middle, c
 
 
 def _grouped(matrix: np.ndarray, width: int, group: int) -> np.ndarray:
