@@ -371,6 +371,8 @@ class _Writer(_Plan):
         body = low.rename(body, mapping | self.linear_mapping(rows, row))
         axes = [Axis(row, self.last_row, self.first_row)] if isinstance(row, Expr) else []
         axes += [Axis(lane, self.panel_width(j), most=self.nr)] if isinstance(lane, Expr) else []
+        if _rows_together(body, row, lane):
+            axes.reverse()
         loop = Loop(tuple(axes), tuple(body))
         only = body[0] if len(body) == 1 else None
         if not isinstance(only, Store) or self.sum != F32:
@@ -419,6 +421,15 @@ class _Writer(_Plan):
         inputs = [BufferDecl("in", v.dtype) for v in self.low.graph.inputs]
         gathers = dict(self.low.puller.gathers)
         return Nest((*inputs, BufferDecl("out", F32)), (domain,), gathers)
+
+
+def _rows_together(body: Sequence[Store | Accumulate], row: Dim, lane: Dim) -> bool:
+    """Whether every store lies side by side along rows, not along columns (channels-first results):
+    then the loop over rows belongs inside."""
+    if not isinstance(row, Expr) or not isinstance(lane, Expr):
+        return False
+    return all(coefficient(item.position, name_of(row)) == 1
+               and coefficient(item.position, name_of(lane)) != 1 for item in body)
 
 
 def lower_contraction(graph: Graph, tile: MicroKernel, constants: frozenset[int]) -> Contraction:

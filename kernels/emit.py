@@ -92,6 +92,7 @@ class Emitter:
         self.scope = self.root
         self.loop_names: dict[str, str] = {}
         self.volatile: set[int] = set()
+        self.divisors: dict[object, str] = {}
 
     # -- names, parameters, positions ------------------------------------------------------
 
@@ -212,11 +213,25 @@ class Emitter:
             return self.define(("atom", a), text, variables, "o")
         if a.kind not in ("floordiv", "mod"):
             raise CompileError(f"{a.kind} of loop variables cannot be emitted")
+        if _nonnegative(a.args[0]) and not free_vars(a.args[1]):
+            quotient, divisor = self.quotient(*a.args)
+            if a.kind == "floordiv":
+                return quotient
+            text = f"{self.dim(a.args[0])} - {quotient} * {divisor}"
+            return self.define(("atom", a), text, variables, "o")
         x, y = (self.dim(arg) for arg in a.args)
-        words = {"floordiv": f"idiv({x}, {y})", "mod": f"imod({x}, {y})"}
-        if a.kind == "floordiv" and not _nonnegative(a.args[0]):
-            words["floordiv"] = f"idiv({x} - imod({x}, {y}), {y})"
-        return self.define(("atom", a), words[a.kind], variables, "o")
+        text = f"imod({x}, {y})"
+        if a.kind == "floordiv":
+            text = f"idiv({x} - {text}, {y})"
+        return self.define(("atom", a), text, variables, "o")
+
+    def quotient(self, x: Dim, y: Dim) -> tuple[str, str]:
+        """Names of ``x // y`` and ``y``: one division also gives the remainder."""
+        key = ("quotient", x, y)
+        if key not in self.divisors:
+            self.divisors[key] = self.param(y)
+        divisor = self.divisors[key]
+        return self.define(key, f"idiv({self.dim(x)}, {divisor})", self.dim_vars(x), "o"), divisor
 
     def gathered(self, name: str) -> str:
         gather = self.nest.gathers[name]

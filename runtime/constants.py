@@ -125,8 +125,8 @@ def _panels(
 
 
 def _spread(matrix: np.ndarray) -> np.ndarray:
-    """``G g G^T`` of Winograd's F(2x2, 3x3) for the 3x3 leading k of ``[outer, 9 * rest, columns]``,
-    computed in float64, a few of ``rest`` at a time so that it stays in the cache."""
+    """``G g G^T`` of Winograd's F(2x2, 3x3), computed in float64; the 3x3 lead in k of
+    ``[outer, 9 * rest, columns]``. A few of ``rest`` at a time stay in the cache."""
     outer, depth, columns = matrix.shape
     rest = depth // 9
     g = matrix.reshape(outer, 3, 3, rest, columns)

@@ -407,3 +407,12 @@ def test_threads_do_not_change_a_bit(make: Callable[[Builder], Value]) -> None:
     one, _ = run_as_one(graph, feeds, threads=1)
     two, _ = run_as_one(graph, feeds, threads=2)
     np.testing.assert_array_equal(one["y"], two["y"])
+
+
+@pytest.mark.parametrize("pixels", [1, 35, 300])
+def test_channels_first_results_are_written_along_pixels(pixels: int) -> None:
+    b = Builder()
+    y = b.op("dot", tensor(b, "x", 2, pixels, 24), tensor(b, "w", 24, 40), ta=False, tb=False)
+    y = b.op("transpose", b.op("relu", y), perm=(0, 2, 1))
+    feeds = {"x": array(2, pixels, 24), "w": array(24, 40)}
+    assert check(y, b, feeds) == "contract"
