@@ -24,7 +24,7 @@ from ..runtime.objects import link
 from ..runtime.program import Program
 from ..runtime.store import ProgramCache
 from ..runtime.team import usable_cores
-from ..search.settings import BUDGET, Search
+from ..search.settings import BUDGET, DEFAULT_SEARCH, Search
 from . import options
 from .needs import DependsOnFeeds
 from .request import Clock, Origin, Progress, Request, Stages, stale
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ..search.models import CostModel
+    from ..search.strategies import Strategy
     from .build import Lowered
     from .gantt import Gantt
     from .profiling import Profile
@@ -265,10 +266,13 @@ def compile(
     sizes: Mapping[str, int] | None = None,
     constants: Mapping[str, Any] | None = None,
     pipeline: str | None = None,
-    search: str = "none",
+    search: str | Strategy | None = None,
     cost_model: str | CostModel = "bounds",
+    objective: str = "time",
     budget: int = BUDGET,
     seed: int = 0,
+    max_memory: int | None = None,
+    measure: float = 0.0,
     expect: Mapping[str, int] | None = None,
     progress: Progress | None = None,
 ) -> Compiled:
@@ -283,10 +287,17 @@ def compile(
     pass and node, or group, that differ. ``sizes`` fixes named sizes of the model
     (``{"batch": 1}``), ``shapes`` replaces shapes of inputs, ``constants`` gives inputs a fixed
     value. ``pipeline`` replaces the pass list ("fold,canon"). ``search`` looks for a schedule that
-    ``cost_model`` (a name or a ``CostModel``) says is better than greedy fusion ("none"): "exact"
-    proves the best over all candidate groups, "genetic", "swarm", "annealing" and "random" try
-    ``budget`` schedules; their result depends on ``seed``, never on time. ``expect`` names the
-    sizes of symbols that the cost model shall count on; the program is right for any.
+    ``cost_model`` (a name or a ``CostModel``) says is better than greedy fusion ("none"): "default"
+    and "exact" prove the best over all candidate groups ("default" only where that is quick),
+    "genetic", "swarm", "annealing" and "random", or a ``Strategy`` of your own, try ``budget``
+    schedules; their result depends on ``seed``, never on time. "postdominator", "priority" and
+    "score" are greedy rules that others have published. None is ``DEFAULT_SEARCH``.
+    ``objective``: "time" (what the cost model says), "peak" (memory), "C" (operations) or "D"
+    (bytes moved). ``max_memory`` bounds the bytes of a call, weights included; a schedule that
+    keeps it is searched for, ``LimitError`` says where there is none. ``measure`` compiles a few
+    schedules and times them for so many seconds; greedy fusion's stays unless another is faster by
+    more than the noise. ``expect`` names the sizes of symbols that all of this shall count on; the
+    program is right for any.
     ``progress(stage, done, total)`` is called as the work goes on.
 
     Where the structure of the program depends on inputs (axes, a rank) that these do not fix, the
@@ -297,8 +308,10 @@ def compile(
     """
     where, count = options.target_of(target), options.threads_of(threads)
     objects, programs = options.caches_of(cache)
+    if search is None:
+        search = DEFAULT_SEARCH if max_memory is None and objective == "time" else "default"
     how = Search(search, cost_model, budget, seed, usable_cores() if count is None else count,
-                 options.sizes_of(expect, "expect") or {})
+                 options.sizes_of(expect, "expect") or {}, objective, None, max_memory, measure)
     request = Request(model, where, options.schedule_text(schedule), options.shapes_of(shapes),
                       options.sizes_of(sizes), options.mapping_of(constants, "constants", "arrays"),
                       options.text_of(pipeline, "pipeline"), how)
@@ -323,16 +336,24 @@ def _compiled(request: Request, threads: int | None, objects: ObjectCache | None
     found = "cache is off" if programs is None else "a check wants every stage"
     if programs is not None and check is False:
         clock.stage("load")
-        parts, program, found = _cached(programs, request)
+        parts, program, found, schedule = _cached(programs, request)
         if parts is not None and program is not None:
             executable = Executable(program, Constants(), where, threads, objects, parts=parts)
             clock.stage("")
-            return Compiled(request, executable, None, clock.seconds, found)
+            known = request if schedule is None else replace(request, schedule=schedule)
+            return Compiled(known, executable, None, clock.seconds, found)
     stages = request.derive(clock)
-    clock.stage("lower")
-    program = program_of(stages.graph, stages.schedule, where, progress)
-    clock.stage("kernels")
-    executable = Executable(program, stages.graph.constants, where, threads, objects, progress)
+    if request.search.measure and stages.fuser is not None:
+        from .contest import Contest
+
+        contest = Contest(stages, where, request.search, threads, objects, clock)
+        stages = contest.run(request.search.measure)
+    executable = _executable(stages, where, threads, objects, clock)
+    if request.search.max_memory is not None and stages.fuser is not None:
+        from .memory import within
+
+        stages, executable = within(request, stages, executable, lambda s: _executable(
+            s, where, threads, objects, clock))
     if programs is not None:
         clock.stage("keep")
         found += _keep(programs, request, stages, executable)
@@ -344,6 +365,15 @@ def _compiled(request: Request, threads: int | None, objects: ObjectCache | None
         clock.stage("check")
         check_compiled(compiled, request.pipeline, None if check is True else check)
     return compiled
+
+
+def _executable(stages: Stages, target: Target, threads: int | None, objects: ObjectCache | None,
+                clock: Clock) -> Executable:
+    """The program of the stages' schedule, loaded."""
+    clock.stage("lower")
+    program = program_of(stages.graph, stages.schedule, target, clock.progress)
+    clock.stage("kernels")
+    return Executable(program, stages.graph.constants, target, threads, objects, clock.progress)
 
 
 def _specialized(request: Request, needed: DependsOnFeeds, threads: int | None,
@@ -370,23 +400,29 @@ def _specialized(request: Request, needed: DependsOnFeeds, threads: int | None,
     return made
 
 
-def _cached(programs: ProgramCache, request: Request) -> tuple[Parts | None, Program | None, str]:
-    """Parts and program from the cache; or None, and why not."""
+def _cached(programs: ProgramCache, request: Request
+            ) -> tuple[Parts | None, Program | None, str, str | None]:
+    """Parts and program from the cache; or None, and why not; the schedule where it does not follow
+    from the request."""
     artefact, why = programs.get(request.key)
     if artefact is None:
-        return None, None, why
+        return None, None, why, None
     if changed := stale(request.folder, artefact.notes["stamps"]):
-        return None, None, changed
+        return None, None, changed, None
     records = [CacheRecord(symbol, True, why, 0.0, len(code))
                for symbol, code in artefact.objects.items()]
     code = link(artefact.objects, records)
-    return Parts(code, artefact.constants, code.seconds), artefact.program, why
+    parts = Parts(code, artefact.constants, code.seconds)
+    return parts, artefact.program, why, artefact.notes.get("schedule")
 
 
 def _keep(programs: ProgramCache, request: Request, stages: Stages, executable: Executable) -> str:
     """Keeps a program for the next process; answers "" or why that was not possible."""
     parts = executable.parts
-    why = programs.put(request.key, {"stamps": stages.stamps}, executable.program,
+    notes: dict[str, Any] = {"stamps": stages.stamps}
+    if request.search.measure or request.search.max_memory is not None:
+        notes["schedule"] = str(stages.schedule)  # settled by time, or by the finished program
+    why = programs.put(request.key, notes, executable.program,
                        parts.code.objects, parts.constants)
     return f"; not kept: {why}" if why else ""
 

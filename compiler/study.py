@@ -34,7 +34,6 @@ import numpy as np
 from ..ir.errors import OptionError, quote
 from ..ir.graph import Graph
 from ..ir.target import Target
-from ..search.choose import Space
 from ..search.dataset import SAMPLES, Dataset, load, survey
 from ..search.exact import Proof, prove
 from ..search.generate import generated
@@ -42,6 +41,7 @@ from ..search.models import CostModel, factory, models
 from ..search.models import model as model_of
 from ..search.problem import Problem, floor
 from ..search.run import search as run
+from ..search.space import Space
 from ..search.strategies import STRATEGIES, Strategy
 from .irfile import is_ir_text, read_graph
 from .options import machine_of

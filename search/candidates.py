@@ -21,8 +21,10 @@ attributes, types, wiring, which values come from constants and which are given)
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from ..ir.graph import Graph, Node, Value
@@ -77,6 +79,8 @@ class Candidates:
         """Position in ``graph.nodes`` of each unit's node, ascending."""
         self.of: dict[Node, tuple[int, ...]] = {}
         """Units of each scheduled node."""
+        self._reader: list[Node | None] = []
+        """The one consumer each unit serves; None where it serves all of its node's."""
         self._number_units(recompute)
         self._kinds = [node_kind(graph.nodes[k]) for k in self.units]
         self._above, self._below = self._closures()
@@ -87,14 +91,13 @@ class Candidates:
                 self._keep((v,))
             self._keep(units)
         for schedule in given:
-            self._around([self.members(group) for group in schedule.groups])
+            self._around(self.assigned(schedule))
         self._grow()
         if len(self.units) > len(self.of):
             self._repeat()
 
     def _number_units(self, recompute: bool) -> None:
         graph = self.graph
-        consumer: list[Node | None] = []
         for k, node in enumerate(graph.nodes):
             if node.op in ("input", "const"):
                 continue
@@ -102,14 +105,14 @@ class Candidates:
             copies = users if recompute and repeatable(graph, node, users) else (None,)
             self.of[node] = tuple(range(len(self.units), len(self.units) + len(copies)))
             self.units += [k] * len(copies)
-            consumer += copies
+            self._reader += copies
         self._preds: list[list[int]] = [[] for _ in self.units]
         self._succs: list[list[int]] = [[] for _ in self.units]
         for node, units in self.of.items():
             for dep in graph.dependencies(node):
                 sources = self.of.get(dep, ())
                 for u in sources:
-                    if len(sources) > 1 and consumer[u] is not node:
+                    if self._reader[u] not in (None, node):
                         continue
                     for v in units:
                         self._succs[u].append(v)
@@ -118,6 +121,65 @@ class Candidates:
     def members(self, group: Group) -> tuple[int, ...]:
         """A group of a schedule that computes nothing again, as units."""
         return tuple(sorted(v for k in group.nodes for v in self.of[self.graph.nodes[k]]))
+
+    def assigned(self, schedule: Schedule) -> list[tuple[int, ...]]:
+        """The groups of a schedule as units, in its order: a copy lies in the group that its reader
+        takes the value from."""
+        held = [set(group.computed) for group in schedule.groups]
+        home = {i: k for k, group in enumerate(schedule.groups) for i in group.nodes}
+        found: list[list[int]] = [[] for _ in held]
+        for v, i in enumerate(self.units):
+            reader = self._reader[v]
+            k = home[i]
+            if reader is not None and i in held[own := home[self.graph.index[reader]]]:
+                k = own
+            found[k].append(v)
+        return [tuple(units) for units in found if units]
+
+    def preds(self, unit: int) -> list[int]:
+        """Units that this one reads."""
+        return self._preds[unit]
+
+    def succs(self, unit: int) -> list[int]:
+        """Units that read this one."""
+        return self._succs[unit]
+
+    def kind(self, unit: int) -> str:
+        """What its node is to fusion; see ``greedy.node_kind``."""
+        return self._kinds[unit]
+
+    @cached_property
+    def given(self) -> frozenset[int]:
+        """Units whose values are outputs of the graph."""
+        outputs = self.graph.output_values
+        return frozenset(v for node, units in self.of.items() for v in units
+                         if any(o in outputs for o in node.outputs))
+
+    def ask(self, units: tuple[int, ...]) -> Candidate | None:
+        """The units, ascending, as a candidate, which they become if they may be one kernel."""
+        if units in self.found or (len(units) <= MOST_NODES and self._allowed(units)
+                                   and self._try(units)):
+            return self.found[units]
+        return None
+
+    def _allowed(self, units: tuple[int, ...]) -> bool:
+        """Whether kinds go together at all: what greedy fusion does not try is not asked for."""
+        inside = set(units)
+        return all(self._kinds[v] != "solo" and (self._kinds[v], self._kinds[w]) not in _FORBIDDEN
+                   for v in units for w in self._succs[v] if w in inside)
+
+    def readers(self, unit: int) -> list[Node]:
+        """The nodes that take a value from the unit."""
+        only = self._reader[unit]
+        if only is not None:
+            return [only]
+        node = self.graph.nodes[self.units[unit]]
+        return list(dict.fromkeys(u for v in node.outputs for u in self.graph.users(v)))
+
+    def independent(self, one: Sequence[int], other: Sequence[int]) -> bool:
+        """Whether no path leads from either set of units to the other."""
+        mask = sum(1 << v for v in other)
+        return not any((self._above[v] | self._below[v]) & mask for v in one)
 
     @property
     def edges(self) -> list[tuple[int, int]]:
@@ -311,13 +373,14 @@ def structure(graph: Graph, nodes: Sequence[Node], written: Sequence[Value]) -> 
     return tuple(parts)
 
 
-def schedule_of(graph: Graph, chosen: Iterable[Candidate]) -> Schedule:
-    """The schedule that runs candidates in this order. A node in several of them belongs to the
-    first that gives its value to others or, where nobody reads it, to the first that uses it; the
-    rest compute it again, or drop it where they made it for a reader who computes it as well."""
-    plan = list(chosen)
+def schedule_of(graph: Graph, chosen: Sequence[Candidate],
+                stages: Sequence[tuple[int, int] | None] = ()) -> Schedule:
+    """The schedule that runs candidates in this order; ``stages`` gives some of them (number of
+    their stage, threads). A node in several candidates belongs to the first that gives its value to
+    others or, where nobody reads it, to the first that uses it; the rest compute it again, or drop
+    it where they made it for a reader who computes it as well."""
     holders: dict[int, list[int]] = {}
-    for k, c in enumerate(plan):
+    for k, c in enumerate(chosen):
         for i in c.nodes:
             holders.setdefault(i, []).append(k)
     home: dict[int, int] = {}
@@ -327,13 +390,16 @@ def schedule_of(graph: Graph, chosen: Iterable[Candidate]) -> Schedule:
         if len(held) > 1:
             readers = {k for v in graph.nodes[i].outputs for u in graph.users(v)
                        for k in holders[graph.index[u]]}
-            gives = [k for k in held if any(graph.index[v.node] == i for v in plan[k].written)]
+            gives = [k for k in held if any(graph.index[v.node] == i for v in chosen[k].written)]
             using[i] &= readers
             home[i] = gives[0] if readers - set(held) else min(using[i])
     groups = []
-    for k, c in enumerate(plan):
+    for k, c in enumerate(chosen):
         own = tuple(i for i in c.nodes if home[i] == k)
         if own:
             again = tuple(i for i in c.nodes if home[i] != k and k in using[i])
-            groups.append(Group(own, c.implementation, again=again))
-    return Schedule(graph.digest, tuple(groups))
+            stage, threads = (stages[k] if stages else None) or (None, None)
+            groups.append(Group(own, c.implementation, (), stage, threads, again))
+    together = Counter(g.stage for g in groups)
+    return Schedule(graph.digest, tuple(
+        g if together[g.stage] > 1 else replace(g, stage=None, threads=None) for g in groups))

@@ -1,34 +1,46 @@
 """Chooses the schedule of a graph: greedy fusion, then a search over the candidates around it.
 
 ``choose`` collects the candidate groups, prices them with a cost model at the sizes given (or
-assumed), and searches the partitions: ``exact`` proves the optimum over all of them by dynamic
-programming over ideals, a strategy looks for it within a budget of evaluations. Greedy's schedule
-is among the candidates and is where strategies start, so the result is never worse than greedy
-under the model that chose it.
+assumed), and searches the partitions. ``default`` and ``exact`` prove the optimum over all of them
+by dynamic programming over ideals, a strategy looks for it within a budget of evaluations. Greedy's
+schedule is among the candidates and is where strategies start, so the result is never worse than
+greedy under the model that chose it. On several threads the groups of the result that may run side
+by side become candidates as well, and the search is run again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from math import inf
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..ir.dims import Dim
 from ..ir.graph import Graph
 from ..ir.schedule import Schedule
 from ..ir.target import Target
-from ..ir.types import TensorType, type_symbols
-from .candidates import Candidate, Candidates, schedule_of
 from .greedy import Fuser
-from .models import Context, CostModel, GroupFacts, facts
+from .models import CD, SECONDS, CostModel
 from .models import model as model_of
-from .problem import Found, Problem, make_problem
-from .settings import ASSUMED, Search
+from .narrow import prove_narrow
+from .problem import Found, InfeasibleError, Proof, peak
+from .settings import RULES, Search
+from .space import Space, Survey
 
+if TYPE_CHECKING:
+    from .strategies import Strategy
+
+NARROW = 20_000
+"""Ideals that are visited in plain Python at most, before anything is compiled for the search."""
 IDEALS = 300_000
-"""Ideals that ``exact`` visits at most."""
+"""Ideals that a proof visits at most."""
+QUICK = 20_000
+"""Moves of ``default`` where the optimum cannot be proved."""
+_SHRINK = 0.97
+"""Part of the peak that the next round of a search for less memory may need."""
+_ROUNDS = 12
+"""Rounds of such a search."""
 
 Progress = Callable[[str, int, int], None]
 
@@ -54,9 +66,11 @@ class Choice:
     """Whether ``cost`` is proven to be the least over the candidates."""
     candidates: int = 0
     evaluations: int = 0
-    """Schedules scored by a strategy; ideals visited by ``exact``."""
+    """Schedules scored by a strategy; ideals visited by a proof."""
     note: str = ""
     """What the search could not do, in words."""
+    peak: float = 0.0
+    """Bytes of the arena that the schedule needs by the model of the search, at most."""
 
     def facts(self) -> dict[str, Any]:
         """Everything but the schedule, as plain values."""
@@ -73,110 +87,123 @@ def choose(
 ) -> Choice:
     """The schedule for ``graph``, good for the sizes that are expected and right for all.
 
-    ``fuser`` gives greedy's schedule and keeps its reasons. Raises ``OptionError`` for a cost
-    model that does not exist."""
+    ``fuser`` gives greedy's schedule and keeps its reasons. Raises ``OptionError`` for a search or
+    a cost model that does not exist, ``InfeasibleError`` where no schedule keeps the memory
+    limit."""
     greedy = fuser.run()
     if how.name == "none" or not greedy.groups:
         return Choice(greedy, "none")
-    space = space_of(graph, greedy, target, how)
-    found, note = _solve(space, how, progress)
+    survey = Survey(graph, greedy, target, how)
+    if how.name in RULES:
+        return _by_rule(survey, how)
+    solver = Solver(how, progress)
+    if solver.strategy is not None:  # strategies also start where the published rules end
+        solver.also = [survey.solution(s) for s in [survey.rule(name) for name in RULES]]
+    model = objective_model(how)
+    space = survey.space(model)
+    found, note = solver.solve(space)
+    stages = survey.stages(found.chosen, model) if model.unit == SECONDS else []
+    if stages and how.objective == "time":
+        wider = survey.space(model, stages)
+        better, also = solver.solve(wider)
+        if better.cost <= found.cost:
+            space, found, note = wider, better, also
     chosen, cost = found.chosen, found.cost
-    if cost >= space.greedy:  # equal under the model: the simple one
+    fits = peak(space.problem, space.chosen) <= space.problem.limit
+    if how.objective != "peak" and fits and cost >= space.greedy:  # equal: the simple one
         chosen, cost = space.chosen, space.greedy
-    schedule = schedule_of(graph, (space.candidates[k] for k in chosen))
-    return Choice(schedule, how.name, space.model, space.unit, cost, space.greedy, found.bound,
-                  found.proven, len(space.candidates), found.evaluations, note)
+    return Choice(space.schedule(graph, chosen), how.label, space.model, space.unit, cost,
+                  space.greedy, found.bound, found.proven, len(space.candidates),
+                  found.evaluations, note, peak(space.problem, chosen))
 
 
-@dataclass(frozen=True)
-class Space:
-    """The schedules of a graph that a search can reach, priced."""
-
-    problem: Problem
-    candidates: tuple[Candidate, ...]
-    """The candidates of the problem; empty for a problem without a graph."""
-    chosen: tuple[int, ...]
-    """Greedy's schedule: candidates in execution order."""
-    greedy: float
-    """Its cost."""
-    model: str
-    unit: str
-    objectives: tuple[str, ...] = ()
-    """Names of what a model of several objectives minimizes; empty for a model of one."""
-    parts: np.ndarray | None = None
-    """f64[candidates, objectives] where there are several."""
-
-    def vector(self, chosen: Sequence[int]) -> dict[str, float]:
-        """The objectives of a solution by name; empty where there is only the cost."""
-        if self.parts is None:
-            return {}
-        return dict(zip(self.objectives, self.parts[list(chosen)].sum(axis=0).tolist()))
-
-    @property
-    def start(self) -> np.ndarray:
-        """i4[n]: the nodes in the order of greedy's schedule."""
-        return np.array([v for k in self.chosen for v in self.problem.group(k)], np.int32)
-
-    @classmethod
-    def plain(cls, problem: Problem) -> Space:
-        """A problem without a graph, started from one node per group in the given order."""
-        alone = {problem.group(g)[0]: g for g in range(problem.candidates)
-                 if len(problem.group(g)) == 1}  # fmt: skip
-        chosen = tuple(alone[v] for v in range(problem.nodes))
-        return cls(problem, (), chosen, float(problem.cost[list(chosen)].sum()), "given", "")
+def objective_model(how: Search) -> CostModel:
+    """The cost model that prices the objective of the settings; for the peak it breaks ties."""
+    if how.objective == "C":
+        return CD(1.0, 0.0)
+    if how.objective == "D":
+        return CD(0.0, 1.0)
+    return model_of(how.model)
 
 
-def space_of(graph: Graph, greedy: Schedule, target: Target, how: Search) -> Space:
-    """The candidates around ``greedy`` under the cost model of ``how``."""
-    model = model_of(how.model)
-    table = Candidates(graph, [greedy])
-    members = list(table.found)
-    costs = price(graph, table, model, target, how)
-    problem = make_problem(len(table.units), table.edges, members, costs)
-    number = {m: k for k, m in enumerate(members)}
-    chosen = tuple(number[table.members(group)] for group in greedy.groups)
-    return Space(problem, tuple(table.found.values()), chosen,
-                 float(sum(costs[k] for k in chosen)), model.name, model.unit)
+def _by_rule(survey: Survey, how: Search) -> Choice:
+    schedule = survey.rule(how.label)
+    space = survey.space()
+    chosen = survey.solution(schedule)
+    cost = float(sum(space.problem.cost[k] for k in chosen))
+    return Choice(schedule, how.label, space.model, space.unit, cost, space.greedy,
+                  candidates=len(space.candidates), peak=peak(space.problem, chosen))
 
 
-def _solve(space: Space, how: Search, progress: Progress | None) -> tuple[Found, str]:
-    """The best solution, and what the search could not do."""
-    from .exact import prove  # compiles with Numba, which greedy fusion does not need
-    from .run import search
+class Solver:
+    """Solves problems as the settings say."""
+
+    def __init__(self, how: Search, progress: Progress | None = None) -> None:
+        self.how, self.progress = how, progress
+        self.also: list[tuple[int, ...]] = []
+        """Solutions that strategies start from, besides greedy's."""
+        self.strategy = _strategy(how)
+
+    def solve(self, space: Space) -> tuple[Found, str]:
+        """The best solution, and what the search could not do."""
+        if self.how.objective == "peak":
+            return self._least_memory(space)
+        if self.strategy is not None:
+            return self._search(space, self.strategy, self.how.budget), ""
+        proof = prove_narrow(space.problem, NARROW)
+        if proof is None and (self.how.name == "exact" or space.problem.limit < inf):
+            from .exact import prove  # compiled by Numba, which takes seconds the first time
+
+            proof = prove(space.problem, IDEALS)
+        if proof is not None:
+            return _proven(proof), ""
+        budget = self.how.budget if self.how.name == "exact" else min(QUICK, self.how.budget)
+        return (self._search(space, _named("annealing"), budget),
+                "too many ideals for a proof: annealing instead")
+
+    def _least_memory(self, space: Space) -> tuple[Found, str]:
+        """The least peak, then the least cost under it."""
+        known = min(peak(space.problem, space.chosen), space.problem.limit)
+        if self.strategy is None:
+            from .exact import prove_peak
+
+            proof = prove_peak(space.problem, IDEALS, known)
+            if proof is not None:
+                return _proven(proof), ""
+        strategy = self.strategy or _named("annealing")
+        best = self._search(space, strategy, self.how.budget // _ROUNDS)
+        for _ in range(_ROUNDS):
+            tighter = replace(space, problem=space.problem.limited(best.peak * _SHRINK))
+            try:
+                best = self._search(tighter, strategy, self.how.budget // _ROUNDS)
+            except InfeasibleError:
+                break
+        return best, "the least peak is not proven"
+
+    def _search(self, space: Space, strategy: Strategy, budget: int) -> Found:
+        from .run import search
+
+        def watch(done: int, cost: float, bound: float) -> None:
+            if self.progress is not None:
+                gap = f", {cost / bound - 1:.1%} above the bound" if bound > 0 else ""
+                self.progress(f"search ({cost:.4g}{gap})", min(done, budget), budget)
+
+        starts = [space.start, *map(space.order, self.also)]
+        return search(space.problem, strategy, np.stack(starts), budget, self.how.seed, watch)
+
+
+def _proven(proof: Proof) -> Found:
+    return Found(proof.cost, proof.chosen, proof.ideals, proof.cost, proven=True, peak=proof.peak)
+
+
+def _strategy(how: Search) -> Strategy | None:
+    """The strategy of the settings; None where a proof is looked for."""
+    if not isinstance(how.name, str):
+        return how.name
+    return None if how.name in ("default", "exact") else _named(how.name)
+
+
+def _named(name: str) -> Strategy:
     from .strategies import strategy
 
-    name, note = how.name, ""
-    if name == "exact":
-        proof = prove(space.problem, IDEALS)
-        if proof is not None:
-            return Found(proof.cost, proof.chosen, proof.ideals, proof.cost, proven=True), ""
-        name = "annealing"
-        note = f"more than {IDEALS} ideals: annealing instead, without a proof"
-
-    def watch(done: int, cost: float, bound: float) -> None:
-        if progress is not None:
-            progress(f"search ({cost:.4g})", min(done, how.budget), how.budget)
-
-    return search(space.problem, strategy(name), space.start[None], how.budget, how.seed,
-                  watch), note
-
-
-def price(graph: Graph, table: Candidates, model: CostModel, target: Target, how: Search
-          ) -> np.ndarray:
-    """f64[candidates]: what the model says each costs."""
-    numbers, constants = counted(graph, table, how.expect)
-    return model.costs(numbers, Context(target, max(1, how.threads), constants))
-
-
-def counted(graph: Graph, table: Candidates, expect: Mapping[str, int]
-            ) -> tuple[list[GroupFacts], float]:
-    """The numbers of every candidate at the sizes expected (or assumed), and the bytes of all
-    constants of the graph."""
-    symbols = {s for n in graph.nodes for t in n.types for s in type_symbols(t)}
-    known = {s: expect.get(s, ASSUMED) for s in symbols}
-    numbers = [facts(c.cost, known) for c in table.found.values()]
-    held: dict[str, Dim] = {}
-    for node in graph.nodes:
-        if node.op == "const" and isinstance(node.types[0], TensorType):
-            held[node.attrs["digest"]] = node.types[0].nbytes()
-    return numbers, float(sum(n for n in held.values() if isinstance(n, int)))
+    return strategy(name)

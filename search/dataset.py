@@ -32,11 +32,11 @@ from ..ir.graph import Graph
 from ..ir.schedule import IMPLEMENTATIONS
 from ..ir.target import Target
 from .candidates import Candidates
-from .choose import Space, counted
 from .greedy import Fuser
-from .models import Context, CostModel, Explanation, GroupFacts, Phase
+from .models import Context, CostModel, Explanation, GroupFacts, Phase, facts
 from .models import model as model_of
 from .problem import Problem, check_solution, make_problem
+from .space import Space, constant_bytes, sizes_of
 
 FORMAT, VERSION = "evonnx dataset", 2
 SAMPLES, ARRAYS = "samples.jsonl", "problem.npz"
@@ -122,7 +122,8 @@ def survey(graph: Graph, target: Target, threads: int = 1, expect: Mapping[str, 
     they are known), and their numbers at the sizes ``expect`` (or assumed)."""
     greedy = Fuser(graph).run()
     table = Candidates(graph, [greedy]) if table is None else table
-    numbers, constants = counted(graph, table, expect or {})
+    sizes = sizes_of(graph, expect or {})
+    numbers, constants = [facts(c.cost, sizes) for c in table.found.values()], constant_bytes(graph)
     members = list(table.found)
     place = {m: k for k, m in enumerate(members)}
     problem = make_problem(len(table.units), table.edges, members, np.zeros(len(members)))
@@ -158,10 +159,10 @@ def _nodes(dataset: Dataset) -> Iterator[dict[str, Any]]:
 
 
 def _samples(dataset: Dataset) -> Iterator[dict[str, Any]]:
-    for k, facts in enumerate(dataset.groups):
+    for k, numbers in enumerate(dataset.groups):
         seconds = float(dataset.measured[k])
         yield {
-            "candidate": k, "nodes": dataset.problem.group(k), "facts": asdict(facts),
+            "candidate": k, "nodes": dataset.problem.group(k), "facts": asdict(numbers),
             "predicted": {m: asdict(told[k]) | {"bounds": dict(told[k].bounds)}
                           for m, told in sorted(dataset.predicted.items())},
             "measured": None if math.isnan(seconds) else seconds,

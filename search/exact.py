@@ -32,14 +32,13 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 
 from .evaluate import _inner, _jit
-from .problem import InfeasibleError, Problem, arcs, peak, shares
+from .problem import InfeasibleError, Problem, Proof, arcs, peak, shares
 from .split import split
 
 _DONE, _WIDE = 0, 1
@@ -59,23 +58,6 @@ class Tables(NamedTuple):
     outer: np.ndarray
     share: np.ndarray
     """f8[n]: the least that each node may cost."""
-
-
-@dataclass(frozen=True, slots=True)
-class Proof:
-    """The optimum and what was looked at to prove it."""
-
-    cost: float
-    chosen: tuple[int, ...]
-    """Candidates in a possible order."""
-    ideals: int
-    """Ideals visited."""
-    transitions: int
-    """Candidates tried from them."""
-    peak: float = 0.0
-    """Bytes the solution needs; 0 for a problem without values."""
-    exact: bool = True
-    """Whether nothing was dropped on the way."""
 
 
 @_inner

@@ -232,6 +232,23 @@ class Found:
         return self.cost / self.bound - 1.0 if self.bound > 0 else 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """The optimum and what was looked at to prove it."""
+
+    cost: float
+    chosen: tuple[int, ...]
+    """Candidates in a possible order."""
+    ideals: int
+    """Ideals visited."""
+    transitions: int
+    """Candidates tried from them."""
+    peak: float = 0.0
+    """Bytes the solution needs; 0 for a problem without values."""
+    exact: bool = True
+    """Whether nothing was dropped on the way."""
+
+
 class InfeasibleError(EvonnxError):
     """No solution under the memory limit was found."""
 

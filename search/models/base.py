@@ -232,6 +232,24 @@ _numbers = attrgetter("flops", "special", "constant", "inputs", "outputs", "tile
                       "kernels")  # fmt: skip
 
 
+def together(model: CostModel, groups: Sequence[GroupFacts], threads: Sequence[int],
+             context: Context) -> float:
+    """The cost of groups that run side by side, each on its share of the threads: the longest of
+    them, or what all of them together move at the levels that cores share, and one
+    synchronization. The unit is the model's own, so this is for models that predict seconds."""
+    target = context.target
+    alone = [model.explain(g, Context(target, n, context.constants))
+             for g, n in zip(groups, threads, strict=True)]
+    shared = 0.0
+    for level, one, every in (("l3", target.l3_rate, target.l3_rate_all),
+                              ("dram", target.dram_rate, target.dram_rate_all)):
+        # A bound is bytes over the rate that the group's own threads reach.
+        moved = sum(e.bounds.get(level, 0.0) * min(one * n, max(one, every))
+                    for e, n in zip(alone, threads, strict=True))
+        shared = max(shared, moved / max(one, every))
+    return max(shared, *(e.seconds for e in alone)) + target.sync_s
+
+
 def binding(bounds: Mapping[str, float]) -> str:
     """Name of the largest bound; of those equal up to rounding the first."""
     top = max(bounds.values(), default=0.0)

@@ -17,7 +17,6 @@ from evonnx.ir.errors import ParseError
 from evonnx.ir.graph import Builder, Graph
 from evonnx.ir.target import Target
 from evonnx.ir.types import F32, TensorType
-from evonnx.search.choose import space_of
 from evonnx.search.dataset import (
     ARRAYS,
     SAMPLES,
@@ -33,6 +32,7 @@ from evonnx.search.greedy import Fuser
 from evonnx.search.models import GroupFacts
 from evonnx.search.problem import make_problem, needs, peak
 from evonnx.search.settings import Search
+from evonnx.search.space import space_of
 
 TARGET = Target.named("generic")
 

@@ -1,0 +1,226 @@
+"""Chooses among schedules by running them: what ``compile(..., measure=seconds)`` does.
+
+A cost model ranks, it does not predict; so a few schedules are compiled and timed. The contenders
+are greedy fusion's, the search's, those of the published greedy rules, and the optima under other
+cost models and under costs with noise: of all these the ones that share the fewest groups. First
+their groups are timed one by one, in turns. Groups measured in different schedules may go together:
+the proven optimum over all groups that were measured, at their measured times, is one contender
+more. Then whole calls are timed in turns. The fastest wins if it beats greedy fusion by more than
+the noise of the machine; else greedy fusion stays.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from ..ir.graph import Graph
+from ..ir.schedule import Schedule
+from ..ir.target import Target
+from ..runtime.cache import ObjectCache
+from ..runtime.executable import Executable
+from ..runtime.profile import profile
+from ..search.choose import NARROW, Choice, Solver, objective_model
+from ..search.models import Bounds, CostModel, Roofline
+from ..search.narrow import prove_narrow
+from ..search.settings import ASSUMED, RULES, Search
+from ..search.space import Space, Survey
+from .feeds import random_feeds
+from .request import Clock, Stages
+
+CONTENDERS = 6
+"""Schedules that are compiled and timed, at most; the mixed one comes on top."""
+NOISE = 0.02
+"""Part of the time by which a schedule must be faster than greedy fusion's."""
+_DRAWS, _SPREAD = 4, 0.25
+"""Optima under noisy costs, and the spread of the logarithm of the noise."""
+_BLOCK_S = 4e-3
+"""Seconds of the calls of one contender in a row, about."""
+
+
+@dataclass(slots=True, eq=False)
+class Contender:
+    """One schedule in the contest."""
+
+    name: str
+    schedule: Schedule
+    chosen: tuple[int, ...]
+    """Candidates it consists of."""
+    executable: Executable | None = None
+    blocks: list[float] = field(default_factory=list)
+    """Seconds of a call, one per round."""
+
+    @property
+    def seconds(self) -> float:
+        """Median over the rounds."""
+        return median(self.blocks)
+
+
+class Contest:
+    """The schedules of one graph against each other on this machine."""
+
+    def __init__(self, stages: Stages, target: Target, how: Search, threads: int | None,
+                 objects: ObjectCache | None, clock: Clock) -> None:
+        self.graph: Graph = stages.graph
+        self.stages, self.target, self.how, self.threads = stages, target, how, threads
+        self.objects, self.clock = objects, clock
+        assert stages.fuser is not None
+        greedy = stages.fuser.schedule()
+        self.survey = Survey(self.graph, greedy, target, how)
+        self.rules = {name: self.survey.rule(name) for name in RULES}
+        self.space = self.survey.space(objective_model(how))
+        self.contenders = [Contender("greedy", greedy, self.space.chosen)]
+
+    def run(self, seconds: float) -> Stages:
+        """The stages with the schedule that won, and a note that says how."""
+        self.clock.stage("contenders")
+        self._gather()
+        if len(self.contenders) == 1:
+            return self._won(self.contenders[0], "no schedule differs from greedy fusion's")
+        for c in self.contenders:
+            self._build(c)
+        self.clock.stage("measure")
+        feeds = random_feeds(self.executable.inputs, self.how.expect, others=ASSUMED)
+        mixed = self._mixed(self._groups(feeds, seconds / 2))
+        if mixed is not None:
+            self._build(mixed)
+            self.contenders.append(mixed)
+        rounds = self._calls(feeds, seconds / 2)
+        plain = self.contenders[0]
+        best = min(self.contenders, key=lambda c: c.seconds)
+        gain = median(a / b for a, b in zip(plain.blocks, best.blocks, strict=True))
+        told = ", ".join(f"{c.name} {c.seconds * 1e3:.4g} ms" for c in self.contenders)
+        if best is not plain and gain <= 1 + NOISE:
+            return self._won(plain, f"nothing beats greedy fusion by more than {NOISE:.0%} in "
+                                    f"{rounds} rounds: {told}")
+        return self._won(best, f"measured, {rounds} rounds: {told}")
+
+    @property
+    def executable(self) -> Executable:
+        """Greedy fusion's program."""
+        found = self.contenders[0].executable
+        assert found is not None
+        return found
+
+    # -- contenders ------------------------------------------------------------------------
+
+    def _gather(self) -> None:
+        """The schedule of the search, then of all others those that share the fewest groups."""
+        others = [self._contender(name, s) for name, s in self.rules.items()]
+        models: list[tuple[str, CostModel]] = [("roofline", Roofline()), ("soft", Bounds(4))]
+        others += [self._optimum(name, self.survey.space(m)) for name, m in models]
+        rng = np.random.default_rng([self.how.seed, 0xC0])
+        for draw in range(_DRAWS):
+            noise = np.exp(rng.normal(0.0, _SPREAD, len(self.space.problem.cost)))
+            noisy = replace(self.space, problem=self.space.problem.priced(
+                self.space.problem.cost * noise))
+            others.append(self._optimum(f"noise {draw}", noisy))
+        choice = self.stages.choice
+        if choice is not None:
+            others = [self._contender(choice.search, choice.schedule), *others]
+        while others and len(self.contenders) < CONTENDERS:
+            known = {str(c.schedule) for c in self.contenders}
+            others = [c for c in others if str(c.schedule) not in known]
+            if not others:
+                break
+            most = max(others, key=self._new)
+            following = others[0] if len(self.contenders) == 1 else most
+            others.remove(following)
+            self.contenders.append(following)
+
+    def _optimum(self, name: str, space: Space) -> Contender:
+        found, _ = Solver(replace(self.how, name="default")).solve(space)
+        return self._contender(name, space.schedule(self.graph, found.chosen))
+
+    def _contender(self, name: str, schedule: Schedule) -> Contender:
+        """A schedule with its candidates; without any where one of its groups is none of them (a
+        copy that nobody reads is dropped from a schedule): its groups are not timed."""
+        try:
+            chosen = self.survey.solution(schedule)
+        except KeyError:
+            chosen = ()
+        return Contender(name, schedule, chosen)
+
+    def _new(self, other: Contender) -> int:
+        """Groups of a schedule that no contender so far has in common with it, at least."""
+        return min(len({*other.chosen} - {*c.chosen}) for c in self.contenders)
+
+    def _build(self, c: Contender) -> None:
+        from .api import program_of
+
+        program = program_of(self.graph, c.schedule, self.target)
+        c.executable = Executable(program, self.graph.constants, self.target, self.threads,
+                                  self.objects)
+
+    # -- timing ----------------------------------------------------------------------------
+
+    def _groups(self, feeds: Mapping[str, Any], seconds: float) -> dict[int, float]:
+        """Seconds of every candidate that some contender has: the median of rounds."""
+        times: dict[int, list[float]] = {}
+        end = time.perf_counter() + seconds
+        done = 0
+        while done < 3 or time.perf_counter() < end:
+            for c in _rotated(self.contenders, done):
+                assert c.executable is not None
+                spent = [0.0] * len(c.schedule.groups)
+                for step in profile(c.executable, feeds, 2):
+                    if step.group is not None and not step.body:
+                        spent[step.group] += step.seconds
+                for k, t in zip(c.chosen, spent):
+                    times.setdefault(k, []).append(t)
+            done += 1
+        return {k: median(t) for k, t in times.items()}
+
+    def _mixed(self, times: dict[int, float]) -> Contender | None:
+        """The best schedule of measured groups, at measured times; None if it is a contender."""
+        dear = 1.0 + 10.0 * sum(times.values())
+        costs = [times.get(k, dear) for k in range(len(self.space.problem.cost))]
+        proof = prove_narrow(self.space.problem.priced(costs), NARROW)
+        if proof is None or proof.cost >= dear:
+            return None
+        schedule = self.space.schedule(self.graph, proof.chosen)
+        if any(str(schedule) == str(c.schedule) for c in self.contenders):
+            return None
+        return Contender("mixed", schedule, proof.chosen)
+
+    def _calls(self, feeds: Mapping[str, Any], seconds: float) -> int:
+        """Times whole calls in turns; answers the number of rounds."""
+        calls = {}
+        for c in self.contenders:
+            assert c.executable is not None
+            c.executable.run_list(feeds)
+            start = time.perf_counter()
+            c.executable.run_list(feeds)
+            calls[c.name] = max(1, round(_BLOCK_S / max(time.perf_counter() - start, 1e-6)))
+        end = time.perf_counter() + seconds
+        done = 0
+        while done < 5 or time.perf_counter() < end:
+            for c in _rotated(self.contenders, done):
+                assert c.executable is not None
+                start = time.perf_counter()
+                for _ in range(calls[c.name]):
+                    c.executable.run_list(feeds)
+                c.blocks.append((time.perf_counter() - start) / calls[c.name])
+            done += 1
+        return done
+
+    def _won(self, winner: Contender, note: str) -> Stages:
+        costs = self.space.problem.cost
+        before = self.stages.choice
+        cost = float(sum(costs[k] for k in winner.chosen))
+        choice = Choice(
+            winner.schedule, f"measure {winner.name}", self.space.model, self.space.unit, cost,
+            self.space.greedy, 0.0 if before is None else before.bound, False,
+            len(costs), 0 if before is None else before.evaluations, note,
+        )  # fmt: skip
+        return replace(self.stages, schedule=winner.schedule, choice=choice)
+
+
+def _rotated(contenders: Sequence[Contender], by: int) -> list[Contender]:
+    by %= len(contenders)
+    return [*contenders[by:], *contenders[:by]]

@@ -1,0 +1,245 @@
+"""Three greedy fusion rules that others have published, on our candidates: yardsticks and starts.
+
+``postdominator`` (TVM: T. Chen et al., "TVM: an automated end-to-end optimizing compiler for deep
+learning", 2018): a node is fused with its immediate post-dominator and everything on the paths
+between them, where all of it may be one kernel; first contractions take the maps behind them, then
+maps go into maps and reductions.
+
+``priority`` (XLA's priority fusion for GPUs): of all producers the one whose fusion into *all* its
+consumers saves most time under the cost model goes first, computed again in each of several
+consumers if it is cheap; times of the neighbors are then estimated anew.
+
+``score`` (PyTorch Inductor's scheduler): of all pairs of groups that share memory, as producer and
+consumer or as readers of the same value, the one that saves the most bytes goes first; of equal
+ones those that are near one another in the program.
+
+Each starts from one group per node (views go with whom they like), joins groups as long as the
+result is a legal kernel and no cycle between groups arises, and never takes a step back.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from ..ir.schedule import Schedule
+from .candidates import Candidate, Candidates, schedule_of
+
+Price = Callable[[Candidate], float]
+"""Cost of a candidate, such as its seconds or its bytes."""
+Units = tuple[int, ...]
+
+
+class Partition:
+    """Groups of units that are joined step by step; acyclic at any time."""
+
+    def __init__(self, table: Candidates) -> None:
+        self.table = table
+        self.groups: dict[int, Units] = {}
+        """Units by the number of their group."""
+        self.home: dict[int, int] = {}
+        """Group of each unit."""
+        for units in table.of.values():
+            self.groups[units[0]] = units
+            self.home |= dict.fromkeys(units, units[0])
+
+    def before(self, group: int) -> list[int]:
+        """Groups that this one reads, ascending."""
+        return self._around(group, self.table.preds)
+
+    def behind(self, group: int) -> list[int]:
+        """Groups that read this one, ascending."""
+        return self._around(group, self.table.succs)
+
+    def _around(self, group: int, edges: Callable[[int], Sequence[int]]) -> list[int]:
+        return sorted({self.home[w] for v in self.groups[group] for w in edges(v)} - {group})
+
+    def siblings(self, group: int) -> list[int]:
+        """Groups that read what this one reads, ascending."""
+        return sorted({b for a in self.before(group) for b in self.behind(a)} - {group})
+
+    def joined(self, groups: Iterable[int]) -> Candidate | None:
+        """The groups as one candidate, if they may be one kernel."""
+        units = tuple(sorted(v for g in groups for v in self.groups[g]))
+        return self.table.ask(units)
+
+    def acyclic(self, groups: Sequence[int]) -> bool:
+        """Whether no path between the groups leads through another."""
+        inside = set(groups)
+        todo = [b for g in groups for b in self.behind(g) if b not in inside]
+        seen = set(todo)
+        last = max(v for g in groups for v in self.groups[g])
+        while todo:
+            for b in self.behind(todo.pop()):
+                if b in inside:
+                    return False
+                if b not in seen and min(self.groups[b]) <= last:
+                    seen.add(b)
+                    todo.append(b)
+        return True
+
+    def join(self, groups: Sequence[int]) -> int:
+        """Makes the groups one; answers its number."""
+        number = min(groups)
+        units = tuple(sorted(v for g in groups for v in self.groups.pop(g)))
+        self.groups[number] = units
+        self.home |= dict.fromkeys(units, number)
+        return number
+
+    def spread(self, group: int) -> list[tuple[int, Units]]:
+        """(group that reads this one, the units it gets): all where it is the only one, else those
+        that it reads."""
+        units = self.groups[group]
+        readers = self.behind(group)
+        if len(readers) == 1:
+            return [(readers[0], units)]
+        parts: dict[int, list[int]] = {g: [] for g in readers}
+        for v in units:
+            for g in {self.home[w] for w in self.table.succs(v)} - {group}:
+                parts[g].append(v)
+        return [(g, tuple(copies)) for g, copies in sorted(parts.items())]
+
+    def schedule(self) -> Schedule:
+        """The groups in a topological order that follows the graph's own."""
+        waits = {g: set(self.before(g)) for g in self.groups}
+        ready = [(min(self.groups[g]), g) for g, needs in waits.items() if not needs]
+        heapq.heapify(ready)
+        order = []
+        while ready:
+            _, g = heapq.heappop(ready)
+            order.append(g)
+            for b in self.behind(g):
+                waits[b].discard(g)
+                if not waits[b]:
+                    heapq.heappush(ready, (min(self.groups[b]), b))
+        chosen = [self.table.found[self.groups[g]] for g in order]
+        return schedule_of(self.table.graph, chosen)
+
+
+def postdominator(table: Candidates, price: Price) -> Schedule:
+    """TVM's rule; ``price`` is not looked at."""
+    found = Partition(table)
+    for phase in (("contract",), ("map", "reduce")):
+        for start in sorted(found.groups):
+            group = found.home.get(start, -1)
+            if group not in found.groups or found.groups[group][0] != start:
+                continue
+            while table.kind(start) in phase and (path := _to_postdominator(found, group)):
+                if found.joined(path) is None or not found.acyclic(path):
+                    break
+                group = found.join(path)
+    return found.schedule()
+
+
+def _to_postdominator(found: Partition, group: int) -> list[int]:
+    """The group, its immediate post-dominator among groups, and all groups on paths between them;
+    empty where there is none, or where the way is longer than a kernel is large."""
+    inside, frontier = {group}, set(found.behind(group))
+    if any(v in found.table.given for v in found.groups[group]):
+        return []
+    while len(frontier) > 1 and len(inside) < found.table.most:
+        first = min(frontier, key=lambda g: min(found.groups[g]))
+        frontier.discard(first)
+        if not found.behind(first) or any(v in found.table.given for v in found.groups[first]):
+            return []
+        inside.add(first)
+        frontier |= set(found.behind(first)) - inside
+    return sorted(inside | frontier) if len(frontier) == 1 else []
+
+
+def priority(table: Candidates, price: Price) -> Schedule:
+    """XLA's rule; ``price`` in seconds."""
+    found = Partition(table)
+    queue: list[tuple[float, int, Units]] = []
+
+    def push(group: int) -> None:
+        plan = _into_consumers(found, group, price)
+        if plan is not None and plan > 0:
+            heapq.heappush(queue, (-plan, group, found.groups[group]))
+
+    for group in sorted(found.groups):
+        push(group)
+    while queue:
+        gain, group, units = heapq.heappop(queue)
+        if found.groups.get(group) != units:
+            continue
+        now = _into_consumers(found, group, price)
+        if now is None or now <= 0:
+            continue
+        if now < -gain - 1e-15:  # a neighbor has changed: it has to wait for its turn
+            heapq.heappush(queue, (-now, group, units))
+            continue
+        touched = []
+        parts = found.spread(group)
+        if len(parts) == 1:
+            touched.append(found.join([group, parts[0][0]]))
+        else:
+            del found.groups[group]
+            for consumer, copies in parts:
+                merged = tuple(sorted((*copies, *found.groups.pop(consumer))))
+                found.groups[consumer] = merged
+                found.home |= dict.fromkeys(merged, consumer)
+                touched.append(consumer)
+        for g in {*touched, *(b for t in touched for b in found.before(t))}:
+            push(g)
+    return found.schedule()
+
+
+def _into_consumers(found: Partition, group: int, price: Price) -> float | None:
+    """What fusing a group into all its consumers saves; None where that cannot be."""
+    table = found.table
+    parts = found.spread(group)
+    if not parts or any(v in table.given for v in found.groups[group]):
+        return None
+    units = found.groups[group]
+    if len(parts) > 1 and (sum(len(copies) for _, copies in parts) != len(units)
+                           or len({table.units[v] for v in units}) > 1):
+        return None  # several consumers, but not one copy for each: it would have to stay
+    saved = price(table.found[units])
+    for consumer, copies in parts:
+        merged = table.ask(tuple(sorted((*copies, *found.groups[consumer]))))
+        if merged is None or len(parts) == 1 and not found.acyclic([group, consumer]):
+            return None
+        saved += price(table.found[found.groups[consumer]]) - price(merged)
+    return saved
+
+
+def score(table: Candidates, price: Price) -> Schedule:
+    """Inductor's rule; ``price`` in bytes."""
+    found = Partition(table)
+    queue: list[tuple[float, int, int, int, Units, Units]] = []
+
+    def push(a: int, b: int) -> None:
+        a, b = min(a, b), max(a, b)
+        merged = found.joined((a, b))
+        if merged is None:
+            return
+        one, other = found.groups[a], found.groups[b]
+        saved = price(table.found[one]) + price(table.found[other]) - price(merged)
+        if saved > 0:
+            heapq.heappush(queue, (-saved, abs(one[0] - other[0]), a, b, one, other))
+
+    def pairs(group: int) -> Iterator[int]:
+        yield from found.behind(group)
+        yield from found.siblings(group)
+
+    for group in sorted(found.groups):
+        for other in pairs(group):
+            if other > group:
+                push(group, other)
+    while queue:
+        *_, a, b, left, right = heapq.heappop(queue)
+        if found.groups.get(a) != left or found.groups.get(b) != right:
+            continue
+        if not found.acyclic((a, b)):
+            continue
+        made = found.join((a, b))
+        for g in {*found.before(made), *pairs(made)}:
+            push(made, g)
+    return found.schedule()
+
+
+RULES: dict[str, Callable[[Candidates, Price], Schedule]] = {
+    "postdominator": postdominator, "priority": priority, "score": score,
+}
+"""Name -> rule."""

@@ -1,0 +1,264 @@
+"""From a graph to a scheduling problem: candidates, what they cost, and what they keep in memory.
+
+*Memory.* A value occupies memory from the group that writes it to the last that reads it, through
+views as well. Outputs of the model are memory of the caller's and are left out, as are inputs and
+constants: what is planned here is the arena. Copies of a recomputed node count one by one, so that
+the plan can only be smaller.
+
+*Stages.* Groups that do not depend on one another may run side by side, each on its share of the
+threads. Such a set is one more candidate, priced by ``together``, so that searches and proofs weigh
+it against everything else. Candidates for it come from a schedule that is already good: two groups
+of it that are independent and near one another, where running side by side saves time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+
+from ..ir.dims import Dim, evaluate
+from ..ir.errors import EvonnxError
+from ..ir.graph import Graph, Node, Value
+from ..ir.ops import lookup
+from ..ir.schedule import KERNELS, Schedule
+from ..ir.target import Target
+from ..ir.types import TensorType, type_symbols
+from .candidates import Candidate, Candidates, schedule_of
+from .models import Context, CostModel, GroupFacts, facts
+from .models import model as model_of
+from .models.base import together
+from .problem import MOST_NODES, Problem, make_problem
+from .settings import ASSUMED, Search
+
+NEAR = 16
+"""Groups behind one of a schedule that are tried side by side with it."""
+
+
+class Stage(NamedTuple):
+    """Candidates that run side by side."""
+
+    parts: tuple[int, ...]
+    """Numbers of the candidates."""
+    threads: tuple[int, ...]
+    """Share of each."""
+
+
+@dataclass(frozen=True)
+class Space:
+    """The schedules of a graph that a search can reach, priced."""
+
+    problem: Problem
+    candidates: tuple[Candidate | Stage, ...]
+    """The candidates of the problem; empty for a problem without a graph."""
+    chosen: tuple[int, ...]
+    """Greedy's schedule: candidates in execution order."""
+    greedy: float
+    """Its cost."""
+    model: str
+    unit: str
+    objectives: tuple[str, ...] = ()
+    """Names of what a model of several objectives minimizes; empty for a model of one."""
+    parts: np.ndarray | None = None
+    """f64[candidates, objectives] where there are several."""
+
+    def vector(self, chosen: Sequence[int]) -> dict[str, float]:
+        """The objectives of a solution by name; empty where there is only the cost."""
+        if self.parts is None:
+            return {}
+        return dict(zip(self.objectives, self.parts[list(chosen)].sum(axis=0).tolist()))
+
+    @property
+    def start(self) -> np.ndarray:
+        """i4[n]: the nodes in the order of greedy's schedule."""
+        return self.order(self.chosen)
+
+    def order(self, chosen: Sequence[int]) -> np.ndarray:
+        """i4[n]: the nodes in the order of a solution."""
+        return np.array([v for k in chosen for v in self.problem.group(k)], np.int32)
+
+    def schedule(self, graph: Graph, chosen: Sequence[int]) -> Schedule:
+        """A solution as a schedule of the graph."""
+        plan: list[Candidate] = []
+        stages: list[tuple[int, int] | None] = []
+        for number, k in enumerate(chosen):
+            found = self.candidates[k]
+            if isinstance(found, Candidate):
+                plan.append(found)
+                stages.append(None)
+                continue
+            for part, share in zip(found.parts, found.threads, strict=True):
+                plan.append(self.candidates[part])  # type: ignore[arg-type]  # stages do not nest
+                stages.append((number, share))
+        return schedule_of(graph, plan, stages)
+
+    @classmethod
+    def plain(cls, problem: Problem) -> Space:
+        """A problem without a graph, started from one node per group in the given order."""
+        alone = {problem.group(g)[0]: g for g in range(problem.candidates)
+                 if len(problem.group(g)) == 1}  # fmt: skip
+        chosen = tuple(alone[v] for v in range(problem.nodes))
+        return cls(problem, (), chosen, float(problem.cost[list(chosen)].sum()), "given", "")
+
+
+class Survey:
+    """The candidates of a graph around some schedules and their numbers: what ``space`` prices."""
+
+    def __init__(self, graph: Graph, greedy: Schedule, target: Target, how: Search) -> None:
+        self.graph, self.greedy, self.target, self.how = graph, greedy, target, how
+        self.table = Candidates(graph, [greedy])
+        self.context = Context(target, max(1, how.threads), constant_bytes(graph))
+        self.sizes = sizes_of(graph, how.expect)
+
+    @cached_property
+    def members(self) -> list[tuple[int, ...]]:
+        """Units of each candidate. From here on the table does not grow."""
+        return list(self.table.found)
+
+    @cached_property
+    def number(self) -> dict[tuple[int, ...], int]:
+        """Number of each candidate by its units."""
+        return {m: k for k, m in enumerate(self.members)}
+
+    @cached_property
+    def facts(self) -> list[GroupFacts]:
+        """The numbers of each candidate."""
+        return [facts(self.table.found[m].cost, self.sizes) for m in self.members]
+
+    def rule(self, name: str) -> Schedule:
+        """The schedule of a published greedy rule (``rules``); new groups become candidates."""
+        from .rules import RULES
+
+        model = model_of("cd" if name == "score" else self.how.model)
+        known: dict[int, float] = {}
+
+        def price(c: Candidate) -> float:
+            key = id(c.cost)  # candidates of one structure share their cost
+            if key not in known:
+                numbers = [facts(c.cost, self.sizes)]
+                known[key] = float(model.parts(numbers, self.context)[0, 1]  # type: ignore[attr-defined]
+                                   if name == "score" else model.costs(numbers, self.context)[0])
+            return known[key]
+
+        return RULES[name](self.table, price)
+
+    def space(self, model: CostModel | None = None, stages: Sequence[Stage] = ()) -> Space:
+        """The space priced by a model (None: the one of the settings), ``stages`` in it."""
+        model = model_of(self.how.model) if model is None else model
+        costs = model.costs(self.facts, self.context)
+        parts = np.asarray(model.parts(self.facts, self.context)  # type: ignore[attr-defined]
+                           if len(model.objectives) > 1 else costs[:, None])
+        members = [*self.members, *(self.joined(s.parts) for s in stages)]
+        for s in stages:
+            seconds = together(model, [self.facts[k] for k in s.parts], s.threads, self.context)
+            costs = np.append(costs, seconds)
+            row = parts[list(s.parts)].sum(axis=0) if len(model.objectives) > 1 else [seconds]
+            parts = np.vstack([parts, row])
+        values, written = memory(self.graph, self.table, self.sizes)
+        written += [sum(written[k] for k in s.parts) for s in stages]
+        edges = {*self.table.edges, *((v[0], c) for v in values for c in v[2])}
+        problem = make_problem(
+            len(self.table.units), edges, members, costs, parts=parts, objectives=model.objectives,
+            values=values, written=written,
+            limit=float("inf") if self.how.memory is None else self.how.memory)  # fmt: skip
+        chosen = self.solution(self.greedy)
+        several = len(model.objectives) > 1
+        return Space(problem, (*self.table.found.values(), *stages), chosen,
+                     float(sum(costs[k] for k in chosen)), model.name, model.unit,
+                     model.objectives if several else (), parts if several else None)
+
+    def solution(self, schedule: Schedule) -> tuple[int, ...]:
+        """The candidates that a schedule consists of, in its order; stages are not looked at."""
+        return tuple(self.number[units] for units in self.table.assigned(schedule))
+
+    def joined(self, parts: Sequence[int]) -> tuple[int, ...]:
+        """The units of several candidates."""
+        return tuple(sorted(v for k in parts for v in self.members[k]))
+
+    def stages(self, chosen: Sequence[int], model: CostModel | None = None) -> list[Stage]:
+        """Pairs of a solution's groups that the model says run faster side by side."""
+        threads = self.context.threads
+        if threads < 2:
+            return []
+        model = model_of(self.how.model) if model is None else model
+        costs = model.costs(self.facts, self.context)
+        kernels = [k for k in chosen
+                   if self.facts[k].implementation in KERNELS and costs[k] > self.target.sync_s]
+        found = []
+        for place, a in enumerate(kernels):
+            for b in kernels[place + 1 : place + 1 + NEAR]:
+                if len(self.members[a]) + len(self.members[b]) > MOST_NODES:
+                    continue
+                if not self.table.independent(self.members[a], self.members[b]):
+                    continue
+                share = round(threads * costs[a] / (costs[a] + costs[b]))
+                share = min(max(share, 1), threads - 1)
+                shares = (share, threads - share)
+                seconds = together(model, [self.facts[a], self.facts[b]], shares, self.context)
+                if seconds < costs[a] + costs[b]:
+                    found.append(Stage((a, b), shares))
+        return found
+
+
+def space_of(graph: Graph, greedy: Schedule, target: Target, how: Search) -> Space:
+    """The candidates around ``greedy`` under the cost model of ``how``."""
+    return Survey(graph, greedy, target, how).space()
+
+
+def constant_bytes(graph: Graph) -> float:
+    """Bytes of all constants of the graph, equal ones once."""
+    held: dict[str, Dim] = {}
+    for node in graph.nodes:
+        if node.op == "const" and isinstance(node.types[0], TensorType):
+            held[node.attrs["digest"]] = node.types[0].nbytes()
+    return float(sum(n for n in held.values() if isinstance(n, int)))
+
+
+def sizes_of(graph: Graph, expect: Mapping[str, int]) -> dict[str, int]:
+    """A size for every symbol of the graph: the one expected, or ``ASSUMED``."""
+    symbols = {s for n in graph.nodes for t in n.types for s in type_symbols(t)}
+    return {s: expect.get(s, ASSUMED) for s in symbols}
+
+
+def memory(graph: Graph, table: Candidates, sizes: Mapping[str, int]
+           ) -> tuple[list[tuple[int, float, list[int], bool]], list[float]]:
+    """(values as ``make_problem`` takes them, bytes that each candidate writes), the arena only."""
+
+    def nbytes(v: Value) -> float:
+        if not isinstance(v.type, TensorType) or v in graph.output_values:
+            return 0.0
+        size = v.type.nbytes()
+        try:
+            return float(size if isinstance(size, int) else evaluate(size, sizes))
+        except EvonnxError:  # sizes that do not go together at the sizes assumed
+            return 0.0
+
+    values = []
+    for node, units in table.of.items():
+        if lookup(node.op).has("view"):
+            continue
+        size = sum(map(nbytes, node.outputs))
+        for u in units if size else ():
+            readers = _behind(graph, table.readers(u))
+            consumers = sorted({w for r in readers for w in table.of[r]})
+            if consumers:
+                values.append((u, size, consumers, False))
+    written = [0.0 if c.implementation == "view" else sum(map(nbytes, c.written))
+               for c in table.found.values()]
+    return values, written
+
+
+def _behind(graph: Graph, users: Sequence[Node]) -> list[Node]:
+    """``users`` and, where they are views, whoever reads these."""
+    found: dict[Node, None] = {}
+    todo = list(users)
+    while todo:
+        user = todo.pop()
+        if user not in found:
+            found[user] = None
+            if lookup(user.op).has("view"):
+                todo += [u for v in user.outputs for u in graph.users(v)]
+    return list(found)

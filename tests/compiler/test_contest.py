@@ -1,0 +1,88 @@
+"""Schedules chosen by running them, by a limit on memory, by other objectives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import evonnx
+from evonnx.ir.errors import LimitError, OptionError
+from evonnx.ir.graph import Builder, Graph
+from evonnx.ir.interp import run
+from evonnx.ir.types import F32, TensorType
+
+
+def branches(width: int = 64, arms: int = 3) -> Graph:
+    """Arms that grow and shrink before they are added up: the order decides what is alive."""
+    b = Builder()
+    rng = np.random.default_rng(0)
+    x = b.input("x", TensorType(F32, (16, width)))
+    ends = []
+    for _ in range(arms):
+        up = b.const(rng.standard_normal((width, 4 * width)).astype(np.float32) / 8)
+        down = b.const(rng.standard_normal((4 * width, width)).astype(np.float32) / 16)
+        h = b.op("tanh", b.op("dot", x, up, ta=False, tb=False))
+        ends.append(b.op("dot", h, down, ta=False, tb=False))
+    y = ends[0]
+    for e in ends[1:]:
+        y = b.op("add", y, e)
+    return b.build({"y": b.op("reduce", y, kind="sum", axes=(1,), keepdims=True)})
+
+
+def given(graph: Graph) -> dict[str, np.ndarray]:
+    kind = graph.inputs[0].tensor
+    shape = tuple(int(d) for d in kind.shape)  # type: ignore[arg-type]
+    return {"x": np.random.default_rng(1).standard_normal(shape).astype(np.float32)}
+
+
+def agrees(compiled: evonnx.Compiled, graph: Graph) -> bool:
+    (want,) = run(graph, given(graph), float64=True).values()
+    return bool(np.allclose(compiled(**given(graph)), want, rtol=1e-3, atol=1e-3))
+
+
+def test_measuring_keeps_the_results_and_says_what_it_saw(tmp_path: Path) -> None:
+    graph = branches()
+    compiled = evonnx.compile(graph, search="default", measure=0.05, threads=1, cache=tmp_path)
+    found = compiled.report().search
+    assert found["search"].startswith("measure ")
+    assert "greedy" in found["note"]
+    assert agrees(compiled, graph)
+    again = evonnx.compile(graph, search="default", measure=0.05, threads=1, cache=tmp_path)
+    assert again.report().program == "cached"
+    assert again.schedule == compiled.schedule, "what time decided once is kept"
+
+
+def test_a_memory_limit_is_kept_or_refused() -> None:
+    graph = branches()
+    free = evonnx.compile(graph, threads=1, pipeline="fold")
+    before = free.executable.predicted_peak()
+    least = evonnx.compile(graph, threads=1, objective="peak", pipeline="fold")
+    assert least.report().search["proven"]
+    after = least.executable.predicted_peak()
+    assert after.arena <= before.arena
+    assert agrees(least, graph)
+    limit = after.total
+    bound = evonnx.compile(graph, threads=1, max_memory=limit, pipeline="fold")
+    assert bound.executable.predicted_peak().total <= limit
+    assert agrees(bound, graph)
+    with pytest.raises(LimitError, match="the least found is"):
+        evonnx.compile(graph, threads=1, max_memory=after.constants + 1, pipeline="fold")
+
+
+def test_objectives() -> None:
+    graph = branches(32, 2)
+    for objective in ("C", "D", "time"):
+        compiled = evonnx.compile(graph, search="exact", objective=objective, threads=1)
+        assert compiled.report().search["cost"] <= compiled.report().search["greedy"]
+        assert agrees(compiled, graph)
+
+
+@pytest.mark.parametrize("wrong", [
+    {"objective": "beauty"}, {"measure": -1.0}, {"max_memory": 0}, {"search": 3},
+    {"search": "none", "max_memory": 10**9}, {"measure": 1.0, "objective": "peak"},
+])  # fmt: skip
+def test_wrong_settings(wrong: dict[str, object]) -> None:
+    with pytest.raises(OptionError):
+        evonnx.compile(branches(8, 1), **wrong)  # type: ignore[arg-type]

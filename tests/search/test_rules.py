@@ -1,0 +1,89 @@
+"""The published greedy rules: valid, deterministic, and what each is known for."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import evonnx
+from evonnx.compiler.options import check_schedule
+from evonnx.compiler.pipeline import run_pipeline
+from evonnx.ir.graph import Builder, Graph
+from evonnx.ir.interp import run
+from evonnx.ir.random_graphs import random_graph
+from evonnx.ir.schedule import Schedule
+from evonnx.ir.target import Target
+from evonnx.ir.types import F32, TensorType
+from evonnx.search.choose import choose
+from evonnx.search.greedy import Fuser
+from evonnx.search.models import CD
+from evonnx.search.settings import RULES, Search
+
+TARGET = Target.named("generic")
+
+
+def scheduled(graph: Graph, name: str) -> Schedule:
+    return choose(graph, Fuser(graph), TARGET, Search(name, CD(0.0, 1.0))).schedule
+
+
+def groups(graph: Graph, name: str) -> list[list[str]]:
+    """The ops of each group that computes something."""
+    return [[graph.nodes[i].op for i in g.computed] for g in scheduled(graph, name).groups
+            if g.implementation != "view"]
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_valid_on_random_graphs(name: str) -> None:
+    for seed in range(3):
+        graph = run_pipeline(random_graph(np.random.default_rng(seed), 15), "expand:attention")
+        schedule = scheduled(graph, name)
+        check_schedule(schedule, graph)
+    assert scheduled(graph, name) == schedule
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_a_chain_becomes_one_kernel_and_computes_the_same(name: str) -> None:
+    b = Builder()
+    x = b.input("x", TensorType(F32, (64, 64)))
+    w = b.const(np.random.default_rng(0).standard_normal((64, 64)).astype(np.float32))
+    y = b.op("tanh", b.op("relu", b.op("dot", x, w, ta=False, tb=False)))
+    graph = b.build({"y": y})
+    assert groups(graph, name) == [["dot", "relu", "tanh"]]
+    given = np.random.default_rng(1).standard_normal((64, 64)).astype(np.float32)
+    compiled = evonnx.compile(graph, schedule=scheduled(graph, name), threads=1, pipeline="fold")
+    (want,) = run(graph, {"x": given}).values()
+    np.testing.assert_allclose(compiled(given), want, rtol=1e-4, atol=1e-4)
+
+
+def diamond() -> Graph:
+    """A map whose two readers meet again."""
+    b = Builder()
+    x = b.input("x", TensorType(F32, (256, 256)))
+    v = b.op("abs", x)
+    return b.build({"y": b.op("add", b.op("exp", v), b.op("tanh", v))})
+
+
+def test_postdominators_close_diamonds() -> None:
+    assert groups(diamond(), "postdominator") == [["abs", "exp", "tanh", "add"]]
+
+
+def fork() -> Graph:
+    """A map read along both axes: the readers cannot be one kernel."""
+    b = Builder()
+    x = b.input("x", TensorType(F32, (512, 512)))
+    v = b.op("abs", x)
+    return b.build({"a": b.op("reduce", v, kind="max", axes=(0,), keepdims=False),
+                    "b": b.op("reduce", v, kind="max", axes=(1,), keepdims=False)})  # fmt: skip
+
+
+def test_priority_computes_a_producer_in_every_consumer() -> None:
+    assert sorted(groups(fork(), "priority")) == [["abs", "reduce"], ["abs", "reduce"]]
+    assert sorted(groups(fork(), "postdominator")) == [["abs"], ["reduce"], ["reduce"]]
+
+
+def test_score_joins_readers_of_one_value() -> None:
+    b = Builder()
+    x = b.input("x", TensorType(F32, (128, 128)))
+    h = b.op("reduce", x, kind="max", axes=(0,), keepdims=True)
+    graph = b.build({"p": b.op("exp", h), "q": b.op("tanh", h)})
+    assert max(len(g) for g in groups(graph, "score")) >= 2
