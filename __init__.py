@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .compiler.api import Compiled, check, compile
     from .compiler.figures import figures
+    from .compiler.gantt import Gantt
+    from .compiler.profiling import Profile
     from .compiler.report import Report
     from .compiler.samples import dataset
     from .compiler.saved import load
@@ -47,6 +49,8 @@ _HOMES = {
     "compiler.figures": ("figures",),
     "compiler.saved": ("load",),
     "compiler.report": ("Report",),
+    "compiler.profiling": ("Profile",),
+    "compiler.gantt": ("Gantt",),
     "compiler.samples": ("dataset",),
     "compiler.study": ("study",),
     "compiler.specialize": ("Specialized",),

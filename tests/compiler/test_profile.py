@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper
 
 import evonnx
 from evonnx.compiler.profiling import Profile, roof_of
@@ -192,3 +193,20 @@ def test_gantt_of_unknown_sizes() -> None:
     assert len(ElementTree.fromstring(chart.svg()))
     compiled(x(3))
     assert compiled.gantt().predicted is not None
+
+
+def test_a_model_of_several_programs_profiles_the_one_for_the_feeds() -> None:
+    node = helper.make_node("ReduceSum", ["x", "axes"], ["y"], keepdims=1)
+    graph = helper.make_graph(
+        [node], "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, [32, 16]),
+                      helper.make_tensor_value_info("axes", TensorProto.INT64, [1])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+    )  # fmt: skip
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    several = evonnx.compile(proto, threads=1)
+    with pytest.raises(evonnx.EvonnxError, match="not compiled yet"):
+        several.gantt()
+    found = several.profile(x(), np.array([1]), rounds=1)
+    assert found.groups[0].flops >= 32 * 15
+    assert several.gantt(x=x(), axes=np.array([0])).measured is not None
+    assert several.gantt().measured is None
