@@ -26,6 +26,10 @@ SPLITS = 16
 """Parallel tiles of a contraction aimed at, so that a few threads balance."""
 LANES = 256
 """Width of a strip of lanes: accumulators of 1 KB."""
+SIDE = 16
+"""Elements along a side of the blocks of a transpose: a line of float32."""
+NEIGHBORS = 4
+"""Neighbors in memory from which on such blocks are worth it."""
 SCRATCH_ROW = 1 << 18
 """Largest scratch row in elements that is worth keeping (1 MB of float32: L2)."""
 DEAR = 8
@@ -425,6 +429,22 @@ def load_positions(ex: Ex) -> list[Dim]:
                 seen.add(a)
                 stack.append(a)
     return found
+
+
+def crossing(axes: Sequence[Axis], loads: Sequence[Dim]) -> int | None:
+    """The loop along which some operand is contiguous while the innermost one jumps in it, if both
+    are long enough to go in blocks (a transpose); else None."""
+    inner = axes[-1]
+    if not isinstance(inner.hi, int) or inner.hi < SIDE:
+        return None
+    for k, axis in enumerate(axes[:-1]):
+        if not isinstance(axis.hi, int) or axis.hi < NEIGHBORS:
+            continue
+        for d in loads:
+            jump = coefficient(d, name_of(inner.var))
+            if coefficient(d, name_of(axis.var)) == 1 and isinstance(jump, int) and jump >= SIDE:
+                return k
+    return None
 
 
 def _needed_later(graph: Graph, nodes: Sequence[Node], after: Node) -> set[Value]:

@@ -33,10 +33,13 @@ from ..ir.ops.reduction import identity
 from ..ir.tiles import (
     BLOCK,
     LANES,
+    SIDE,
     Reduction,
     Space,
     TileSpace,
+    crossing,
     kept,
+    load_positions,
     reduction_body,
 )  # fmt: skip
 from ..ir.types import DType
@@ -210,12 +213,36 @@ def tile_map(axes: Sequence[Axis], body: Sequence[Store | Accumulate], names: Na
         b = names.var(blocks)
         inner = Axis(axis.var, dmin(axis.hi, b * BLOCK + BLOCK), b * BLOCK)
         return Domain((Axis(b, blocks),), (Loop((inner,), tuple(body)),))
+    turned = crossing(axes, [d for item in body for d in load_positions(item.value)])
+    if turned is not None:
+        return _blocked(axes, body, turned, names)
     last = axes[-1].hi
     depth = 1 if len(axes) == 2 or not isinstance(last, int) or last >= 64 else 2
     work = product(a.hi for a in axes[-depth:])
     per = dmax(1, BLOCK // work) if isinstance(work, int) and work else dmax(
         1, ceil_div(BLOCK, dmax(work, 1)))
     return Domain(tuple(axes[:-depth]), (Loop(tuple(axes[-depth:]), tuple(body)),), per)
+
+
+def _blocked(axes: Sequence[Axis], body: Sequence[Store | Accumulate], k: int, names: Names
+             ) -> Domain:
+    """A loop nest in blocks of ``SIDE`` by ``SIDE`` along axis ``k`` and the innermost one: every
+    line of memory that a block touches is used up before it leaves the level-1 cache."""
+    pair: list[tuple[Axis, Axis]] = []
+    for axis in (axes[k], axes[-1]):
+        blocks = ceil_div(axis.hi, SIDE)
+        b = names.var(blocks)
+        inner = Axis(axis.var, dmin(axis.hi, b * SIDE + SIDE), b * SIDE)
+        pair.append((Axis(b, blocks), inner))
+    others = [a for i, a in enumerate(axes[:-1]) if i != k]
+    (across, _), (along, _) = pair
+    # Where a block leaves the rest of its lines to the next axis, that axis follows it.
+    order = [across, along] if isinstance(across.var, Expr) else [along]
+    full = isinstance(across.var, Expr) or axes[k].hi == SIDE
+    rows = [a for a in ((*others, *order) if full else (*order, *others))
+            if isinstance(a.var, Expr)]
+    loop = Loop(tuple(inner for _, inner in pair), tuple(body))
+    return Domain(tuple(rows), (loop,), max(1, BLOCK // (SIDE * SIDE)))
 
 
 # -- reductions --------------------------------------------------------------------------------

@@ -26,7 +26,17 @@ from ..ir.epilogue import finish_of
 from ..ir.errors import EvonnxError
 from ..ir.graph import Graph, Value
 from ..ir.ops import lookup
-from ..ir.tiles import LANES, ContractionSpace, Reduction, Space, TileSpace, kept, reduction_body
+from ..ir.tiles import (
+    LANES,
+    ContractionSpace,
+    Reduction,
+    Space,
+    TileSpace,
+    crossing,
+    kept,
+    load_positions,
+    reduction_body,
+)  # fmt: skip
 
 DIVISION = 8
 """Elements apart that cost what an integer division does: one at a time, and slowly."""
@@ -219,6 +229,9 @@ def _loop(low: Space, rows: Sequence[Axis], inner: Sequence[Axis],
         count.value(ex)
     for (_, ex), at in zip(stores, targets, strict=True):
         count.store(at, ex.dtype.itemsize)
+    loads = [d for ex in values for d in load_positions(ex)]
+    if cut and count.axes and crossing(count.axes, loads) is not None:  # runs in blocks
+        count.work.apart = [(each, None) for each, _ in count.work.apart]
     if r is not None:
         count.work.sums = lane is None
         count.add(1.0, len(count.times) - 1, special=False)
@@ -244,9 +257,9 @@ class _Counter:
     def __init__(self, low: Space, rows: Sequence[Axis], axes: Sequence[Axis],
                  mapping: Mapping[str, Dim], cut: bool = False) -> None:
         self.cut = cut
-        """Whether loops are cut where operands of a concatenation meet; else a guard is a branch in
-        the innermost loop."""
-        moving = [a for a in (*rows, *axes) if isinstance(a.var, Expr)]
+        """Whether the loops are those of a map: cut where operands of a concatenation meet, and in
+        blocks where they transpose. Elsewhere a guard is a branch in the innermost loop."""
+        self.axes = moving = [a for a in (*rows, *axes) if isinstance(a.var, Expr)]
         self.depth = {name_of(a.var): k + 1 for k, a in enumerate(moving)}
         self.extent = {name_of(a.var): a.hi for a in moving}
         self.times: list[Dim] = [1]
@@ -410,7 +423,7 @@ def _product(graph: Graph, constants: frozenset[int]) -> ProductWork:
         value = map_dims(b, renamer({name_of(column.var): step}))
         order = [*s.batch, *outer, *s.body.reduced]
         axes = [Axis(step, column.hi)] if isinstance(step, Expr) else []
-        pack = _loop(low, order, axes, [(step, value)])
+        pack = _loop(low, order, axes, [(step, value)], cut=True)
     epilogue, residuals = _epilogue(s, tile + outer, column)
     return ProductWork(batches, rows, column.hi, product(a.hi for a in outer), depth, taps,
                        max(len(s.rows) - 1, 0), left=left, pack=pack, epilogue=epilogue,

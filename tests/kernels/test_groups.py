@@ -75,6 +75,29 @@ def tensor(b: Builder, name: str, *shape: Any, dtype: DType = F32) -> Value:
     return b.input(name, TensorType(dtype, shape))
 
 
+@pytest.mark.parametrize("shape,perm", [
+    ((40, 33), (1, 0)), ((3, 50, 17), (0, 2, 1)), ((37, 5, 4), (2, 1, 0)), ((16, 16), (1, 0)),
+    ((20, 3, 18), (2, 0, 1)), ((2, 21, 4, 19), (3, 1, 2, 0)), ((0, 40), (1, 0)),
+])  # fmt: skip
+@pytest.mark.parametrize("dtype", [F32, I64, U8])
+def test_transposes_run_in_blocks(shape: tuple[int, ...], perm: tuple[int, ...], dtype: DType
+                                  ) -> None:
+    """Blocks that the sizes do not divide, beside operands that lie as the result does."""
+    b = Builder()
+    x = tensor(b, "x", *shape, dtype=dtype)
+    turned = tuple(shape[k] for k in perm)
+    y = b.op("add", b.op("transpose", x, perm=perm), tensor(b, "r", *turned, dtype=dtype))
+    check(y, b, {"x": array(*shape, dtype=dtype), "r": array(*turned, dtype=dtype)}, threads=2)
+
+
+def test_a_transpose_is_four_loops() -> None:
+    b = Builder()
+    y = b.op("transpose", tensor(b, "x", 40, 33), perm=(1, 0))
+    domain, = lower_loops(b.build({"y": y})).domains
+    assert [a.hi for a in domain.rows] == [3, 3]
+    assert len(domain.steps[0].axes) == 2  # type: ignore[union-attr]
+
+
 # -- maps --------------------------------------------------------------------------------------
 
 
