@@ -152,8 +152,8 @@ def _gemm(tile: micro.MicroKernel) -> str:
     c = ptr_f32(bufs, 2)
     k = prm(params, 0)
     for t in range(begin, end):
-        ccall("{tile.symbol}", rows, 1, 0, k, b, c, {tile.nr}, {tile.mr}, {tile.nr},
-              c, 0, 0, 0, 0, bits_f32(4286578688), bits_f32(2139095040))
+        ccall("{tile.symbol}", rows, 1, 0, k, b, 0, 0, c, {tile.nr}, {tile.mr},
+              {tile.nr}, c, 0, 0, 0, 0, bits_f32(4286578688), bits_f32(2139095040))
 """
 
 

@@ -329,15 +329,18 @@ class _Writer(_Plan):
         """Where chunk ``t`` of A and B is: the first arguments of a call."""
         panel = self.packed_base() + j * (self.panel_depth * self.nr)
         row = q * (self.tap_count * self.mr)
-        if self.by_taps:
-            first = t * self.chunk if self.chunks != 1 else 0
-            count = dmin(self.chunk, self.tap_count - first) if self.chunks != 1 else self.tap_count
-            return (Address(self.table, row + first * self.mr), count, 0, self.klen,
-                    Address(self.packed, panel + first * (self.klen * self.nr)))
         first = t * self.chunk if self.chunks != 1 else 0
-        count = dmin(self.chunk, self.klen - first) if self.chunks != 1 else self.klen
+        whole = self.tap_count if self.by_taps else self.klen
+        count = dmin(self.chunk, whole - first) if self.chunks != 1 else whole
+        line = 4 * self.nr
+        step = ceil_div(line, dmax(1, self.micro_tiles))
+        if self.by_taps:
+            ahead = self.panel_depth * line + q * (count * self.klen * step)
+            return (Address(self.table, row + first * self.mr), count, 0, self.klen,
+                    Address(self.packed, panel + first * (self.klen * self.nr)), ahead, step)
+        ahead = self.panel_depth * line + q * (count * step)
         return (Address(self.table, row), 1, first, count,
-                Address(self.packed, panel + first * self.nr))
+                Address(self.packed, panel + first * self.nr), ahead, step)
 
     def panel_width(self, j: Dim) -> Dim:
         """Columns of panel ``j``."""

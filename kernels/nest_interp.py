@@ -197,9 +197,9 @@ class _Machine:
         else:
             raise VerifyError(f"the interpreter knows no micro-kernel {step.name}")
 
-    def gemm(self, mr: int, nr: int, rows: int, taps: int, first: int, klen: int, b: int, c: int,
-             ldc: int, m: int, n: int, part: int, more: int, bias: int, res: int, ldr: int,
-             lo: float, hi: float) -> None:
+    def gemm(self, mr: int, nr: int, rows: int, taps: int, first: int, klen: int, b: int,
+             ahead: int, step: int, c: int, ldc: int, m: int, n: int, part: int, more: int,
+             bias: int, res: int, ldr: int, lo: float, hi: float) -> None:
         """See ``micro.gemm.Tile``; ``nr`` is the width of a panel."""
         table = self.memory(rows, taps * mr).reshape(taps, mr)
         panel = self.memory(b, taps * klen * nr).reshape(taps, klen, nr)

@@ -8,8 +8,8 @@ kernels that call it by its symbol. Generated source calls it with the word ``cc
 Pointers may be passed as typed pointers or as int64 addresses. All symbols start with ``mk_``.
 
 ===================  =====================================================================
-``igemm(...)``       ``(rows, taps, first, klen, b, c, ldc, m, n, part, more, bias, res,
-                     ldr, lo, hi)``, see ``gemm.Tile``
+``igemm(...)``       ``(rows, taps, first, klen, b, ahead, step, c, ldc, m, n, part, more,
+                     bias, res, ldr, lo, hi)``, see ``gemm.Tile``
 ``depthwise(...)``   ``(rows, taps, w, ldw, channels, out, ldo, bias, lo, hi)``, see
                      ``depthwise``
 ``window(...)``      ``(x, ldx, ldy, kh, w, ldw, channels, out, ldo, bias, lo, hi)``, see

@@ -20,6 +20,9 @@ A sum of ``n`` terms in one chain loses about ``sqrt(n)`` roundings. So no accum
 more than ``CHAIN`` products: before it would, it is added to a total in memory and starts anew
 (blocked summation; N. Higham, "Accuracy and Stability of Numerical Algorithms", 2002, section 4.2).
 Shorter products never touch that memory.
+
+A panel comes from far the first time it is used. So while one panel is multiplied, lines of the
+next are prefetched, spread evenly over all micro-tiles that share the panel.
 """
 
 from __future__ import annotations
@@ -32,6 +35,8 @@ from .irtext import SIZES, Carried, Code
 _LLVM = {"f32": "float", "f64": "double"}
 CHAIN = 256
 """Products that one accumulator takes in a row: a power of two."""
+PREFETCHES = 4
+"""Rows from which on a tile prefetches: with fewer, loads are what it is made of."""
 
 
 def tile_shape(target: Target, dtype: str = "f32") -> tuple[int, int, int]:
@@ -59,19 +64,20 @@ class Tile:
         """LLVM types and names of the arguments.
 
         ``rows``: addresses ``[taps][mr]``; of each, ``klen`` elements from element ``first`` on
-        meet the panel ``b``, ``[taps][klen][panel width]``. ``c``: the first element written, rows
-        ``ldc`` apart; ``m`` rows and ``n`` columns are written, at most those of the tile.
-        ``part``: sums to start from, ``[mr][panel width]``, unless ``more`` is 0. ``bias``: ``n``
-        elements, added to each row. ``res``: added element by element, rows ``ldr`` apart. Both may
-        be null.
-        ``lo``, ``hi``: limits of the result, -inf and inf for none; NaN stays NaN.
+        meet the panel ``b``, ``[taps][klen][panel width]``. ``ahead``: bytes from ``b`` to what is
+        needed later; with every k one line is prefetched, ``step`` bytes after the last. ``c``: the
+        first element written, rows ``ldc`` apart; ``m`` rows and ``n`` columns are written, at most
+        those of the tile. ``part``: sums to start from, ``[mr][panel width]``, unless ``more`` is
+        0. ``bias``: ``n`` elements, added to each row. ``res``: added element by element, rows
+        ``ldr`` apart. Both may be null. ``lo``, ``hi``: limits of the result, -inf and inf for
+        none; NaN stays NaN.
         """
         kind = _LLVM[self.dtype]
         return [
             ("ptr noalias readonly", "rows"), ("i64", "taps"), ("i64", "first"), ("i64", "klen"),
-            ("ptr noalias readonly", "b"), ("ptr", "c"), ("i64", "ldc"), ("i64", "m"), ("i64", "n"),
-            ("ptr", "part"), ("i64", "more"), ("ptr", "bias"), ("ptr", "res"), ("i64", "ldr"),
-            (kind, "lo"), (kind, "hi"),
+            ("ptr noalias readonly", "b"), ("i64", "ahead"), ("i64", "step"), ("ptr", "c"),
+            ("i64", "ldc"), ("i64", "m"), ("i64", "n"), ("ptr", "part"), ("i64", "more"),
+            ("ptr", "bias"), ("ptr", "res"), ("i64", "ldr"), (kind, "lo"), (kind, "hi"),
         ]  # fmt: skip
 
 
@@ -98,7 +104,8 @@ class _Writer:
         self.unroll = max(self.sets, 1 if spare < 3 else 2)
         self.cells, self.zero = self.sets * self.per_set, "zeroinitializer"
         self.chain = CHAIN * self.sets
-        self.kinds = [*[self.vector] * self.cells, "ptr", "i64"]
+        self.kinds = [*[self.vector] * self.cells, "ptr", "ptr", "i64"]
+        self.prefetches = tile.mr >= PREFETCHES
 
     def text(self) -> str:
         """The whole function."""
@@ -115,7 +122,9 @@ class _Writer:
             carried = list(zip(self.kinds, values))
             return code.loop(0, "%klen", self.chain, carried, lambda k, v: self._run(rows, k, v))
 
-        start = [*[(self.vector, self.zero)] * self.cells, ("ptr", "%b"), ("i64", "0")]
+        ahead = code.at("i8", "%b", "%ahead")
+        start = [*[(self.vector, self.zero)] * self.cells, ("ptr", "%b"), ("ptr", ahead),
+                 ("i64", "0")]  # fmt: skip
         acc = code.loop(0, "%taps", 1, start, tap)[: self.cells]
         sums = self._reduce_sets(code.when(split, self.kinds, acc, lambda: self._added(acc)))
         self._finish(sums)
@@ -123,8 +132,8 @@ class _Writer:
 
     def _run(self, rows: list[str], first: str, values: Carried) -> Carried:
         """Up to ``chain`` k of one tap from ``first``. Carried: accumulators, place in the panel,
-        products taken since the accumulators were 0."""
-        code, panel, taken = self.code, values[-2], values[-1]
+        place that is prefetched, products taken since the accumulators were 0."""
+        code, places, taken = self.code, values[-3:-1], values[-1]
         end = code.least(code.let(f"add nsw i64 {first}, {self.chain}"), "%klen")
         length = code.let(f"sub nsw i64 {end}, {first}")
         after = code.let(f"add nsw i64 {taken}, {length}")
@@ -139,20 +148,28 @@ class _Writer:
         main = code.let(f"and i64 {end}, {-self.unroll}")
 
         def many(k: str, values: Carried) -> Carried:
-            acc, panel = list(values[:-1]), values[-1]
+            acc, panel, ahead = list(values[:-2]), values[-2], values[-1]
             for u in range(self.unroll):
                 ku = code.let(f"add nsw i64 {k}, {u}") if u else k
                 at = code.at(self.kind, panel, u * self.nr)
                 self._step(ku, at, rows, acc, u % self.sets)
-            return [*acc, code.at(self.kind, panel, self.unroll * self.nr)]
+                ahead = self._prefetch(ahead)
+            return [*acc, code.at(self.kind, panel, self.unroll * self.nr), ahead]
 
         def one(k: str, values: Carried) -> Carried:
-            acc, panel = list(values[:-1]), values[-1]
+            acc, panel, ahead = list(values[:-2]), values[-2], values[-1]
             self._step(k, panel, rows, acc, 0)
-            return [*acc, code.at(self.kind, panel, self.nr)]
+            return [*acc, code.at(self.kind, panel, self.nr), self._prefetch(ahead)]
 
-        state = code.loop(first, main, self.unroll, list(zip(self.kinds, [*acc, panel])), many)
+        state = code.loop(first, main, self.unroll, list(zip(self.kinds, [*acc, *places])), many)
         return [*code.loop(main, end, 1, list(zip(self.kinds, state)), one), taken]
+
+    def _prefetch(self, ahead: str) -> str:
+        """Asks for the line at ``ahead``; the next place."""
+        if not self.prefetches:
+            return ahead
+        self.code.prefetch(ahead)
+        return self.code.at("i8", ahead, "%step")
 
     def _total(self, cell: int) -> str:
         return self.code.at(self.vector, self.totals, cell)

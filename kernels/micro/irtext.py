@@ -152,6 +152,11 @@ class Code:
         """Store a value with the given alignment in bytes."""
         self.do(f"store {kind} {value}, ptr {address}, align {align}")
 
+    def prefetch(self, address: str) -> None:
+        """Ask for the cache line at ``address`` in the level-2 cache; any address is allowed."""
+        self.declare("void @llvm.prefetch.p0(ptr, i32, i32, i32)")
+        self.do(f"call void @llvm.prefetch.p0(ptr {address}, i32 0, i32 2, i32 1)")
+
     def splat(self, kind: str, width: int, scalar: str) -> str:
         """A vector with ``scalar`` in every lane."""
         vector = f"<{width} x {kind}>"

@@ -37,7 +37,7 @@ class Gemm:
             return 0 if array is None else array.ctypes.data
 
         m, n = self.tile.mr if m is None else m, self.tile.nr if n is None else n
-        self.function(rows.ctypes.data, taps, first, klen, b.ctypes.data, c.ctypes.data,
+        self.function(rows.ctypes.data, taps, first, klen, b.ctypes.data, 64, 32, c.ctypes.data,
                       c.shape[1], m, n, at(part), part is not None, at(bias), at(res),
                       0 if res is None else res.shape[1], lo, hi)  # fmt: skip
 
