@@ -20,8 +20,8 @@ PIPELINE = [
     "canon",  # identities, chains of movement
     "recognize",  # norms, softmax, GELU, attention
     "fuse_affine",  # scales and offsets into weights
-    "expand:attention",  # no kernel of its own yet
     "halves",  # products of half-precision numbers in float32
+    "wide_attention",  # its kernel is of float32, others are expanded
     "siblings:dot",  # queries, keys and values by one product
     "conv_transpose",  # as convolutions
     "layout",  # image ops channels-last from end to end

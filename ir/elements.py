@@ -126,7 +126,8 @@ class Refused(CompileError):
 def is_reduction(node: Node) -> bool:
     """Whether one element of the result combines many elements of an operand."""
     traits = lookup(node.op).traits
-    return ("reduction" in traits or "contraction" in traits) and lookup(node.op).access is not None
+    combines = traits & {"reduction", "contraction", "attention"}
+    return bool(combines) and lookup(node.op).access is not None
 
 
 class Names:

@@ -2,12 +2,13 @@
 
 ``extract`` cuts the members out of a graph: values that come from outside become inputs, values
 that are needed outside become outputs, scalar constants stay, and composites are replaced by their
-expansion, so whoever reads the result (legality, cost model, lowering) meets core ops only.
+expansion, so whoever reads the result (legality, cost model, lowering) meets core ops and attention
+only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from .graph import Builder, Graph, Node, Value, copy_node
@@ -56,7 +57,7 @@ def extract(graph: Graph, members: Iterable[Node], written: Sequence[Value] | No
                 mapping[v] = b.input(f"x{len(inputs)}", v.type)
                 inputs.append(v)
         operands = tuple(None if v is None else mapping[v] for v in node.inputs)
-        expand = lookup(node.op).expand
+        expand = _expansion(node)
         if expand is None:
             results = copy_node(b, node, operands)
         else:
@@ -86,6 +87,12 @@ def cut_out(graph: Graph, nodes: Sequence[Node], written: Sequence[Value] | None
     return b.build([(f"y{k}", mapping[v]) for k, v in enumerate(outputs)])
 
 
+def _expansion(node: Node) -> Callable[..., Value] | None:
+    """What a composite is written out by; None for core ops and what has a kernel."""
+    definition = lookup(node.op)
+    return None if definition.has("attention") else definition.expand
+
+
 def expand_fully(b: Builder, value: Value) -> Value:
     """Replaces composites inside an expansion by their own expansions."""
     done: dict[Node, tuple[Value, ...]] = {}
@@ -101,7 +108,7 @@ def expand_fully(b: Builder, value: Value) -> Value:
             continue
         stack.pop()
         operands = tuple(None if v is None else done[v.node][v.index] for v in node.inputs)
-        expand = lookup(node.op).expand
+        expand = _expansion(node)
         if expand is not None:
             done[node] = (expand_fully(b, expand(b, operands, node.attrs)),)
         elif operands == node.inputs:

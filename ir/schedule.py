@@ -29,10 +29,11 @@ from dataclasses import dataclass
 from .errors import ParseError, ScheduleError
 from .graph import Graph, Node, Value
 
-IMPLEMENTATIONS = ("loops", "contract", "opaque", "view", "bind", "control", "host")
-"""loops: emitted loop nests; contract: a micro-kernel with its epilogue; opaque: the op's own
+IMPLEMENTATIONS = ("loops", "contract", "attention", "opaque", "view", "bind", "control", "host")
+"""loops: emitted loop nests; contract: a micro-kernel with its epilogue; attention: softmax
+between two contractions, in blocks; opaque: the op's own
 kernel; view: the same memory; bind, control, host: steps of the runtime."""
-KERNELS = ("loops", "contract", "opaque")
+KERNELS = ("loops", "contract", "attention", "opaque")
 """Of these, what runs as kernels, on any number of threads."""
 
 

@@ -447,9 +447,8 @@ WAY_BYTES = 4096
 
 
 def choose_rows(heights: Sequence[int], space: ContractionSpace) -> int:
-    """The micro-tile height that wastes the least for a known number of rows; a tile of ``h`` rows
-    costs about as much as ``h + 1``. Rows of A that lie a multiple of a cache way apart compete for
-    the ways of one set: then at most ``WAYS`` at a time."""
+    """The micro-tile height. Rows of A that lie a multiple of a cache way apart compete for the
+    ways of one set: then at most ``WAYS`` at a time."""
     if space.direct and space.rows:
         step = coefficient(space.a.data[1], name_of(space.rows[-1].var))
         if isinstance(step, int) and step and step * F32.itemsize % WAY_BYTES == 0:
@@ -458,7 +457,8 @@ def choose_rows(heights: Sequence[int], space: ContractionSpace) -> int:
 
 
 def best_height(heights: Sequence[int], rows: Dim) -> int:
-    """The one of ``heights`` for ``rows`` independent rows, see ``choose_rows``."""
+    """The one of ``heights`` that wastes the least for so many rows; a tile of ``h`` rows costs
+    about as much as ``h + 1``."""
     if not isinstance(rows, int) or rows == 0:
         return max(heights)
     return min(heights, key=lambda h: -(-rows // h) * (h + 1))

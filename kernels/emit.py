@@ -124,7 +124,8 @@ class Emitter:
     def param(self, size: Dim) -> str:
         """A size as a literal or as a parameter."""
         shared = self.nest.shared
-        if isinstance(size, int) and abs(size) <= (1 if shared else LITERAL):
+        small = isinstance(size, int) and abs(size) <= (1 if shared else LITERAL)
+        if small or size in self.nest.literals:
             return str(size)
         # Sizes that happen to be equal in one layer are not equal in the next one.
         key = ("param", len(self.params)) if shared else ("param", size)

@@ -12,6 +12,7 @@ from ..ir.graph import Graph, Node
 from ..ir.target import Target
 from ..ir.tiles import ContractionSpace, Space
 from . import winograd
+from .attention import lower_attention
 from .contract import Panels, choose_rows, lower_contraction
 from .contract_bytes import lower_byte_contraction
 from .depthwise import lower_depthwise
@@ -63,6 +64,9 @@ def group_kernels(
     ins: list[tuple[str, int]] = [("in", k) for k in range(len(graph.inputs))]
     outs: list[tuple[str, int]] = [("out", k) for k in range(len(graph.outputs))]
     try:
+        if implementation == "attention":
+            a = lower_attention(graph, target)
+            return GroupKernels((_kernel(emit(a.nest), [*ins, *outs], a.externs),))
         if implementation == "contract":
             return _contraction(graph, target, constants, ins, outs)
         return GroupKernels((_kernel(emit(lower_loops(graph)), [*ins, *outs]),))

@@ -131,6 +131,8 @@ class Nest:
     shared: bool = False
     """Whether short loops take their length as a parameter too: the work is in micro-kernels, and
     one source should serve as many layers as it can."""
+    literals: frozenset[int] = frozenset()
+    """Sizes that are written into the source of a shared nest all the same (widths of panels)."""
     unrolled: bool = False
     """Whether a shared nest keeps the lengths of short loops all the same (window loops)."""
 

@@ -211,8 +211,9 @@ class _WinogradWriter(_Writer):
         axes = ((e, POINTS), (q, self.micro_tiles), (k, ceil_div(self.channels, CHAIN)))
         call = Call(self.tile.symbol, (
             Address(self.table, q * self.mr), 1, e * (self.block * self.row_stride) + first,
-            dmin(CHAIN, self.channels - first), b, to, self.nr, self.mr, self.nr, to, dmin(k, 1),
-            0, 0, 0, *NO_LIMITS), tuple(Axis(v, hi) for v, hi in axes if isinstance(v, Expr)))
+            dmin(CHAIN, self.channels - first), b, 0, 0, to, self.nr, self.mr, self.nr, to,
+            dmin(k, 1), 0, 0, 0, *NO_LIMITS),
+            tuple(Axis(v, hi) for v, hi in axes if isinstance(v, Expr)))
         panels = (Axis(j, self.last_panel, self.first_panel),) if isinstance(j, Expr) else ()
         return [Nested(panels, (call, self.results(j)))]
 

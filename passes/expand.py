@@ -7,10 +7,11 @@ like. What an expansion contains is expanded as well, if it is among the named o
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
-from ..ir.graph import Builder, Graph, Value
+from ..ir.graph import Builder, Graph, Node, Value
 from ..ir.ops import OPS
+from ..ir.types import F32
 from .driver import carry
 
 COMPOSITES: tuple[str, ...] = tuple(sorted(n for n, o in OPS.items() if o.expand is not None))
@@ -20,14 +21,24 @@ COMPOSITES: tuple[str, ...] = tuple(sorted(n for n, o in OPS.items() if o.expand
 def expand(graph: Graph, names: Collection[str] = (), fired: Counter[str] | None = None) -> Graph:
     """``graph`` without the composites in ``names`` (all if empty)."""
     wanted = frozenset(names or COMPOSITES)
-    while any(n.op in wanted for n in graph.nodes):
+    return _expand(graph, lambda n: n.op in wanted, fired)
+
+
+def expand_wide_attention(graph: Graph, fired: Counter[str] | None = None) -> Graph:
+    """``graph`` without attention of anything but float32, for which there is a kernel."""
+    return _expand(graph, lambda n: n.op == "attention" and any(
+        v.dtype != F32 for v in n.operands), fired)
+
+
+def _expand(graph: Graph, wanted: Callable[[Node], bool], fired: Counter[str] | None) -> Graph:
+    while any(map(wanted, graph.nodes)):
         builder = Builder(graph.constants)
         for v in graph.inputs:
             builder.adopt(v.node)
         mapping: dict[Value, Value] = {}
         for node in graph.nodes:
             define = OPS[node.op].expand
-            if node.op not in wanted or define is None:
+            if define is None or not wanted(node):
                 carry(builder, node, mapping)
                 continue
             inputs = tuple(None if v is None else mapping.get(v, v) for v in node.inputs)

@@ -13,7 +13,7 @@ from ..ir.graph import Builder, Graph, Value
 from ..ir.types import F32
 from .driver import carry
 
-PRODUCTS = frozenset({"dot", "conv", "conv_transpose"})
+PRODUCTS = frozenset({"dot", "conv", "conv_transpose", "attention"})
 """Ops that are widened."""
 
 
@@ -36,7 +36,8 @@ def widen_products(graph: Graph, fired: Counter[str] | None = None) -> Graph:
             carry(builder, node, mapping)
             continue
         builder.default_origin = node.origin
-        wide = (builder.op("cast", mapping.get(v, v), to=F32) for v in node.operands)
+        wide = (None if v is None else builder.op("cast", mapping.get(v, v), to=F32)
+                for v in node.inputs)
         y = builder.op(node.op, *wide, **node.attrs)
         mapping[node.out] = builder.op("cast", y, to=node.out.dtype)
         builder.default_origin = ()

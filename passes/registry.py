@@ -57,6 +57,10 @@ def _expand(graph: Graph, fired: Counter[str], options: Sequence[str]) -> Graph:
     return expand_pass.expand(graph, options, fired)
 
 
+def _wide_attention(graph: Graph, fired: Counter[str], options: Sequence[str]) -> Graph:
+    return expand_pass.expand_wide_attention(graph, fired)
+
+
 _ALL: tuple[Pass, ...] = (
     GraphPass("fold", _fold, "evaluates constant subgraphs and shape arithmetic, within bounds",
               options=("all",)),
@@ -71,6 +75,7 @@ _ALL: tuple[Pass, ...] = (
     GraphPass("layout", _layout, "image ops channels-last, transposes carried to the edges",
               post=(layout_pass.images_are_last,)),
     GraphPass("thin", _thin, "padding of images with few channels as an op of its own"),
+    GraphPass("wide_attention", _wide_attention, "attention that has no kernel into core ops"),
     GraphPass("expand", _expand, "composites into core ops", options=expand_pass.COMPOSITES),
 )
 PASSES: dict[str, Pass] = {p.name: p for p in _ALL}

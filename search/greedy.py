@@ -36,7 +36,7 @@ def node_kind(node: Node) -> str:
     definition = lookup(node.op)
     if alone(node) is not None:
         return "solo"
-    if definition.has("contraction"):
+    if definition.has("contraction") or definition.has("attention"):
         return "contract"
     if definition.has("reduction") or definition.expand is not None and node.op != "gelu":
         return "reduce"
@@ -95,7 +95,7 @@ class Fuser:
             return f"a {kinds[0]} group does not feed a {kinds[1]} group in one kernel"
         if kinds == ("map", "contract"):
             if not all(lookup(n.op).has("movement") and not lookup(n.op).has("gather")
-                       for n in theirs.nodes) or node.op != "dot":
+                       for n in theirs.nodes) or node.op not in ("dot", "attention"):
                 return "operands of a micro-kernel are only moved, not computed, on the way in"
         if self.is_view(node) and self.escapes_besides(theirs, node):
             return "a view of a value that others need costs nothing"

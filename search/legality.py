@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..ir.attention import AttentionSpace
 from ..ir.elements import Refused, is_reduction
 from ..ir.errors import EvonnxError
 from ..ir.graph import Graph, Node, Value
@@ -73,6 +74,9 @@ def _fused(graph: Graph, members: Sequence[Node], written: Sequence[Value] | Non
     reductions = [n for n in group.graph.nodes if is_reduction(n)]
     if not reductions:
         return "loops", ""
+    if any(lookup(n.op).has("attention") for n in reductions):
+        AttentionSpace(Space(group.graph))
+        return "attention", ""
     contractions = [n for n in reductions if lookup(n.op).has("contraction")]
     if len(contractions) > 1:
         return None, "two contractions"

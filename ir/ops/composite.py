@@ -1,7 +1,8 @@
 """Composite ops: named functions with a published meaning and an expansion into core ops.
 
 They exist so that a graph says ``softmax`` where the model means softmax; lowering expands them
-inside a group, and whatever has no better kernel runs as its expansion.
+inside a group, and whatever has no better kernel runs as its expansion. Attention has one and stays
+what it is, so it declares what it reads.
 """
 
 from __future__ import annotations
@@ -9,12 +10,16 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from ..access import AccessMap, FreshVar, Region, broadcast_index
+from ..dims import Dim
 from ..errors import ModelError
 from ..types import F32, TensorType
 from .base import Attributes, OpDef, broadcast_shapes, register, tensor
 
 if TYPE_CHECKING:
     from ..graph import Builder, Value
+
+Index = tuple[Dim, ...]
 
 
 def _same_type(op: str) -> Any:
@@ -114,6 +119,24 @@ def _infer_attention(types: tuple[Any, ...], attrs: Attributes) -> tuple[Any, ..
     return (TensorType(q.dtype, (*batch, q.shape[-2], v.shape[-1])),)
 
 
+def _access_attention(types: tuple[Any, ...], attrs: Attributes, index: Index, fresh: FreshVar
+                      ) -> AccessMap:
+    q, k, v, *mask = (t for t in types if t is not None)
+    batch = broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2])
+    keys, depth = k.shape[-2:]
+    key, inner = fresh(keys), fresh(depth)
+
+    def of(t: TensorType) -> Index:
+        return broadcast_index(TensorType(t.dtype, t.shape[:-2]), batch, index[:-2])
+
+    regions = [Region(0, (*of(q), index[-2], inner)), Region(1, (*of(k), key, inner)),
+               Region(2, (*of(v), key, index[-1]))]
+    if mask:
+        scores = (*batch, q.shape[-2], keys)
+        regions.append(Region(3, broadcast_index(mask[0], scores, (*index[:-1], key))))
+    return AccessMap(tuple(regions), ((key, keys), (inner, depth)))
+
+
 _COMPOSITE = frozenset({"composite"})
 register(OpDef("softmax", (1, 1), _same_type("softmax"), None, _COMPOSITE, expand=_softmax,
                attrs=("axis",), doc="exp(x - max) / sum along an axis"))
@@ -126,6 +149,7 @@ register(OpDef("rms_norm", (2, 2), _infer_norm("rms_norm"), None, _COMPOSITE, ex
                attrs=("axis", "eps"), doc="x / sqrt(mean(x*x) + eps) * scale"))
 register(OpDef("gelu", (1, 1), _same_type("gelu"), None, _COMPOSITE, expand=_gelu,
                attrs=("approximate",), doc="x * normal CDF(x), exact (erf) or tanh form"))
-register(OpDef("attention", (4, 4), _infer_attention, None, _COMPOSITE, expand=_attention,
+register(OpDef("attention", (4, 4), _infer_attention, None, _COMPOSITE | {"attention"},
+               _access_attention, expand=_attention,
                attrs=("scale", "safe"),
                doc="softmax(q k^T * scale + mask) v; mask may be absent; safe: NaN weights are 0"))

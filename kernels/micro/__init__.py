@@ -9,7 +9,7 @@ Pointers may be passed as typed pointers or as int64 addresses. All symbols star
 
 ===================  =====================================================================
 ``igemm(...)``       ``(rows, taps, first, klen, b, ahead, step, c, ldc, m, n, part, more,
-                     bias, res, ldr, lo, hi)``, see ``gemm.Tile``
+                     bias, res, ldr, lo, hi[, ldk])``, see ``gemm.Tile``
 ``depthwise(...)``   ``(rows, taps, w, ldw, channels, out, ldo, bias, lo, hi)``, see
                      ``depthwise``
 ``window(...)``      ``(x, ldx, ldy, kh, w, ldw, channels, out, ldo, bias, lo, hi)``, see
@@ -79,13 +79,18 @@ _OBJECTS: dict[tuple[str, str], bytes] = {}
 
 
 def igemm(
-    target: Target, dtype: str = "f32", mr: int | None = None, nv: int | None = None
+    target: Target,
+    dtype: str = "f32",
+    mr: int | None = None,
+    nv: int | None = None,
+    strided: bool = False,
 ) -> MicroKernel:
-    """The GEMM tile with ``mr`` rows (default: the full tile) and ``nv`` vectors of the panel."""
+    """The GEMM tile with ``mr`` rows (default: the full tile) and ``nv`` vectors of the panel;
+    ``strided`` adds the distance between successive k of a row of A, see ``gemm.Tile``."""
     full_mr, full_nv, width = _gemm.tile_shape(target, dtype)
     rows, vectors = mr or full_mr, nv or full_nv
-    symbol = f"mk_igemm_{dtype}_{rows}x{vectors}"
-    tile = _gemm.Tile(dtype, rows, vectors, full_nv)
+    symbol = f"mk_igemm{'k' if strided else ''}_{dtype}_{rows}x{vectors}"
+    tile = _gemm.Tile(dtype, rows, vectors, full_nv, strided)
     arguments = tuple(name for _, name in tile.parameters())
 
     def text() -> str:
@@ -173,7 +178,7 @@ def pack_i8(target: Target) -> MicroKernel:
 
 
 _NAMES = re.compile(
-    r"mk_(?:igemm_(?P<gemm>f32|f64)_(?P<rows>\d+)x(?P<nv>\d+)"
+    r"mk_(?:igemm(?P<strided>k?)_(?P<gemm>f32|f64)_(?P<rows>\d+)x(?P<nv>\d+)"
     r"|igemm_(?P<byte>[us])8_(?P<byte_rows>\d+)x(?P<byte_nv>\d+)"
     r"|depthwise_(?P<table_type>f32|f64)_(?P<table_rows>\d+)"
     r"|window_(?P<window_type>f32|f64)_k(?P<kw>\d+)s(?P<stride>\d+)_(?P<window_rows>\d+)"
@@ -188,7 +193,8 @@ def named(symbol: str, target: Target) -> MicroKernel:
         raise CompileError(f"there is no micro-kernel {quote(symbol)}")
     part = found.groupdict()
     if part["gemm"]:
-        return igemm(target, part["gemm"], int(part["rows"]), int(part["nv"]))
+        size = int(part["rows"]), int(part["nv"])
+        return igemm(target, part["gemm"], *size, bool(part["strided"]))
     if part["byte"]:
         flip = part["byte"] == "s"
         return igemm_i8(target, int(part["byte_rows"]), int(part["byte_nv"]), flip)

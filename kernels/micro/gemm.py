@@ -59,6 +59,8 @@ class Tile:
     """Vectors of the panel that are computed."""
     panel_nv: int
     """Vectors of a panel."""
+    strided: bool = False
+    """Whether successive k of a row of A are ``ldk`` elements apart, not 1."""
 
     def parameters(self) -> list[tuple[str, str]]:
         """LLVM types and names of the arguments.
@@ -70,7 +72,7 @@ class Tile:
         those of the tile. ``part``: sums to start from, ``[mr][panel width]``, unless ``more`` is
         0. ``bias``: ``n`` elements, added to each row. ``res``: added element by element, rows
         ``ldr`` apart. Both may be null. ``lo``, ``hi``: limits of the result, -inf and inf for
-        none; NaN stays NaN.
+        none; NaN stays NaN. ``ldk``, of strided tiles only: elements between neighboring k of A.
         """
         kind = _LLVM[self.dtype]
         return [
@@ -78,6 +80,7 @@ class Tile:
             ("ptr noalias readonly", "b"), ("i64", "ahead"), ("i64", "step"), ("ptr", "c"),
             ("i64", "ldc"), ("i64", "m"), ("i64", "n"), ("ptr", "part"), ("i64", "more"),
             ("ptr", "bias"), ("ptr", "res"), ("i64", "ldr"), (kind, "lo"), (kind, "hi"),
+            *([("i64", "ldk")] if self.strided else []),
         ]  # fmt: skip
 
 
@@ -118,7 +121,8 @@ class _Writer:
         def tap(index: str, values: Carried) -> Carried:
             table = code.at("i64", "%rows", code.let(f"mul nsw i64 {index}, {self.tile.mr}"))
             starts = [code.load("ptr", code.at("i64", table, r), 8) for r in range(self.tile.mr)]
-            rows = [code.at(self.kind, start, "%first") for start in starts]
+            skipped = code.let("mul nsw i64 %first, %ldk") if self.tile.strided else "%first"
+            rows = [code.at(self.kind, start, skipped) for start in starts]
             carried = list(zip(self.kinds, values))
             return code.loop(0, "%klen", self.chain, carried, lambda k, v: self._run(rows, k, v))
 
@@ -189,8 +193,9 @@ class _Writer:
         code, tile = self.code, self.tile
         places = [code.at(self.kind, panel, v * self.width) for v in range(tile.nv)]
         bs = [code.load(self.vector, place, self.size) for place in places]
+        index = code.let(f"mul nsw i64 {k}, %ldk") if tile.strided else k
         for r in range(tile.mr):
-            scalar = code.load(self.kind, code.at(self.kind, rows[r], k), self.size)
+            scalar = code.load(self.kind, code.at(self.kind, rows[r], index), self.size)
             a = code.splat(self.kind, self.width, scalar)
             for v in range(tile.nv):
                 cell = which * self.per_set + r * tile.nv + v

@@ -22,6 +22,8 @@ SECONDS = "s"
 
 FREE = ("view", "bind")
 """Implementations that do nothing at run time."""
+MICRO = ("contract", "attention")
+"""Implementations that multiply on micro-kernels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,7 @@ class GroupFacts:
         if self.phases:
             return self.phases
         plain = self.flops - self.special
-        contract = self.implementation == "contract"
+        contract = self.implementation in MICRO
         return (Phase(plain if contract else 0.0, 0.0 if contract else plain, self.special,
                       self.inputs + self.constant, self.outputs),)
 
@@ -207,7 +209,7 @@ class Batch:
         for k in range(most):
             some = [e[k] if k < len(e) else _NOTHING for e in executed]
             phases.append(Phases(*_columns(some, _phase_numbers, len(_PHASE))))
-        contract = np.array([n == "contract" for n in names], bool)
+        contract = np.array([n in MICRO for n in names], bool)
         free = np.array([n in FREE for n in names], bool)
         flops, special, constant, inputs, outputs, tiles, nodes, kernels = columns
         return cls(flops, special, constant, inputs, outputs, tiles, nodes, kernels, contract,

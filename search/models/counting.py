@@ -167,7 +167,7 @@ def context_of(target: Target, threads: int, groups: Iterable[GroupFacts]) -> Co
 
 
 def _tiles(implementation: str, positions: float, points: float, columns: float) -> float:
-    if implementation not in ("loops", "contract") or positions <= 0:
+    if implementation not in ("loops", "contract", "attention") or positions <= 0:
         return 1.0
     if implementation == "loops":
         each = max(points / positions, 1.0)

@@ -125,12 +125,24 @@ def combine(
     wide = [np.where(valid, v, 0).astype(np.float64) for v, valid in reads]
     if op.has("contraction"):
         return (wide[0] * wide[1]).reshape(inner).sum(axis=1)
+    if op.has("attention"):
+        return attend(node, wide, inner, binding)
     values, valid = reads[0][0].reshape(inner), reads[0][1].reshape(inner)
     kind = node.attrs["kind"]
     fold = {"max": np.maximum, "min": np.minimum, "prod": np.multiply}.get(kind, np.add)
     unit = {"max": -np.inf, "min": np.inf, "prod": 1.0}.get(kind, 0.0)
     folded = fold.reduce(np.where(valid, values, unit), axis=1)
     return folded / max(inner[1], 1) if kind == "mean" else folded
+
+
+def attend(
+    node: Node, reads: list[np.ndarray], inner: tuple[int, int], binding: dict[str, int]
+) -> np.ndarray:
+    depth = max(evaluate(node.operands[0].shape[-1], binding), 1)
+    q, k, v, *mask = (r.reshape(inner[0], inner[1] // depth, depth) for r in reads)
+    scores = (q * k).sum(axis=2) * node.attrs["scale"] + (mask[0][:, :, 0] if mask else 0)
+    weights = np.exp(scores - scores.max(axis=1, keepdims=True))
+    return (weights * v[:, :, 0]).sum(axis=1) / weights.sum(axis=1)
 
 
 def check_graph(graph: Graph, seed: int, sizes: dict[str, int] | None = None) -> set[str]:

@@ -1,0 +1,295 @@
+"""Attention as one kernel: ``softmax(scale q k^T + mask) v`` without its scores in memory.
+
+A tile is one panel of queries of one head, and walks over the keys in blocks. Per block it computes
+the scores *transposed*, a column per query: keys are then the rows of a matrix product, read where
+they lie, and the queries its packed panel. The softmax runs down the columns, one query per vector
+lane, without a sum across lanes; and the weights it leaves are just the packed panel with which the
+transposed values are multiplied. So nothing but the queries (and a mask) is ever packed.
+
+The softmax is that of M. Milakov and N. Gimelshein ("Online normalizer calculation for softmax",
+2018), blocked as by T. Dao et al. ("FlashAttention", 2022): per query a running maximum, the sum of
+weights relative to it, and the weighted sum of values; when a block raises the maximum, both sums
+are scaled down. A maximum of -inf (only masked keys so far) counts as 0 there, so that such keys
+weigh 0; a query all of whose keys are masked ends as 0 / 0, NaN as the definition says. A block has
+at most ``KEYS`` keys, hence sums are blocked as everywhere (``micro.gemm``).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from ..ir.access import linear_index
+from ..ir.attention import AttentionSpace, axis, coefficient_of
+from ..ir.axes import Axis, name_of
+from ..ir.dims import Dim, Expr, ceil_div, dmin, free_vars
+from ..ir.elements import Ex, map_dims, positions, renamer
+from ..ir.graph import Graph
+from ..ir.target import Target
+from ..ir.types import BOOL, F32, I64
+from .contract import NO_LIMITS, best_height
+from .lower import Lowering
+from .micro import MicroKernel, igemm, igemm_rows, pack
+from .micro.gemm import CHAIN
+from .nest import Accumulate, Address, Call, Domain, Loop, Nest, Nested, SetRows, Step, Store
+
+KEYS = CHAIN
+"""Keys of a block, at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """A lowered attention."""
+
+    nest: Nest
+    externs: tuple[str, ...]
+    """Symbols of the micro-kernels it calls."""
+
+
+def _constant(value: float) -> Ex:
+    return Ex("const", F32, (), value)
+
+
+def _fn(name: str, *args: Ex) -> Ex:
+    return Ex("fn", BOOL if name in ("lt", "eq") else F32, args, (name, ()))
+
+
+class _Writer:
+    """Writes the nest."""
+
+    def __init__(self, graph: Graph, target: Target) -> None:
+        self.low = Lowering(graph)
+        self.space = s = AttentionSpace(self.low)
+        self.names = self.low.names
+        full = igemm(target)
+        self.nr, width = full.nr, full.nr // full.nv
+        vectors = min(-(-s.rows // width), full.nv) if isinstance(s.rows, int) else full.nv
+        nv = max(vectors, 1)
+        self.lanes = nv * width
+        heights = igemm_rows(target)
+        unit = s.key_step == 1 or s.depth == 1
+        keys = dmin(s.keys, KEYS) if isinstance(s.keys, int) else KEYS
+        self.scores = igemm(target, mr=best_height(heights, keys), nv=nv, strided=not unit)
+        self.values = igemm(target, mr=best_height(heights, s.columns), nv=nv, strided=True)
+        self.pack = pack(target)
+        self.externs: dict[str, None] = {}
+        self.sizes()
+
+    def sizes(self) -> None:
+        """Blocks, variables of the tile, and its scratch."""
+        s, n, mr = self.space, self.names, self.scores.mr
+        self.block: Dim = KEYS // mr * mr
+        if isinstance(s.keys, int) and s.keys:
+            blocks = -(-s.keys // KEYS)
+            self.block = -(-s.keys // (blocks * mr)) * mr
+        self.blocks = ceil_div(s.keys, self.block)
+        self.panels = ceil_div(s.rows, self.nr)
+        self.panel = n.var(self.panels)
+        self.first_row = self.panel * self.nr
+        self.row_count = dmin(self.nr, s.rows - self.first_row)
+        self.lane = n.var(self.lanes, "c")
+        new = self.low.new_scratch
+        self.out_rows = ceil_div(s.columns, self.values.mr) * self.values.mr
+        self.queries = new(F32, s.depth * self.nr)
+        self.weights = new(F32, self.block * self.nr)
+        self.out = new(F32, self.out_rows * self.nr)
+        self.top, self.next, self.shift, self.total, self.gain, self.part = (
+            new(F32, self.nr) for _ in range(6))
+        """Per query: the maximum, that with the next block, what is subtracted, the sum of
+        weights, what the sums so far are scaled by, the sum of the block."""
+        self.key_rows = new(I64, self.block)
+        self.value_rows = new(I64, self.out_rows)
+
+    def lower(self) -> Attention:
+        """The nest."""
+        n = self.names
+        t = n.var(self.blocks)
+        self.first_key = t * self.block
+        self.count = dmin(self.block, self.space.keys - self.first_key)
+        self.i = n.var(self.block)
+        steps: list[Step] = [*self.pack_queries(), *self.start(), self.rows_of_values()]
+        body: list[Step] = [*self.block_scores(), *self.softmax(), *self.block_values()]
+        steps.append(Nested(axis(t, self.blocks), tuple(body)))
+        steps.extend(self.finish())
+        rows = (*self.space.batch, *axis(self.panel, self.panels))
+        self.low.domains.append(Domain(rows, tuple(steps)))
+        nest = self.low.nest()
+        made = Nest(nest.buffers, nest.domains, nest.gathers, shared=True,
+                    literals=frozenset((self.nr, self.lanes)))
+        return Attention(made, tuple(self.externs))
+
+    # -- pieces ----------------------------------------------------------------------------
+
+    def call(self, kernel: MicroKernel, *args: Address | Dim | Ex, loop: tuple[Axis, ...] = ()
+             ) -> Call:
+        self.externs[kernel.symbol] = None
+        return Call(kernel.symbol, args, loop)
+
+    def each(self, buffer: int) -> Ex:
+        """The calling lane's element of a value per query."""
+        return Ex("load", F32, (), (buffer, self.lane))
+
+    def lanes_loop(self, *body: Store | Accumulate, over: tuple[Axis, ...] = ()) -> Loop:
+        return Loop((*over, *axis(self.lane, self.lanes)), body)
+
+    def cell(self, row: Dim) -> Dim:
+        """Position of the calling lane in a row of a panel."""
+        return row * self.nr + self.lane
+
+    def moved(self, ex: Ex, **to: Dim) -> Ex:
+        """An operand's element with variables of the space (``row``, ``key``, ...) replaced."""
+        mapping = {name_of(v): new for name, new in to.items()
+                   if isinstance(v := getattr(self.space, name), Expr)}
+        return map_dims(ex, renamer(mapping))
+
+    def packed(self, ex: Ex, buffer: int, along: str, count: Dim, first: Dim) -> list[Step]:
+        """``buffer[k][query] = ex`` for ``count`` values of the variable ``along`` from ``first``
+        on: by the packing kernel where the operand allows it."""
+        s = self.space
+        variable = getattr(s, along)
+        if ex.kind == "load" and ex.dtype == F32:
+            step, stride = (coefficient_of(ex.data[1], v) for v in (variable, s.row))
+            if step is not None and stride is not None:
+                at = self.moved(ex, row=self.first_row, **{along: first}).data
+                return [self.call(self.pack, Address(*at), step, stride, count, self.row_count,
+                                  Address(buffer, 0))]
+        k, lane = self.names.var(getattr(s, {"inner": "depth", "key": "keys"}[along])), self.lane
+        zero = Store(buffer, self.cell(k), _constant(0.0))
+        value = self.moved(ex, row=self.first_row + lane, **{along: first + k})
+        fill = Store(buffer, self.cell(k), value)
+        over = axis(k, count)
+        return [self.lanes_loop(zero, over=over),
+                Loop((*over, *axis(lane, dmin(self.lanes, self.row_count))), (fill,))]
+
+    # -- the steps of a tile ---------------------------------------------------------------
+
+    def pack_queries(self) -> list[Step]:
+        return self.packed(self.space.q, self.queries, "inner", self.space.depth, 0)
+
+    def start(self) -> list[Step]:
+        """No key seen: over no keys at all the result is 0, not 0 / 0."""
+        e = self.names.var(self.out_rows)
+        none = Ex("index", F32, (), 1 - dmin(self.space.keys, 1))
+        return [self.lanes_loop(Store(self.top, self.lane, _constant(-math.inf)),
+                                Store(self.total, self.lane, none)),
+                self.lanes_loop(Store(self.out, self.cell(e), _constant(0.0)),
+                                over=axis(e, self.out_rows))]
+
+    def rows_of_values(self) -> Step:
+        """Addresses of the columns of the values, once per tile."""
+        s, n, mr = self.space, self.names, self.values.mr
+        q, i = n.var(ceil_div(s.columns, mr)), n.var(mr)
+        at = q * mr + i
+        column = n.var(s.columns, "e")
+        address = Address(*self.moved(s.v, key=0, column=column).data)
+        lets = ((column, dmin(at, s.columns - 1)),) if isinstance(column, Expr) else ()
+        return Nested((*axis(q, ceil_div(s.columns, mr)), *axis(i, mr)),
+                      (SetRows((), self.value_rows, at, address, (), -1),), lets)
+
+    def block_scores(self) -> list[Step]:
+        """``weights[key][query] = k q`` for a block of keys."""
+        s, n, mr = self.space, self.names, self.scores.mr
+        tiles = ceil_div(self.count, mr)
+        q, i = n.var(ceil_div(self.block, mr)), n.var(mr)
+        at = q * mr + i
+        key = n.var(s.keys, "k")
+        address = Address(*self.moved(s.k, key=key, inner=0).data)
+        lets = ((key, dmin(self.first_key + at, s.keys - 1)),) if isinstance(key, Expr) else ()
+        rows = Nested((*axis(q, tiles), *axis(i, mr)),
+                      (SetRows((), self.key_rows, at, address, (), -1),), lets)
+        more: tuple[Dim, ...] = (s.key_step,) if "ldk" in self.scores.arguments else ()
+        product = self.call(
+            self.scores, Address(self.key_rows, q * mr), 1, 0, s.depth, Address(self.queries, 0),
+            0, 0, Address(self.weights, q * (mr * self.nr)), self.nr, mr, self.nr, 0, 0, 0, 0, 0,
+            *NO_LIMITS, *more, loop=axis(q, tiles))
+        return [rows, product]
+
+    def softmax(self) -> list[Step]:
+        """Weights of a block, and the sums before it scaled to the new maximum."""
+        at = self.cell(self.i)
+        score: Ex = Ex("load", F32, (), (self.weights, at))
+        over = axis(self.i, self.count)
+        steps, score = self.masked(score)
+        shift = _fn_select(_fn("eq", self.each(self.next), _constant(-math.inf)),
+                           _constant(0.0), self.each(self.next))
+        power = _fn("exp", _fn("sub", Ex("load", F32, (), (self.weights, at)),
+                               self.each(self.shift)))
+        e = self.names.var(self.out_rows)
+        out = self.cell(e)
+        scaled = _fn("mul", Ex("load", F32, (), (self.out, out)), self.each(self.gain))
+        lane = self.lane
+        return [
+            *steps,
+            self.lanes_loop(Store(self.next, lane, self.each(self.top))),
+            self.lanes_loop(Store(self.weights, at, score),
+                            Accumulate("max", score, buffer=self.next, position=lane), over=over),
+            self.lanes_loop(Store(self.shift, lane, shift), Store(self.part, lane, _constant(0.0))),
+            self.lanes_loop(Store(self.gain, lane, _fn("exp", _fn(
+                "sub", self.each(self.top), self.each(self.shift))))),
+            self.lanes_loop(Store(self.top, lane, self.each(self.next))),
+            self.lanes_loop(Store(self.weights, at, power), Accumulate(
+                "sum", power, buffer=self.part, position=lane), over=over),
+            self.lanes_loop(Store(self.total, lane, _fn("add", _fn(
+                "mul", self.each(self.total), self.each(self.gain)), self.each(self.part)))),
+            self.lanes_loop(Store(self.out, out, scaled), over=axis(e, self.out_rows)),
+        ]
+
+    def masked(self, score: Ex) -> tuple[list[Step], Ex]:
+        """The score scaled and masked, and steps that prepare the mask."""
+        s = self.space
+        scale = s.anchor.attrs["scale"]
+        if scale != 1.0:
+            score = _fn("mul", score, _constant(scale))
+        if s.mask is None:
+            return [], score
+        variables = frozenset().union(*map(free_vars, positions(s.mask)))
+        if not (isinstance(s.row, Expr) and name_of(s.row) in variables):
+            return [], _fn("add", score, self.moved(s.mask, key=self.first_key + self.i))
+        panel = self.low.new_scratch(F32, self.block * self.nr)
+        steps = self.packed(s.mask, panel, "key", self.count, self.first_key)
+        return steps, _fn("add", score, Ex("load", F32, (), (panel, self.cell(self.i))))
+
+    def block_values(self) -> list[Step]:
+        """``out[column][query] += v weights`` over a block of keys."""
+        s, n, mr = self.space, self.names, self.values.mr
+        tiles = ceil_div(s.columns, mr)
+        q = n.var(tiles)
+        out = Address(self.out, q * (mr * self.nr))
+        return [self.call(
+            self.values, Address(self.value_rows, q * mr), 1, self.first_key, self.count,
+            Address(self.weights, 0), 0, 0, out, self.nr, mr, self.nr, out, 1, 0, 0, 0,
+            *NO_LIMITS, s.value_step, loop=axis(q, tiles))]
+
+    def finish(self) -> list[Step]:
+        """Divides by the sum of weights and stores the outputs."""
+        s, low, n = self.space, self.low, self.names
+        e = n.var(self.out_rows)
+        at = self.cell(e)
+        value = Ex("load", F32, (), (self.out, at))
+        mean = _fn("div", value, self.each(self.total))
+        if s.anchor.attrs.get("safe"):  # weights that are NaN count as 0
+            total = self.each(self.total)
+            masked = _fn_select(_fn("eq", total, _constant(0.0)), value, _constant(0.0))
+            mean = _fn_select(_fn("lt", _constant(0.0), total), mean, masked)
+        steps: list[Step] = [self.lanes_loop(Store(self.out, at, mean),
+                                             over=axis(e, self.out_rows))]
+        local = s.row - self.first_row
+        low.puller.start()
+        low.puller.provided[s.anchor.out] = lambda index: Ex(
+            "load", F32, (), (self.out, s.column * self.nr + local))
+        for k, (_, index) in s.late.items():
+            v = low.graph.outputs[k][1]
+            store = Store(low.first_output + k, linear_index(v.shape, index),
+                          low.puller.element(v, index))
+            steps.append(Loop((*axis(s.row, self.first_row + self.row_count, self.first_row),
+                               *axis(s.column, s.columns)), (store,)))
+        return steps
+
+
+def _fn_select(condition: Ex, yes: Ex, no: Ex) -> Ex:
+    return Ex("fn", F32, (condition, yes, no), ("select", ()))
+
+
+def lower_attention(graph: Graph, target: Target) -> Attention:
+    """Lowers a group around one attention; raises ``Refused`` where it is not of that form."""
+    return _Writer(graph, target).lower()
