@@ -85,6 +85,19 @@ def _saturated(b: ir.IRBuilder, value: Any, wide: ir.IntType, is_signed: bool) -
     return b.select(b.fcmp_ordered("<", value, below), ir.Constant(wide, low), whole)
 
 
+def _pick_whole(v: types.Type) -> types.Type | None:
+    return types.int32 if isinstance(v, types.Float) else None
+
+
+def _emit_whole(b: ir.IRBuilder, _: types.Type, value: Any) -> Any:
+    zero = ir.Constant(value.type, 0.0)
+    return b.fptosi(b.select(b.fcmp_ordered("ord", value, value), value, zero), I32)
+
+
+simple("whole", "``v``, a float within the limits of int32, truncated; NaN becomes 0.", 1,
+       _pick_whole, _emit_whole)
+
+
 def _double_to_odd_float(b: ir.IRBuilder, value: Any) -> Any:
     """float64 to float32 rounded to odd, so that a second rounding is as good as one.
 

@@ -26,6 +26,7 @@ from .functions import (
     arithmetic,
     as_bits,
     carried,
+    limited,
     pattern,
     register_dtype,
     rounds,
@@ -339,6 +340,8 @@ class Emitter:
             raise CompileError(f"no scalar code for {name} of complex numbers: they can be moved")
         args = [f"from_{e.dtype.name}({a})" if e.dtype.is_coded else a
                 for a, e in zip(args, ex.args, strict=True)]
+        if name == "cast" and limited(ex):
+            return f"{ex.dtype.name}(whole({args[0]}))"
         if name == "cast":
             return f"{'bool_' if ex.dtype == BOOL else ex.dtype.name}({args[0]})"
         text = arithmetic(ex, args, self.constant)

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..ir.elements import Ex
 from ..ir.errors import CompileError
-from ..ir.types import BF16, BOOL, C128, F16, F32, U64, DType
+from ..ir.types import BF16, BOOL, C128, F16, F32, F64, I64, U32, U64, DType
 
 _FLOAT_FN = {
     "add": "{0} + {1}", "sub": "{0} - {1}", "mul": "{0} * {1}", "div": "{0} / {1}",
@@ -74,6 +74,21 @@ def rounds(ex: Ex) -> bool:
     if ex.dtype in (F16, BF16):
         return ex.data[0] not in _WHOLE
     return ex.dtype.is_coded or ex.dtype.is_integer and ex.dtype.bits < 8
+
+
+def limited(ex: Ex) -> bool:
+    """Whether a cast converts a float that constants keep within int32 to an integer of at most 32
+    bits, as quantization does: nothing has to be limited then."""
+    if not ex.dtype.is_integer or ex.dtype in (U32, I64, U64) or ex.args[0].dtype not in (F32, F64):
+        return False
+    inner, bounds = ex.args[0], {}
+    while inner.kind == "fn" and inner.data[0] in ("min", "max"):
+        limit = next((a for a in inner.args if a.kind == "const"), None)
+        if limit is None or not -(2.0**31) <= float(limit.data) < 2.0**31:
+            break
+        bounds[inner.data[0]] = limit
+        inner = inner.args[inner.args[0] is limit]
+    return len(bounds) == 2
 
 
 def pattern(ex: Ex) -> str:

@@ -62,3 +62,30 @@ def test_quantization_saturates(lab: Any, target: Any) -> None:
         info = np.iinfo(to)
         want = np.clip(np.rint(x.astype(np.float64) / 0.5) + 3, info.min, info.max)
         assert got.tolist() == want.astype(np.int64).tolist(), to
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_what_constants_limit_is_converted_as_everything_else(lab: Any, target: Any) -> None:
+    """Limits before the conversion, in either order: nothing has to be limited by it, but NaN."""
+    feeds: dict[str, np.ndarray] = {"x": np.array(VALUES, np.float64).astype(np.float32)}
+    limits = {"low": -128.5, "high": 127.25, "far": 3e9}
+    ways = [(("Max", "low"), ("Min", "high")), (("Min", "high"), ("Max", "low")),
+            (("Max", "low"), ("Min", "far"))]  # fmt: skip
+    nodes, outputs = [], []
+    for k, way in enumerate(ways):
+        before = "x"
+        for step, (op, limit) in enumerate(way):
+            nodes.append(
+                helper.make_node("Constant", [], [f"c{k}{step}"], value_float=limits[limit]))
+            nodes.append(helper.make_node(op, [before, f"c{k}{step}"], [f"v{k}{step}"]))
+            before = f"v{k}{step}"
+        for to in ("int8", "uint8", "int32", "uint32", "int64"):
+            outputs.append((k, to))
+            nodes.append(helper.make_node("Cast", [before], [f"y{k}{to}"],
+                                          to=getattr(TensorProto, to.upper())))  # fmt: skip
+    results = lab.run(nodes, {"x": feeds["x"]}, [f"y{k}{to}" for k, to in outputs], target=target)
+    for (k, to), got in zip(outputs, results, strict=True):
+        kept = feeds["x"]
+        for op, limit in ways[k]:
+            kept = (np.maximum if op == "Max" else np.minimum)(kept, np.float32(limits[limit]))
+        assert [int(v) for v in got] == [meaning(float(v), np.dtype(to)) for v in kept], (k, to)
