@@ -22,7 +22,7 @@ import click
 from click.core import ParameterSource
 
 from .. import __version__
-from ..search.settings import BUDGET, SEARCHES
+from ..search.settings import BUDGET, DEFAULT_SEARCH, OBJECTIVES, SEARCHES
 from .console import Progress, named_sizes, plain, print_json, print_table, warn
 from .operators import STATUSES, read_table
 from .study_command import study
@@ -93,8 +93,16 @@ _compiling = _options(
     click.option("--threads", type=click.IntRange(1), help="Threads per inference."),
     click.option("--schedule", type=click.Path(exists=True, dir_okay=False, path_type=Path),
                  help="Replay this schedule instead of choosing one."),
-    click.option("--search", type=click.Choice(SEARCHES), default="none", show_default=True,
-                 help="Look for a better schedule than greedy fusion's."),
+    click.option("--search", type=click.Choice(SEARCHES), default=None,
+                 help=f"How to look for a schedule; {DEFAULT_SEARCH} where no objective or memory "
+                 "limit asks for more."),
+    click.option("--objective", type=click.Choice(OBJECTIVES), default="time", show_default=True,
+                 help="What the search minimizes: time by the cost model, peak memory, operations "
+                 "(C) or bytes moved (D)."),
+    click.option("--max-memory", type=click.IntRange(1), metavar="BYTES",
+                 help="Bytes of a call, weights included, that the schedule must keep."),
+    click.option("--measure", type=click.FloatRange(0), default=0.0, metavar="SECONDS",
+                 help="Time the best few schedules on this machine for so long."),
     click.option("--cost-model", default="bounds", show_default=True, metavar="NAME",
                  help="What the search minimizes: bounds, roofline, cd, or an installed one."),
     click.option("--budget", type=click.IntRange(1), default=BUDGET, show_default=True,
@@ -148,8 +156,10 @@ def _compile(model: Path, label: str, options: dict[str, Any]) -> Compiled:
             schedule=options["schedule"], pipeline=options["pipeline"],
             sizes=named_sizes("--fix", options["fixed"]) or None,
             constants=read_constants(options["constants"]) or None, cache=not options["no_cache"],
-            search=options["search"], cost_model=options["cost_model"], budget=options["budget"],
-            seed=options["search_seed"], expect=named_sizes("--expect", options["expected"]),
+            search=options["search"], cost_model=options["cost_model"],
+            objective=options["objective"], max_memory=options["max_memory"],
+            measure=options["measure"], budget=options["budget"], seed=options["search_seed"],
+            expect=named_sizes("--expect", options["expected"]),
             progress=progress,
         )  # fmt: skip
 

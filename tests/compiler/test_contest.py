@@ -86,3 +86,37 @@ def test_objectives() -> None:
 def test_wrong_settings(wrong: dict[str, object]) -> None:
     with pytest.raises(OptionError):
         evonnx.compile(branches(8, 1), **wrong)  # type: ignore[arg-type]
+
+
+def test_groups_side_by_side_come_from_the_search() -> None:
+    """Two chains of steps that only one thread can work on run next to one another."""
+    b = Builder()
+    ends = []
+    for name in ("p", "q"):
+        x = b.input(name, TensorType(F32, (1, 200_000)))
+        ends.append(b.op("cumulate", x, kind="sum", axis=1, exclusive=False, reverse=False))
+    graph = b.build({"a": ends[0], "b": ends[1]})
+    compiled = evonnx.compile(graph, search="exact", threads=2)
+    stages = [g.stage for g in compiled.schedule.groups]
+    assert stages[0] is not None
+    assert stages[0] == stages[1]
+    assert [g.threads for g in compiled.schedule.groups] == [1, 1]
+    assert compiled.report().search["cost"] < 0.7 * compiled.report().search["greedy"]
+    feeds = {n: np.random.default_rng(2).standard_normal((1, 200_000)).astype(np.float32)
+             for n in ("p", "q")}
+    alone = evonnx.compile(graph, threads=1)
+    for got, want in zip(compiled.run(None, feeds), alone.run(None, feeds), strict=True):
+        np.testing.assert_array_equal(got, want)
+
+
+def test_a_strategy_of_ones_own() -> None:
+    from evonnx.search.strategies import Random
+
+    class Mine(Random):
+        """As random, under a name of its own."""
+
+    graph = branches(16, 2)
+    compiled = evonnx.compile(graph, search=Mine(), budget=200, threads=1)
+    assert compiled.report().search["search"] == "Mine"
+    assert compiled.report().program == "cache is off"
+    assert agrees(compiled, graph)
