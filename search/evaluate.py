@@ -96,25 +96,57 @@ def keys_of(orders: np.ndarray) -> np.ndarray:
     return keys
 
 
+NEAR = 24
+"""Ready nodes that are kept sorted; few graphs are wider, and then a heap holds the others."""
+
+
 @_jit
 def list_schedule(f, priority, order, waits, heap):  # type: ignore[no-untyped-def]
-    """Writes the topological order with the smallest priorities first; ties go by number."""
+    """Writes the topological order with the smallest priorities first; ties go by number.
+
+    The ready nodes with the smallest keys are sorted, the next one last; none of the others, in a
+    heap, comes before them."""
     n = len(order)
     pred_ptr, succ_ptr, succs = f.pred_ptr, f.succ_ptr, f.succs
-    held = 0
+    near = np.empty(NEAR + 1, np.int32)
+    close, far = 0, 0
     for v in range(n):
         waits[v] = pred_ptr[v + 1] - pred_ptr[v]
         if waits[v] == 0:
-            held = _push(heap, held, priority, v)
+            far = _push(heap, far, priority, v)
     for k in range(n):
-        v = heap[0]
-        held = _pop(heap, held, priority)
+        if close == 0:
+            # As many as half of the room, the last first.
+            close = min(far, NEAR // 2)
+            for i in range(close - 1, -1, -1):
+                near[i] = heap[0]
+                far = _pop(heap, far, priority)
+        close -= 1
+        v = near[close]
         order[k] = v
         for e in range(succ_ptr[v], succ_ptr[v + 1]):
             s = succs[e]
             waits[s] -= 1
-            if waits[s] == 0:
-                held = _push(heap, held, priority, s)
+            if waits[s] != 0:
+                continue
+            if far > 0 and not (close > 0 and _before(priority, s, near[0])):
+                far = _push(heap, far, priority, s)
+                if close == 0:
+                    near[0] = heap[0]
+                    far = _pop(heap, far, priority)
+                    close = 1
+                continue
+            i = close
+            while i > 0 and _before(priority, near[i - 1], s):
+                near[i] = near[i - 1]
+                i -= 1
+            near[i] = s
+            close += 1
+            if close > NEAR:
+                far = _push(heap, far, priority, near[0])
+                close -= 1
+                for j in range(close):
+                    near[j] = near[j + 1]
 
 
 @_inner
@@ -277,20 +309,17 @@ def _given_cuts(f, order, hashes, cuts, groups):  # type: ignore[no-untyped-def]
     i = len(order)
     while i > 0:
         v = order[i - 1]
-        room = 1
-        e = end_ptr[v]
-        size, chosen = 0, -1
-        while e < end_ptr[v + 1]:
-            k = end_size[e]
-            while room < k and room < i and not cuts[order[i - 1 - room]]:
-                room += 1
-            if k > room:
-                break
-            if k > size and hashes[i] ^ hashes[i - k] == end_hash[e]:
-                size, chosen = k, end_group[e]
-            e += 1
-        groups[i - 1] = chosen
-        i -= size
+        e = end_ptr[v + 1] - 1
+        room, most = 1, min(i, end_size[e])
+        while room < most and not cuts[order[i - 1 - room]]:
+            room += 1
+        here = hashes[i]
+        while end_size[e] > room or here ^ hashes[i - end_size[e]] != end_hash[e]:
+            e -= 1
+        while e > end_ptr[v] and end_hash[e - 1] == end_hash[e]:
+            e -= 1  # of equal sets the cheapest comes first
+        groups[i - 1] = end_group[e]
+        i -= end_size[e]
 
 
 @_jit

@@ -20,8 +20,8 @@ a peak that is known to be possible prunes it, as in SERENITY: Ahn et al., 2020)
 least cost under that limit. A graph with more than ``limit`` ideals is refused.
 
 ``beam`` keeps the best ideals of each size only, by the cost so far and the least that the missing
-nodes may cost (a beam search, Lowerre 1976); where it never had to drop one it is a proof.
-``solve_window`` is the same between two ideals of a schedule.
+nodes may cost, or by the peak and what is live (beam search: Lowerre, 1976); where it never had to
+drop one it is a proof. ``solve_window`` is the same between two ideals of a schedule.
 
 Ideals are bit sets in rows of 64-bit words, found by Zobrist's hash and compared word by word, so
 the proof does not rest on the hash.
@@ -208,7 +208,7 @@ def _ideals(f, tables, window, start, live_at_start, price,  # type: ignore[no-u
     ``remembers``: memory counts; ``bottleneck``: the best is the least peak."""
     n, words = len(f.word), len(start)
     pred_ptr, preds, member_ptr, members = f.pred_ptr, f.preds, f.member_ptr, f.members
-    word, written, ceiling = f.word, f.written, f.limit
+    word, written, ceiling, succ_ptr, succs = f.word, f.written, f.limit, f.succ_ptr, f.succs
     first_ptr, first, holder_ptr = tables.first_ptr, tables.first, tables.holder_ptr
     holders, outer_ptr, outer = tables.holders, tables.outer_ptr, tables.outer
     share = tables.share
@@ -218,12 +218,17 @@ def _ideals(f, tables, window, start, live_at_start, price,  # type: ignore[no-u
     room = 1024
     rows, hashes = np.zeros((room, words), np.uint64), np.zeros(room, np.uint64)
     best, live, rest = np.full(room, math.inf), np.zeros(room), np.zeros(room)
+    # Nodes that are ready lie between the first missing one (its place in the window) and the last
+    # successor of what is done.
+    low, high = np.zeros(room, np.int32), np.zeros(room, np.int32)
     origin, by, following = _none(room), _none(room), _none(room)
     heads = _none(len(window) + 1)  # first ideal of each size; ``following`` chains the others
     slots = _rehash(1, hashes, 4 * room)
     rows[0], live[0], best[0], heads[0] = start, live_at_start, 0.0, 0
     for v in window:
         rest[0] += share[v]
+        if _ready(start, v, pred_ptr, preds):
+            high[0] = v
     count, tried, dropped = 1, 0, False
     row = np.zeros(words, np.uint64)
     for size in range(len(window)):
@@ -231,7 +236,10 @@ def _ideals(f, tables, window, start, live_at_start, price,  # type: ignore[no-u
         dropped |= narrowed
         for at in layer:
             here = rows[at]
-            for v in window:
+            for j in range(low[at], len(window)):
+                v = window[j]
+                if v > high[at]:
+                    break
                 if not _ready(here, v, pred_ptr, preds):
                     continue
                 for e in range(first_ptr[v], first_ptr[v + 1]):
@@ -258,6 +266,8 @@ def _ideals(f, tables, window, start, live_at_start, price,  # type: ignore[no-u
                             best = np.concatenate((best, np.full(room, math.inf)))
                             live = np.concatenate((live, np.zeros(room)))
                             rest = np.concatenate((rest, np.zeros(room)))
+                            low = np.concatenate((low, np.zeros(room, np.int32)))
+                            high = np.concatenate((high, np.zeros(room, np.int32)))
                             origin, by = _longer(origin), _longer(by)
                             following = _longer(following)
                             here = rows[at]
@@ -265,10 +275,18 @@ def _ideals(f, tables, window, start, live_at_start, price,  # type: ignore[no-u
                         k = count
                         count += 1
                         rows[k], hashes[k], slots[slot], rest[k] = row, key, k, rest[at]
+                        low[k], high[k] = low[at], high[at]
+                        while low[k] < len(window) and _has(row, window[low[k]]):
+                            low[k] += 1
                         for m in range(member_ptr[g], member_ptr[g + 1]):
-                            rest[k] -= share[members[m]]
+                            u = members[m]
+                            rest[k] -= share[u]
+                            if succ_ptr[u + 1] > succ_ptr[u]:
+                                high[k] = max(high[k], succs[succ_ptr[u + 1] - 1])
                         if remembers:
                             live[k] = live[at] + _growth(f, here, row, g)
+                        if bottleneck:
+                            rest[k] = live[k]  # of equal peaks, what occupies less now
                         grown = size + member_ptr[g + 1] - member_ptr[g]
                         following[k], heads[grown] = heads[grown], k
                         if 2 * count > len(slots):
@@ -301,7 +319,10 @@ def _by_parts(problem: Problem, limit: int) -> Proof | None:
     """The proofs of the parts that no candidate connects; equal parts are proven once."""
     chosen: list[int] = []
     known: dict[bytes, Proof] = {}
-    for part in split(problem):
+    parts = split(problem)
+    if len(parts) == 1:
+        return _solve(problem, limit)
+    for part in parts:
         proof = known.get(part.key)
         if proof is None:
             solved = _solve(part.problem, limit)
@@ -330,11 +351,13 @@ def prove_peak(problem: Problem, limit: int = 1_000_000, known: float = math.inf
                  least.transitions + cheap.transitions, least.peak)  # fmt: skip
 
 
-def beam(problem: Problem, width: int, limit: int = 4_000_000) -> Proof | None:
+def beam(problem: Problem, width: int, limit: int = 4_000_000, peaks: bool = False
+         ) -> Proof | None:
     """A solution that followed the best ``width`` ideals of each size; ``exact`` if none was
-    dropped. None where there were more than ``limit`` ideals in all, or none within the memory
-    limit was met."""
-    proof = _solve(problem, limit, remembers=problem.limited_memory, width=width)
+    dropped. ``peaks``: by the peak memory, and what is live, instead of the cost. None where there
+    were more than ``limit`` ideals in all, or none within the memory limit was met."""
+    proof = _solve(problem, limit, remembers=peaks or problem.limited_memory, bottleneck=peaks,
+                   width=width)  # fmt: skip
     return proof if proof is None or proof.chosen or not problem.nodes else None
 
 

@@ -17,6 +17,10 @@ import numpy as np
 from .evaluate import _inner, _jit, best_cuts, cell, live_bytes, prefix_hashes, prices
 from .problem import Problem
 
+REACH = 12
+"""Places that a near move goes, and nodes that it takes along, at most, where no candidate is
+larger."""
+
 
 @_inner
 def draw(state):  # type: ignore[no-untyped-def]
@@ -124,13 +128,39 @@ def _recut(f, first, end, span, order, hashes, live, price, fine, best, back, mo
 
 
 @_jit
-def _propose(f, state, span, order, place):  # type: ignore[no-untyped-def]
+def _movable(f, order, place):  # type: ignore[no-untyped-def]
+    """Nodes that may have another place in some order: those that are not behind all nodes before
+    them, or not before all behind them. All before ``i`` lead to it if each has a successor by then
+    (which leads on, or is ``i``), and the other way round."""
+    n = len(order)
+    back = np.full(n + 1, n, np.int32)  # of the nodes from here on, the earliest last predecessor
+    for i in range(n - 1, -1, -1):
+        last = -1
+        for e in range(f.pred_ptr[order[i]], f.pred_ptr[order[i] + 1]):
+            last = max(last, place[f.preds[e]])
+        back[i] = min(back[i + 1], last)
+    found, count = np.empty(n, np.int32), 0
+    far = 0  # of the nodes before, the latest first successor
+    for i in range(n):
+        v = order[i]
+        if far > i or back[i + 1] < i:
+            found[count] = v
+            count += 1
+        first = n
+        for e in range(f.succ_ptr[v], f.succ_ptr[v + 1]):
+            first = min(first, place[f.succs[e]])
+        far = max(far, first)
+    return found[:count]
+
+
+@_jit
+def _propose(f, state, reach, order, place, movable):  # type: ignore[no-untyped-def]
     """A random move as (first, middle, end): swap the two runs; ``first == end`` for none."""
     n = len(order)
-    begin = below(state, n)
+    begin = place[movable[below(state, len(movable))]]
     count = 1
     if below(state, 8) == 0:  # one in eight moves a run
-        count = min(1 + below(state, span), n - begin)
+        count = min(1 + below(state, reach), n - begin)
     stop = begin + count
     low, high = _window(f, begin, stop, order, place)
     free = high - low - count
@@ -139,8 +169,8 @@ def _propose(f, state, span, order, place):  # type: ignore[no-untyped-def]
     target = low + below(state, free)
     if target >= begin:
         target += 1
-    if below(state, 4) and abs(target - begin) > span:  # mostly near, sometimes far
-        step = 1 + below(state, span)
+    if below(state, 4) and abs(target - begin) > reach:  # mostly near, sometimes far
+        step = 1 + below(state, reach)
         target = min(begin + step, high - count) if target > begin else max(begin - step, low)
     if target == begin:
         return 0, 0, 0
@@ -171,12 +201,14 @@ def _anneal(f, order, weights, moves, hot, cold, state):  # type: ignore[no-unty
     total = best[n]
     kept, least = order.copy(), total
     cooling = (cold / hot) ** (1.0 / max(1, moves))
-    heat = hot
-    for _ in range(moves):
+    movable = _movable(f, order, place)
+    heat, cut = hot, 0
+    for _ in range(moves if len(movable) else 0):
         heat *= cooling
-        first, middle, end = _propose(f, state, span, order, place)
+        first, middle, end = _propose(f, state, max(span, REACH), order, place, movable)
         if first == end:
             continue
+        cut += 1
         _rotate(order, place, first, middle, end, spare)
         _refresh(f, first, end, order, place, hashes, live)
         stop, change = _recut(f, first, end, span, order, hashes, live, price, fine, best, back,
@@ -195,7 +227,19 @@ def _anneal(f, order, weights, moves, hot, cold, state):  # type: ignore[no-unty
             for i in range(first + 1, stop):
                 best[i], back[i] = old[i], old_back[i]
     order[:] = kept
-    return least
+    return least, cut
+
+
+def walk(
+    problem: Problem, order: np.ndarray, moves: int, hot: float, cold: float, seed: int,
+    weights: np.ndarray | None = None,
+) -> tuple[np.ndarray, float, int]:
+    """(order, cost, orders cut again) of ``anneal``: proposals that change nothing are not cut."""
+    walked = np.array(order, np.int32)
+    none = np.empty(0) if weights is None else np.ascontiguousarray(weights, np.float64)
+    state = np.array([seed & (1 << 64) - 1], np.uint64)
+    cost, cuts = _anneal(problem.flat, walked, none, moves, hot, cold, state)
+    return walked, float(cost), int(cuts)
 
 
 def anneal(
@@ -206,8 +250,5 @@ def anneal(
     geometrically from ``hot`` to ``cold`` (units of cost, both positive); the best one seen. Over
     the memory limit the cost is that of ``Decoded.costs``. ``weights`` f8[k + 1] as in ``Genomes``
     replace the cost; that of the peak, which is no sum, does not count."""
-    walked = np.array(order, np.int32)
-    none = np.empty(0) if weights is None else np.ascontiguousarray(weights, np.float64)
-    state = np.array([seed & (1 << 64) - 1], np.uint64)
-    cost = _anneal(problem.flat, walked, none, moves, hot, cold, state)
-    return walked, float(cost)
+    walked, cost, _ = walk(problem, order, moves, hot, cold, seed, weights)
+    return walked, cost

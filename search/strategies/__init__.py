@@ -9,6 +9,7 @@ class (or function) without required arguments.
 
 from __future__ import annotations
 
+from functools import partial
 from importlib.metadata import entry_points
 
 from ...ir.errors import OptionError, quote
@@ -16,7 +17,9 @@ from .annealing import Annealing
 from .base import Base, Factory, Strategy
 from .genetic import Genetic
 from .nsga2 import Nsga2
+from .optuna import SAMPLERS, Optuna
 from .proofs import Beam, Exact, Exhaustive
+from .pymoo import ALGORITHMS, Pymoo
 from .sampling import Random
 from .swarm import Swarm
 
@@ -32,7 +35,11 @@ STRATEGIES: dict[str, Factory] = {
 }
 """Heuristic strategies: name -> factory with default parameters."""
 
-_REGISTERED: dict[str, Factory] = {**STRATEGIES, "exact": Exact, "exhaustive": Exhaustive}
+_REGISTERED: dict[str, Factory] = {
+    **STRATEGIES, "exact": Exact, "exhaustive": Exhaustive,
+    **{f"pymoo-{name.lower()}": partial(Pymoo, name) for name in ALGORITHMS},
+    **{f"optuna-{name}": partial(Optuna, name) for name in SAMPLERS},
+}  # fmt: skip
 
 
 def register_strategy(name: str, factory: Factory) -> None:
@@ -69,6 +76,6 @@ def strategy(name: str) -> Strategy:
 
 __all__ = [
     "ENTRY_POINTS", "STRATEGIES", "Annealing", "Base", "Beam", "Exact", "Exhaustive", "Factory",
-    "Genetic", "Nsga2", "Random", "Strategy", "Swarm", "register_strategy", "strategies",
-    "strategy",
+    "Genetic", "Nsga2", "Optuna", "Pymoo", "Random", "Strategy", "Swarm", "register_strategy",
+    "strategies", "strategy",
 ]  # fmt: skip

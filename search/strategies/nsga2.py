@@ -24,6 +24,49 @@ PEAK = "peak"
 """Name of the memory peak among the objectives."""
 
 
+class Archive:
+    """Schedules that no other dominates in the named objectives (all, and the peak where the
+    problem has values, if none are named). Raises ``OptionError`` for what it does not have."""
+
+    def __init__(self, problem: Problem, names: Sequence[str]) -> None:
+        known = (*problem.objectives, *([PEAK] if problem.remembers else []))
+        wrong = [name for name in names if name not in known]
+        if wrong:
+            raise OptionError(f"objectives: of {', '.join(known)}, not {', '.join(wrong)}")
+        self._problem = problem
+        self.columns = [known.index(name) for name in names or known]
+        """Column of each objective among the parts, the peak behind them."""
+        self._points: dict[int, Point] = {}
+
+    def add(self, found: Decoded) -> np.ndarray:
+        """Keeps what belongs here; answers the objectives f8[p, c] to be minimized, those over the
+        memory limit behind all others."""
+        values = np.column_stack([found.parts, found.peaks])[:, self.columns]
+        limit = self._problem.limit
+        for k in np.flatnonzero(found.peaks <= limit):
+            self._remember(found, int(k), values[k])
+        over = np.maximum(0.0, found.peaks - limit)
+        late = np.where(over > 0, 1e6 * (1 + over / max(1.0, limit)), 1.0)
+        fined: np.ndarray = values * late[:, None]
+        return fined
+
+    def _remember(self, found: Decoded, k: int, value: np.ndarray) -> None:
+        name = int(found.prints[k])
+        for point in self._points.values():
+            if all(a <= b for a, b in zip(point.values, value, strict=True)):
+                return
+        self._points = {n: p for n, p in self._points.items()
+                        if not all(b <= a for a, b in zip(p.values, value, strict=True))}
+        parts = tuple(found.parts[k].tolist())
+        self._points[name] = Point(tuple(value.tolist()), parts, float(found.peaks[k]),
+                                   found.chosen(k))  # fmt: skip
+
+    @property
+    def front(self) -> tuple[Point, ...]:
+        """The schedules, by the first objective."""
+        return tuple(sorted(self._points.values(), key=lambda p: p.values))
+
+
 class Nsga2(Base):
     """``size`` genomes; ``objectives`` to minimize, by name (all of the problem's, and the peak
     where it has values, if none are named); ``polish`` moves per node and generation."""
@@ -36,12 +79,9 @@ class Nsga2(Base):
 
     def start(self, problem: Problem, first: np.ndarray, seed: int) -> None:
         """See ``Strategy``. Raises ``OptionError`` for an objective the problem does not have."""
-        known = (*problem.objectives, *([PEAK] if problem.remembers else []))
-        wrong = [name for name in self.objectives if name not in known]
-        if wrong:
-            raise OptionError(f"objectives: of {', '.join(known)}, not {', '.join(wrong)}")
         self._problem = problem
-        self._columns = [known.index(name) for name in self.objectives or known]
+        self._archive = Archive(problem, self.objectives)
+        self._columns = self._archive.columns
         self._rng = rng = np.random.default_rng([seed, 0x4E32])
         noise = rng.random((max(1, self.size - len(first)), problem.nodes))
         self._ask = Genomes(np.concatenate([keys_of(first), noise]))
@@ -50,7 +90,6 @@ class Nsga2(Base):
         self._weights = np.empty((0, problem.parts.shape[1] + 1))
         self._values = np.empty((0, len(self._columns)))
         self._prints = np.empty(0, np.uint64)
-        self._archive: dict[int, Point] = {}
 
     def _drawn(self, count: int) -> np.ndarray:
         """Random directions: log-uniform weights over what the objectives may be at most; the
@@ -74,15 +113,11 @@ class Nsga2(Base):
 
     def tell(self, genomes: Genomes, found: Decoded) -> None:
         """Survival of the best fronts; infeasible genomes come behind all others."""
-        values = np.column_stack([found.parts, found.peaks])[:, self._columns]
-        for k in np.flatnonzero(found.peaks <= self._problem.limit):
-            self._remember(found, int(k), values[k])
-        over = np.maximum(0.0, found.peaks - self._problem.limit)
-        late = np.where(over > 0, 1e6 * (1 + over / max(1.0, self._problem.limit)), 1.0)
+        values = self._archive.add(found)
         keys = np.concatenate([self._keys, found.keys])
         assert genomes.weights is not None
         weights = np.concatenate([self._weights, genomes.weights])
-        every = np.concatenate([self._values, values * late[:, None]])
+        every = np.concatenate([self._values, values])
         prints = np.concatenate([self._prints, found.prints])
         _, once = np.unique(prints, return_index=True)
         once = np.sort(once)
@@ -91,23 +126,10 @@ class Nsga2(Base):
         self._keys, self._weights = keys[keep], weights[keep]
         self._values, self._prints = every[keep], prints[keep]
 
-    def _remember(self, found: Decoded, k: int, value: np.ndarray) -> None:
-        name = int(found.prints[k])
-        if name in self._archive:
-            return
-        for point in self._archive.values():
-            if all(a <= b for a, b in zip(point.values, value, strict=True)):
-                return
-        self._archive = {n: p for n, p in self._archive.items()
-                         if not all(b <= a for a, b in zip(p.values, value, strict=True))}
-        parts = tuple(found.parts[k].tolist())
-        self._archive[name] = Point(tuple(value.tolist()), parts, float(found.peaks[k]),
-                                    found.chosen(k))  # fmt: skip
-
     @property
     def front(self) -> tuple[Point, ...]:
         """What no other dominates, by the first objective."""
-        return tuple(sorted(self._archive.values(), key=lambda p: p.values))
+        return self._archive.front
 
     def _children(self) -> Genomes:
         rng, n = self._rng, self._problem.nodes

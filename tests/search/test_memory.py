@@ -103,6 +103,15 @@ def test_decoding_measures(seed: int) -> None:
             assert getattr(found, name).tobytes() == getattr(both, name).tobytes()
 
 
+def test_given_cuts_take_the_largest_and_cheapest() -> None:
+    edges = [(0, 1), (1, 2), (2, 3)]
+    groups = [(0,), (1,), (2,), (3,), (2, 3), (1, 2, 3), (1, 2, 3), (0, 1), (1, 2, 3)]
+    p = make_problem(4, edges, groups, [1, 1, 1, 1, 1, 3, 2, 1, 4])
+    cuts = np.array([[0, 0, 0, 0], [0, 1, 0, 0], [1, 0, 1, 1], [0, 0, 1, 0]], np.uint8)
+    found = decode(p, Genomes(np.zeros((4, 4)), cuts=cuts))
+    assert [found.chosen(k) for k in range(4)] == [(0, 6), (7, 4), (0, 1, 2, 3), (7, 2, 3)]
+
+
 def test_bias_moves_the_cut() -> None:
     """A price on one edge keeps its ends together; what counts in the end is the true cost."""
     p = make_problem(3, [(0, 1), (1, 2)], [(0,), (1,), (2,), (0, 1), (1, 2)], [1, 1, 1, 3, 4])

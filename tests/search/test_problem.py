@@ -9,8 +9,8 @@ import pytest
 
 from evonnx.search.evaluate import cut, decode
 from evonnx.search.exact import exhaustive, prove
-from evonnx.search.generate import generated
-from evonnx.search.moves import anneal
+from evonnx.search.generate import generated, towers
+from evonnx.search.moves import _movable, anneal, walk
 from evonnx.search.problem import Found, Problem, check_solution, floor, make_problem
 from evonnx.search.run import search
 from evonnx.search.strategies import STRATEGIES
@@ -91,6 +91,22 @@ def test_decoding_lists_and_cuts() -> None:
     assert np.array_equal(decode(p, found.keys).orders, orders)
 
 
+@pytest.mark.parametrize("edges", [
+    [], [(0, b) for b in range(1, 120)], [(b % 60, b) for b in range(60, 120)], towers(120, 0),
+], ids=["none", "star", "pairs", "towers"])  # fmt: skip
+def test_list_schedules_of_wide_graphs(edges: list[tuple[int, int]]) -> None:
+    p = make_problem(120, edges, [(v,) for v in range(120)], [1.0] * 120)
+    population = np.round(np.random.default_rng(1).random((6, 120)), 2)  # with ties
+    for key, order in zip(population, decode(p, population).orders, strict=True):
+        done: list[int] = []
+        waits = set(range(120))
+        while waits:
+            ready = [v for v in waits if not waits.intersection(p.predecessors(v))]
+            done.append(min(ready, key=lambda v: (key[v], v)))
+            waits.remove(done[-1])
+        assert order.tolist() == done
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_re_cut_moves_are_exact(seed: int) -> None:
     """What annealing believes an order costs is what decoding it from scratch says."""
@@ -103,6 +119,19 @@ def test_re_cut_moves_are_exact(seed: int) -> None:
     assert cost <= decode(p, keys_of(order[None])).costs[0]
     again, _ = anneal(p, order, 3000, hot, hot / 100, seed)
     assert np.array_equal(walked, again)
+
+
+def test_what_can_move() -> None:
+    """Every node but the waists; a chain has nothing else."""
+    edges = [(0, 1), (0, 2), (1, 3), (2, 3), (3, 4), (4, 5), (3, 5)]
+    for more, movable in (([], {1, 2}), ([(5, 6)], {1, 2}), ([(6, 7)], set(range(8)))):
+        n = 1 + max(b for _, b in edges + more)
+        p = make_problem(n, edges + more, [(v,) for v in range(n)], [1.0] * n)
+        order = np.arange(n, dtype=np.int32)
+        assert set(_movable(p.flat, order, order).tolist()) == movable
+    chain = make_problem(3, [(0, 1), (1, 2)], [(0,), (1,), (2,)], [1.0] * 3)
+    walked, cost, cuts = walk(chain, np.arange(3, dtype=np.int32), 100, 1, 0.1, 0)
+    assert (walked.tolist(), cost, cuts) == ([0, 1, 2], 3.0, 0)
 
 
 def test_proof_and_exhaustive_search_agree() -> None:

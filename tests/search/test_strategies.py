@@ -11,12 +11,22 @@ import pytest
 from evonnx.ir.errors import LimitError, OptionError
 from evonnx.search import strategies as registry
 from evonnx.search.evaluate import decode, keys_of
-from evonnx.search.exact import beam, exhaustive, prove, solve_window
+from evonnx.search.exact import beam, exhaustive, prove, prove_peak, solve_window
 from evonnx.search.generate import generated, remembering
+from evonnx.search.peaks import least_peak
 from evonnx.search.problem import InfeasibleError, Problem, check_solution, make_problem, peak
 from evonnx.search.run import search
 from evonnx.search.split import split
-from evonnx.search.strategies import Beam, Exact, Exhaustive, Genetic, Nsga2, Random, strategy
+from evonnx.search.strategies import (
+    Beam,
+    Exact,
+    Exhaustive,
+    Genetic,
+    Nsga2,
+    Pymoo,
+    Random,
+    strategy,
+)  # fmt: skip
 from evonnx.search.strategies.base import Base, best_segments
 from evonnx.search.strategies.nsga2 import ranked
 
@@ -170,6 +180,18 @@ def test_memory_limits_hold(name: str) -> None:
         search(free.limited(1.0), strategy(name), in_order(p), 500)
 
 
+def test_least_peaks_are_the_proven_ones() -> None:
+    for seed in range(6):
+        p = remembering(24, seed)
+        proof = prove_peak(p)
+        assert proof is not None
+        least, chosen = least_peak(p, in_order(p), 60_000, seed)
+        assert least == peak(p, chosen)
+        assert check_solution(p, chosen) == ""
+        assert proof.peak <= least <= 1.05 * proof.peak
+        assert least_peak(p, in_order(p), 60_000, seed) == (least, chosen)
+
+
 def test_fronts() -> None:
     """Solutions that do not dominate each other, near the optimum of every objective alone."""
     p = remembering(30, 3)
@@ -200,6 +222,34 @@ def test_ranks_by_hand() -> None:
     rank, crowd = ranked(values)
     assert rank.tolist() == [0, 0, 0, 1, 2]
     assert crowd[:3].tolist() == [np.inf, 2.0, np.inf]
+
+
+@pytest.mark.parametrize("name", ["pymoo-ga", "pymoo-pso", "pymoo-nsga2", "optuna-tpe",
+                                  "optuna-random"])  # fmt: skip
+def test_other_peoples_searches(name: str) -> None:
+    """They run on our problems, are never worse than the start, and repeat themselves."""
+    pytest.importorskip(name.split("-")[0])
+    p = remembering(12, 5)
+    first = in_order(p)
+    found = search(p, strategy(name), first, 300, seed=3)
+    again = search(p, strategy(name), first, 300, seed=3)
+    assert (found.cost, found.chosen, found.front) == (again.cost, again.chosen, again.front)
+    assert exhaustive(p) - 1e-9 <= found.cost <= decode(p, keys_of(first)).costs[0] + 1e-9
+    assert found.evaluations >= 300
+    if name == "pymoo-nsga2":
+        assert (ranked(np.array([point.values for point in found.front]))[0] == 0).all()
+
+
+def test_optunas_grid_is_used_up() -> None:
+    pytest.importorskip("optuna")
+    p = generated(5, 1)
+    found = search(p, strategy("optuna-grid"), in_order(p), 10**6)
+    assert found.evaluations == 3**5
+    assert found.cost == pytest.approx(exhaustive(p))
+    with pytest.raises(OptionError, match="more than 100000 points"):
+        search(generated(30, 1), strategy("optuna-grid"), in_order(generated(30, 1)), 10)
+    with pytest.raises(OptionError, match="of GA, PSO, NSGA2, not DE"):
+        Pymoo("DE")
 
 
 class Lazy(Base):

@@ -1,0 +1,283 @@
+"""The search engine by itself: gaps to proven optima, speeds, peak memory. No model is compiled.
+
+Every part appends lines of JSON to a file, so that long studies can be run piece by piece; the
+page is made of what is there. Seconds are process time of one thread.
+
+    python -m evonnx.bench.search gaps --family towers --nodes 1000 --out lines.jsonl
+    python -m evonnx.bench.search speed --out lines.jsonl
+    python -m evonnx.bench.search memory --out lines.jsonl
+    python -m evonnx.bench.search page lines.jsonl
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import networkx as nx
+import numpy as np
+
+from ..search import generate
+from ..search.evaluate import Genomes, decode, keys_of
+from ..search.exact import beam, prove, prove_peak
+from ..search.moves import walk
+from ..search.peaks import least_peak
+from ..search.problem import Problem, make_problem
+from ..search.run import search
+from ..search.strategies import strategy
+from .machine import describe
+
+FAMILIES = {"network": generate.network, "towers": generate.towers}
+
+
+def contract(problem: Problem) -> float:
+    """Greedy edge contraction: merges the two neighboring groups of an order that gain most, until
+    none gain; the order is the given one."""
+    cost = {problem.group(v[0]): float(problem.cost[v[0]]) for v in problem.variants}
+    groups: list[tuple[int, ...]] = [(v,) for v in range(problem.nodes)]
+    while True:
+        gains = [(cost[a] + cost[b] - cost[c], k)
+                 for k, (a, b) in enumerate(itertools.pairwise(groups))
+                 if (c := tuple(sorted(a + b))) in cost]  # fmt: skip
+        gain, k = max(gains, default=(0.0, 0))
+        if gain <= 0:
+            return sum(cost[g] for g in groups)
+        groups[k : k + 2] = [tuple(sorted(groups[k] + groups[k + 1]))]
+
+
+def timed(problem: Problem, name: str, seed: int, seconds: float, budget: int) -> dict[str, Any]:
+    """One search, ended by process time or by evaluations."""
+    began = time.process_time()
+
+    def watch(done: int, best: float, bound: float) -> None:
+        if time.process_time() - began > seconds:
+            raise KeyboardInterrupt
+
+    first = np.arange(problem.nodes, dtype=np.int32)[None]
+    found = search(problem, strategy(name), first, budget, seed, watch)
+    return {"cost": found.cost, "evaluations": found.evaluations,
+            "seconds": time.process_time() - began}  # fmt: skip
+
+
+def least(call: Callable[[], object], rounds: int = 7) -> float:
+    """Shortest process time of some calls."""
+    call()
+    best = np.inf
+    for _ in range(rounds):
+        began = time.process_time()
+        call()
+        best = min(best, time.process_time() - began)
+    return float(best)
+
+
+def randwire(nodes: int, near: int, seed: int, nbytes: float = 1.0) -> Problem:
+    """RandWire's graph WS(nodes, near, 0.75) (Xie et al., 2019), edges from small to large numbers,
+    every value of one size; each node is a group."""
+    graph = nx.connected_watts_strogatz_graph(nodes, near, 0.75, seed=seed)
+    edges = sorted((min(a, b), max(a, b)) for a, b in graph.edges)
+    return ordered(nodes, edges, [nbytes] * nodes)
+
+
+def ordered(nodes: int, edges: list[tuple[int, int]], sizes: list[float]) -> Problem:
+    """A problem of order alone: one group per node, values of ``sizes`` bytes, sinks kept."""
+    users: list[list[int]] = [[] for _ in range(nodes)]
+    for a, b in edges:
+        users[a].append(b)
+    values = [(v, sizes[v], users[v], not users[v]) for v in range(nodes)]
+    return make_problem(nodes, edges, [(v,) for v in range(nodes)], [1.0] * nodes, values=values)
+
+
+def inception(modules: int) -> Problem:
+    """Modules of Inception-v3's first kind: branches 1x1; 1x1, 5x5; 1x1, 3x3, 3x3; pool, 1x1; and
+    their concatenation. Sizes are channels."""
+    edges, sizes, tail = [], [192.0], 0
+    for _ in range(modules):
+        ends = []
+        for branch in ((64,), (48, 64), (64, 96, 96), (sizes[tail], 64)):
+            before = tail
+            for channels in branch:
+                sizes.append(float(channels))
+                edges.append((before, len(sizes) - 1))
+                before = len(sizes) - 1
+            ends.append(before)
+        sizes.append(float(sum(sizes[e] for e in ends)))
+        tail = len(sizes) - 1
+        edges += [(e, tail) for e in ends]
+    return ordered(len(sizes), sorted(edges), sizes)
+
+
+def nasnet(cells: int) -> Problem:
+    """Cells of NASNet-A (Zoph et al., 2018): five sums of two operations on the last two cells'
+    outputs or on earlier sums, concatenated; a separable convolution is two nodes. Definition
+    order: all operations of a block, block after block; every value has one size, a concatenation
+    five."""
+    edges, sizes, last = [], [1.0, 1.0], [0, 1]
+    edges.append((0, 1))
+
+    def node(inputs: list[int], size: float = 1.0) -> int:
+        sizes.append(size)
+        edges.extend((i, len(sizes) - 1) for i in sorted({*inputs}))
+        return len(sizes) - 1
+
+    def separable(v: int) -> int:
+        return node([node([v])])
+
+    for _ in range(cells):
+        h, old = node([last[1]]), node([last[0]])
+        left = [separable(h), separable(old), node([h]), node([old]), separable(h)]
+        right = [h, separable(h), old, node([old]), separable(old)]
+        sums = [node([a, b]) for a, b in zip(left, right, strict=True)]
+        last = [last[1], node(sums, 5.0)]
+    return ordered(len(sizes), sorted(set(edges)), sizes)
+
+
+@click.group()
+def main() -> None:
+    """The search engine by itself."""
+
+
+def _append(out: str, lines: list[dict[str, Any]]) -> None:
+    with open(out, "a", encoding="utf-8") as file:
+        for line in lines:
+            file.write(json.dumps(line) + "\n")
+
+
+@main.command()
+@click.option("--family", type=click.Choice(list(FAMILIES)), default="network")
+@click.option("--nodes", default=300)
+@click.option("--seeds", default=30)
+@click.option("--begin", default=0, help="First seed.")
+@click.option("--seconds", default=2.0)
+@click.option("--budget", default=0, help="Evaluations instead of seconds.")
+@click.option("--strategies", default="genetic,swarm,annealing,beam,random")
+@click.option("--out", required=True)
+def gaps(family: str, nodes: int, seeds: int, begin: int, seconds: float, budget: int,
+         strategies: str, out: str) -> None:
+    """Distance from the proven optimum."""
+    for name in strategies.split(","):  # what is compiled is compiled before
+        timed(generate.generated(12, 0), name, 0, 1e9, 2000)
+    for seed in range(begin, begin + seeds):
+        problem = generate.generated(nodes, seed, edges=FAMILIES[family](nodes, seed))
+        began = time.process_time()
+        proof = prove(problem)
+        assert proof is not None
+        spent = time.process_time() - began
+        base = {"part": "gaps", "family": family, "nodes": nodes, "seed": seed,
+                "limit": f"{budget} evaluations" if budget else f"{seconds:g} s"}  # fmt: skip
+        lines = [{**base, "strategy": "exact", "gap": 0.0, "seconds": spent,
+                  "evaluations": proof.ideals},
+                 {**base, "strategy": "greedy", "gap": contract(problem) / proof.cost - 1,
+                  "seconds": 0.0, "evaluations": 1}]  # fmt: skip
+        for name in strategies.split(","):
+            found = timed(problem, name, seed, 1e9 if budget else seconds, budget or 10**12)
+            gap = found.pop("cost") / proof.cost - 1
+            lines.append({**base, "strategy": name, "gap": gap, **found})
+        _append(out, lines)
+
+
+def rates(family: str, nodes: int) -> list[dict[str, Any]]:
+    """Proofs, decodes and re-cuts per second of a problem with three objectives and values."""
+    plain = generate.generated(nodes, 0, edges=FAMILIES[family](nodes, 0))
+    rng = np.random.default_rng(0)
+    users: list[list[int]] = [[] for _ in range(nodes)]
+    for a, b in plain.edges:
+        users[a].append(b)
+    groups = [plain.group(g) for g in range(plain.candidates)]
+    values = [(v, float(rng.integers(1, 1000)), users[v], not users[v]) for v in range(nodes)]
+    problem = make_problem(nodes, plain.edges, groups, plain.cost, objectives=("C", "D", "T"),
+                           parts=rng.random((len(groups), 3)), values=values)  # fmt: skip
+    keys, cuts = rng.random((50, nodes)), np.zeros((50, nodes), np.uint8)
+    order = np.arange(nodes, dtype=np.int32)
+    tight = problem.limited(float(decode(problem, keys_of(order[None])).peaks[0]))
+    hot = float(plain.cost.mean()) / 10
+    walks = order, 100_000, hot, hot / 50, 0
+    measured: list[tuple[str, int, Callable[[], object]]] = [
+        ("proofs of the optimum", 1, lambda: prove(plain)),
+        ("decodes, groups by cut genes", 50, lambda: decode(problem, Genomes(keys, cuts=cuts))),
+        ("decodes, exact cuts", 50, lambda: decode(problem, keys)),
+        ("orders cut again exactly", walk(plain, *walks)[2], lambda: walk(plain, *walks)),
+        ("orders cut again exactly, memory limited", walk(tight, *walks)[2],
+         lambda: walk(tight, *walks)),
+    ]  # fmt: skip
+    return [{"part": "speed", "family": family, "nodes": nodes, "candidates": len(groups),
+             "what": what, "per_second": count / least(call)}
+            for what, count, call in measured]  # fmt: skip
+
+
+@main.command()
+@click.option("--nodes", default=1000)
+@click.option("--out", required=True)
+def speed(nodes: int, out: str) -> None:
+    """Proofs, decodes and re-cuts per second, one thread."""
+    for family in FAMILIES:
+        _append(out, rates(family, nodes))
+
+
+@main.command()
+@click.option("--ideals", default=1_000_000)
+@click.option("--out", required=True)
+def memory(ideals: int, out: str) -> None:
+    """The least peak memory against that of the definition order."""
+    graphs = {f"RandWire WS(32,4,.75) #{s}": randwire(32, 4, s) for s in range(5)}
+    graphs |= {f"RandWire WS(128,8,.75) #{s}": randwire(128, 8, s) for s in range(3)}
+    graphs |= {"Inception-like, 6 modules": inception(6), "NASNet-like, 6 cells": nasnet(6)}
+    for name, problem in graphs.items():
+        first = np.arange(problem.nodes, dtype=np.int32)[None]
+        given = float(decode(problem, keys_of(first)).peaks[0])
+        began = time.process_time()
+        found, _ = least_peak(problem, first, 400_000)
+        searched = time.process_time() - began
+        proof = prove_peak(problem, ideals, found)
+        wide = beam(problem.limited(found * 0.999), 3000) if proof is None else None
+        if wide is not None:
+            found = wide.peak
+        _append(out, [{
+            "part": "memory", "graph": name, "nodes": problem.nodes, "given": given, "found": found,
+            "seconds": searched, "proven": None if proof is None else proof.peak,
+            "proof_seconds": time.process_time() - began - searched}])  # fmt: skip
+
+
+@main.command()
+@click.argument("lines", type=click.Path(exists=True))
+def page(lines: str) -> None:
+    """Prints the page."""
+    every = [json.loads(text) for text in Path(lines).read_text().splitlines()]
+    machine = describe()
+    print("# The search engine by itself\n")
+    print(", ".join(f"{k}: {v}" for k, v in machine.items() if isinstance(v, (str, int))) + "\n")
+    print("## Speed, one thread\n\n| graph | candidates | what | per second |\n|---|--:|---|--:|")
+    for r in (r for r in every if r["part"] == "speed"):
+        shown = f"{r['per_second']:,.0f}" if r["per_second"] > 50 else f"{r['per_second']:.2f}"
+        print(f"| {r['family']} {r['nodes']} | {r['candidates']:,} | {r['what']} | {shown} |")
+    print("\n## Gap to the proven optimum\n")
+    print("| graphs | limit | strategy | seeds | median | p95 | worst | seconds | evaluations |")
+    print("|---|---|---|--:|--:|--:|--:|--:|--:|")
+    rows = [r for r in every if r["part"] == "gaps"]
+    for key in sorted({(r["family"], r["nodes"], r["limit"]) for r in rows}):
+        of_key = [r for r in rows if (r["family"], r["nodes"], r["limit"]) == key]
+        names = sorted({r["strategy"] for r in of_key}, key=lambda n: np.median(
+            [r["gap"] for r in of_key if r["strategy"] == n]))  # fmt: skip
+        for name in names:
+            some = [r for r in of_key if r["strategy"] == name]
+            gap = np.array([r["gap"] for r in some]) * 100
+            print(f"| {key[0]} {key[1]} | {key[2]} | {name} | {len(some)} | "
+                  f"{np.median(gap):.2f} % | {np.percentile(gap, 95):.2f} % | {gap.max():.2f} % | "
+                  f"{np.median([r['seconds'] for r in some]):.2f} | "
+                  f"{np.median([r['evaluations'] for r in some]):,.0f} |")  # fmt: skip
+    print("\n## Peak memory, order alone\n")
+    print("| graph | nodes | definition order | found | ratio | proven | search s | proof s |")
+    print("|---|--:|--:|--:|--:|--:|--:|--:|")
+    for r in (r for r in every if r["part"] == "memory"):
+        proven = "too wide" if r["proven"] is None else f"{r['proven']:g}"
+        print(f"| {r['graph']} | {r['nodes']} | {r['given']:g} | {r['found']:g} | "
+              f"{r['given'] / r['found']:.2f} | {proven} | {r['seconds']:.1f} | "
+              f"{r['proof_seconds']:.1f} |")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
