@@ -16,7 +16,7 @@ from evonnx.ir.types import F32, TensorType
 from evonnx.search.greedy import Fuser, greedy
 from evonnx.search.legality import implementation
 
-NEEDS = "expand:attention,conv_transpose"
+NEEDS = "wide_attention,conv_transpose"
 """Passes without which some random graphs have ops that no group can run."""
 
 

@@ -19,7 +19,7 @@ from evonnx.ir import interp
 from evonnx.ir.graph import Graph
 from evonnx.ir.random_graphs import random_graph
 
-AS_IT_IS = "fold,expand:attention,conv_transpose"
+AS_IT_IS = "fold,halves,wide_attention,conv_transpose"
 SIZES = ({"N": 3, "S": 4}, {"N": 1, "S": 7})
 
 
