@@ -25,6 +25,8 @@ def onnxruntime(model: onnx.ModelProto, feeds: Mapping[str, np.ndarray]) -> dict
         import onnxruntime as ort
     except ImportError:
         raise Declined("onnxruntime is not installed") from None
+    if _has(model, "Einsum") and _empty(model, feeds):
+        raise Declined("its Einsum divides by the size of an axis, and by 0 ends the process")
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = 1
@@ -36,13 +38,22 @@ def onnxruntime(model: onnx.ModelProto, feeds: Mapping[str, np.ndarray]) -> dict
         found = dict(zip(names, session.run(None, dict(feeds)), strict=True))
     except Exception as error:  # any error of the peer means that it does not run the model
         raise Declined(str(error)[:200]) from None
-    if any(n.op_type == "LRN" for n in model.graph.node) and any(map(_odd, feeds.values())):
+    if _has(model, "LRN") and any(map(_odd, feeds.values())):
         raise Declined("its LRN keeps a running sum, which NaN and infinity never leave")
     return found
 
 
+def _has(model: onnx.ModelProto, op: str) -> bool:
+    return any(n.op_type == op for n in model.graph.node)
+
+
 def _odd(x: np.ndarray) -> bool:
     return x.dtype.kind == "f" and not np.isfinite(x).all()
+
+
+def _empty(model: onnx.ModelProto, feeds: Mapping[str, np.ndarray]) -> bool:
+    return any(0 in x.shape for x in feeds.values()) or any(
+        0 in t.dims for t in model.graph.initializer)
 
 
 def reference(model: onnx.ModelProto, feeds: Mapping[str, np.ndarray]) -> dict[str, Any]:
