@@ -246,6 +246,13 @@ class Ctx:
         types = ", ".join("-" if v is None else str(v.type) for v in self.inputs)
         return f"{op_title(self.node, self.opset)} ({types})"
 
+    def static(self, reason: str, *sizes: Dim) -> tuple[int, ...]:
+        """``sizes`` as integers; refuses the node, as ``need`` does, where one is symbolic."""
+        found = tuple(d for d in sizes if isinstance(d, int))
+        if len(found) < len(sizes):
+            self.need(reason, *sizes)
+        return found
+
     def need(self, reason: str, *wanted: Value | Dim) -> NoReturn:
         """Refuses a node until the values and sizes ``wanted`` are known: where they follow from
         small inputs of the model alone, the program is compiled once these are fed (see

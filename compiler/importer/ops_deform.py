@@ -9,6 +9,7 @@ product with the weights is a ``dot``. Images of any rank r.
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -52,13 +53,11 @@ def deform_conv(ctx: Ctx, node: NodeProto) -> Value:
     mask, groups = ctx.optional(4), ctx.attr("group", 1)
     if x.rank < 3 or w.rank != x.rank or offset.rank != x.rank:
         raise ModelError(f"image {x.type}, weights {w.type}, offsets {offset.type}")
-    if not all(isinstance(d, int) for d in (*w.shape, x.shape[1])):
-        ctx.fail(f"image {x.type}, weights {w.type}: channels and weights must have static sizes")
-    window = read_window(ctx, x.shape[2:], w.shape[2:])
-    n, c = x.shape[:2]
-    taps: int = product(w.shape[2:])  # type: ignore[assignment]
+    m, inner, *kernel = ctx.static(f"weights {w.type} must have static sizes", *w.shape)
+    (c,) = ctx.static(f"the channels of the image {x.type} must be static", x.shape[1])
+    window = read_window(ctx, x.shape[2:], kernel)
+    n, taps = x.shape[0], math.prod(kernel)
     sh = _Shape(ctx.attr("offset_group", 1), taps, x.shape[2:], offset.shape[2:])
-    m, inner = w.shape[:2]
     rank = x.rank - 2
     if c != inner * groups or m % groups or c % sh.groups:
         raise ModelError(f"{c} channels, weights {w.type}, {groups} and {sh.groups} groups")
@@ -105,7 +104,7 @@ def _plain_positions(ctx: Ctx, window: Window, sh: _Shape, k: int, like: Value) 
     """Where the taps of an ordinary convolution lie on axis ``k``: [taps, outs...], or with sizes
     of 1."""
     b, rank = ctx.b, len(sh.sizes)
-    kernel: tuple[int, ...] = window.kernel  # type: ignore[assignment]
+    kernel = ctx.static("a kernel of static sizes", *window.kernel)
     tap = np.indices(kernel)[k].reshape(sh.taps, *(1,) * rank) * window.dilations[k]
     shape = tuple(d if i == k else 1 for i, d in enumerate(sh.outs))
     ramp = b.op("iota", shape=(1, *shape), axis=1 + k, dtype=I64)

@@ -210,15 +210,14 @@ def _sized(
         ]
     if policy not in ("not_larger", "not_smaller"):
         raise ModelError(f"keep_aspect_ratio_policy {policy[:20]!r}")
-    old = [x.shape[a] for a in axes]
-    if not all(isinstance(d, int) for d in (*old, *sizes)):
-        ctx.need(f"keep_aspect_ratio_policy {policy} needs static sizes", *old, *sizes)
-    ratios = [d / o for d, o in zip(sizes, old, strict=True)]  # type: ignore[operator]
+    old = ctx.static(f"keep_aspect_ratio_policy {policy} needs static sizes",
+                     *(x.shape[a] for a in axes))
+    new = ctx.static(f"keep_aspect_ratio_policy {policy} needs static sizes", *sizes)
+    if min(old, default=1) < 1 or min(new, default=1) < 0:
+        raise ModelError(f"keep_aspect_ratio_policy {policy}: no ratio of {new} to {old}")
+    ratios = [d / o for d, o in zip(new, old, strict=True)]
     scale = min(ratios) if policy == "not_larger" else max(ratios)
-    return [
-        Axis(a, o, int(scale * o + 0.5), scale, None)  # type: ignore[operator]
-        for a, o in zip(axes, old, strict=True)
-    ]
+    return [Axis(a, o, int(scale * o + 0.5), scale, None) for a, o in zip(axes, old, strict=True)]
 
 
 def _resize(ctx: Ctx, x: Value, plan: Plan, axes: list[Axis]) -> Value:

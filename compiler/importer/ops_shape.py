@@ -142,10 +142,9 @@ def squeeze(ctx: Ctx, node: NodeProto) -> Value:
     x = ctx.input(0)
     axes = axes_of(ctx, 1, x.rank)
     if axes is None:
-        if not all(isinstance(d, int) for d in x.shape):
-            ctx.need("Squeeze without axes needs a static shape: which sizes are 1 is not known",
-                     *x.shape)  # fmt: skip
-        axes = tuple(i for i, d in enumerate(x.shape) if d == 1)
+        sizes = ctx.static("Squeeze without axes needs a static shape: which sizes are 1 is not "
+                           "known", *x.shape)
+        axes = tuple(i for i, d in enumerate(sizes) if d == 1)
     for a in axes:
         if isinstance(x.shape[a], int) and x.shape[a] != 1:
             raise ModelError(f"axis {a} of {x.type} is not of size 1")

@@ -172,6 +172,12 @@ BAD_STRUCTURE: dict[str, tuple[Callable[[], onnx.ModelProto], type[EvonnxError],
     "axis out of range": (
         lambda: model([helper.make_node("Softmax", ["x"], ["y"], "s", axis=5)]), ModelError,
         "'s'.*axis 5"),
+    "ratio of an empty axis": (
+        lambda: model([helper.make_node("Resize", ["x", "", "", "s"], ["y"], "r", mode="nearest",
+                                        keep_aspect_ratio_policy="not_larger")],
+                      [value("x", (0, 4))], opset=18,
+                      inits=[numpy_helper.from_array(np.array([2, 2]), "s")]),
+        ModelError, r"'r'.*no ratio of \(2, 2\) to \(0, 4\)"),
     "unknown element type": (
         lambda: model([helper.make_node("Cast", ["x"], ["y"], "c", to=99)]), ModelError,
         "element type number 99"),
