@@ -21,9 +21,9 @@ import numpy as np
 
 from ..ir.dims import Dim, ceil_div, dmax, dmin, known_ge
 from ..ir.graph import Attrs, Builder, Graph, Node, Value
-from .driver import carry
 from .evaluate import CAP
 from .facts import Refusal, array_of, is_const
+from .rebuild import New, with_replaced
 
 
 @dataclass(frozen=True)
@@ -59,25 +59,20 @@ def lower_conv_transpose(graph: Graph, fired: Counter[str] | None = None) -> Gra
     """``graph`` with the transposed convolutions lowered to convolutions."""
     if not any(n.op == "conv_transpose" for n in graph.nodes):
         return graph
-    builder = Builder(graph.constants)
-    for v in graph.inputs:
-        builder.adopt(v.node)
-    mapping: dict[Value, Value] = {}
-    for node in graph.nodes:
-        if node.op == "conv_transpose":
-            x, w = (mapping.get(v, v) for v in node.operands)
-            builder.default_origin = node.origin
-            try:
-                mapping[node.out] = _lower(builder, node, x, w)
-                if fired is not None:
-                    fired["conv_transpose"] += 1
-                continue
-            except Refusal:
-                pass
-            finally:
-                builder.default_origin = ()
-        carry(builder, node, mapping)
-    return builder.build([(name, mapping.get(v, v)) for name, v in graph.outputs])
+
+    def lowered(b: Builder, node: Node, new: New) -> tuple[Value, ...] | None:
+        if node.op != "conv_transpose":
+            return None
+        x, w = map(new, node.operands)
+        try:
+            y = _lower(b, node, x, w)
+        except Refusal:
+            return None
+        if fired is not None:
+            fired["conv_transpose"] += 1
+        return (y,)
+
+    return with_replaced(graph, lowered)
 
 
 def _lower(b: Builder, node: Node, x: Value, w: Value) -> Value:

@@ -13,9 +13,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from ..ir.graph import Builder, Graph, Node, Value, copy_node
+from ..ir.graph import Builder, Graph, Node, Value
 from .facts import Refusal
 from .pattern import Trace
+from .rebuild import New, with_replaced
 from .rule import (
     Match,
     Rule,
@@ -139,47 +140,23 @@ def apply(
 ) -> tuple[Graph, Counter[str]]:
     """``graph`` with every match replaced, and how often each rule fired. A match whose result
     cannot be built, or has another type, is left as it was and noted in ``memory``."""
-    memory = memory or Memory()
+    declined = (memory or Memory()).declined
     at_root = {m.root: m for m in matches}
-    builder = Builder(graph.constants)
-    mapping: dict[Value, Value] = {}
     fired: Counter[str] = Counter()
 
-    def new(value: Value) -> Value:
-        return mapping.get(value, value)
-
-    for v in graph.inputs:
-        builder.adopt(v.node)
-    for node in graph.nodes:
+    def result(builder: Builder, node: Node, new: New) -> tuple[Value, ...] | None:
         match = at_root.get(node)
-        if match is not None:
-            try:
-                mapping[node.out] = build_result(match, builder, new)
-                fired[match.rule.name] += 1
-                continue
-            except Refusal:
-                memory.declined.add((match.rule.name, node))
-        carry(builder, node, mapping)
-    if not fired:
-        return graph, fired
-    return builder.build([(name, new(v)) for name, v in graph.outputs]), fired
+        if match is None:
+            return None
+        try:
+            built = build_result(match, builder, new)
+        except Refusal:
+            declined.add((match.rule.name, node))
+            return None
+        fired[match.rule.name] += 1
+        return (built,)
 
-
-def carry(builder: Builder, node: Node, mapping: dict[Value, Value]) -> None:
-    """Brings a node over into ``builder``: itself if its operands are unchanged, else a copy.
-    ``mapping`` holds only the values that changed; inputs are there already."""
-    if node.op == "input":
-        return
-    if not any(v in mapping for v in node.inputs if v is not None):
-        kept = builder.adopt(node)
-        if kept is node:
-            return
-        outs = kept.outputs
-    else:
-        inputs = tuple(None if v is None else mapping.get(v, v) for v in node.inputs)
-        outs = copy_node(builder, node, inputs)
-    for old, out in zip(node.outputs, outs, strict=True):
-        mapping[old] = out
+    return with_replaced(graph, result), fired
 
 
 def rewrite(

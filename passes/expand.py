@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection
 from ..ir.graph import Builder, Graph, Node, Value
 from ..ir.ops import OPS
 from ..ir.types import F32
-from .driver import carry
+from .rebuild import New, inputs_of, with_replaced
 
 COMPOSITES: tuple[str, ...] = tuple(sorted(n for n, o in OPS.items() if o.expand is not None))
 """Ops that have an expansion."""
@@ -31,21 +31,14 @@ def expand_wide_attention(graph: Graph, fired: Counter[str] | None = None) -> Gr
 
 
 def _expand(graph: Graph, wanted: Callable[[Node], bool], fired: Counter[str] | None) -> Graph:
+    def expanded(b: Builder, node: Node, new: New) -> tuple[Value, ...] | None:
+        define = OPS[node.op].expand
+        if define is None or not wanted(node):
+            return None
+        if fired is not None:
+            fired[f"expand {node.op}"] += 1
+        return (define(b, inputs_of(node, new), node.attrs),)
+
     while any(map(wanted, graph.nodes)):
-        builder = Builder(graph.constants)
-        for v in graph.inputs:
-            builder.adopt(v.node)
-        mapping: dict[Value, Value] = {}
-        for node in graph.nodes:
-            define = OPS[node.op].expand
-            if define is None or not wanted(node):
-                carry(builder, node, mapping)
-                continue
-            inputs = tuple(None if v is None else mapping.get(v, v) for v in node.inputs)
-            builder.default_origin = node.origin
-            mapping[node.out] = define(builder, inputs, node.attrs)
-            builder.default_origin = ()
-            if fired is not None:
-                fired[f"expand {node.op}"] += 1
-        graph = builder.build([(name, mapping.get(v, v)) for name, v in graph.outputs])
+        graph = with_replaced(graph, expanded)
     return graph

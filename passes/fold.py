@@ -15,9 +15,9 @@ import numpy as np
 from ..ir.graph import Builder, Graph, Node, Value
 from ..ir.ops import lookup
 from ..ir.types import BOOL, I64, TensorType
-from .driver import carry
 from .evaluate import CAP, LOAD_CAP, constants_of, is_known, refusal_to_fold
 from .facts import Refusal, scalar_of
+from .rebuild import New, carry, inputs_of, with_replaced
 
 SYMBOLIC_LIMIT = 64
 """Most elements of a ``dims`` node; larger shape arithmetic stays as it is."""
@@ -28,45 +28,31 @@ def fold(graph: Graph, fired: Counter[str] | None = None, everything: bool = Fal
     """``graph`` with constant subgraphs evaluated; counts go into ``fired``. With ``everything``
     (the last step before scheduling) results may outgrow their operands: what is constant is
     computed once, when the model is compiled, and not in every call."""
-    builder = Builder(graph.constants)
-    for v in graph.inputs:
-        builder.adopt(v.node)
-    mapping: dict[Value, Value] = {}
-    changes = 0
-    for node in graph.nodes:
-        outs = _folded(builder, node, mapping, everything)
-        if outs is None:
-            carry(builder, node, mapping)
-            continue
-        changes += 1
-        if fired is not None:
+
+    def folded(builder: Builder, node: Node, new: New) -> tuple[Value, ...] | None:
+        outs = _folded(builder, node, inputs_of(node, new), everything)
+        if outs is not None and fired is not None:
             fired[f"fold {node.op}"] += 1
-        for old, new in zip(node.outputs, outs, strict=True):
-            mapping[old] = new
-    if not changes:
-        return graph
-    return builder.build([(name, mapping.get(v, v)) for name, v in graph.outputs])
+        return outs
+
+    return with_replaced(graph, folded)
 
 
 def _folded(
-    builder: Builder, node: Node, mapping: dict[Value, Value], everything: bool
+    builder: Builder, node: Node, inputs: tuple[Value | None, ...], everything: bool
 ) -> tuple[Value, ...] | None:
     """Replacements of the node's outputs, or None where it stays."""
     if node.op in _SOURCES and node.op != "iota":
         return None
-    inputs = [None if v is None else mapping.get(v, v) for v in node.inputs]
     if node.op == "if":
         return _known_branch(builder, node, inputs)
     if all(is_known(v) for v in inputs) and not _large_ramp(node):
-        here = Node(node.op, tuple(inputs), node.attrs, node.types)
+        here = Node(node.op, inputs, node.attrs, node.types)
         if refusal_to_fold(here, LOAD_CAP if everything else CAP, everything) is None:
             try:
-                builder.default_origin = node.origin
                 return constants_of(builder, here)
             except Refusal:
                 return None
-            finally:
-                builder.default_origin = ()
     return _symbolic(builder, node, inputs)
 
 
@@ -78,7 +64,9 @@ def _large_ramp(node: Node) -> bool:
     return not isinstance(count, int) or count > SYMBOLIC_LIMIT
 
 
-def _symbolic(builder: Builder, node: Node, inputs: list[Value | None]) -> tuple[Value, ...] | None:
+def _symbolic(
+    builder: Builder, node: Node, inputs: tuple[Value | None, ...]
+) -> tuple[Value, ...] | None:
     """The node as sizes, if it is shape arithmetic."""
     t = node.types[0]
     if len(node.types) != 1 or not isinstance(t, TensorType) or not inputs:
@@ -106,14 +94,14 @@ def _symbolic(builder: Builder, node: Node, inputs: list[Value | None]) -> tuple
     return (sizes if t.dtype == I64 else builder.op("cast", sizes, to=t.dtype),)
 
 
-def _in_builder(builder: Builder, node: Node, inputs: list[Value | None]) -> Value:
-    if tuple(inputs) == node.inputs:
+def _in_builder(builder: Builder, node: Node, inputs: tuple[Value | None, ...]) -> Value:
+    if inputs == node.inputs:
         return node.out
     return builder.node(node.op, inputs, node.attrs, node.origin).out
 
 
 def _known_branch(
-    builder: Builder, node: Node, inputs: list[Value | None]
+    builder: Builder, node: Node, inputs: tuple[Value | None, ...]
 ) -> tuple[Value, ...] | None:
     """The outputs of the branch that a constant condition takes, written into the graph."""
     taken = scalar_of(builder.constants, inputs[0])
@@ -134,7 +122,9 @@ def _known_branch(
     return outs if all(kept) else None
 
 
-def _inline(builder: Builder, region: Graph, args: list[Value | None]) -> tuple[Value, ...]:
+def _inline(
+    builder: Builder, region: Graph, args: tuple[Value | None, ...]
+) -> tuple[Value, ...]:
     builder.constants.update(region.constants)
     mapping: dict[Value, Value] = {}
     for inner, outer in zip(region.inputs, args, strict=True):

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections import Counter
 
-from ..ir.graph import Builder, Graph, Value
+from ..ir.graph import Builder, Graph, Node, Value
 from ..ir.types import F32
-from .driver import carry
+from .rebuild import New, inputs_of, with_replaced
 
 PRODUCTS = frozenset({"dot", "conv", "conv_transpose", "attention"})
 """Ops that are widened."""
@@ -27,20 +27,14 @@ def widen_products(graph: Graph, fired: Counter[str] | None = None) -> Graph:
     wanted = {n for n in wanted if n.attrs.get("acc") is None}
     if not wanted:
         return graph
-    builder = Builder(graph.constants)
-    for v in graph.inputs:
-        builder.adopt(v.node)
-    mapping: dict[Value, Value] = {}
-    for node in graph.nodes:
+
+    def widened(b: Builder, node: Node, new: New) -> tuple[Value, ...] | None:
         if node not in wanted:
-            carry(builder, node, mapping)
-            continue
-        builder.default_origin = node.origin
-        wide = (None if v is None else builder.op("cast", mapping.get(v, v), to=F32)
-                for v in node.inputs)
-        y = builder.op(node.op, *wide, **node.attrs)
-        mapping[node.out] = builder.op("cast", y, to=node.out.dtype)
-        builder.default_origin = ()
+            return None
+        wide = (None if v is None else b.op("cast", v, to=F32) for v in inputs_of(node, new))
+        y = b.op(node.op, *wide, **node.attrs)
         if fired is not None:
             fired[f"widen {node.op}"] += 1
-    return builder.build([(name, mapping.get(v, v)) for name, v in graph.outputs])
+        return (b.op("cast", y, to=node.out.dtype),)
+
+    return with_replaced(graph, widened)

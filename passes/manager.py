@@ -15,10 +15,11 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from ..ir.errors import CompileError, EvonnxError, OptionError
-from ..ir.graph import Attrs, Graph, Node
+from ..ir.graph import Attrs, Builder, Graph, Node, Value
 from ..ir.ops import OPS
 from . import driver
 from .driver import Measure, op_weight
+from .rebuild import New, inputs_of, with_replaced
 from .rule import Rule
 
 Progress = Callable[[str, int, int], None]
@@ -199,25 +200,14 @@ def in_regions(graph: Graph, fn: Callable[[Graph], Graph]) -> Graph:
     """``graph`` with ``fn`` applied to every region graph of its nodes."""
     if not any(n.op in _WITH_REGIONS for n in graph.nodes):
         return graph
-    changed = False
-    from ..ir.graph import Builder, Value
 
-    builder = Builder(graph.constants)
-    for v in graph.inputs:
-        builder.adopt(v.node)
-    mapping: dict[Value, Value] = {}
-    for node in graph.nodes:
-        new = _with_regions(node, fn)
-        if new is None:
-            driver.carry(builder, node, mapping)
-            continue
-        changed = True
-        inputs = tuple(None if v is None else mapping.get(v, v) for v in node.inputs)
-        made = builder.node(node.op, inputs, new, node.origin, node.types)
-        mapping.update(zip(node.outputs, made.outputs, strict=True))
-    if not changed:
-        return graph
-    return builder.build([(name, mapping.get(v, v)) for name, v in graph.outputs])
+    def rewritten(builder: Builder, node: Node, new: New) -> tuple[Value, ...] | None:
+        attrs = _with_regions(node, fn)
+        if attrs is None:
+            return None
+        return builder.node(node.op, inputs_of(node, new), attrs, types=node.types).outputs
+
+    return with_replaced(graph, rewritten)
 
 
 def _with_regions(node: Node, fn: Callable[[Graph], Graph]) -> Attrs | None:

@@ -11,15 +11,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from ..ir.dims import Dim, known_ge
 from ..ir.graph import Attrs, Builder, Graph, Node, Value
 from ..ir.ops import OPS
 from ..ir.ops.base import sum_dims
-from .driver import carry
 from .evaluate import CAP, fold_tree
 from .facts import Refusal, is_const
+from .rebuild import New, with_replaced
 
 WIDEST = 4096
 """Most output channels of a merged op: wider ones gain nothing."""
@@ -44,25 +45,19 @@ def merge_siblings(
     if not groups:
         return graph
     starts = {g.members[0]: g for g in groups}
-    builder = Builder(graph.constants)
-    for v in graph.inputs:
-        builder.adopt(v.node)
-    mapping: dict[Value, Value] = {}
-    replaced: set[Value] = set()
-    for node in graph.nodes:
+    ends: dict[Value, Value] = {}
+
+    def merged(b: Builder, node: Node, new: New) -> tuple[Value, ...] | None:
         group = starts.get(node)
         if group is not None:
-            try:
-                ends = _merge(builder, group, mapping)
-            except Refusal:
-                ends = {}
-            mapping.update(ends)
-            replaced |= set(ends)
-            if fired is not None and ends:
-                fired[f"merge {node.op}"] += 1
-        if not any(v in replaced for v in node.outputs):
-            carry(builder, node, mapping)
-    return builder.build([(name, mapping.get(v, v)) for name, v in graph.outputs])
+            with suppress(Refusal):
+                ends.update(_merge(b, group, new(node.operands[0])))
+                if fired is not None:
+                    fired[f"merge {node.op}"] += 1
+        end = ends.get(node.outputs[0])
+        return None if end is None else (end,)
+
+    return with_replaced(graph, merged)
 
 
 def _groups(graph: Graph, ops: Sequence[str]) -> list[Group]:
@@ -143,10 +138,9 @@ def _follower(graph: Graph, node: Node, axis: int) -> Node | None:
     return user if len(user.operands) <= 2 else None
 
 
-def _merge(b: Builder, group: Group, mapping: dict[Value, Value]) -> dict[Value, Value]:
-    """Builds the merged op; answers the replacement of each chain's last value."""
+def _merge(b: Builder, group: Group, x: Value) -> dict[Value, Value]:
+    """Builds the merged op on ``x``; answers the replacement of each chain's last value."""
     first, axis = group.members[0], group.axis
-    x = mapping.get(first.operands[0], first.operands[0])
     weights = [n.operands[1] for n in group.members]
     b.default_origin = tuple(dict.fromkeys(o for n in group.members for o in n.origin))
     joined = fold_tree(b, b.op("concat", *weights, axis=_weight_axis(first)))
@@ -163,7 +157,6 @@ def _merge(b: Builder, group: Group, mapping: dict[Value, Value]) -> dict[Value,
         cut = b.op("slice", y, starts=starts, sizes=sizes, steps=(1,) * y.rank)
         ends[(chain[-1] if chain else member).out] = cut
         at = at + width
-    b.default_origin = ()
     return ends
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 
 from ..ir.graph import Attrs, Builder, Graph, Node, Value
-from .driver import carry
+from .rebuild import New, with_replaced
 
 CHANNELS = 4
 """Images of up to this many channels are thin."""
@@ -32,24 +32,20 @@ def _is_thin(node: Node) -> bool:
 
 def pad_thin_images(graph: Graph, fired: Counter[str] | None = None) -> Graph:
     """``graph`` with the padding of convolutions over thin images as ``pad`` nodes."""
-    if not any(_is_thin(n) for n in graph.nodes):
+    if not any(map(_is_thin, graph.nodes)):
         return graph
-    builder = Builder(graph.constants)
-    for v in graph.inputs:
-        builder.adopt(v.node)
-    mapping: dict[Value, Value] = {}
-    for node in graph.nodes:
+
+    def padded(b: Builder, node: Node, new: New) -> tuple[Value, ...] | None:
         if not _is_thin(node):
-            carry(builder, node, mapping)
-            continue
-        x, w = (mapping.get(v, v) for v in node.operands)
+            return None
+        x, w = map(new, node.operands)
         lo, hi = node.attrs["pads_lo"], node.attrs["pads_hi"]
-        zero = builder.const(0.0, x.dtype)
-        padded = builder.op("pad", x, zero, lo=(0, *lo, 0), hi=(0, *hi, 0), mode="constant",
-                            origin=node.origin)
+        wide = b.op("pad", x, b.const(0.0, x.dtype), lo=(0, *lo, 0), hi=(0, *hi, 0),
+                    mode="constant")
         none = (0,) * len(lo)
         attrs = Attrs({**node.attrs, "pads_lo": none, "pads_hi": none}.items())
-        mapping[node.out] = builder.node("conv", (padded, w), attrs, node.origin).out
         if fired is not None:
             fired["pad_thin_image"] += 1
-    return builder.build([(name, mapping.get(v, v)) for name, v in graph.outputs])
+        return b.node("conv", (wide, w), attrs).outputs
+
+    return with_replaced(graph, padded)
