@@ -233,9 +233,9 @@ def memory(ideals: int, out: str) -> None:
         found, _ = least_peak(problem, first, 400_000)
         searched = time.process_time() - began
         proof = prove_peak(problem, ideals, found)
-        wide = beam(problem.limited(found * 0.999), 3000) if proof is None else None
+        wide = beam(problem, 2000, peaks=True) if proof is None else None
         if wide is not None:
-            found = wide.peak
+            found = min(found, wide.peak)
         _append(out, [{
             "part": "memory", "graph": name, "nodes": problem.nodes, "given": given, "found": found,
             "seconds": searched, "proven": None if proof is None else proof.peak,
