@@ -20,6 +20,7 @@ from ..bench.stats import kendall
 from ..ir.errors import OptionError
 from ..ir.target import Target
 from ..search.dataset import Dataset, solution_groups
+from ..search.problem import needs
 from .records import Record, best_by, grouped, median_interval
 from .roofline_plot import roofs
 
@@ -61,7 +62,7 @@ def _title(axes: Axes, values: Iterable[object]) -> None:
 
 def _runs(records: Iterable[Record]) -> list[Record]:
     """The records of strategies that drew something: those with a history."""
-    found = [r for r in records if r["history"]]
+    found = [r for r in records if r.get("history")]
     if not found:
         raise OptionError(_EMPTY.format("runs of strategies"))
     return found
@@ -87,8 +88,13 @@ def anytime(records: Iterable[Record], by: str = "evaluations") -> Figure:
             (line,) = axes.step(at, middle, where="post", label=_text(label))
             axes.fill_between(at, low, high, step="post", alpha=0.2, color=line.get_color())
         one = held[0]
+        low, high = axes.dataLim.intervaly  # greedy may be far above all of this
+        low = min(low, one["bound"])
+        room = max(0.05 * (high - low), 1e-3 * high)
         axes.axhline(one["bound"], color="black", linewidth=1, label=one["gap_to"])
-        axes.axhline(one["greedy"], color="gray", linestyle=":", label="greedy")
+        axes.axhline(one["greedy"], color="gray", linestyle=":",
+                     label=f"greedy {one['greedy']:.4g}")  # fmt: skip
+        axes.set_ylim(low - room, high + room)
         axes.set_xscale("log")
         axes.set_xlabel(by)
         axes.set_ylabel(_text(f"best cost [{one['unit'] or 'cost'}]"))
@@ -116,28 +122,40 @@ def gaps(records: Iterable[Record], bins: int = 20) -> Figure:
 
 
 def race(records: Iterable[Record]) -> Figure:
-    """Strategies against each other at equal evaluations and at equal seconds: the median over all
-    runs of cost over the best cost any of them found on that problem, with its 95 % bootstrap
-    interval, at the largest budget that every run reached."""
-    runs = _runs(records)
-    best = {key: min(r["cost"] for r in held) for key, held in grouped(runs, *PROBLEM).items()}
+    """Strategies against each other at equal evaluations and at equal seconds: the median over
+    their runs of cost over the best cost any of them found on that problem, with its 95 % bootstrap
+    interval. Evaluations are those of the smallest budget, seconds those of the fastest run that
+    spent its budget. Problems on which all runs end at one cost decide nothing and are left out."""
+    problems = grouped(_runs(records), *PROBLEM)
+    deciding = [held for held in problems.values()
+                if max(r["cost"] for r in held) > min(r["cost"] for r in held) * (1 + 1e-9)]
     figure, cells = _grid(2)
     for axes, by in zip(cells, ("evaluations", "seconds")):
-        limits = {key: min(r[by] for r in held) for key, held in grouped(runs, *PROBLEM).items()}
-        rows = []
-        for (label,), held in grouped(runs, "strategy").items():
-            keys = [tuple(r[k] for k in PROBLEM) for r in held]
-            found = [best_by(r, limits[k], by) / best[k] for r, k in zip(held, keys)
-                     if best[k] > 0]  # fmt: skip
-            rows.append((label, *median_interval([f for f in found if not math.isnan(f)])))
+        found: dict[str, list[float]] = {}
+        for held in deciding:
+            best, limit = min(r["cost"] for r in held), _equal(held, by)
+            for r in held:
+                found.setdefault(r["strategy"], []).append(best_by(r, limit, by) / best)
+        rows = [(label, *median_interval([f for f in costs if not math.isnan(f)]))
+                for label, costs in found.items()]
         rows.sort(key=lambda row: row[1])
         middle = np.array([row[1] for row in rows])
         spread = np.array([[row[1] - row[2] for row in rows], [row[3] - row[1] for row in rows]])
-        axes.errorbar(middle, range(len(rows)), xerr=spread, fmt="o", capsize=3)
+        if rows:
+            axes.errorbar(middle, range(len(rows)), xerr=spread, fmt="o", capsize=3)
         axes.set_yticks(range(len(rows)), [_text(row[0]) for row in rows])
         axes.set_xlabel("cost over the best found (median, 95 % interval)")
-        axes.set_title(f"at equal {by}", fontsize="medium")
+        axes.set_title(f"at equal {by}, {len(deciding)} of {len(problems)} problems",
+                       fontsize="medium")
     return figure
+
+
+def _equal(runs: Sequence[Record], by: str) -> float:
+    """What every run on a problem was given."""
+    if by == "evaluations":
+        return float(min(r["budget"] for r in runs))
+    spent = [r["seconds"] for r in runs if r["evaluations"] >= r["budget"]]
+    return float(min(spent or [max(r["seconds"] for r in runs)]))
 
 
 def ablation(records: Iterable[Record]) -> Figure:
@@ -262,29 +280,48 @@ def agreement(groups: Iterable[Record]) -> Figure:
     return figure
 
 
+def memory_curves(records: Iterable[Record], data: Dataset, model: str) -> dict[str, list[float]]:
+    """Bytes alive at each group of greedy's schedule and of the cheapest that the records have for
+    a dataset under a model; empty where nothing is known of values."""
+    if not data.problem.remembers:
+        return {}
+    best = _cheapest(records, data, model)
+    found = {"greedy": needs(data.problem, data.greedy)}
+    return found if best is None else {
+        **found, best["strategy"]: needs(data.problem, best["chosen"])}  # fmt: skip
+
+
+def _cheapest(records: Iterable[Record], data: Dataset, model: str) -> Record | None:
+    mine = [r for r in records if r["digest"] == data.digest and r["cost_model"] == model
+            and r["cost"] is not None]  # fmt: skip
+    return min(mine, key=lambda r: r["cost"]) if mine else None
+
+
 def schedule_rows(records: Iterable[Record], data: Dataset, model: str) -> list[Record]:
     """The groups of greedy's schedule ("before") and of the cheapest one that the records have for
     a dataset under a model ("after"), and every candidate that was measured ("candidates")."""
     rows = solution_groups(data, data.greedy, "before", model)
-    mine = [r for r in records if r["digest"] == data.digest and r["cost_model"] == model
-            and r["cost"] is not None]  # fmt: skip
-    if mine:
-        best = min(mine, key=lambda r: r["cost"])
+    best = _cheapest(records, data, model)
+    if best is not None:
         rows += solution_groups(data, best["chosen"], "after", model)
     known = np.flatnonzero(~np.isnan(data.measured)).tolist()
     return rows + solution_groups(data, known, "candidates", model)
 
 
 def figures(records: Sequence[Record], folder: str | os.PathLike[str],
-            groups: Sequence[Record] = (), target: Target | None = None) -> list[Path]:
+            groups: Sequence[Record] = (), target: Target | None = None,
+            curves: Mapping[str, Mapping[str, Sequence[float]]] | None = None) -> list[Path]:
     """Writes every figure that there is data for into ``folder`` and answers their files.
 
     ``groups`` are rows of ``search.dataset.solution_groups``, for the roofline (with ``target``)
-    and the agreement of models with measurements. Raises ``OptionError`` without matplotlib."""
+    and the agreement of models with measurements; ``curves`` are ``memory_curves`` by graph.
+    Raises ``OptionError`` without matplotlib."""
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)
     written = []
-    for name, figure in _drawn(records, groups, target):
+    drawn = [*_drawn(records, groups, target),
+             *((f"memory-{_file(k)}", memory(c)) for k, c in (curves or {}).items() if c)]
+    for name, figure in drawn:
         written.append(path / f"{name}.svg")
         write(figure, written[-1])
     return written
@@ -292,7 +329,7 @@ def figures(records: Sequence[Record], folder: str | os.PathLike[str],
 
 def _drawn(records: Sequence[Record], groups: Sequence[Record], target: Target | None
            ) -> Iterator[tuple[str, Figure]]:
-    if any(r["history"] for r in records):
+    if any(r.get("history") for r in records):
         yield "anytime-evaluations", anytime(records)
         yield "anytime-seconds", anytime(records, "seconds")
         yield "gaps", gaps(records)
@@ -300,7 +337,7 @@ def _drawn(records: Sequence[Record], groups: Sequence[Record], target: Target |
     if any(r.get("ablation") for r in records):
         yield "ablation", ablation(records)
     for (graph, target_, names), held in _fronts(records).items():
-        points = {label: [tuple(r["objectives"].values()) for r in some]
+        points = {label: [tuple(p.values()) for r in some for p in (r["objectives"], *r["front"])]
                   for (label,), some in grouped(held, "strategy").items()}
         yield f"front-{_file(graph)}-{_file(target_)}", front(points, names)
     timed = [g for g in groups if g["unit"] == "s" and g["stage"] != "candidates"]
@@ -317,7 +354,7 @@ def _fronts(records: Iterable[Record]) -> dict[tuple[Any, ...], list[Record]]:
     """Records of two objectives, by graph and target."""
     found: dict[tuple[Any, ...], list[Record]] = {}
     for r in records:
-        if len(r["objectives"]) == 2:
+        if len(r.get("objectives", ())) == 2:
             found.setdefault((r["graph"], r["target"], tuple(r["objectives"])), []).append(r)
     return found
 

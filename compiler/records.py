@@ -85,6 +85,8 @@ def parameters_of(made: object) -> dict[str, Any] | None:
 
 
 def _plain(value: object) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(map(_plain, value))
     return value is None or isinstance(value, (bool, int, float, str))
 
 

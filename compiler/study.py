@@ -11,8 +11,10 @@ Fields of a record: ``record`` (version), ``graph``, ``source`` (file or None), 
 ``nodes``, ``candidates``; ``cost_model``, ``model`` and ``model_parameters`` (see ``Maker``),
 ``unit``; ``target`` and ``target_text``, ``threads``, ``expect``; ``strategy``, ``algorithm`` and
 ``parameters``, ``budget``, ``seed``; ``cost`` (in the unit), ``chosen`` (candidates in execution
-order), ``objectives`` (the sums of a model of several objectives), ``evaluations``, ``seconds``,
-``history`` ([evaluations, seconds, cost] per improvement); what it is compared with: ``greedy``,
+order), ``objectives`` (the sums of a model of several objectives), ``peak`` (bytes alive
+at most, 0 where nothing is known of values), ``evaluations``, ``seconds``,
+``history`` ([evaluations, seconds, cost] per improvement), ``front`` (the objectives of what no
+other found dominates, from strategies that look for it); what it is compared with: ``greedy``,
 ``greedy_objectives``, ``optimum`` (proven within ``ideals``, or None), ``bound`` and ``gap_to``,
 which says whether the bound of ``gap`` is the "optimum" or only a "bound"; ``machine``, ``system``,
 ``versions`` and ``date``. Everything but the last four and the seconds is a function of the others:
@@ -39,10 +41,12 @@ from ..search.exact import Proof, prove
 from ..search.generate import generated
 from ..search.models import CostModel, factory, models
 from ..search.models import model as model_of
-from ..search.problem import Problem, floor
+from ..search.problem import Problem, floor, peak
 from ..search.run import search as run
 from ..search.space import Space
 from ..search.strategies import STRATEGIES, Strategy
+from ..search.strategies import factory as strategy_factory
+from ..search.strategies import strategies as registered
 from .irfile import is_ir_text, read_graph
 from .options import machine_of
 from .records import RECORD, Maker, Record, circumstances, makers
@@ -111,8 +115,9 @@ def rerun(record: Record, source: Source | None = None, *, strategy: Any = None,
     if given is None:
         raise OptionError(f"the record of {quote(record['graph'])} names no file: give its source")
     if strategy is None:
-        strategy = EXACT if record["algorithm"] == EXACT else _again(
-            "strategy", record["algorithm"], record["parameters"], STRATEGIES)
+        name = record["algorithm"]
+        makes = {name: type(strategy_factory(name)())} if name in registered() else {}
+        strategy = EXACT if name == EXACT else _again("strategy", name, record["parameters"], makes)
     if cost_model is None and record["model"] is not None:
         named = {k: type(model_of(k)) for k in models() if k == record["model"]}
         cost_model = _again("cost_model", record["model"], record["model_parameters"], named)
@@ -143,7 +148,9 @@ def _strategies(given: Iterable[Any] | Mapping[str, Any]) -> list[Maker[Strategy
     own: Any = {k: g for k, g in pairs if not _is_exact(g)}
     if not isinstance(given, Mapping):
         own = [g for _, g in pairs if not _is_exact(g)]
-    made: list[Maker[Strategy]] = makers(own, STRATEGIES, ("start", "ask", "tell"))
+    names = {g for _, g in pairs if isinstance(g, str)} - {EXACT}
+    known = {**STRATEGIES, **{n: strategy_factory(n) for n in names}}
+    made: list[Maker[Strategy]] = makers(own, known, ("start", "ask", "tell"))
     rest = iter(made)
     return [None if _is_exact(g) else next(rest) for _, g in pairs]
 
@@ -264,21 +271,25 @@ def _records(space: Space, proof: Proof | None, strategies: Sequence[Maker[Strat
                        "parameters": maker.parameters, "budget": budget, "seed": seed,
                        **_outcome(space, found.chosen, found.cost), **_gap(found.cost, *against),
                        "evaluations": found.evaluations, "seconds": seconds,
-                       "history": [list(step) for step in found.history]}  # fmt: skip
+                       "history": [list(step) for step in found.history],
+                       "front": [dict(zip(space.problem.objectives, p.parts))
+                                 for p in found.front]}  # fmt: skip
 
 
 def _proven(space: Space, proof: Proof | None) -> Record:
     """The proof as a record; without one its cost is None."""
     if proof is None:
-        return {"cost": None, "chosen": [], "objectives": {}, "bound": floor(space.problem),
+        return {"cost": None, "chosen": [], "objectives": {}, "peak": None,
+                "bound": floor(space.problem),
                 "gap": None, "gap_to": "bound", "evaluations": 0, "seconds": None,
-                "history": []}  # fmt: skip
+                "history": [], "front": []}  # fmt: skip
     return {**_outcome(space, proof.chosen, proof.cost), **_gap(proof.cost, proof.cost, "optimum"),
-            "evaluations": proof.ideals, "seconds": None, "history": []}  # fmt: skip
+            "evaluations": proof.ideals, "seconds": None, "history": [], "front": []}  # fmt: skip
 
 
 def _outcome(space: Space, chosen: Sequence[int], cost: float) -> Record:
-    return {"cost": cost, "chosen": [int(k) for k in chosen], "objectives": space.vector(chosen)}
+    return {"cost": cost, "chosen": [int(k) for k in chosen], "objectives": space.vector(chosen),
+            "peak": peak(space.problem, chosen)}  # fmt: skip
 
 
 def _gap(cost: float, bound: float, kind: str) -> Record:

@@ -110,12 +110,14 @@ def _figures(records: list[Record], held: list[Dataset], models: tuple[str, ...]
              ) -> list[Path]:  # fmt: skip
     """Draws what the records and datasets tell; without matplotlib nothing, and says so."""
     from ..ir.errors import OptionError
-    from .figures import figures, schedule_rows
+    from .figures import figures, memory_curves, schedule_rows
 
     rows = [row for data in held for model in models
             for row in schedule_rows(records, data, model)]  # fmt: skip
+    curves = {f"{data.name}-{model}": memory_curves(records, data, model)
+              for data in held for model in models}  # fmt: skip
     try:
-        return figures(records, folder, rows, held[0].context.target)
+        return figures(records, folder, rows, held[0].context.target, curves)
     except OptionError as error:
         warn(str(error))
         return []

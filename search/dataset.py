@@ -36,7 +36,7 @@ from .greedy import Fuser
 from .models import Context, CostModel, Explanation, GroupFacts, Phase, facts
 from .models import model as model_of
 from .problem import Problem, check_solution, make_problem
-from .space import Space, constant_bytes, sizes_of
+from .space import Space, constant_bytes, memory, sizes_of
 
 FORMAT, VERSION = "evonnx dataset", 2
 SAMPLES, ARRAYS = "samples.jsonl", "problem.npz"
@@ -100,12 +100,13 @@ class Dataset:
         """The problem priced by a model, for ``context`` or the dataset's own. Raises
         ``OptionError`` for a model that does not exist, ``ValueError`` for costs that are none."""
         found, where = model_of(model), context or self.context
-        priced = self.problem.priced(found.costs(self.groups, where))
-        parts = None
+        costs, parts, names = found.costs(self.groups, where), None, ()
         if len(found.objectives) > 1:
             parts = found.parts(self.groups, where)  # type: ignore[attr-defined]
+            names = found.objectives  # type: ignore[assignment]
+        priced = self.problem.priced(costs, parts, names)
         return Space(priced, (), self.greedy, float(priced.cost[list(self.greedy)].sum()),
-                     found.name, found.unit, found.objectives if parts is not None else (), parts)
+                     found.name, found.unit, names, parts)
 
     def explained(self, *models: str | CostModel) -> Dataset:
         """The dataset with what ``models`` predict of every candidate, bound by bound."""
@@ -126,7 +127,10 @@ def survey(graph: Graph, target: Target, threads: int = 1, expect: Mapping[str, 
     numbers, constants = [facts(c.cost, sizes) for c in table.found.values()], constant_bytes(graph)
     members = list(table.found)
     place = {m: k for k, m in enumerate(members)}
-    problem = make_problem(len(table.units), table.edges, members, np.zeros(len(members)))
+    values, written = memory(graph, table, sizes)
+    edges = {*table.edges, *((v[0], c) for v in values for c in v[2])}
+    problem = make_problem(len(table.units), edges, members, np.zeros(len(members)),
+                           values=values, written=written)
     return Dataset(name, graph.digest, tuple(graph.nodes[k].op for k in table.units), problem,
                    tuple(numbers), Context(target, max(1, threads), constants),
                    tuple(place[table.members(g)] for g in greedy.groups), origin=origin or {})

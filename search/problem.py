@@ -169,14 +169,16 @@ class Problem:
             found.setdefault(self.group(g), []).append(g)
         return tuple(tuple(sorted(v, key=lambda g: (self.cost[g], g))) for v in found.values())
 
-    def priced(self, cost: Sequence[float] | np.ndarray, parts: np.ndarray | None = None
-               ) -> Problem:
+    def priced(self, cost: Sequence[float] | np.ndarray, parts: np.ndarray | None = None,
+               objectives: Sequence[str] = ()) -> Problem:
         """The same groups at other costs f8[g], and parts f8[g, k] (those of before if None, where
-        they are not the cost itself). Raises ``ValueError`` for costs that are none."""
-        f = self.flat
+        they are not the cost itself), which are called ``objectives`` if they are other ones.
+        Raises ``ValueError`` for costs that are none."""
+        f, names = self.flat, tuple(objectives) or self.objectives
         costs = _numbers(cost, (self.candidates,), "one cost per candidate")
         if parts is not None:
-            split = _numbers(parts, f.parts.shape, "one number per candidate and objective")
+            split = _numbers(parts, (self.candidates, len(names)),
+                             "one number per candidate and objective")
         else:
             split = costs[:, None].copy() if np.array_equal(f.parts, f.cost[:, None]) else f.parts
         node = np.repeat(np.arange(self.nodes), np.diff(f.end_ptr))
@@ -185,7 +187,7 @@ class Problem:
         flat = f._replace(cost=costs, parts=split, end_hash=f.end_hash[rank],
                           end_group=f.end_group[rank], ceiling=float(ceilings[0]),
                           ceilings=ceilings[1:])  # fmt: skip
-        return Problem(flat, self.objectives, self.seed)
+        return Problem(flat, names, self.seed)
 
     def limited(self, limit: float) -> Problem:
         """The same problem under another memory limit, in bytes."""

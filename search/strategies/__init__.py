@@ -55,18 +55,23 @@ def strategies() -> tuple[str, ...]:
     return tuple(sorted(installed | _REGISTERED.keys()))
 
 
+def factory(name: str) -> Factory:
+    """What makes the strategy of that name. Raises ``OptionError`` for a name nobody registered."""
+    found = _REGISTERED.get(name.lower())
+    if found is None:
+        for point in entry_points(group=ENTRY_POINTS):
+            if point.name.lower() == name.lower():
+                found = point.load()
+    if found is None:
+        known = ", ".join(strategies())
+        raise OptionError(f"there is no strategy {quote(name)}: known are {known}")
+    return found
+
+
 def strategy(name: str) -> Strategy:
     """The strategy of that name with its default parameters. Raises ``OptionError`` for a name
     nobody registered and for what is no strategy."""
-    factory = _REGISTERED.get(name.lower())
-    if factory is None:
-        for point in entry_points(group=ENTRY_POINTS):
-            if point.name.lower() == name.lower():
-                factory = point.load()
-    if factory is None:
-        known = ", ".join(strategies())
-        raise OptionError(f"there is no strategy {quote(name)}: known are {known}")
-    made = factory()
+    made = factory(name)()
     missing = [part for part in ("start", "ask", "tell") if not callable(getattr(made, part, None))]
     if missing:
         raise OptionError(f"strategy {quote(name)}: {type(made).__name__} lacks a part of the "
@@ -76,6 +81,6 @@ def strategy(name: str) -> Strategy:
 
 __all__ = [
     "ENTRY_POINTS", "STRATEGIES", "Annealing", "Base", "Beam", "Exact", "Exhaustive", "Factory",
-    "Genetic", "Nsga2", "Optuna", "Pymoo", "Random", "Strategy", "Swarm", "register_strategy",
-    "strategies", "strategy",
+    "Genetic", "Nsga2", "Optuna", "Pymoo", "Random", "Strategy", "Swarm", "factory",
+    "register_strategy", "strategies", "strategy",
 ]  # fmt: skip

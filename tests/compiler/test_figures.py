@@ -44,11 +44,13 @@ def lines(axes: Any) -> dict[str, Any]:
 def test_anytime_curves() -> None:
     (axes,) = module.anytime(RUNS).axes
     drawn = lines(axes)
-    assert set(drawn) == {"a", r"b_\$x", "optimum", "greedy"}
+    assert set(drawn) == {"a", r"b_\$x", "optimum", "greedy 4"}
     assert drawn["a"].get_xdata().tolist() == [1, 50, 60, 100]
     assert drawn["a"].get_ydata().tolist() == [4.0, 3.0, 1.5, 1.5]  # medians of two seeds
     assert set(drawn["optimum"].get_ydata()) == {1.0}
-    assert set(drawn["greedy"].get_ydata()) == {4.0}
+    assert set(drawn["greedy 4"].get_ydata()) == {4.0}
+    far = module.anytime([{**RUNS[0], "greedy": 100.0}]).axes[0]
+    assert far.get_ylim()[1] < 5  # the curves are what is to be seen
     assert axes.get_title() == "g, m, t, 1"
     (axes,) = module.anytime(RUNS, "seconds").axes
     assert lines(axes)["a"].get_xdata().tolist() == [0.1, 1.0, 1.2, 2.0]
@@ -75,6 +77,11 @@ def test_a_race_at_equal_evaluations_and_seconds() -> None:
         names = [t.get_text() for t in axes.get_yticklabels()]
         middle = axes.containers[0].lines[0].get_xdata()
         assert dict(zip(names, middle.tolist(), strict=True)) == wanted
+    short = run("c", [[1, 0.1, 4.0], [20, 0.3, 1.0]], evaluations=20, seconds=0.3)
+    ended, _ = module.race([RUNS[0], short]).axes  # a run that ended by itself sets no limit
+    assert ended.containers[0].lines[0].get_xdata().tolist() == [1.0, 2.0]
+    none, _ = module.race([RUNS[0], RUNS[0]]).axes
+    assert none.get_title() == "at equal evaluations, 0 of 1 problems"
     late = run("b", [[1, 0.2, 4.0], [90, 5.0, 1.0]], seconds=9.0)
     _, seconds = module.race([RUNS[0], late]).axes
     names = [t.get_text() for t in seconds.get_yticklabels()]
@@ -190,7 +197,12 @@ def test_a_study_from_a_shell(tmp_path: Path) -> None:
     assert {r["source"] for r in records} == {str(out / "datasets" / "m")}
     names = {p.name for p in (out / "figures").iterdir()}
     assert {"anytime-evaluations.svg", "race.svg", "gaps.svg", "agreement.svg",
-            "roofline-m-bounds.svg", "front-m-cpu.svg"} <= names  # fmt: skip
+            "roofline-m-bounds.svg", "front-m-cpu.svg", "memory-m-bounds.svg"} <= names  # fmt: skip
+    data = load(out / "datasets" / "m")
+    curves = module.memory_curves(records, data, "bounds")
+    best = next(r for r in records if r["strategy"] == "exact")
+    assert max(curves[next(k for k in curves if k != "greedy")]) == best["peak"]
+    assert len(curves["greedy"]) == len(data.greedy)
     middle, *_ = median_interval([100 * r["gap"] for r in records if r["strategy"] == "exact"])
     assert middle == 0
     again = CliRunner().invoke(app, [
