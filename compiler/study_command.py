@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..search.settings import SEARCHES
 from .console import Progress, named_sizes, print_json, print_table, warn
 
 if TYPE_CHECKING:
@@ -26,7 +25,8 @@ if TYPE_CHECKING:
               help="Folder of the records, datasets and figures.")
 @click.option("--strategy", "strategies", multiple=True, metavar="NAME",
               default=("exact", "genetic", "swarm", "annealing", "random"), show_default=True,
-              help=f"One of {', '.join(SEARCHES[1:])}; repeatable.")
+              help="exact, genetic, swarm, annealing, beam, nsga2, random, or any other that is "
+              "registered or installed; repeatable.")
 @click.option("--cost-model", "cost_models", multiple=True, default=("bounds",), metavar="NAME",
               show_default=True, help="Repeatable.")
 @click.option("--budget", "budgets", multiple=True, type=click.IntRange(1), default=(50_000,),
