@@ -2,15 +2,17 @@
 
 Each model is compiled with greedy fusion and with each search named; schedules that differ are
 timed in one process, in interleaved blocks (``measure``), and checked to give the same outputs.
+``measure:3`` stands for three seconds of ``compile(..., measure=3)``. Where the published greedy
+rules are among the searches, the others are also compared with the best of them, model by model.
 
-    python -m evonnx.bench.schedules efficientnet_b0 swin_tiny --search exact --search genetic
+    python -m evonnx.bench.schedules efficientnet_b0 swin_tiny --search exact --search measure:3
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from typing import Any
 import click
 import numpy as np
 
+from ..search.settings import RULES
 from .machine import describe
 from .measure import ROUNDS, interleave
 from .models import feeds, get, path_of, select
@@ -60,8 +63,10 @@ def compare(name: str, threads: int, searches: tuple[str, ...], cost_model: str,
     expect: dict[str, int] = {}
     for search in ("none", *searches):
         start = time.perf_counter()
-        made[search] = compile_model(path, threads=threads, search=search, cost_model=cost_model,
-                                     budget=budget, expect=expect)
+        name_, _, measured = search.partition(":")
+        how = {"search": "default", "measure": float(measured)} if measured else {"search": name_}
+        made[search] = compile_model(path, threads=threads, cost_model=cost_model, budget=budget,
+                                     expect=expect, **how)
         expect = sizes_in(made[search].inputs, inputs)
         seconds[search] = time.perf_counter() - start
     plain = str(made["none"].schedule)
@@ -113,7 +118,30 @@ def markdown(rows: list[Row], machine: dict[str, Any]) -> str:
                   f"{'yes' if r.proven else 'no'} | {r.search_s:.2f} | {r.error:.1e} |"
                   for r in mine]
         lines.append("")
-    return "\n".join(lines)
+    return "\n".join([*lines, *_against_rules(rows, searches)])
+
+
+def _against_rules(rows: list[Row], searches: Sequence[str]) -> list[str]:
+    """Each search's speed over that of the best published rule, greedy fusion of our own aside."""
+    best: dict[tuple[str, int], float] = {}
+    for r in rows:
+        if r.search in RULES:
+            best[r.model, r.threads] = max(r.gain, best.get((r.model, r.threads), 0.0))
+    others = ["none", *(s for s in searches if s not in RULES)]
+    if not best:
+        return []
+    lines = ["## Against the best of the published rules", "",
+             "| model | t | " + " | ".join("greedy" if s == "none" else s for s in others) + " |",
+             "|---|---|" + "---|" * len(others)]
+    ratios: dict[str, list[float]] = {s: [] for s in others}
+    for (model, threads), rule in sorted(best.items()):
+        for s in others:
+            ratios[s] += [r.gain / rule for r in rows
+                          if (r.model, r.threads, r.search) == (model, threads, s)]
+        lines.append(f"| {model} | {threads} | "
+                     + " | ".join(f"{ratios[s][-1]:.3f}" for s in others) + " |")
+    means = " | ".join(f"{geomean(ratios[s]):.3f} ({min(ratios[s]):.3f})" for s in others)
+    return [*lines, f"| geomean (least) | | {means} |", ""]
 
 
 @click.command()
