@@ -512,6 +512,9 @@ class ContractionSpace(TileSpace):
         self.a, self.b = body.ex.args
         if self.bytes:  # the micro-kernel widens by itself
             self.a, self.b = self.a.args[0], self.b.args[0]
+        if self.low.used_gathers(self.low.seen_positions([self.a, self.b])):
+            # Rows and panels are renamed on the way in; what a gathered position reads is not.
+            raise Refused("an operand of a micro-kernel lies at gathered positions")
         a_dims = self.low.seen_positions([self.a])
         a_dims += [d for c in body.conds for d in (c.expr, c.lo, c.hi)]
         in_a = frozenset().union(*(free_vars(d) for d in a_dims))

@@ -66,7 +66,7 @@ def test_the_cost_model_of_a_report_can_be_chosen() -> None:
 
 
 def test_a_symbolic_model_has_formulas_then_the_last_call() -> None:
-    compiled = evonnx.compile(layer(), threads=1)
+    compiled = evonnx.compile(layer(), threads=1, search="none")
     before = compiled.report()
     assert before.after[0].value is None
     assert before.predicted_seconds is None

@@ -43,7 +43,7 @@ def edited(schedule: Schedule, settings: dict[int, str]) -> str:
 
 @pytest.fixture(scope="module")
 def plain() -> evonnx.Compiled:
-    return evonnx.compile(two_branches(), threads=1)
+    return evonnx.compile(two_branches(), threads=1, search="none")
 
 
 def test_a_schedule_edited_by_hand_replays(plain: evonnx.Compiled) -> None:

@@ -11,7 +11,7 @@ import pytest
 from evonnx.ir.dims import sym
 from evonnx.ir.graph import Builder, Graph, Value
 from evonnx.ir.ops.host import result_spec
-from evonnx.ir.types import BOOL, F32, F64, TensorType
+from evonnx.ir.types import BOOL, F32, F64, I64, TensorType
 from evonnx.search import legality
 from evonnx.search.legality import alone, implementation, legal
 
@@ -147,3 +147,16 @@ def test_legality_never_looks_at_cost() -> None:
     """A huge and a tiny group of the same structure get the same answer."""
     make = lambda b, x: b.op("softmax", b.op("mul", x, 2.0), axis=1)  # noqa: E731
     assert whole(make, 2, 2) == whole(make, 100_000, 100_000)
+
+
+def test_micro_kernels_do_not_gather_their_operands() -> None:
+    """Found by a search: nothing greedy fuses computed rows, let alone gathered ones."""
+    b = Builder()
+    x, at = b.input("x", TensorType(F32, (40, 16))), b.input("at", TensorType(I64, (N,)))
+    w = b.const(np.ones((16, 24), np.float32))
+    rows = b.op("gather", x, at, axis=0)
+    product = b.op("dot", b.op("mul", rows, rows), w, ta=False, tb=False)
+    graph = b.build({"y": product})
+    word, reason = implementation(graph, members(graph))
+    assert word is None
+    assert "gathered positions" in reason
