@@ -39,7 +39,8 @@ from .problem import MOST_NODES
 PER_NODE = 8
 """Groups of one size that growth keeps for one first unit."""
 MOST_CHECKS = 1500
-"""Distinct structures whose legality is asked for; a check takes about a millisecond."""
+"""Distinct structures whose legality and cost are asked for; each takes two or three
+milliseconds."""
 MOST_COPIES = 4
 """A node with more consumers than this is not computed again: it has one unit."""
 MOST_SIBLINGS = 8
@@ -64,14 +65,16 @@ class Candidate:
 
 class Candidates:
     """The candidates of one graph; ``given`` schedules are among them. ``recompute`` False gives
-    every node one unit."""
+    every node one unit. ``checks`` bounds the structures that are asked for (None: ``MOST_CHECKS``;
+    copies come on top, half as many)."""
 
     def __init__(self, graph: Graph, given: Iterable[Schedule] = (), most: int = 16,
-                 recompute: bool = True) -> None:
+                 recompute: bool = True, checks: int | None = None) -> None:
         self.graph = graph
+        self.checks = MOST_CHECKS if checks is None else checks
         self.most = min(most, MOST_NODES)
         """Largest group that growth reaches."""
-        self.limit = MOST_CHECKS
+        self.limit = self.checks
         """No further structure is asked for where there are so many."""
         self.structures: dict[tuple[Any, ...], tuple[str | None, GroupCost | None]] = {}
         """Verdict and cost by structure."""
@@ -254,7 +257,7 @@ class Candidates:
 
     def _repeat(self) -> None:
         """Groups that compute an operand again, and groups without the copies of its readers."""
-        self.limit = len(self.structures) + MOST_CHECKS // 2
+        self.limit = len(self.structures) + self.checks // 2
         pending = list(self.found)
         for members in pending:
             inside = set(members)

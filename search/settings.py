@@ -19,7 +19,7 @@ SEARCHES = ("none", "default", "exact", "genetic", "swarm", "annealing", "beam",
 is quick and anneals where it is not; the last three are greedy rules that others have published.
 Strategies of installed packages (entry point group ``evonnx.strategies``) are known by their names
 too."""
-DEFAULT_SEARCH = "default"
+DEFAULT_SEARCH = "none"
 """The search of a compilation that names none."""
 OBJECTIVES = ("time", "peak", "C", "D")
 """What may be minimized: the cost model's cost, the peak of memory, operations, bytes moved."""

@@ -34,6 +34,8 @@ from .models.base import together
 from .problem import MOST_NODES, Problem, make_problem
 from .settings import ASSUMED, Search
 
+QUICK_CHECKS = 400
+"""Structures that ``default`` asks for, at most: about a second."""
 NEAR = 16
 """Groups behind one of a schedule that are tried side by side with it."""
 
@@ -109,7 +111,8 @@ class Survey:
 
     def __init__(self, graph: Graph, greedy: Schedule, target: Target, how: Search) -> None:
         self.graph, self.greedy, self.target, self.how = graph, greedy, target, how
-        self.table = Candidates(graph, [greedy])
+        checks = QUICK_CHECKS if how.name == "default" else None
+        self.table = Candidates(graph, [greedy], checks=checks)
         self.context = Context(target, max(1, how.threads), constant_bytes(graph))
         self.sizes = sizes_of(graph, how.expect)
 
