@@ -308,11 +308,11 @@ def compile(
     """
     where, count = options.target_of(target), options.threads_of(threads)
     objects, programs = options.caches_of(cache)
-    cores = usable_cores() if count is None else count
-    if search is None:  # for all cores of the target, so that more or fewer threads give equal bits
-        search, cores = DEFAULT_SEARCH, where.cores
-    how = Search(search, cost_model, budget, seed, cores, options.sizes_of(expect, "expect") or {},
-                 objective, None, max_memory, measure)
+    if search is None:
+        asked = measure or max_memory is not None or objective != "time"
+        search = "default" if asked else DEFAULT_SEARCH
+    how = Search(search, cost_model, budget, seed, usable_cores() if count is None else count,
+                 options.sizes_of(expect, "expect") or {}, objective, None, max_memory, measure)
     request = Request(model, where, options.schedule_text(schedule), options.shapes_of(shapes),
                       options.sizes_of(sizes), options.mapping_of(constants, "constants", "arrays"),
                       options.text_of(pipeline, "pipeline"), how)

@@ -24,7 +24,7 @@ from .greedy import Fuser
 from .models import CD, SECONDS, CostModel
 from .models import model as model_of
 from .narrow import prove_narrow
-from .problem import Found, InfeasibleError, Proof, peak
+from .problem import Found, InfeasibleError, Proof, floor, peak
 from .settings import RULES, Search
 from .space import Space, Survey
 
@@ -170,7 +170,14 @@ class Solver:
             proof = prove_peak(space.problem, IDEALS, known)
             if proof is not None:
                 return _proven(proof), ""
-        strategy = self.strategy or _named("annealing")
+            from .peaks import least_peak
+
+            needed, chosen = least_peak(space.problem, space.start[None], self.how.budget,
+                                        self.how.seed)  # fmt: skip
+            cost = float(sum(space.problem.cost[k] for k in chosen))
+            return (Found(cost, chosen, self.how.budget, floor(space.problem), peak=needed),
+                    "too many ideals for a proof: the least peak found, not proven")
+        strategy = self.strategy
         best = self._search(space, strategy, self.how.budget // _ROUNDS)
         for _ in range(_ROUNDS):
             tighter = replace(space, problem=space.problem.limited(best.peak * _SHRINK))

@@ -120,3 +120,18 @@ def test_a_strategy_of_ones_own() -> None:
     assert compiled.report().search["search"] == "Mine"
     assert compiled.report().program == "cache is off"
     assert agrees(compiled, graph)
+
+
+@pytest.mark.parametrize("search", ["exact", "annealing"])
+def test_less_memory_without_a_proof(search: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from evonnx.search import choose
+
+    monkeypatch.setattr(choose, "IDEALS", 3)
+    graph = branches()
+    compiled = evonnx.compile(graph, search=search, objective="peak", budget=6000, threads=1)
+    found = compiled.report().search
+    assert not found["proven"]
+    assert "not proven" in found["note"]
+    plain = evonnx.compile(graph, threads=1).executable.predicted_peak()
+    assert compiled.executable.predicted_peak().arena <= plain.arena
+    assert agrees(compiled, graph)
