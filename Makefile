@@ -31,7 +31,7 @@ demo: $(VENV)/.demo
 	$(BIN)/python -m evonnx.bench.demo $(ARGS)
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -q -m "not slow" --durations=10 $(ARGS)
+	$(BIN)/python -m pytest -q -m "not slow" -n auto --maxprocesses 8 --dist loadfile --durations=10 $(ARGS)
 
 slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -q -m slow --durations=10 $(ARGS)
