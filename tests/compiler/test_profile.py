@@ -111,7 +111,7 @@ def test_plots_say_what_is_wrong(
     profile: Profile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("matplotlib")
-    with pytest.raises(evonnx.OptionError, match="plot .*Format 'odd'"):
+    with pytest.raises(evonnx.OptionError, match=r"plot .*Format 'odd'"):
         profile.plot(tmp_path / "roofline.odd")
     with pytest.raises(evonnx.OptionError, match="plot"):
         profile.plot(tmp_path / "absent" / "roofline.svg")
