@@ -7,9 +7,8 @@ a class (or function) without required arguments. ``check.check_model`` tests an
 
 from __future__ import annotations
 
-from importlib.metadata import entry_points
-
 from ...ir.errors import OptionError, quote
+from ..registry import Registry
 from .base import (
     SECONDS,
     Context,
@@ -31,33 +30,16 @@ DEFAULT = "bounds"
 """The model that chooses schedules and predicts times unless another is named."""
 ENTRY_POINTS = "evonnx.cost_models"
 
-_REGISTERED: dict[str, Factory] = {"bounds": Bounds, "cd": CD, "roofline": Roofline}
+_SHIPPED: dict[str, Factory] = {"bounds": Bounds, "cd": CD, "roofline": Roofline}
 
 
-def register_model(name: str, factory: Factory) -> None:
-    """Makes ``model(name)`` answer ``factory()``. Raises ``OptionError`` if the name is taken by
-    another factory."""
-    if _REGISTERED.setdefault(name.lower(), factory) is not factory:
-        raise OptionError(f"cost model {quote(name)} is registered already")
-
-
-def models() -> tuple[str, ...]:
-    """Names of all registered and installed models, in alphabetic order."""
-    installed = {point.name.lower() for point in entry_points(group=ENTRY_POINTS)}
-    return tuple(sorted(installed | _REGISTERED.keys()))
-
-
-def factory(name: str) -> Factory:
-    """What makes the model of that name. Raises ``OptionError`` for a name nobody registered."""
-    found = _REGISTERED.get(name.lower())
-    if found is None:
-        for point in entry_points(group=ENTRY_POINTS):
-            if point.name.lower() == name.lower():
-                found = point.load()
-    if found is None:
-        known = ", ".join(models())
-        raise OptionError(f"there is no cost model {quote(name)}: known are {known}")
-    return found
+_REGISTRY: Registry[CostModel] = Registry("cost model", ENTRY_POINTS, _SHIPPED)
+register_model = _REGISTRY.register
+"""``(name, factory)``: makes ``model(name)`` answer ``factory()``."""
+models = _REGISTRY.names
+"""Names of all that are registered or installed, in alphabetic order."""
+factory = _REGISTRY.factory
+"""What makes the cost model of a name; raises ``OptionError`` for one nobody registered."""
 
 
 def model(name: str | CostModel = DEFAULT) -> CostModel:

@@ -10,9 +10,9 @@ class (or function) without required arguments.
 from __future__ import annotations
 
 from functools import partial
-from importlib.metadata import entry_points
 
 from ...ir.errors import OptionError, quote
+from ..registry import Registry
 from .annealing import Annealing
 from .base import Base, Factory, Strategy
 from .genetic import Genetic
@@ -35,37 +35,20 @@ STRATEGIES: dict[str, Factory] = {
 }
 """Heuristic strategies: name -> factory with default parameters."""
 
-_REGISTERED: dict[str, Factory] = {
+_SHIPPED: dict[str, Factory] = {
     **STRATEGIES, "exact": Exact, "exhaustive": Exhaustive,
     **{f"pymoo-{name.lower()}": partial(Pymoo, name) for name in ALGORITHMS},
     **{f"optuna-{name}": partial(Optuna, name) for name in SAMPLERS},
 }  # fmt: skip
 
 
-def register_strategy(name: str, factory: Factory) -> None:
-    """Makes ``strategy(name)`` answer ``factory()``. Raises ``OptionError`` if the name is taken by
-    another factory."""
-    if _REGISTERED.setdefault(name.lower(), factory) is not factory:
-        raise OptionError(f"strategy {quote(name)} is registered already")
-
-
-def strategies() -> tuple[str, ...]:
-    """Names of all registered and installed strategies, in alphabetic order."""
-    installed = {point.name.lower() for point in entry_points(group=ENTRY_POINTS)}
-    return tuple(sorted(installed | _REGISTERED.keys()))
-
-
-def factory(name: str) -> Factory:
-    """What makes the strategy of that name. Raises ``OptionError`` for a name nobody registered."""
-    found = _REGISTERED.get(name.lower())
-    if found is None:
-        for point in entry_points(group=ENTRY_POINTS):
-            if point.name.lower() == name.lower():
-                found = point.load()
-    if found is None:
-        known = ", ".join(strategies())
-        raise OptionError(f"there is no strategy {quote(name)}: known are {known}")
-    return found
+_REGISTRY: Registry[Strategy] = Registry("strategy", ENTRY_POINTS, _SHIPPED)
+register_strategy = _REGISTRY.register
+"""``(name, factory)``: makes ``strategy(name)`` answer ``factory()``."""
+strategies = _REGISTRY.names
+"""Names of all that are registered or installed, in alphabetic order."""
+factory = _REGISTRY.factory
+"""What makes the strategy of a name; raises ``OptionError`` for one nobody registered."""
 
 
 def strategy(name: str) -> Strategy:
