@@ -136,6 +136,7 @@ class Expr:
 Dim = int | Expr
 
 
+@_remembered
 def _monomial_key(m: Monomial) -> tuple[int, str]:
     return (-sum(p for _, p in m), "*".join(f"{a.key}^{p}" for a, p in m))
 
@@ -163,14 +164,17 @@ def _make(terms: dict[Monomial, int]) -> Dim:
         return 0
     if len(terms) == 1 and () in terms:
         return terms[()]
-    if any(a.kind == "mod" for m in terms for a, _ in m):
+    kinds = [a.kind for m in terms for a, _ in m]
+    if "mod" in kinds:
         terms = _merge_mod(terms)
         if not terms or (len(terms) == 1 and () in terms):
             return terms.get((), 0)
-    if sum(a.kind in ("max", "min") for m in terms for a, _ in m) > 1:
+    if kinds.count("max") + kinds.count("min") > 1:
         merged = _merge_extrema(terms)
         if merged is not None:
             return merged
+    if len(terms) == 1:
+        return Expr(tuple(terms.items()))
     return Expr(tuple(sorted(terms.items(), key=lambda t: _monomial_key(t[0]))))
 
 
@@ -233,6 +237,13 @@ def _atom_expr(atom: Atom) -> Expr:
 def _add(a: Dim, b: Dim, sign: int) -> Dim:
     if not isinstance(a, Expr) and not isinstance(b, Expr):
         return int(a) + sign * int(b)
+    if sign == 1 and b == 0:
+        return a
+    return _sum(a, b, sign)
+
+
+@_remembered
+def _sum(a: Dim, b: Dim, sign: int) -> Dim:
     terms = _terms(a)
     for m, c in _terms(b).items():
         terms[m] = terms.get(m, 0) + sign * c
@@ -245,6 +256,11 @@ def _mul(a: Dim, b: Dim) -> Dim:
         if abs(whole) > _MOST_NUMBER:
             raise LimitError("a size has more than 30 digits")
         return whole
+    return a if b == 1 else b if a == 1 else _product(a, b)
+
+
+@_remembered
+def _product(a: Dim, b: Dim) -> Dim:
     terms: dict[Monomial, int] = {}
     right = _terms(b).items()
     for ma, ca in _terms(a).items():
@@ -268,6 +284,7 @@ def sym(name: str) -> Expr:
     return _atom_expr(Atom("sym", name))
 
 
+@_remembered
 def var(name: str, extent: Dim) -> Dim:
     """A loop variable with ``0 <= var < extent``; the constant 0 where ``extent`` is 1."""
     return 0 if extent == 1 else _atom_expr(Atom("var", name, (extent,)))
@@ -651,6 +668,19 @@ def _variables(e: Expr) -> frozenset[str]:
     return frozenset(a.name for a in _atoms(e) if a.kind == "var")
 
 
+@_remembered
+def _names(e: Expr) -> frozenset[str]:
+    """Names of symbols and loop variables, those in the extents of loop variables left out."""
+    found: set[str] = set()
+    for m, _ in e.terms:
+        for atom, _ in m:
+            if atom.kind in ("sym", "var"):
+                found.add(atom.name)
+            else:
+                found.update(*(_names(a) for a in atom.args if isinstance(a, Expr)))
+    return frozenset(found)
+
+
 _APPLY: dict[str, Callable[..., Dim]] = {
     "floordiv": floordiv,
     "mod": mod,
@@ -681,6 +711,8 @@ def transform(d: Dim, leaf: Callable[[Atom], Dim | None]) -> Dim:
 
 def substitute(d: Dim, mapping: Mapping[str, Dim]) -> Dim:
     """``d`` with symbols and loop variables replaced by name."""
+    if not isinstance(d, Expr) or mapping.keys().isdisjoint(_names(d)):
+        return d
     return transform(d, lambda a: mapping.get(a.name))
 
 

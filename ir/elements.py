@@ -111,7 +111,8 @@ def positions(ex: Ex, seen: set[Ex] | None = None) -> Iterable[Dim]:
 
 def renamer(mapping: dict[str, Dim]) -> Callable[[Dim], Dim]:
     """A function that substitutes loop variables by name."""
-    return lambda d: transform(d, lambda a: mapping.get(a.name) if a.kind == "var" else None)
+    return lambda d: d if free_vars(d).isdisjoint(mapping) else transform(
+        d, lambda a: mapping.get(a.name) if a.kind == "var" else None)
 
 
 Index = tuple[Dim, ...]
