@@ -22,7 +22,7 @@ import click
 from click.core import ParameterSource
 
 from .. import __version__
-from ..search.settings import BUDGET, DEFAULT_SEARCH, OBJECTIVES, SEARCHES
+from ..search.settings import BUDGET, DEFAULT_SEARCH, OBJECTIVES
 from .console import Progress, named_sizes, plain, print_json, print_table, warn
 from .operators import STATUSES, read_table
 from .study_command import study
@@ -93,8 +93,10 @@ _compiling = _options(
     click.option("--threads", type=click.IntRange(1), help="Threads per inference."),
     click.option("--schedule", type=click.Path(exists=True, dir_okay=False, path_type=Path),
                  help="Replay this schedule instead of choosing one."),
-    click.option("--search", type=click.Choice(SEARCHES), default=None,
-                 help=f"How to look for a schedule; {DEFAULT_SEARCH} where no objective or memory "
+    click.option("--search", metavar="NAME", default=None,
+                 help="How to look for a schedule: none, default, exact, a strategy (genetic, "
+                 "swarm, annealing, beam, nsga2, ...), a published rule (postdominator, priority, "
+                 f"score), or what is installed; {DEFAULT_SEARCH} where no objective or memory "
                  "limit asks for more."),
     click.option("--objective", type=click.Choice(OBJECTIVES), default="time", show_default=True,
                  help="What the search minimizes: time by the cost model, peak memory, operations "

@@ -37,6 +37,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..ir.errors import OptionError
 from .evaluate import _inner, _jit
 from .problem import InfeasibleError, Problem, Proof, arcs, peak, shares
 from .split import split
@@ -440,7 +441,7 @@ def exhaustive_solution(problem: Problem, peaks: bool = False) -> tuple[float, t
     """Like ``exhaustive``, with the candidates that reach it; none where there is no solution."""
     n = problem.nodes
     if n > 16:
-        raise ValueError(f"exhaustive search is for at most 16 nodes, not {n}")
+        raise OptionError(f"exhaustive search is for at most 16 nodes, not {n}: take exact")
     f = problem.flat
     need = [sum(1 << u for u in problem.predecessors(v)) for v in range(n)]
     values = [(1 << int(f.maker[w]), sum(1 << u for u in f.users[a:b].tolist()), bool(f.kept[w]),

@@ -4,30 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
 
 from ..ir.errors import OptionError, quote
+from .registry import MODELS, STRATEGIES
 
 if TYPE_CHECKING:
     from .models import CostModel
     from .strategies import Strategy
 
-SEARCHES = ("none", "default", "exact", "genetic", "swarm", "annealing", "beam", "random",
-            "postdominator", "priority", "score")  # fmt: skip
-"""Names of the searches. ``none`` is greedy fusion alone; ``default`` proves the optimum where that
-is quick and anneals where it is not; the last three are greedy rules that others have published.
-Strategies of installed packages (entry point group ``evonnx.strategies``) are known by their names
-too."""
+RULES = ("postdominator", "priority", "score")
+"""Greedy rules that others have published; see ``rules``."""
+SEARCHES = ("none", "default", "exact", *RULES)
+"""Names of searches that are no strategies. ``none`` is greedy fusion alone; ``default`` proves the
+optimum where that is quick and anneals where it is not, ``exact`` where it takes longer."""
 DEFAULT_SEARCH = "none"
 """The search of a compilation that names none."""
 OBJECTIVES = ("time", "peak", "C", "D")
 """What may be minimized: the cost model's cost, the peak of memory, operations, bytes moved."""
 ASSUMED = 32
 """Size that a symbol counts as where none is expected."""
-RULES = SEARCHES[-3:]
 BUDGET = 200_000
 """Evaluations of a strategy, if nothing else is said."""
+
+
+def searches() -> tuple[str, ...]:
+    """Names of all searches: ``SEARCHES``, and strategies that are shipped, registered with
+    ``register_strategy`` or installed (entry point group ``evonnx.strategies``)."""
+    return tuple(dict.fromkeys((*SEARCHES, *STRATEGIES.names())))
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +39,7 @@ class Search:
     """How a schedule is looked for."""
 
     name: str | Strategy = "none"
-    """One of ``SEARCHES``, a registered strategy, or a strategy; ``none`` takes greedy fusion as it
-    is."""
+    """One of ``searches()`` or a strategy; ``none`` takes greedy fusion as it is."""
     model: str | CostModel = "bounds"
     """Cost model, or its name."""
     budget: int = BUDGET
@@ -77,16 +80,12 @@ class Search:
                 raise OptionError(f"{what}: a whole number from {low}, not {quote(value)}")
 
     def _check_name(self) -> None:
-        if not isinstance(self.name, str):
-            if not hasattr(self.name, "ask"):
-                raise OptionError(f"search: a name ({', '.join(SEARCHES)}) or a strategy with ask "
-                                  f"and tell, not {type(self.name).__name__}")
-            return
-        known: tuple[str, ...] = SEARCHES
-        if self.name not in known:
-            known = (*SEARCHES, *(p.name.lower() for p in entry_points(group="evonnx.strategies")))
-        if self.name not in known:
-            raise OptionError(f"search: one of {', '.join(known)}, not {quote(self.name)}")
+        if isinstance(self.name, str):
+            if self.name not in SEARCHES:
+                STRATEGIES.check(self.name, SEARCHES)
+        elif not hasattr(self.name, "ask"):
+            raise OptionError(f"search: a name ({', '.join(searches())}) or a strategy with ask "
+                              f"and tell, not {type(self.name).__name__}")
 
     def __str__(self) -> str:
         """All that the result depends on, for a cache key; a model that is not registered has no
@@ -104,5 +103,7 @@ class Search:
 
     @property
     def named(self) -> bool:
-        """Whether ``str`` says everything."""
-        return self.name == "none" or isinstance(self.model, str) and isinstance(self.name, str)
+        """Whether ``str`` says everything: what a name stands for that is not shipped may change
+        from one run to the next."""
+        return self.name == "none" or (
+            self.name in (*SEARCHES, *STRATEGIES.shipped) and self.model in MODELS.shipped)

@@ -8,7 +8,7 @@ a class (or function) without required arguments. ``check.check_model`` tests an
 from __future__ import annotations
 
 from ...ir.errors import OptionError, quote
-from ..registry import Registry
+from ..registry import MODELS as REGISTRY
 from .base import (
     SECONDS,
     Context,
@@ -28,17 +28,14 @@ from .roofline import Roofline
 
 DEFAULT = "bounds"
 """The model that chooses schedules and predicts times unless another is named."""
-ENTRY_POINTS = "evonnx.cost_models"
+SHIPPED: dict[str, Factory] = {"bounds": Bounds, "cd": CD, "roofline": Roofline}
+"""Shipped models, by the names that ``registry`` lists."""
 
-_SHIPPED: dict[str, Factory] = {"bounds": Bounds, "cd": CD, "roofline": Roofline}
-
-
-_REGISTRY: Registry[CostModel] = Registry("cost model", ENTRY_POINTS, _SHIPPED)
-register_model = _REGISTRY.register
+register_model = REGISTRY.register
 """``(name, factory)``: makes ``model(name)`` answer ``factory()``."""
-models = _REGISTRY.names
+models = REGISTRY.names
 """Names of all that are registered or installed, in alphabetic order."""
-factory = _REGISTRY.factory
+factory = REGISTRY.factory
 """What makes the cost model of a name; raises ``OptionError`` for one nobody registered."""
 
 
@@ -57,7 +54,8 @@ def model(name: str | CostModel = DEFAULT) -> CostModel:
 
 
 __all__ = [
-    "CD", "DEFAULT", "SECONDS", "Bounds", "Context", "CostModel", "Explanation", "Factory",
-    "Failure", "GroupFacts", "MultiObjective", "Phase", "Roofline", "check_model", "context_of",
-    "facts", "facts_of", "factory", "model", "models", "register_model", "sensitivity",
+    "CD", "DEFAULT", "SECONDS", "SHIPPED", "Bounds", "Context", "CostModel", "Explanation",
+    "Factory", "Failure", "GroupFacts", "MultiObjective", "Phase", "Roofline", "check_model",
+    "context_of", "facts", "facts_of", "factory", "model", "models", "register_model",
+    "sensitivity",
 ]  # fmt: skip

@@ -12,7 +12,7 @@ from __future__ import annotations
 from functools import partial
 
 from ...ir.errors import OptionError, quote
-from ..registry import Registry
+from ..registry import STRATEGIES as REGISTRY
 from .annealing import Annealing
 from .base import Base, Factory, Strategy
 from .genetic import Genetic
@@ -22,8 +22,6 @@ from .proofs import Beam, Exact, Exhaustive
 from .pymoo import ALGORITHMS, Pymoo
 from .sampling import Random
 from .swarm import Swarm
-
-ENTRY_POINTS = "evonnx.strategies"
 
 STRATEGIES: dict[str, Factory] = {
     "genetic": Genetic,
@@ -35,19 +33,18 @@ STRATEGIES: dict[str, Factory] = {
 }
 """Heuristic strategies: name -> factory with default parameters."""
 
-_SHIPPED: dict[str, Factory] = {
+SHIPPED: dict[str, Factory] = {
     **STRATEGIES, "exact": Exact, "exhaustive": Exhaustive,
     **{f"pymoo-{name.lower()}": partial(Pymoo, name) for name in ALGORITHMS},
     **{f"optuna-{name}": partial(Optuna, name) for name in SAMPLERS},
 }  # fmt: skip
+"""All shipped strategies, by the names that ``registry`` lists."""
 
-
-_REGISTRY: Registry[Strategy] = Registry("strategy", ENTRY_POINTS, _SHIPPED)
-register_strategy = _REGISTRY.register
+register_strategy = REGISTRY.register
 """``(name, factory)``: makes ``strategy(name)`` answer ``factory()``."""
-strategies = _REGISTRY.names
+strategies = REGISTRY.names
 """Names of all that are registered or installed, in alphabetic order."""
-factory = _REGISTRY.factory
+factory = REGISTRY.factory
 """What makes the strategy of a name; raises ``OptionError`` for one nobody registered."""
 
 
@@ -63,7 +60,7 @@ def strategy(name: str) -> Strategy:
 
 
 __all__ = [
-    "ENTRY_POINTS", "STRATEGIES", "Annealing", "Base", "Beam", "Exact", "Exhaustive", "Factory",
+    "SHIPPED", "STRATEGIES", "Annealing", "Base", "Beam", "Exact", "Exhaustive", "Factory",
     "Genetic", "Nsga2", "Optuna", "Pymoo", "Random", "Strategy", "Swarm", "factory",
     "register_strategy", "strategies", "strategy",
 ]  # fmt: skip

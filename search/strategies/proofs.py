@@ -47,7 +47,7 @@ class Exact(_Prover):
 
 
 class Exhaustive(_Prover):
-    """Every order of groups of at most 16 nodes, in plain Python; ``ValueError`` for more."""
+    """Every order of groups of at most 16 nodes, in plain Python; ``OptionError`` for more."""
 
     def ask(self) -> Genomes:
         """The optimum."""

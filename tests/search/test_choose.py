@@ -18,13 +18,15 @@ from evonnx.ir.schedule import Group, Schedule
 from evonnx.ir.target import Target
 from evonnx.ir.types import F32, TensorType
 from evonnx.search import candidates as module
+from evonnx.search import registry
 from evonnx.search.candidates import Candidates, schedule_of, structure
 from evonnx.search.choose import choose
 from evonnx.search.greedy import Fuser, greedy
 from evonnx.search.legality import implementation
-from evonnx.search.settings import RULES, SEARCHES, Search
+from evonnx.search.settings import RULES, SEARCHES, Search, searches
 
 TARGET = Target.named("generic")
+STRATEGIES = ("genetic", "swarm", "annealing", "beam", "random", "nsga2")
 
 
 def blocks(count: int = 4, width: int = 8) -> Graph:
@@ -105,7 +107,7 @@ def test_the_number_of_checks_is_bounded(monkeypatch: Any) -> None:
     assert {(v,) for v in range(len(table.units))} <= table.found.keys()
 
 
-@pytest.mark.parametrize("name", [s for s in SEARCHES if s not in RULES])
+@pytest.mark.parametrize("name", [*(s for s in SEARCHES if s not in RULES), *STRATEGIES])
 def test_every_search_is_valid_and_never_worse(name: str) -> None:
     for seed in range(6):
         graph = random_graph(np.random.default_rng(seed), 25)
@@ -127,7 +129,7 @@ def test_a_search_beats_a_bad_greedy_choice() -> None:
         assert found.cost == pytest.approx(proof.cost)
 
 
-@pytest.mark.parametrize("name", SEARCHES)
+@pytest.mark.parametrize("name", [*SEARCHES, *STRATEGIES])
 def test_compiled_results_are_right(name: str) -> None:
     graph = blocks()
     x = np.random.default_rng(1).standard_normal((3, 8)).astype(np.float32)
@@ -148,6 +150,32 @@ def test_wrong_settings() -> None:
                   {"search": "exact", "cost_model": "crystal ball"}):  # fmt: skip
         with pytest.raises(OptionError):
             evonnx.compile(graph, **wrong)
+
+
+def test_names_of_searches(monkeypatch: Any) -> None:
+    """All that is shipped is known by name, whatever it is; an unknown name lists what exists, a
+    known one whose package is missing says what to install."""
+    assert {*SEARCHES, *STRATEGIES, "exhaustive", "pymoo-ga", "optuna-tpe"} <= {*searches()}
+    for name in searches():
+        assert Search(name).named
+    with pytest.raises(OptionError, match=r"'magic': known are none, .*annealing, .*pymoo-nsga2"):
+        Search("magic")
+    monkeypatch.setattr(registry, "find_spec", lambda package: None)
+    for name, package in (("pymoo-ga", "pymoo"), ("optuna-tpe", "optuna")):
+        with pytest.raises(OptionError, match=rf"needs the package {package}: pip install 'evonnx"):
+            Search(name)
+    registered = dict[str, Any](mine=object)
+    monkeypatch.setattr(registry.STRATEGIES, "_known", registered)
+    assert not Search("mine").named  # its code may be another the next time: not kept in the cache
+
+
+def test_strategies_for_small_problems_say_so() -> None:
+    small = blocks(1)
+    found = choose(small, Fuser(small), TARGET, Search("exhaustive"))
+    assert found.proven or found.cost <= found.greedy
+    large = blocks(6)
+    with pytest.raises(OptionError, match="at most 16 nodes"):
+        choose(large, Fuser(large), TARGET, Search("exhaustive"))
 
 
 def test_the_cache_knows_the_search(tmp_path: Any) -> None:

@@ -446,7 +446,8 @@ def test_models_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
         model("nonsense")
     with pytest.raises(OptionError, match="not int"):
         model(3)  # type: ignore[arg-type]
-    monkeypatch.setattr(models._REGISTRY, "_known", dict(models._REGISTRY._known))
+    assert set(models.REGISTRY.shipped) == models.SHIPPED.keys()
+    monkeypatch.setattr(models.REGISTRY, "_known", {})
     register_model("Mine", _Model)
     assert isinstance(model("mine"), _Model)
     register_model("mine", _Model)
@@ -458,7 +459,7 @@ def test_models_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_models_of_installed_packages_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    point = EntryPoint("installed", f"{__name__}:_Model", models.ENTRY_POINTS)
+    point = EntryPoint("installed", f"{__name__}:_Model", models.REGISTRY.group)
     monkeypatch.setattr(EntryPoint, "load", lambda self: _Model)
     monkeypatch.setattr("evonnx.search.registry.entry_points", lambda group: [point])
     assert "installed" in models.models()

@@ -267,7 +267,8 @@ class Lazy(Base):
 
 def test_the_registry(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {"exact", "exhaustive", "nsga2", "beam"} <= set(registry.strategies())
-    monkeypatch.setattr(registry._REGISTRY, "_known", dict(registry._REGISTRY._known))
+    assert set(registry.REGISTRY.shipped) == registry.SHIPPED.keys()
+    monkeypatch.setattr(registry.REGISTRY, "_known", {})
     registry.register_strategy("lazy", Lazy)
     assert isinstance(strategy("Lazy"), Lazy)
     with pytest.raises(OptionError, match="registered already"):
@@ -277,7 +278,7 @@ def test_the_registry(monkeypatch: pytest.MonkeyPatch) -> None:
     registry.register_strategy("wrong", object)  # type: ignore[arg-type]
     with pytest.raises(OptionError, match="lacks a part"):
         strategy("wrong")
-    point = EntryPoint("Mine", f"{__name__}:Lazy", registry.ENTRY_POINTS)
+    point = EntryPoint("Mine", f"{__name__}:Lazy", registry.REGISTRY.group)
     monkeypatch.setattr("evonnx.search.registry.entry_points", lambda group: [point])
     monkeypatch.setattr(EntryPoint, "load", lambda self: Lazy)
     assert "mine" in registry.strategies()
