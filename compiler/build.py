@@ -123,10 +123,11 @@ class ProgramBuilder:
     def fused(self, group: Group, nodes: list[Node], written: Sequence[Value]) -> None:
         cut = extract(self.graph, nodes, written)
         constants = frozenset(k for k, v in enumerate(cut.inputs) if v.node.op == "const")
-        key = (cut.graph.digest, group.implementation, constants)
+        key = (cut.graph.digest, group.implementation, constants, group.variant)
         kernels = self.lowered.get(key)
         if kernels is None:
-            kernels = group_kernels(cut.graph, group.implementation, self.target, constants)
+            kernels = group_kernels(cut.graph, group.implementation, self.target, constants,
+                                    group.variant)
             self.lowered[key] = kernels
         self.launch(kernels, list(cut.inputs), list(cut.outputs), nodes)
 

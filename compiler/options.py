@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import operator
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..ir.elements import Refused
 from ..ir.errors import OptionError, ParseError, ScheduleError, quote
-from ..ir.graph import Graph
-from ..ir.schedule import Schedule, check_order, parse_schedule
+from ..ir.graph import Graph, Node, Value
+from ..ir.groups import extract
+from ..ir.schedule import Group, Schedule, check_order, parse_schedule
 from ..ir.target import Target
+from ..ir.variants import Form, check_variant, form_of
 from ..runtime.cache import ObjectCache
 from ..runtime.store import ProgramCache
 from .request import Progress
@@ -178,18 +181,20 @@ def schedule_text(given: object) -> str | None:
         raise ScheduleError(f"schedule file {quote(given)}: {error}") from None
 
 
-def schedule_of(text: str, graph: Graph) -> Schedule:
-    """The schedule for ``graph`` that ``text`` describes; raises ``ScheduleError`` with the reason
-    if it is not legal, ``ParseError`` if the text cannot be read."""
+def schedule_of(text: str, graph: Graph, target: Target | None = None) -> Schedule:
+    """The schedule for ``graph`` on ``target`` (None: this machine) that ``text`` describes; raises
+    ``ScheduleError`` with the reason if it is not legal, ``ParseError`` if the text cannot be
+    read."""
     found = parse_schedule(text)
-    check_schedule(found, graph)
+    check_schedule(found, graph, target)
     ordered = (replace(g, nodes=tuple(sorted(g.nodes)), again=tuple(sorted(g.again)))
                for g in found.groups)
     return Schedule(found.graph, tuple(ordered))
 
 
-def check_schedule(schedule: Schedule, graph: Graph) -> None:
-    """Raises ``ScheduleError`` with the first reason why ``schedule`` is not legal."""
+def check_schedule(schedule: Schedule, graph: Graph, target: Target | None = None) -> None:
+    """Raises ``ScheduleError`` with the first reason why ``schedule`` is not legal on ``target``
+    (None: this machine)."""
     from ..search.legality import implementation
 
     check_order(schedule, graph)
@@ -200,12 +205,25 @@ def check_schedule(schedule: Schedule, graph: Graph) -> None:
             raise ScheduleError(f"group g{k} is empty")
         if given := [n for n in nodes if n.op in ("input", "const")]:
             raise ScheduleError(f"group g{k} {shown}: {given[0].op} is not computed by any group")
-        if group.tiles:
-            raise ScheduleError(f"group g{k} {shown}: tile sizes of {group.implementation} groups "
-                                "are chosen by the kernel and cannot be set")
         found, reason = implementation(graph, nodes, written)
         if found is None:
             raise ScheduleError(f"group g{k} {shown} is not legal: {reason}")
         if found != group.implementation and (found, group.implementation) != ("contract", "loops"):
             raise ScheduleError(
                 f"group g{k} {shown} runs as {found}, not as {group.implementation}")
+        if group.variant:
+            try:
+                _check_variant(graph, group, nodes, written, target or Target.detect())
+            except Refused as refusal:
+                raise ScheduleError(f"group g{k} {shown}: {refusal}") from None
+
+
+def _check_variant(graph: Graph, group: Group, nodes: Sequence[Node], written: Sequence[Value],
+                   target: Target) -> None:
+    """Raises ``Refused`` where the kernel of a legal group cannot have the settings."""
+    form = Form()
+    if group.implementation in ("loops", "contract"):
+        cut = extract(graph, nodes, written)
+        constants = frozenset(k for k, v in enumerate(cut.inputs) if v.node.op == "const")
+        form = form_of(cut.graph, group.implementation, constants)
+    check_variant(form, target, group.variant)

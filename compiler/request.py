@@ -179,7 +179,7 @@ class Request:
         clock.stage("schedule")
         fuser = choice = None
         if self.schedule is not None:
-            chosen = options.schedule_of(self.schedule, graph)
+            chosen = options.schedule_of(self.schedule, graph, self.target)
         else:
             fuser = Fuser(graph)
             choice = choose(graph, fuser, self.target, self.search, clock.progress)

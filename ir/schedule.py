@@ -1,14 +1,15 @@
 """The schedule: the whole decision about how a graph runs, and nothing else.
 
 A ``Schedule`` is a list of groups in execution order; a group is a set of nodes that become one
-kernel, with the implementation that was chosen and its tile sizes. It names nodes by their number
-in ``graph.nodes``, so it belongs to one graph, whose digest it carries. It prints and parses, so it
-can be edited by hand and replayed:
+kernel, with the implementation that was chosen and the settings of its kernel (``variants``). It
+names nodes by their number in ``graph.nodes``, so it belongs to one graph, whose digest it carries.
+It prints and parses, so it can be edited by hand and replayed:
 
     schedule 3f1c...
       g0 = loops [4, 5]
       g1 = contract [6, 8] {stage=0, threads=3}
       g2 = loops [7, 9] + [4] {stage=0, threads=1}
+      g3 = contract [10] {winograd=2, rows=6}
 
 Every node belongs to one group, which writes its results for whoever reads them. A group may also
 compute cheap nodes of other groups *again*, for itself alone, rather than read them: they stand
@@ -45,8 +46,8 @@ class Group:
     """Positions in ``graph.nodes``, ascending."""
     implementation: str
     """One of ``IMPLEMENTATIONS``."""
-    tiles: tuple[tuple[str, int], ...] = ()
-    """Tile sizes by name; what is absent is chosen by the kernel."""
+    variant: tuple[tuple[str, int], ...] = ()
+    """Settings of its kernel by name, see ``variants``; what is absent the kernel chooses."""
     stage: int | None = None
     """Number of the stage; None: what it overlaps with is the runtime's to see."""
     threads: int | None = None
@@ -128,7 +129,7 @@ def print_schedule(schedule: Schedule, graph: Graph | None = None) -> str:
 def _settings(group: Group) -> list[tuple[str, int]]:
     """What stands in braces behind a group."""
     own = (("stage", group.stage), ("threads", group.threads))
-    return [*((name, value) for name, value in own if value is not None), *group.tiles]
+    return [*((name, value) for name, value in own if value is not None), *group.variant]
 
 
 _LINE = re.compile(r"g\d+\s*=\s*(\w+)\s*\[([\d,\s]*)\]\s*(?:\+\s*\[([\d,\s]*)\]\s*)?"
@@ -168,7 +169,7 @@ def _parse_settings(text: str, number: int) -> dict[str, int]:
         name, _, value = (part.strip() for part in item.partition("="))
         if not (name and value.isascii() and value.isdigit()):
             raise ParseError(f"schedule line {number}: bad setting {item.strip()!r}; expected "
-                             "stage=NUMBER, threads=NUMBER or a tile size")
+                             "stage=NUMBER, threads=NUMBER or a setting of its kernel")
         if name in found:
             raise ParseError(f"schedule line {number}: {name} is given twice")
         found[name] = int(value)

@@ -27,7 +27,8 @@ from ..ir.elements import Ex, map_dims, positions, renamer
 from ..ir.graph import Graph
 from ..ir.target import Target
 from ..ir.types import BOOL, F32, I64
-from .contract import NO_LIMITS, best_height
+from ..ir.variants import best_height
+from .contract import NO_LIMITS
 from .lower import Lowering
 from .micro import MicroKernel, igemm, igemm_rows, pack
 from .micro.gemm import CHAIN

@@ -27,6 +27,7 @@ from ..ir.epilogue import Finish, Operand, finish_of
 from ..ir.graph import Graph
 from ..ir.tiles import SPLITS, ContractionSpace
 from ..ir.types import F32, I64
+from ..ir.variants import WAY_BYTES, Tiling
 from .lower import Lowering, tile_map
 from .micro import MicroKernel
 from .nest import (
@@ -43,8 +44,6 @@ from .nest import (
     Store,
 )  # fmt: skip
 
-CHUNK = 1024
-"""Products of one chunk of a long sum, about: a chunk of a panel is 128 KB."""
 NO_LIMITS = tuple(Ex("const", F32, (), sign * math.inf) for sign in (-1, 1))
 
 
@@ -80,7 +79,9 @@ class Contraction:
 class _Plan:
     """Sizes and variables of one contraction's tiling."""
 
-    def __init__(self, graph: Graph, tile: MicroKernel, constants: frozenset[int]) -> None:
+    def __init__(self, graph: Graph, tile: MicroKernel, constants: frozenset[int],
+                 plan: Tiling | None = None) -> None:
+        self.plan = Tiling(0, tile.mr, tile.nv, tile.nv) if plan is None else plan
         self.low = Lowering(graph)
         self.low.first_output += 1  # packed B sits between inputs and outputs
         self.low.first_scratch += 1
@@ -137,11 +138,12 @@ class _Plan:
         if isinstance(rows, int) and rows <= self.mr:
             return
         if not self.by_taps:
-            self.chunks = dmax(1, ceil_div(self.klen, CHUNK))
-            self.chunk = ceil_div(self.klen, self.chunks) if isinstance(self.klen, int) else CHUNK
+            length = self.plan.depth
+            self.chunks = dmax(1, ceil_div(self.klen, length))
+            self.chunk = ceil_div(self.klen, self.chunks) if isinstance(self.klen, int) else length
         elif isinstance(self.depth, int) and isinstance(self.klen, int) and self.depth:
             taps = self.depth // self.klen
-            most = max(1, CHUNK // self.klen)
+            most = max(1, self.plan.depth // self.klen)
             self.chunks = -(-taps // most)
             self.chunk = -(-taps // self.chunks)
 
@@ -150,7 +152,9 @@ class _Plan:
         level-2 cache."""
         rows, depth = self.row_count, self.depth
         most = 8 * self.mr
-        if isinstance(depth, int) and isinstance(self.chunks, int) and depth:
+        if self.plan.block is not None:
+            most = self.plan.block * self.mr
+        elif isinstance(depth, int) and isinstance(self.chunks, int) and depth:
             left = self.tile.target.l2_bytes * 3 // 32 // -(-depth // self.chunks)
             most = min(max(left // self.mr, 1), 16) * self.mr
         if not isinstance(rows, int):
@@ -254,7 +258,7 @@ class _Writer(_Plan):
     def computed_rows(self, axes: list[Axis], local: Dim, row: Dim, variable: Dim, where: Dim
                       ) -> list[Step]:
         """A is an expression or strided along k: its block is computed into scratch."""
-        stride = self.depth  # off multiples of a cache way, see `choose_rows`
+        stride = self.depth  # off multiples of a cache way, see `variants.tiling`
         if isinstance(stride, int) and stride and stride * self.element.itemsize % WAY_BYTES == 0:
             stride = stride + 64 // self.element.itemsize
         block = self.low.new_scratch(self.element, self.block * stride + self.slack)
@@ -435,30 +439,10 @@ def _rows_together(body: Sequence[Store | Accumulate], row: Dim, lane: Dim) -> b
                and coefficient(item.position, name_of(lane)) != 1 for item in body)
 
 
-def lower_contraction(graph: Graph, tile: MicroKernel, constants: frozenset[int]) -> Contraction:
-    """Lowers a group around one contraction; ``constants`` are the inputs known at load time.
-    Raises ``Refused`` where the group is not of that form."""
-    return _Writer(graph, tile, constants).contraction()
+def lower_contraction(graph: Graph, tile: MicroKernel, constants: frozenset[int],
+                      plan: Tiling | None = None) -> Contraction:
+    """Lowers a group around one contraction as ``plan`` says (None: as nobody asks otherwise);
+    ``constants`` are the inputs known at load time. Raises ``Refused`` where the group is not of
+    that form."""
+    return _Writer(graph, tile, constants, plan).contraction()
 
-
-WAYS = 8
-"""Ways of a common level-1 cache, and bytes of one way."""
-WAY_BYTES = 4096
-
-
-def choose_rows(heights: Sequence[int], space: ContractionSpace) -> int:
-    """The micro-tile height. Rows of A that lie a multiple of a cache way apart compete for the
-    ways of one set: then at most ``WAYS`` at a time."""
-    if space.direct and space.rows:
-        step = coefficient(space.a.data[1], name_of(space.rows[-1].var))
-        if isinstance(step, int) and step and step * F32.itemsize % WAY_BYTES == 0:
-            heights = [h for h in heights if h <= WAYS]
-    return best_height(heights, product(a.hi for a in space.rows))
-
-
-def best_height(heights: Sequence[int], rows: Dim) -> int:
-    """The one of ``heights`` that wastes the least for so many rows; a tile of ``h`` rows costs
-    about as much as ``h + 1``."""
-    if not isinstance(rows, int) or rows == 0:
-        return max(heights)
-    return min(heights, key=lambda h: -(-rows // h) * (h + 1))

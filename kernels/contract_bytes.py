@@ -15,6 +15,7 @@ from ..ir.dims import Dim, Expr, ceil_div
 from ..ir.elements import Ex, map_dims, renamer
 from ..ir.graph import Graph
 from ..ir.types import I8, I32, U8
+from ..ir.variants import Tiling
 from .contract import Contraction, Panels, _Writer
 from .lower import tile_map
 from .micro import MicroKernel
@@ -72,7 +73,7 @@ class _ByteWriter(_Writer):
 
 
 def lower_byte_contraction(
-    graph: Graph, tile: MicroKernel, constants: frozenset[int]
+    graph: Graph, tile: MicroKernel, constants: frozenset[int], plan: Tiling
 ) -> Contraction:
     """Lowers a group around one contraction of bytes; see ``contract.lower_contraction``."""
-    return _ByteWriter(graph, tile, constants).contraction()
+    return _ByteWriter(graph, tile, constants, plan).contraction()

@@ -82,7 +82,7 @@ class _Inside:
 class _Writer:
     """Writes the nest of one depthwise group."""
 
-    def __init__(self, graph: Graph, target: Target) -> None:
+    def __init__(self, graph: Graph, target: Target, windows: bool) -> None:
         self.low = Lowering(graph)
         self.space = ContractionSpace(self.low)
         self.target = target
@@ -93,7 +93,7 @@ class _Writer:
         self.line = rows[-1] if rows else Axis(0, 1)
         self.taps = product(a.hi for a in self.space.taps)
         self.most = depthwise(target).mr
-        self.inside = self.find_inside()
+        self.inside = self.find_inside() if windows else None
         self.pixel = self.low.names.var(self.line.hi, "r")
 
     def nest(self) -> tuple[Nest, tuple[str, ...]]:
@@ -303,7 +303,8 @@ class _Writer:
         return None if finish is None or finish.residual is not None else finish
 
 
-def lower_depthwise(graph: Graph, target: Target) -> tuple[Nest, tuple[str, ...]]:
+def lower_depthwise(graph: Graph, target: Target, windows: bool = True
+                    ) -> tuple[Nest, tuple[str, ...]]:
     """Lowers a group around one depthwise convolution, and names the micro-kernels it calls;
-    raises ``Refused``."""
-    return _Writer(graph, target).nest()
+    ``windows`` False reads all pixels through the table. Raises ``Refused``."""
+    return _Writer(graph, target, windows).nest()

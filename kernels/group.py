@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..ir.dims import Dim
@@ -11,15 +12,23 @@ from ..ir.errors import CompileError, UnsupportedError
 from ..ir.graph import Graph, Node
 from ..ir.target import Target
 from ..ir.tiles import ContractionSpace, Space
-from . import winograd
+from ..ir.variants import (
+    Variant,
+    check_variant,
+    contraction_form,
+    form_of,
+    read_once,
+    tiling,
+)  # fmt: skip
 from .attention import lower_attention
-from .contract import Panels, choose_rows, lower_contraction
+from .contract import Panels, lower_contraction
 from .contract_bytes import lower_byte_contraction
 from .depthwise import lower_depthwise
 from .emit import Emitted, emit
 from .lower import lower_loops
-from .micro import igemm, igemm_i8, igemm_rows
+from .micro import igemm, igemm_i8
 from .opaque import OPAQUE
+from .winograd import lower_winograd
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,44 +66,45 @@ def _kernel(emitted: Emitted, buffers: list[tuple[str, int]], externs: tuple[str
 
 
 def group_kernels(
-    graph: Graph, implementation: str, target: Target, constants: frozenset[int]
+    graph: Graph, implementation: str, target: Target, constants: frozenset[int],
+    variant: Variant = (),
 ) -> GroupKernels:
-    """Kernels of a group that was cut out by ``ir.groups.extract``; ``constants`` are its inputs
-    that are known when the model is loaded. Raises ``CompileError`` naming the ops."""
+    """Kernels of a group that was cut out by ``ir.groups.extract``, written as ``variant`` says;
+    ``constants`` are its inputs that are known when the model is loaded. Raises ``CompileError``
+    naming the ops."""
     ins: list[tuple[str, int]] = [("in", k) for k in range(len(graph.inputs))]
     outs: list[tuple[str, int]] = [("out", k) for k in range(len(graph.outputs))]
+    given = dict(variant)
     try:
+        if variant:
+            check_variant(form_of(graph, implementation, constants), target, variant)
         if implementation == "attention":
             a = lower_attention(graph, target)
             return GroupKernels((_kernel(emit(a.nest), [*ins, *outs], a.externs),))
         if implementation == "contract":
-            return _contraction(graph, target, constants, ins, outs)
-        return GroupKernels((_kernel(emit(lower_loops(graph)), [*ins, *outs]),))
+            return _contraction(graph, target, constants, ins, outs, given)
+        nest = lower_loops(graph, bool(given.get("unroll", 1)))
+        return GroupKernels((_kernel(emit(nest), [*ins, *outs]),))
     except Refused as refusal:
         ops = " ".join(n.op for n in graph.nodes if n.op not in ("input", "const"))
         raise CompileError(f"the group ({ops}) cannot be lowered: {refusal}") from refusal
 
 
 def _contraction(graph: Graph, target: Target, constants: frozenset[int],
-                 ins: list[tuple[str, int]], outs: list[tuple[str, int]]) -> GroupKernels:
+                 ins: list[tuple[str, int]], outs: list[tuple[str, int]],
+                 given: Mapping[str, int]) -> GroupKernels:
     space = ContractionSpace(Space(graph))
     if space.channel is not None:
-        nest, externs = lower_depthwise(graph, target)
+        nest, externs = lower_depthwise(graph, target, bool(given.get("window", 1)))
         return GroupKernels((_kernel(emit(nest), [*ins, *outs], externs),))
-    full = igemm(target)
-    width = full.nr // full.nv
-    columns = space.columns[-1].hi
-    vectors = -(-columns // width) if isinstance(columns, int) else full.nv
-    # A constant that is read besides, by the epilogue or as the other operand, stays as it is.
-    reads = [v for n in graph.nodes for v in n.operands]
-    once = frozenset(k for k in constants if reads.count(graph.inputs[k]) == 1)
-    make, lower_it = (igemm_i8, lower_byte_contraction) if space.bytes else (
-        igemm, lower_contraction)
-    rows = choose_rows(igemm_rows(target), space)
-    if space.b.kind == "load" and space.b.data[0] in once and winograd.pays(space):
-        lower_it, rows = winograd.lower_winograd, winograd.choose_rows(igemm_rows(target), space)
-    tile = make(target, mr=rows, nv=min(max(vectors, 1), full.nv))
-    c = lower_it(graph, tile, once)
+    once = read_once(graph, constants)
+    plan = tiling(contraction_form(space, once), target, given)
+    if space.bytes:
+        tile = igemm_i8(target, plan.rows, plan.vectors)
+        c = lower_byte_contraction(graph, tile, once, plan)
+    else:
+        tile = igemm(target, mr=plan.rows, nv=plan.vectors, panel=plan.panel)
+        c = (lower_winograd if plan.winograd else lower_contraction)(graph, tile, once, plan)
     packed = ("packed", 0)
     main = _kernel(emit(c.nest), [*ins, packed, *outs], (tile.symbol,))
     if c.panels is not None:

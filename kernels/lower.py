@@ -43,8 +43,9 @@ from ..ir.tiles import (
     reduction_body,
 )  # fmt: skip
 from ..ir.types import DType
+from ..ir.variants import small_windows
 from .nest import Accumulate, BufferDecl, Domain, Loop, Nest, Store, substitute_body
-from .unroll import border_cut, unrolls, window_element
+from .unroll import border_cut, window_element
 
 
 @dataclass
@@ -391,10 +392,11 @@ class _TilePlan(TileSpace):
         return Loop(tuple(inner), tuple(body))
 
 
-def lower_loops(graph: Graph) -> Nest:
-    """Lowers a group that needs no micro-kernel; raises ``Refused`` with the reason."""
+def lower_loops(graph: Graph, unroll: bool = True) -> Nest:
+    """Lowers a group that needs no micro-kernel; ``unroll`` writes small windows out where all
+    reductions are such. Raises ``Refused`` with the reason."""
     low = Lowering(graph)
-    if unrolls(graph):
+    if unroll and small_windows(graph):
         low.puller.provided |= {n.out: partial(window_element, low.puller, n)
                                 for n in graph.nodes if is_reduction(n)}
         lower_map(low)

@@ -15,37 +15,16 @@ from itertools import product as cartesian
 
 from ..ir.access import Cond, Region
 from ..ir.axes import Axis, coefficient, name_of
-from ..ir.dims import Dim, Expr, dmax, dmin, free_vars, product, substitute, within
-from ..ir.elements import Ex, Index, Puller, is_reduction
-from ..ir.graph import Graph, Node
-from ..ir.ops import lookup
-from ..ir.ops.contraction import split_layout
+from ..ir.dims import Dim, Expr, dmax, dmin, free_vars, substitute, within
+from ..ir.elements import Ex, Index, Puller
+from ..ir.graph import Node
 from ..ir.ops.reduction import identity
 from ..ir.tiles import accumulator
 from ..ir.types import BOOL, I64
 
-TAPS = 32
-"""Elements of a window that is written out, at most: 5x5, 3x3x3."""
 SHORT = 8
 """Extent of an innermost loop up to which it matters whether it joins the one around it."""
 _COMBINE = {"sum": "add", "max": "max"}
-
-
-def unrolls(graph: Graph) -> bool:
-    """Whether all reductions of a group are small windows that can be written out."""
-    nodes = [n for n in graph.nodes if is_reduction(n)]
-    return bool(nodes) and all(_small(n) for n in nodes)
-
-
-def _small(node: Node) -> bool:
-    a = node.attrs
-    taps = product(a["kernel"]) if lookup(node.op).has("window") else TAPS + 1
-    if not isinstance(taps, int) or taps > TAPS:
-        return False
-    _, spatial, _ = split_layout(node.operands[0].shape, a["layout"])
-    padded = (lo != 0 or hi != 0 for lo, hi in zip(a["pads_lo"], a["pads_hi"], strict=True))
-    # A size that is not known might be 0: then there is no position to move back to.
-    return all(isinstance(d, int) and d > 0 for d, p in zip(spatial, padded, strict=True) if p)
 
 
 def window_element(puller: Puller, node: Node, index: Index) -> Ex:

@@ -13,7 +13,7 @@ applies whatever follows.
 
 Rounding errors grow a little, since sums of neighbors are rounded before they are multiplied; an
 infinity or NaN reaches all of the 2x2 outputs whose 4x4 pixels contain it (``docs/NUMERICS.md``).
-Whether it pays is decided in ``pays`` and nowhere else.
+Whether it is used is decided by the schedule, and unasked by ``ir.winograd``.
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ from dataclasses import replace
 from ..ir.access import Cond, linear_index
 from ..ir.axes import Axis, name_of
 from ..ir.dims import Dim, Expr, ceil_div, dmax, dmin, product, within
-from ..ir.elements import Ex, map_dims, renamer
+from ..ir.elements import Ex, Refused, map_dims, renamer
 from ..ir.graph import Graph
-from ..ir.tiles import ContractionSpace, is_var
 from ..ir.types import F32, I64
-from .contract import NO_LIMITS, WAY_BYTES, Contraction, Panels, _Writer, best_height
+from ..ir.variants import WAY_BYTES, Tiling
+from ..ir.winograd import winograd_form
+from .contract import NO_LIMITS, Contraction, Panels, _Writer
 from .micro import MicroKernel
 from .nest import Accumulate, Address, Call, Loop, Nested, SetRows, Step, Store
 from .unroll import all_hold
@@ -39,71 +40,7 @@ POINTS = SIZE * SIZE
 CHAIN = 64
 """Products that one accumulator takes in a row. Fewer than elsewhere (``micro.gemm``), so that the
 errors of sums make up for those of the transforms."""
-LEAST = 16
-"""Channels from which on the products outweigh the transforms."""
-GAIN = 0.8
-"""Estimated time, of that of the direct sum, below which it is used."""
 _ZERO = Ex("const", F32, (), 0.0)
-
-
-def pays(space: ContractionSpace) -> bool:
-    """Whether a contraction is a convolution of the form, and large enough to gain.
-
-    Counts vector operations per 2x2 tile: products, and loads, additions and stores of the
-    transforms (weighted by measurement); tiles that stick out of the image count in full."""
-    node = space.anchor
-    if node.op != "conv" or space.bytes or not space.direct or space.a.kind != "load":
-        return False
-    a = node.attrs
-    x, w = node.operands
-    if a["layout"] != "last" or x.rank != 4 or a["groups"] != 1 or w.shape[:2] != (3, 3):
-        return False
-    if a["strides"] != (1, 1) or a["dilations"] != (1, 1):
-        return False
-    pads = list(zip(a["pads_lo"], a["pads_hi"], strict=True))
-    # Where there is an output, there must be a pixel.
-    if any(lo + hi > 2 or min(lo, hi) < 0 for lo, hi in pads):
-        return False
-    if not _plain(space):
-        return False
-    channels, columns = w.shape[2:]
-    if not isinstance(channels, int) or not isinstance(columns, int):
-        return False
-    if channels < LEAST or columns < LEAST:
-        return False
-    height, width = node.out.shape[1:3]
-    if 0 in (height, width):
-        return False
-    tiles, pixels = 1, 4
-    if isinstance(height, int) and isinstance(width, int):
-        tiles, pixels = -(-height // 2) * -(-width // 2), height * width
-    direct = pixels * 9 * channels * columns
-    fast = tiles * (POINTS * channels * columns + 64 * channels + 96 * columns)
-    return fast < GAIN * direct
-
-
-def _plain(space: ContractionSpace) -> bool:
-    """Whether rows and columns are images, lines, pixels and channels as the convolution has them,
-    not split by what follows."""
-    index = space.index[space.anchor]
-    if space.batch or len(space.columns) != 1 or len(space.body.reduced) != 3:
-        return False
-    if not all(i == 0 or is_var(i) for i in index):
-        return False
-    rows = {name_of(a.var) for a in space.rows}
-    moving = [name_of(i) for i in index[:3] if isinstance(i, Expr)]
-    return rows == set(moving) and isinstance(index[1], Expr) and isinstance(index[2], Expr)
-
-
-def _tiles(space: ContractionSpace) -> tuple[Dim, Dim, Dim]:
-    """Images, rows and columns of 2x2 tiles."""
-    n, height, width, _ = space.anchor.out.shape
-    return n, ceil_div(height, 2), ceil_div(width, 2)
-
-
-def choose_rows(heights: Sequence[int], space: ContractionSpace) -> int:
-    """The micro-tile height for the number of 2x2 tiles."""
-    return best_height(heights, product(_tiles(space)))
 
 
 class _WinogradWriter(_Writer):
@@ -115,13 +52,16 @@ class _WinogradWriter(_Writer):
         node = s.anchor
         self.reduced = list(s.body.reduced)
         self.image, self.line, self.pixel, _ = s.index[node]
-        self.counts = _tiles(s)
+        images = winograd_form(s, constant=True)
+        if isinstance(images, str):
+            raise Refused(f"it has no Winograd convolution: {images}")
+        self.counts = images.squares(SIZE - 2)
         self.extents = node.out.shape[1:3]
         self.channels = self.reduced[2].hi
         assert isinstance(self.channels, int)
         self.row_stride = self.channels
         if self.channels * F32.itemsize % WAY_BYTES == 0:
-            self.row_stride += 16  # rows off multiples of a cache way, see `choose_rows`
+            self.row_stride += 16  # rows off multiples of a cache way, see `variants.tiling`
         self.element, self.sum, self.slack = F32, F32, 0
         self.panel_depth = self.depth = POINTS * self.channels
         self.row_count = product(self.counts)
@@ -132,7 +72,7 @@ class _WinogradWriter(_Writer):
 
     def block_rows(self) -> Dim:
         most = self.tile.target.l2_bytes // 4 // (POINTS * F32.itemsize * self.row_stride)
-        most = min(max(most // self.mr, 1), 8) * self.mr
+        most = (self.plan.block or min(max(most // self.mr, 1), 8)) * self.mr
         if not isinstance(self.row_count, int):
             return most
         blocks = max(1, -(-self.row_count // most))
@@ -281,7 +221,7 @@ def _both_ways(grid: Sequence[Sequence[Ex]], along: Callable[[Sequence[Ex]], lis
     return [along(row) for row in zip(*columns, strict=True)]
 
 
-def lower_winograd(graph: Graph, tile: MicroKernel, constants: frozenset[int]) -> Contraction:
-    """Lowers a group for which ``pays`` holds and whose weights are known at load time; raises
-    ``Refused``."""
-    return _WinogradWriter(graph, tile, constants).contraction()
+def lower_winograd(graph: Graph, tile: MicroKernel, constants: frozenset[int], plan: Tiling
+                   ) -> Contraction:
+    """Lowers a group of ``ir.winograd``'s form; raises ``Refused`` for others."""
+    return _WinogradWriter(graph, tile, constants, plan).contraction()

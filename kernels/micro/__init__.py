@@ -84,19 +84,23 @@ def igemm(
     mr: int | None = None,
     nv: int | None = None,
     strided: bool = False,
+    panel: int | None = None,
 ) -> MicroKernel:
-    """The GEMM tile with ``mr`` rows (default: the full tile) and ``nv`` vectors of the panel;
-    ``strided`` adds the distance between successive k of a row of A, see ``gemm.Tile``."""
+    """The GEMM tile with ``mr`` rows (default: the full tile) and ``nv`` vectors of a panel of
+    ``panel`` (default: the full tile's); ``strided`` adds the distance between successive k of a
+    row of A, see ``gemm.Tile``."""
     full_mr, full_nv, width = _gemm.tile_shape(target, dtype)
-    rows, vectors = mr or full_mr, nv or full_nv
+    rows, wide = mr or full_mr, panel or full_nv
+    vectors = nv or wide
     symbol = f"mk_igemm{'k' if strided else ''}_{dtype}_{rows}x{vectors}"
-    tile = _gemm.Tile(dtype, rows, vectors, full_nv, strided)
+    symbol += f"of{wide}" if wide != full_nv else ""
+    tile = _gemm.Tile(dtype, rows, vectors, wide, strided)
     arguments = tuple(name for _, name in tile.parameters())
 
     def text() -> str:
         return _gemm.igemm_text(symbol, target, tile)
 
-    return MicroKernel(symbol, target, rows, vectors, full_nv * width, arguments, text)
+    return MicroKernel(symbol, target, rows, vectors, wide * width, arguments, text)
 
 
 def igemm_rows(target: Target, dtype: str = "f32") -> tuple[int, ...]:
@@ -178,7 +182,7 @@ def pack_i8(target: Target) -> MicroKernel:
 
 
 _NAMES = re.compile(
-    r"mk_(?:igemm(?P<strided>k?)_(?P<gemm>f32|f64)_(?P<rows>\d+)x(?P<nv>\d+)"
+    r"mk_(?:igemm(?P<strided>k?)_(?P<gemm>f32|f64)_(?P<rows>\d+)x(?P<nv>\d+)(?:of(?P<panel>\d+))?"
     r"|igemm_(?P<byte>[us])8_(?P<byte_rows>\d+)x(?P<byte_nv>\d+)"
     r"|depthwise_(?P<table_type>f32|f64)_(?P<table_rows>\d+)"
     r"|window_(?P<window_type>f32|f64)_k(?P<kw>\d+)s(?P<stride>\d+)_(?P<window_rows>\d+)"
@@ -194,7 +198,8 @@ def named(symbol: str, target: Target) -> MicroKernel:
     part = found.groupdict()
     if part["gemm"]:
         size = int(part["rows"]), int(part["nv"])
-        return igemm(target, part["gemm"], *size, bool(part["strided"]))
+        panel = int(part["panel"]) if part["panel"] else None
+        return igemm(target, part["gemm"], *size, bool(part["strided"]), panel)
     if part["byte"]:
         flip = part["byte"] == "s"
         return igemm_i8(target, int(part["byte_rows"]), int(part["byte_nv"]), flip)

@@ -8,9 +8,9 @@ the channels of one input pixel (zeros outside the image). So no im2col is ever 
 
 The ``mr * nv`` accumulator vectors stay in registers over all taps and k (K. Goto and R. van de
 Geijn, 2008): each step loads ``nv`` vectors of the packed panel and broadcasts ``mr`` scalars. Tile
-sizes by register file: 14x2 vectors for 32 registers of 512 bits, 6x2 for 16 registers, 8x2 for 32
-registers of 128 bits. Few rows leave the multiply-add latency exposed, so tiles of up to 4 rows
-keep several sets of accumulators, one per unrolled step, and sum them at the end.
+sizes by register file are those of ``ir.variants.micro_tile``. Few rows leave the multiply-add
+latency exposed, so tiles of up to 4 rows keep several sets of accumulators, one per unrolled step,
+and sum them at the end.
 
 What often follows a product is done in registers before the only store: a partial sum of earlier k,
 a bias, a residual, limits. Each is skipped where it is absent, by a branch per tile, so that one
@@ -30,6 +30,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...ir.target import Target
+from ...ir.variants import micro_tile
 from .irtext import SIZES, Carried, Code
 
 _LLVM = {"f32": "float", "f64": "double"}
@@ -41,10 +42,8 @@ PREFETCHES = 4
 
 def tile_shape(target: Target, dtype: str = "f32") -> tuple[int, int, int]:
     """``(mr, nv, width)``: rows, vectors per row, lanes per vector of the full tile."""
-    width = target.lanes(32 if dtype == "f32" else 64)
-    if target.registers >= 32:
-        return (14 if target.vector_bits >= 512 else 8), 2, width
-    return 6, 2, width
+    rows, vectors, _ = micro_tile(target)
+    return rows, vectors, target.lanes(32 if dtype == "f32" else 64)
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,9 @@ from evonnx.ir.groups import extract
 from evonnx.ir.target import Target
 from evonnx.ir.tiles import ContractionSpace, Space
 from evonnx.ir.types import F32, TensorType
-from evonnx.kernels.contract import choose_rows, lower_contraction
-from evonnx.kernels.micro import igemm, igemm_rows
+from evonnx.ir.variants import contraction_form, tiling
+from evonnx.kernels.contract import lower_contraction
+from evonnx.kernels.micro import igemm
 from evonnx.kernels.nest import Loop, Nested, Step
 
 from .test_groups import TARGETS, array, check, conv, tensor
@@ -135,7 +136,8 @@ def heights(rows: Dim, depth: int) -> int:
     x = b.input("x", TensorType(F32, (rows, depth)))
     graph = b.build({"y": b.op("dot", x, b.const(array(depth, 8)), ta=False, tb=False)})
     cut = extract(graph, [n for n in graph.nodes if n.op not in ("input", "const")])
-    return choose_rows(igemm_rows(Target.named("avx512")), ContractionSpace(Space(cut.graph)))
+    form = contraction_form(ContractionSpace(Space(cut.graph)), frozenset())
+    return tiling(form, Target.named("avx512"), {}).rows
 
 
 def test_tile_heights() -> None:

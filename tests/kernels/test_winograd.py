@@ -10,8 +10,8 @@ import pytest
 from evonnx.ir.dims import Dim, sym
 from evonnx.ir.graph import Builder, Value
 from evonnx.ir.groups import extract
-from evonnx.ir.tiles import ContractionSpace, Space
-from evonnx.kernels.winograd import pays
+from evonnx.ir.target import Target
+from evonnx.ir.variants import form_of, tiling
 
 from .test_groups import array, check, run_as_one, tensor
 
@@ -34,7 +34,8 @@ def conv(b: Builder, x: Value, w: np.ndarray, lo: Any, hi: Any, **attrs: Any) ->
 def used(b: Builder, y: Value) -> bool:
     graph = b.build({"y": y})
     nodes = [n for n in graph.nodes if n.op not in ("input", "const")]
-    return pays(ContractionSpace(Space(extract(graph, nodes).graph)))
+    form = form_of(extract(graph, nodes).graph, "contract", frozenset([1]))
+    return tiling(form, Target.named("avx512"), {}).winograd > 0
 
 
 def weights(c: int, m: int) -> np.ndarray:

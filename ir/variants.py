@@ -1,0 +1,228 @@
+"""The variants of a group: how else its kernel can be written, and how it is if nobody says.
+
+A schedule may say of a group, by name and number (``g3 = contract [7] {winograd=2, rows=6}``):
+
+============  ======================================================================================
+``winograd``  of a convolution of 3x3 pixels: the side of the squares of outputs that Winograd's
+              F(m x m, 3 x 3) computes at once; 0 sums all products directly
+``rows``      of a contraction: rows of a micro-tile
+``columns``   columns of a packed panel, whole vectors
+``depth``     products that are summed between two visits of a strip of sums, about
+``block``     micro-tiles of rows in a parallel tile
+``window``    of a depthwise convolution: 1 if windows inside the image are read without a table of
+              addresses, else 0
+``unroll``    of small windows in loops (pools): 1 if they are written out, else 0
+============  ======================================================================================
+
+What is not said, the kernel chooses by ``tiling``; so no setting at all is the first variant of
+every group. ``Form`` says what a group can have: lowering, the check of a schedule and the cost
+model read this one table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from .axes import coefficient, name_of
+from .dims import Dim, ceil_div, product
+from .elements import Refused, is_reduction
+from .graph import Graph, Node
+from .ops import lookup
+from .ops.contraction import split_layout
+from .target import Target
+from .tiles import ContractionSpace, Space
+from .types import F32
+from .winograd import SQUARES, Images, unasked, winograd_form
+
+Variant = tuple[tuple[str, int], ...]
+"""Settings of a group, as its schedule has them."""
+
+WAYS = 8
+"""Ways of a common level-1 cache, and bytes of one way."""
+WAY_BYTES = 4096
+CHUNK = 1024
+"""Products of one chunk of a long sum, about: a chunk of a panel is 128 KB."""
+CHAIN = 256
+"""Products that one accumulator takes in a row: no chunk is shorter."""
+MOST_BLOCK = 64
+"""Micro-tiles of rows in a parallel tile, at most."""
+TAPS = 32
+"""Elements of a window that is written out, at most: 5x5, 3x3x3."""
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What a group's variants depend on."""
+
+    kind: str = ""
+    """``product``, ``bytes``, ``depthwise``, ``window``; "" for a group with one variant only."""
+    rows: Dim = 1
+    """Rows of the left operand of a contraction."""
+    columns: Dim = 1
+    """Neighboring columns that share packed panels."""
+    depth: Dim = 1
+    """Products of one sum."""
+    run: Dim = 1
+    """Of these, how many lie in one piece."""
+    crowded: bool = False
+    """Whether the rows lie a multiple of a cache way apart and compete for the ways of one set."""
+    images: Images | str = "it is no contraction"
+    """Sizes for Winograd's convolution, or why it is none."""
+
+
+def form_of(graph: Graph, implementation: str, constants: frozenset[int]) -> Form:
+    """The form of a group that ``ir.groups.extract`` cut out; ``constants`` are its inputs known
+    when the model is loaded. Raises ``Refused`` for what is not such a group."""
+    if implementation == "contract":
+        return contraction_form(ContractionSpace(Space(graph)), read_once(graph, constants))
+    if implementation == "loops" and small_windows(graph):
+        return Form("window")
+    return Form()
+
+
+def contraction_form(space: ContractionSpace, once: frozenset[int]) -> Form:
+    """The form of a contraction; ``once`` as ``read_once`` answers."""
+    rows = product(a.hi for a in space.rows)
+    if space.channel is not None:
+        return Form("depthwise", rows)
+    step = coefficient(space.a.data[1], name_of(space.rows[-1].var)) if (
+        space.direct and space.rows) else None
+    crowded = isinstance(step, int) and step != 0 and step * F32.itemsize % WAY_BYTES == 0
+    constant = space.b.kind == "load" and space.b.data[0] in once
+    return Form("bytes" if space.bytes else "product", rows, space.columns[-1].hi,
+                product(a.hi for a in space.body.reduced), product(a.hi for a in space.run),
+                crowded, winograd_form(space, constant))
+
+
+def read_once(graph: Graph, constants: frozenset[int]) -> frozenset[int]:
+    """Constants that a kernel may pack: one that is read besides, by the epilogue or as the other
+    operand, stays as it is."""
+    reads = [v for n in graph.nodes for v in n.operands]
+    return frozenset(k for k in constants if reads.count(graph.inputs[k]) == 1)
+
+
+def small_windows(graph: Graph) -> bool:
+    """Whether all reductions of a group are small windows that can be written out."""
+    nodes = [n for n in graph.nodes if is_reduction(n)]
+    return bool(nodes) and all(_small(n) for n in nodes)
+
+
+def _small(node: Node) -> bool:
+    a = node.attrs
+    taps = product(a["kernel"]) if lookup(node.op).has("window") else TAPS + 1
+    if not isinstance(taps, int) or taps > TAPS:
+        return False
+    _, spatial, _ = split_layout(node.operands[0].shape, a["layout"])
+    padded = (lo != 0 or hi != 0 for lo, hi in zip(a["pads_lo"], a["pads_hi"], strict=True))
+    # A size that is not known might be 0: then there is no position to move back to.
+    return all(isinstance(d, int) and d > 0 for d, p in zip(spatial, padded, strict=True) if p)
+
+
+# -- what can be said ----------------------------------------------------------------------------
+
+
+def micro_tile(target: Target) -> tuple[int, int, int]:
+    """``(rows, vectors, lanes)`` of the full float32 micro-tile: 14x2 vectors for 32 registers of
+    512 bits, 6x2 for 16 registers, 8x2 for 32 registers of 128 bits."""
+    rows = 6 if target.registers < 32 else 14 if target.vector_bits >= 512 else 8
+    return rows, 2, target.lanes(32)
+
+
+def most_rows(target: Target, vectors: int) -> int:
+    """Rows of the tallest micro-tile that is so many vectors wide: its sums, a row of the panel and
+    one element of the left operand stay in registers."""
+    return min(micro_tile(target)[0], (target.registers - 1 - vectors) // vectors)
+
+
+def values(form: Form, target: Target, given: Mapping[str, int] | None = None
+           ) -> dict[str, Sequence[int]]:
+    """What each setting of a group may be where the others are as ``given``."""
+    if form.kind == "depthwise":
+        return {"window": (0, 1)}
+    if form.kind == "window":
+        return {"unroll": (0, 1)}
+    if form.kind not in ("product", "bytes"):
+        return {}
+    said, (_, full, lanes) = given or {}, micro_tile(target)
+    widths = [v for v in (1, 2, 3, 4) if most_rows(target, v) >= 4]
+    vectors = said.get("columns", full * lanes) // lanes
+    tallest = most_rows(target, vectors if vectors in widths else full)
+    found: dict[str, Sequence[int]] = {
+        "rows": range(1, tallest + 1), "block": range(1, MOST_BLOCK + 1)}
+    if form.kind == "product":
+        found["columns"] = [v * lanes for v in widths]
+        side = tiling(form, target, {"winograd": said.get("winograd", -1)}).winograd
+        found["winograd"] = (0, *SQUARES) if isinstance(form.images, Images) else (0,)
+        if side == 0:  # the transformed sums are short
+            found["depth"] = range(CHAIN, 1 << 20)
+    return found
+
+
+def check_variant(form: Form, target: Target, variant: Variant) -> None:
+    """Raises ``Refused`` with what the group could have where it cannot have ``variant``."""
+    given = dict(variant)
+    allowed = values(form, target, given)
+    for name, value in variant:
+        if name not in allowed:
+            known = ", ".join(f"{k} ({_shown(v)})" for k, v in sorted(allowed.items()))
+            raise Refused(f"it has no {name} to choose" + (
+                f"; what can be set is {known}" if known else ": nothing can be set"))
+        if value not in allowed[name]:
+            why = f", since {form.images}" if name == "winograd" and isinstance(
+                form.images, str) else ""
+            raise Refused(f"{name}={value} is none of its choices: {_shown(allowed[name])}{why}")
+
+
+def _shown(choices: Sequence[int]) -> str:
+    if isinstance(choices, range):
+        return f"{choices[0]} to {choices[-1]}"
+    return " or ".join(map(str, choices))
+
+
+# -- what is done ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Tiling:
+    """How a contraction is computed."""
+
+    winograd: int
+    """Side of the squares of outputs that are computed at once; 0 for the direct sum."""
+    rows: int
+    """Rows of a micro-tile."""
+    vectors: int
+    """Vectors of a panel that are computed."""
+    panel: int
+    """Vectors of a panel."""
+    depth: int = CHUNK
+    """Products of one chunk of a long sum, about."""
+    block: int | None = None
+    """Micro-tiles of rows in a parallel tile; None: by the sizes of caches."""
+
+
+def tiling(form: Form, target: Target, given: Mapping[str, int]) -> Tiling:
+    """The tiling of a contraction: what is ``given``, and for the rest what wastes least."""
+    _, full, lanes = micro_tile(target)
+    panel = given.get("columns", full * lanes) // lanes
+    needed = ceil_div(form.columns, lanes)
+    vectors = min(max(needed, 1), panel) if isinstance(needed, int) else panel
+    side = given.get("winograd", -1)
+    if side < 0:
+        side = unasked(form.images) if isinstance(form.images, Images) else 0
+    rows = form.rows
+    if side and isinstance(form.images, Images):
+        rows = product(form.images.squares(side))
+    heights = range(most_rows(target, panel), 0, -1)
+    if form.crowded and not side:
+        heights = range(min(heights[0], WAYS), 0, -1)
+    height = given.get("rows") or best_height(heights, rows)
+    return Tiling(side, height, vectors, panel, given.get("depth", CHUNK), given.get("block"))
+
+
+def best_height(heights: Sequence[int], rows: Dim) -> int:
+    """The one of ``heights`` that wastes the least for so many rows; a tile of ``h`` rows costs
+    about as much as ``h + 1``."""
+    if not isinstance(rows, int) or rows == 0:
+        return max(heights)
+    return min(heights, key=lambda h: -(-rows // h) * (h + 1))
