@@ -22,7 +22,7 @@ from ..ir.graph import Graph
 from ..ir.groups import cut_out
 from ..ir.schedule import Group, Schedule
 from ..ir.target import Target
-from ..search.candidates import Candidates, structure
+from ..search.candidates import Candidates
 from ..search.dataset import Dataset, save, survey
 from ..search.greedy import Fuser
 from ..search.models import CostModel
@@ -74,7 +74,7 @@ def _timed(data: Dataset, table: Candidates, count: int, seed: int, sizes: Mappi
     alike: dict[Any, list[int]] = {}
     for k in dict.fromkeys([*data.greedy, *others]):
         if data.groups[k].implementation not in FREE:
-            alike.setdefault(structure(graph, members[k], found[k].written), []).append(k)
+            alike.setdefault(table.judge.structure(members[k], found[k].written), []).append(k)
     measured = data.measured.copy()
     failed: dict[str, int] = {}
     for same in list(alike.values())[:count]:

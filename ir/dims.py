@@ -49,7 +49,7 @@ class Atom:
         return self._hash
 
     def __eq__(self, other: object) -> bool:
-        return (
+        return self is other or (
             isinstance(other, Atom)
             and self._hash == other._hash
             and self.kind == other.kind
@@ -75,18 +75,20 @@ def _call_text(kind: str, args: tuple[Dim, ...]) -> str:
 class Expr:
     """A polynomial in canonical form; made by the functions of this module, never directly."""
 
-    __slots__ = ("_hash", "_text", "terms")
+    __slots__ = ("_hash", "_text", "_variables", "terms")
 
     def __init__(self, terms: tuple[tuple[Monomial, int], ...]) -> None:
         self.terms = terms
         self._hash = hash(terms)
         self._text: str | None = None
+        self._variables: frozenset[str] | None = None
 
     def __hash__(self) -> int:
         return self._hash
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Expr) and self._hash == other._hash and self.terms == other.terms
+        return self is other or (isinstance(other, Expr) and self._hash == other._hash
+                                 and self.terms == other.terms)
 
     def __add__(self, other: Dim) -> Dim:
         if not isinstance(other, (int, Expr)):
@@ -660,12 +662,14 @@ def free_symbols(d: Dim) -> frozenset[str]:
 
 def free_vars(d: Dim) -> frozenset[str]:
     """Names of the loop variables in ``d``."""
-    return _variables(d) if isinstance(d, Expr) else frozenset()
+    if not isinstance(d, Expr):
+        return _NONE
+    if d._variables is None:
+        d._variables = frozenset(a.name for a in _atoms(d) if a.kind == "var")
+    return d._variables
 
 
-@_remembered
-def _variables(e: Expr) -> frozenset[str]:
-    return frozenset(a.name for a in _atoms(e) if a.kind == "var")
+_NONE: frozenset[str] = frozenset()
 
 
 @_remembered

@@ -15,8 +15,7 @@ consumers outside; a group that is a consumer with its own copy computes the nod
 nothing. So a partition of the units says who computes what again, every cost still belongs to one
 group, and nothing else in the search has to know: orders, cuts and proofs speak of units.
 
-Networks repeat themselves: legality and cost are asked once per *structure* (operations,
-attributes, types, wiring, which values come from constants and which are given).
+Networks repeat themselves: legality and cost are asked once per *structure* (``judge``).
 """
 
 from __future__ import annotations
@@ -25,15 +24,13 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 from ..ir.graph import Graph, Node, Value
 from ..ir.ops import lookup
 from ..ir.schedule import Group, Schedule
-from ..ir.types import TensorType
-from .cost import GroupCost, group_cost
+from .cost import GroupCost
 from .greedy import node_kind
-from .legality import implementation
+from .judge import Judge
 from .problem import MOST_NODES
 
 PER_NODE = 8
@@ -66,25 +63,29 @@ class Candidate:
 class Candidates:
     """The candidates of one graph; ``given`` schedules are among them. ``recompute`` False gives
     every node one unit. ``checks`` bounds the structures that are asked for (None: ``MOST_CHECKS``;
-    copies come on top, half as many)."""
+    copies come on top, half as many). ``judge`` is asked; what it knows already counts as
+    nothing."""
 
     def __init__(self, graph: Graph, given: Iterable[Schedule] = (), most: int = 16,
-                 recompute: bool = True, checks: int | None = None) -> None:
+                 recompute: bool = True, checks: int | None = None,
+                 judge: Judge | None = None) -> None:
         self.graph = graph
         self.checks = MOST_CHECKS if checks is None else checks
         self.most = min(most, MOST_NODES)
         """Largest group that growth reaches."""
         self.limit = self.checks
         """No further structure is asked for where there are so many."""
-        self.structures: dict[tuple[Any, ...], tuple[str | None, GroupCost | None]] = {}
-        """Verdict and cost by structure."""
+        self.judge = Judge(graph) if judge is None else judge
+        self.asked = 0
+        """Structures that nobody had asked for before."""
         self.units: list[int] = []
         """Position in ``graph.nodes`` of each unit's node, ascending."""
         self.of: dict[Node, tuple[int, ...]] = {}
         """Units of each scheduled node."""
         self._reader: list[Node | None] = []
         """The one consumer each unit serves; None where it serves all of its node's."""
-        self._number_units(recompute)
+        given = tuple(given)
+        self._number_units(recompute, given)
         self._kinds = [node_kind(graph.nodes[k]) for k in self.units]
         self._above, self._below = self._closures()
         self.found: dict[tuple[int, ...], Candidate] = {}
@@ -99,14 +100,22 @@ class Candidates:
         if len(self.units) > len(self.of):
             self._repeat()
 
-    def _number_units(self, recompute: bool) -> None:
+    def _number_units(self, recompute: bool, given: Sequence[Schedule]) -> None:
+        """Units of all nodes. Those of a given group whose units would be more than a candidate may
+        have get one each."""
         graph = self.graph
+        readers: dict[int, tuple[Node | None, ...]] = {}
         for k, node in enumerate(graph.nodes):
-            if node.op in ("input", "const"):
-                continue
-            users = tuple(dict.fromkeys(u for v in node.outputs for u in graph.users(v)))
-            copies = users if recompute and repeatable(graph, node, users) else (None,)
-            self.of[node] = tuple(range(len(self.units), len(self.units) + len(copies)))
+            if node.op not in ("input", "const"):
+                users = tuple(dict.fromkeys(u for v in node.outputs for u in graph.users(v)))
+                several = recompute and repeatable(graph, node, users)
+                readers[k] = users if several else (None,)
+        for group in (g for schedule in given for g in schedule.groups):
+            if sum(len(readers[k]) for k in group.computed) > MOST_NODES:
+                readers |= dict.fromkeys(group.computed, (None,))
+        for k, copies in readers.items():
+            first = len(self.units)
+            self.of[graph.nodes[k]] = tuple(range(first, first + len(copies)))
             self.units += [k] * len(copies)
             self._reader += copies
         self._preds: list[list[int]] = [[] for _ in self.units]
@@ -257,7 +266,7 @@ class Candidates:
 
     def _repeat(self) -> None:
         """Groups that compute an operand again, and groups without the copies of its readers."""
-        self.limit = len(self.structures) + self.checks // 2
+        self.limit = self.asked + self.checks // 2
         pending = list(self.found)
         for members in pending:
             inside = set(members)
@@ -308,18 +317,15 @@ class Candidates:
         positions = tuple(dict.fromkeys(self.units[v] for v in members))
         nodes = [self.graph.nodes[k] for k in positions]
         written = self._written(members, nodes)
-        key = structure(self.graph, nodes, written)
-        known = self.structures.get(key)
-        if known is None:
-            if len(self.structures) >= self.limit and len(members) > 1 and not always:
+        key = self.judge.structure(nodes, written)
+        if key not in self.judge:
+            if self.asked >= self.limit and len(members) > 1 and not always:
                 return False
-            word, _ = implementation(self.graph, nodes, written)
-            cost = None if word is None else group_cost(self.graph, word, nodes, written)
-            known = self.structures[key] = word, cost
-        word, cost = known
-        if word is None or cost is None:
+            self.asked += 1
+        known = self.judge.price(key, nodes, written)
+        if known is None:
             return False
-        self.found[members] = Candidate(positions, word, cost, written)
+        self.found[members] = Candidate(positions, *known, written)
         return True
 
     def _written(self, members: tuple[int, ...], nodes: Sequence[Node]) -> tuple[Value, ...]:
@@ -351,29 +357,6 @@ def repeatable(graph: Graph, node: Node, users: Sequence[Node]) -> bool:
         return False
     total = sum(sizes[1:], start=sizes[0]) if sizes else 0
     return total == own or isinstance(total, int) and isinstance(own, int) and total <= 2 * own
-
-
-def structure(graph: Graph, nodes: Sequence[Node], written: Sequence[Value]) -> tuple[Any, ...]:
-    """What legality and cost of a group depend on, as a key: equal keys, equal answers."""
-    local = {n: i for i, n in enumerate(nodes)}
-    given = set(written)
-    outside: dict[Any, int] = {}
-    parts = []
-    for n in nodes:
-        wires: list[Any] = []
-        for v in n.inputs:
-            if v is None:
-                wires.append(None)
-            elif v.node in local:
-                wires.append((local[v.node], v.index))
-            else:
-                constant = v.node.op == "const"
-                scalar = constant and isinstance(v.type, TensorType) and v.type.numel() == 1
-                content = v.node.attrs["digest"] if scalar else constant
-                wires.append((outside.setdefault(v, len(outside)), content, v.type))
-        needed = tuple(v in given for v in n.outputs)
-        parts.append((n.op, n.attrs, n.types, tuple(wires), needed))
-    return tuple(parts)
 
 
 def schedule_of(graph: Graph, chosen: Sequence[Candidate],

@@ -93,7 +93,7 @@ def choose(
     greedy = fuser.run()
     if how.name == "none" or not greedy.groups:
         return Choice(greedy, "none")
-    survey = Survey(graph, greedy, target, how)
+    survey = Survey(graph, greedy, target, how, fuser.judge)
     if how.name in RULES:
         return _by_rule(survey, how)
     solver = Solver(how, progress)

@@ -18,6 +18,7 @@ from ..ir.groups import escaping, expand_fully, extract
 from ..ir.ops import lookup
 from ..ir.schedule import Schedule
 from ..ir.types import TensorType, Type
+from .legality import Verdict
 from .phases import Work, group_phases
 
 
@@ -148,9 +149,10 @@ def group_work(nodes: Sequence[Node], ins: Iterable[Value], outs: Iterable[Value
 
 
 def group_cost(graph: Graph, implementation: str, nodes: Sequence[Node],
-               written: Sequence[Value] | None = None) -> GroupCost:
+               written: Sequence[Value] | None = None, verdict: Verdict | None = None) -> GroupCost:
     """C and D of ``nodes`` as one group of ``graph`` that gives the values ``written`` (None: all
-    that are needed outside)."""
+    that are needed outside). ``verdict`` is what legality said of them with this implementation,
+    where it was asked just before."""
     if implementation == "view":
         return GroupCost(implementation, nodes=len(nodes))
     if implementation not in ("loops", "contract"):
@@ -158,10 +160,11 @@ def group_cost(graph: Graph, implementation: str, nodes: Sequence[Node],
         ins = dict.fromkeys(v for n in nodes for v in n.operands if v.node not in inside)
         outs = escaping(graph, nodes) if written is None else written
         return _cost(implementation, nodes, ins, outs)
-    group = extract(graph, nodes, written)
+    cut, tiles = (None, None) if verdict is None else (verdict.cut, verdict.tiles)
+    group = extract(graph, nodes, written) if cut is None else cut
     cost = _cost(implementation, nodes, group.inputs, group.outputs)
     constants = frozenset(k for k, v in enumerate(group.inputs) if v.node.op == "const")
-    return replace(cost, work=group_phases(group.graph, implementation, constants))
+    return replace(cost, work=group_phases(group.graph, implementation, constants, tiles))
 
 
 def _cost(implementation: str, nodes: Sequence[Node], ins: Iterable[Value],

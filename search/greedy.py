@@ -16,7 +16,8 @@ from ..ir.errors import CompileError
 from ..ir.graph import Graph, Node
 from ..ir.ops import lookup
 from ..ir.schedule import Group, Schedule
-from .legality import alone, implementation
+from .judge import Judge
+from .legality import alone
 
 _RANK = {"solo": 0, "map": 1, "reduce": 2, "contract": 3}
 
@@ -48,6 +49,7 @@ class Fuser:
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
+        self.judge = Judge(graph)
         self.of: dict[Node, _Group] = {}
         self.groups: list[_Group] = []
         self.refusals: dict[tuple[Node, Node], str] = {}
@@ -104,8 +106,8 @@ class Fuser:
         reason = self.outputs_refused(theirs, mine)
         if reason:
             return reason
-        found, reason = implementation(self.graph, [*theirs.nodes, *mine.nodes])
-        return None if found is not None else reason
+        verdict = self.judge.verdict([*theirs.nodes, *mine.nodes])
+        return None if verdict.implementation is not None else verdict.reason
 
     def is_view(self, node: Node) -> bool:
         return lookup(node.op).has("view")
@@ -183,14 +185,14 @@ class Fuser:
 
     def group(self, g: _Group) -> Group:
         nodes = sorted(self.graph.index[n] for n in g.nodes)
-        found, reason = implementation(self.graph, [self.graph.nodes[i] for i in nodes])
-        if found is None:
+        verdict = self.judge.verdict([self.graph.nodes[i] for i in nodes])
+        if verdict.implementation is None:
             ops = " ".join(self.graph.nodes[i].op for i in nodes)
             origin = ", ".join(dict.fromkeys(o for n in g.nodes for o in n.origin))
             raise CompileError(
-                f"{ops} (from {origin}) cannot run as one kernel: {reason}; a composite without a "
-                f"kernel of its own needs the pass `expand:{g.nodes[0].op}`")
-        return Group(tuple(nodes), found)
+                f"{ops} (from {origin}) cannot run as one kernel: {verdict.reason}; a "
+                f"composite without a kernel of its own needs the pass `expand:{g.nodes[0].op}`")
+        return Group(tuple(nodes), verdict.implementation)
 
 
 def greedy(graph: Graph) -> Schedule:

@@ -8,12 +8,13 @@ is the chooser's (``check_order`` verifies a whole schedule).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from ..ir.attention import AttentionSpace
 from ..ir.elements import Refused, is_reduction
 from ..ir.errors import EvonnxError
 from ..ir.graph import Graph, Node, Value
-from ..ir.groups import extract
+from ..ir.groups import GroupGraph, extract
 from ..ir.ops import lookup
 from ..ir.tiles import ContractionSpace, Space, TileSpace, micro_typed
 
@@ -36,65 +37,81 @@ def alone(node: Node) -> str | None:
     return None
 
 
-def implementation(graph: Graph, members: Sequence[Node], written: Sequence[Value] | None = None
-                   ) -> tuple[str | None, str]:
-    """How a group can run that gives the values ``written`` (None: all that are needed outside):
-    (implementation, "") or (None, reason)."""
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether nodes may be one group, and what was found out on the way."""
+
+    implementation: str | None
+    """How the group can run; None where it cannot."""
+    reason: str = ""
+    """Why it cannot."""
+    cut: GroupGraph | None = None
+    """The group as a graph of its own, where it was looked at as one."""
+    tiles: TileSpace | None = None
+    """Its tile space, where it has reductions; ``find_tiles`` has been called."""
+
+
+def judge(graph: Graph, members: Sequence[Node], written: Sequence[Value] | None = None
+          ) -> Verdict:
+    """How a group can run that gives the values ``written`` (None: all that are needed outside)."""
     if len(members) == 1:
         node = members[0]
         definition = lookup(node.op)
         if node.op == "bind":
-            return "bind", ""
+            return Verdict("bind")
         for trait in ("control", "host"):
             if definition.has(trait):
-                return trait, ""
+                return Verdict(trait)
         if alone(node) is not None:
-            return "opaque", ""
+            return Verdict("opaque")
     if all(lookup(n.op).has("view") for n in members):
-        return "view", ""
+        return Verdict("view")
     if len(members) > MAX_NODES:
-        return None, f"{len(members)} nodes, more than {MAX_NODES}"
+        return Verdict(None, f"{len(members)} nodes, more than {MAX_NODES}")
     for node in members:
         reason = alone(node)
         if reason is not None:
-            return None, reason
+            return Verdict(None, reason)
     try:
         return _fused(graph, members, written)
     except Refused as refusal:
-        return None, str(refusal)
+        return Verdict(None, str(refusal))
     except EvonnxError as error:
-        return None, f"positions cannot be propagated: {error}"
+        return Verdict(None, f"positions cannot be propagated: {error}")
 
 
-def _fused(graph: Graph, members: Sequence[Node], written: Sequence[Value] | None
-           ) -> tuple[str | None, str]:
+def _fused(graph: Graph, members: Sequence[Node], written: Sequence[Value] | None) -> Verdict:
     group = extract(graph, members, written)
     if len(members) > 1 and len(group.inputs) > MAX_OPERANDS:
-        return None, f"{len(group.inputs)} operands, more than {MAX_OPERANDS}"
+        return Verdict(None, f"{len(group.inputs)} operands, more than {MAX_OPERANDS}")
     reductions = [n for n in group.graph.nodes if is_reduction(n)]
     if not reductions:
-        return "loops", ""
+        return Verdict("loops", cut=group)
     if any(lookup(n.op).has("attention") for n in reductions):
-        AttentionSpace(Space(group.graph))
-        return "attention", ""
+        return Verdict("attention", cut=group, tiles=AttentionSpace(Space(group.graph)))
     contractions = [n for n in reductions if lookup(n.op).has("contraction")]
     if len(contractions) > 1:
-        return None, "two contractions"
-    reason = ""
+        return Verdict(None, "two contractions")
     if contractions and len(reductions) == 1:
         try:
-            ContractionSpace(Space(group.graph))
-            return "contract", ""
+            return Verdict("contract", cut=group, tiles=ContractionSpace(Space(group.graph)))
         except Refused as refusal:
-            reason = str(refusal)
             if len(members) > 1 and micro_typed(contractions[0]):
-                return None, reason
+                return Verdict(None, str(refusal))
     elif contractions and len(members) > 1:
-        return None, "a contraction with another reduction"
+        return Verdict(None, "a contraction with another reduction")
     space = TileSpace(Space(group.graph), reductions)
     space.find_tiles()
     space.check_early()
-    return "loops", ""
+    return Verdict("loops", cut=group, tiles=space)
+
+
+def implementation(graph: Graph, members: Sequence[Node], written: Sequence[Value] | None = None
+                   ) -> tuple[str | None, str]:
+    """How a group can run that gives the values ``written`` (None: all that are needed outside):
+    (implementation, "") or (None, reason)."""
+    found = judge(graph, members, written)
+    return found.implementation, found.reason
 
 
 def legal(graph: Graph, members: Sequence[Node]) -> bool | str:

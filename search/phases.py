@@ -108,18 +108,27 @@ class Work:
     product: ProductWork | None = None
 
 
-def group_phases(graph: Graph, implementation: str, constants: frozenset[int]) -> Work | None:
+def group_phases(graph: Graph, implementation: str, constants: frozenset[int],
+                 tiles: TileSpace | None = None) -> Work | None:
     """The phases of a group that ``ir.groups.extract`` cut out; ``constants`` are its inputs known
-    when the model is loaded. None where there are no loops to speak of (views, kernels of their
-    own) or positions do not propagate."""
+    when the model is loaded, ``tiles`` its tile space where that is known (it is used up). None
+    where there are no loops to speak of (views, kernels of their own) or positions do not
+    propagate."""
     if implementation not in ("loops", "contract"):
         return None
     try:
         if implementation == "contract":
-            return Work(product=_product(graph, constants))
+            space = tiles if isinstance(tiles, ContractionSpace) else None
+            return Work(product=_product(space or ContractionSpace(Space(graph)), constants))
+        if tiles is not None:
+            return Work(tuple(_reductions(tiles)))
         low = Space(graph)
         reductions = [n for n in graph.nodes if is_reduction(n)]
-        return Work(tuple(_reductions(TileSpace(low, reductions)) if reductions else _maps(low)))
+        if not reductions:
+            return Work(tuple(_maps(low)))
+        tiles = TileSpace(low, reductions)
+        tiles.find_tiles()
+        return Work(tuple(_reductions(tiles)))
     except EvonnxError:
         return None
 
@@ -152,7 +161,6 @@ def _maps(low: Space) -> list[LoopWork]:
 def _reductions(space: TileSpace) -> list[LoopWork]:
     """A loop nest per reduction, then one per result."""
     low = space.low
-    space.find_tiles()
     space.find_lane()
     rows = [a for a in space.tile if name_of(a.var) not in space.folded]
     found = []
@@ -398,9 +406,8 @@ def _own_dims(ex: Ex) -> tuple[Dim, ...]:
 # -- contractions ------------------------------------------------------------------------------
 
 
-def _product(graph: Graph, constants: frozenset[int]) -> ProductWork:
-    low = Space(graph)
-    s = ContractionSpace(low)
+def _product(s: ContractionSpace, constants: frozenset[int]) -> ProductWork:
+    low, graph = s.low, s.low.graph
     rows = product(a.hi for a in s.rows)
     batches = product(a.hi for a in s.batch)
     depth = product(a.hi for a in s.body.reduced)

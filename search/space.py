@@ -28,6 +28,7 @@ from ..ir.schedule import KERNELS, Schedule
 from ..ir.target import Target
 from ..ir.types import TensorType, type_symbols
 from .candidates import Candidate, Candidates, schedule_of
+from .judge import Judge
 from .models import Context, CostModel, GroupFacts, facts
 from .models import model as model_of
 from .models.base import together
@@ -109,10 +110,11 @@ class Space:
 class Survey:
     """The candidates of a graph around some schedules and their numbers: what ``space`` prices."""
 
-    def __init__(self, graph: Graph, greedy: Schedule, target: Target, how: Search) -> None:
+    def __init__(self, graph: Graph, greedy: Schedule, target: Target, how: Search,
+                 judge: Judge | None = None) -> None:
         self.graph, self.greedy, self.target, self.how = graph, greedy, target, how
         checks = QUICK_CHECKS if how.name == "default" else None
-        self.table = Candidates(graph, [greedy], checks=checks)
+        self.table = Candidates(graph, [greedy], checks=checks, judge=judge)
         self.context = Context(target, max(1, how.threads), constant_bytes(graph))
         self.sizes = sizes_of(graph, how.expect)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -132,6 +133,7 @@ def sum_dims(dims: Any) -> Dim:
     return total
 
 
+@lru_cache(maxsize=1 << 12)
 def broadcast_shapes(*shapes: tuple[Dim, ...]) -> tuple[Dim, ...]:
     """NumPy broadcasting of symbolic shapes; raises ``ModelError``."""
     rank = max((len(s) for s in shapes), default=0)

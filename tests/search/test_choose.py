@@ -19,9 +19,10 @@ from evonnx.ir.target import Target
 from evonnx.ir.types import F32, TensorType
 from evonnx.search import candidates as module
 from evonnx.search import registry
-from evonnx.search.candidates import Candidates, schedule_of, structure
+from evonnx.search.candidates import Candidates, schedule_of
 from evonnx.search.choose import choose
 from evonnx.search.greedy import Fuser, greedy
+from evonnx.search.judge import Judge
 from evonnx.search.legality import implementation
 from evonnx.search.settings import RULES, SEARCHES, Search, searches
 
@@ -84,7 +85,7 @@ def _ordered(graph: Graph, groups: list[Group]) -> tuple[Group, ...]:
 def test_repeated_layers_are_asked_for_once() -> None:
     few, many = (Candidates(blocks(n), most=5) for n in (3, 12))
     assert len(many.found) > 3 * len(few.found)
-    assert len(many.structures) <= 2 * len(few.structures)
+    assert len(many.judge) <= 2 * len(few.judge)
 
 
 def test_structures_tell_apart_what_legality_may() -> None:
@@ -93,7 +94,8 @@ def test_structures_tell_apart_what_legality_may() -> None:
     one, two = b.op("exp", x), b.op("exp", b.input("z", TensorType(F32, (4,))))
     kept = b.op("neg", one)
     graph = b.build({"a": kept, "b": one, "c": b.op("neg", two)})
-    keys = [structure(graph, (nodes := [v.node, u.node]), escaping(graph, nodes))
+    judge = Judge(graph)
+    keys = [judge.structure((nodes := [v.node, u.node]), escaping(graph, nodes))
             for v, u in ((one, kept), (two, graph.outputs[2][1]))]  # fmt: skip
     assert keys[0] != keys[1], "one inner value is an output of the graph"
 

@@ -18,7 +18,7 @@ from evonnx.ir.groups import extract
 from evonnx.ir.schedule import KERNELS
 from evonnx.ir.target import Target
 from evonnx.kernels.group import group_kernels
-from evonnx.search.candidates import Candidates, structure
+from evonnx.search.candidates import Candidates
 from evonnx.search.greedy import greedy
 
 CASES: dict[str, Callable[[], onnx.ModelProto]] = {
@@ -34,7 +34,7 @@ def test_every_candidate_can_be_lowered(name: str) -> None:
     seen = set()
     for c in table.found.values():
         nodes = [graph.nodes[i] for i in c.nodes]
-        key = structure(graph, nodes, c.written)
+        key = table.judge.structure(nodes, c.written)
         if c.implementation not in KERNELS or c.implementation == "opaque" or key in seen:
             continue
         seen.add(key)

@@ -133,3 +133,19 @@ def test_copies_nobody_reads_are_dropped() -> None:
     schedule = schedule_of(graph, chosen)
     check_schedule(schedule, graph)
     assert [len(g.computed) for g in schedule.groups] == [1, 1, 1]
+
+
+def test_a_large_group_stays_one_candidate() -> None:
+    """Copies of its nodes may not make greedy's group larger than a candidate can be."""
+    b = Builder()
+    x = b.input("x", TensorType(F32, (64,)))
+    for _ in range(15):
+        v = b.op("abs", x)
+        x = b.op("add", b.op("neg", v), b.op("exp", v))
+    graph = b.build({"y": x})
+    found = greedy(graph)
+    most = max(found.groups, key=lambda g: len(g.nodes))
+    assert len(most.nodes) > 40
+    table = Candidates(graph, [found])
+    assert table.members(most) in table.found
+    check_schedule(choose(graph, Fuser(graph), TARGET, Search("default")).schedule, graph)
