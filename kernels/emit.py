@@ -20,7 +20,7 @@ from ..ir.axes import Axis
 from ..ir.dims import Atom, Dim, Expr, free_vars, product
 from ..ir.elements import Ex
 from ..ir.errors import CompileError
-from ..ir.types import BF16, BOOL, F16, I64
+from ..ir.types import BF16, BOOL, F16, F32, I64
 from .functions import (
     ACCUMULATE,
     arithmetic,
@@ -333,6 +333,9 @@ class Emitter:
         name = ex.data[0]
         if name == "bitcast":
             return self.bitcast(ex)
+        if name == "round" and _divides(ex.args[0]):
+            x, y = (self.value(a) for a in ex.args[0].args)
+            return f"rint(quotient({x}, {y}))"
         args = [self.value(a) for a in ex.args]
         if name == "select":
             return f"select({', '.join(args)})"
@@ -561,6 +564,12 @@ class Emitter:
             value, word = as_bits(value), "stb"
         name = self.value(value)
         self.line(f"{word}(b{item.buffer}, {self.dim(item.position)}, {name})")
+
+
+def _divides(ex: Ex) -> bool:
+    """Whether a float32 is divided by a constant."""
+    return ex.kind == "fn" and ex.data[0] == "div" and ex.dtype == F32 and (
+        ex.args[1].kind == "const")
 
 
 def _moves(a: Atom) -> bool:

@@ -166,6 +166,6 @@ def suffix(kind: ir.Type) -> str:
 
 def load() -> dict[str, Any]:
     """All words, by name."""
-    from . import casts, intrinsics, scalar, vectormath  # noqa: F401
+    from . import casts, division, intrinsics, scalar, vectormath  # noqa: F401
 
     return WORDS
