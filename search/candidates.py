@@ -36,8 +36,9 @@ from .problem import MOST_NODES
 PER_NODE = 8
 """Groups of one size that growth keeps for one first unit."""
 MOST_CHECKS = 1500
-"""Distinct structures whose legality and cost are asked for; each takes two or three
-milliseconds."""
+"""Distinct structures whose legality and cost are asked for; each takes about a millisecond."""
+USUAL = 16
+"""Nodes of a group up to which asking takes the usual time."""
 MOST_COPIES = 4
 """A node with more consumers than this is not computed again: it has one unit."""
 MOST_SIBLINGS = 8
@@ -77,7 +78,7 @@ class Candidates:
         """No further structure is asked for where there are so many."""
         self.judge = Judge(graph) if judge is None else judge
         self.asked = 0
-        """Structures that nobody had asked for before."""
+        """Structures that nobody had asked for before; large ones count several times."""
         self.units: list[int] = []
         """Position in ``graph.nodes`` of each unit's node, ascending."""
         self.of: dict[Node, tuple[int, ...]] = {}
@@ -321,7 +322,7 @@ class Candidates:
         if key not in self.judge:
             if self.asked >= self.limit and len(members) > 1 and not always:
                 return False
-            self.asked += 1
+            self.asked += 1 + len(nodes) // USUAL
         known = self.judge.price(key, nodes, written)
         if known is None:
             return False

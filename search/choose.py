@@ -2,7 +2,8 @@
 
 ``choose`` collects the candidate groups, prices them with a cost model at the sizes given (or
 assumed), and searches the partitions. ``default`` and ``exact`` prove the optimum over all of them
-by dynamic programming over ideals, a strategy looks for it within a budget of evaluations. Greedy's
+by dynamic programming over ideals, a strategy looks for it within a budget of evaluations;
+``default`` does not begin where no schedule could be noticeably faster (``worth``). Greedy's
 schedule is among the candidates and is where strategies start, so the result is never worse than
 greedy under the model that chose it. On several threads the groups of the result that may run side
 by side become candidates as well, and the search is run again.
@@ -21,12 +22,13 @@ from ..ir.graph import Graph
 from ..ir.schedule import Schedule
 from ..ir.target import Target
 from .greedy import Fuser
-from .models import CD, SECONDS, CostModel
+from .models import CD, SECONDS, Context, CostModel
 from .models import model as model_of
 from .narrow import prove_narrow
 from .problem import Found, InfeasibleError, Proof, floor, peak
 from .settings import RULES, Search
-from .space import Space, Survey
+from .space import Space, Survey, constant_bytes, sizes_of
+from .worth import HARDLY, fusible, spare
 
 if TYPE_CHECKING:
     from .strategies import Strategy
@@ -93,6 +95,8 @@ def choose(
     greedy = fuser.run()
     if how.name == "none" or not greedy.groups:
         return Choice(greedy, "none")
+    if how.name == "default" and (settled := _settled(graph, fuser, greedy, target, how)):
+        return settled
     survey = Survey(graph, greedy, target, how, fuser.judge)
     if how.name in RULES:
         return _by_rule(survey, how)
@@ -115,6 +119,22 @@ def choose(
     return Choice(space.schedule(graph, chosen), how.label, space.model, space.unit, cost,
                   space.greedy, found.bound, found.proven, len(space.candidates),
                   found.evaluations, note, peak(space.problem, chosen))
+
+
+def _settled(graph: Graph, fuser: Fuser, greedy: Schedule, target: Target, how: Search
+             ) -> Choice | None:
+    """Greedy's schedule where a search for time could not pay, with the reason; else None."""
+    model = model_of(how.model)
+    if how.objective != "time" or how.memory is not None or model.unit != SECONDS:
+        return None
+    if fusible(graph) < 2:
+        return Choice(greedy, how.label, model.name, model.unit, note="nothing to fuse")
+    context = Context(target, max(1, how.threads), constant_bytes(graph))
+    cost, saved = spare(fuser, greedy, model, context, sizes_of(graph, how.expect))
+    if saved >= HARDLY:
+        return None
+    return Choice(greedy, how.label, model.name, model.unit, cost, cost, max(cost - saved, 0.0),
+                  note="no schedule can be a microsecond faster")
 
 
 def objective_model(how: Search) -> CostModel:

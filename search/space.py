@@ -35,8 +35,9 @@ from .models.base import together
 from .problem import MOST_NODES, Problem, make_problem
 from .settings import ASSUMED, Search
 
-QUICK_CHECKS = 400
-"""Structures that ``default`` asks for, at most: about a second."""
+QUICK_CHECKS, QUICK_EACH = 400, 8
+"""Structures that ``default`` asks for, at most: in all, which takes under half a second, and per
+distinct group of greedy fusion, which takes a small part of the time its kernel is compiled in."""
 NEAR = 16
 """Groups behind one of a schedule that are tried side by side with it."""
 
@@ -113,7 +114,10 @@ class Survey:
     def __init__(self, graph: Graph, greedy: Schedule, target: Target, how: Search,
                  judge: Judge | None = None) -> None:
         self.graph, self.greedy, self.target, self.how = graph, greedy, target, how
-        checks = QUICK_CHECKS if how.name == "default" else None
+        judge = Judge(graph) if judge is None else judge
+        checks = None
+        if how.name == "default":
+            checks = min(QUICK_CHECKS, QUICK_EACH * distinct(graph, greedy, judge))
         self.table = Candidates(graph, [greedy], checks=checks, judge=judge)
         self.context = Context(target, max(1, how.threads), constant_bytes(graph))
         self.sizes = sizes_of(graph, how.expect)
@@ -211,6 +215,13 @@ class Survey:
 def space_of(graph: Graph, greedy: Schedule, target: Target, how: Search) -> Space:
     """The candidates around ``greedy`` under the cost model of ``how``."""
     return Survey(graph, greedy, target, how).space()
+
+
+def distinct(graph: Graph, schedule: Schedule, judge: Judge) -> int:
+    """Structures among the groups of a schedule that run as kernels."""
+    every = zip(schedule.groups, schedule.members(graph), schedule.written(graph), strict=True)
+    return len({judge.structure(nodes, written) for g, nodes, written in every
+                if g.implementation in KERNELS})
 
 
 def constant_bytes(graph: Graph) -> float:
