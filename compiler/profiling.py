@@ -162,7 +162,8 @@ def make_profile(stages: Stages, executable: Executable, costs: Costs, feeds: Ma
         call = min(call, time.perf_counter() - began)
     times = time_steps(executable, feeds, rounds)
     last = executable.last_call()
-    numbers = facts_at(costs, last[0] if last is not None else {}) or []
+    sizes = last[0] if last is not None else {}
+    numbers = facts_at(costs, sizes, executable.target) or []
     groups, seconds = _groups(stages, executable, numbers, times)
     return Profile(executable.target, executable.threads, tuple(groups), tuple(seconds), call)
 

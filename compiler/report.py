@@ -301,11 +301,11 @@ def _memory(executable: Executable, measured: int | None) -> tuple[dict[str, int
     return sizes, Memory(peak, held, measured)
 
 
-def facts_at(costs: Costs, sizes: Mapping[str, int]) -> list[GroupFacts] | None:
-    """The numbers of every group at ``sizes``; None if not all are known, or they do not go
-    together."""
+def facts_at(costs: Costs, sizes: Mapping[str, int], target: Target) -> list[GroupFacts] | None:
+    """The numbers of every group at ``sizes`` on ``target``; None if not all are known, or they do
+    not go together."""
     try:
-        return [facts(cost, sizes) for cost in costs.groups]
+        return [facts(cost, sizes, target) for cost in costs.groups]
     except EvonnxError:
         return None
 
@@ -315,7 +315,7 @@ def group_lines(stages: Stages, executable: Executable, costs: Costs, sizes: Map
     """Every group, with the time that ``predictor`` sees for it on its share of the threads."""
     graph, groups = stages.graph, stages.schedule.groups
     estimates: list[Explanation | None] = [None] * len(groups)
-    numbers = facts_at(costs, sizes)
+    numbers = facts_at(costs, sizes, executable.target)
     if numbers is not None:
         for k, group in enumerate(groups):
             threads = min(group.threads or executable.threads, executable.threads)

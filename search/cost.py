@@ -18,6 +18,7 @@ from ..ir.groups import escaping, expand_fully, extract
 from ..ir.ops import lookup
 from ..ir.schedule import Schedule
 from ..ir.types import TensorType, Type
+from ..ir.variants import Variant
 from .legality import Verdict
 from .phases import Work, group_phases
 
@@ -48,6 +49,8 @@ class GroupCost:
     """Columns of a contraction's result that share a row of its left operand."""
     work: Work | None = None
     """The phases of the kernel; None where it has no loops that are known."""
+    variant: Variant = ()
+    """How the kernel is written, where that is said."""
 
     @property
     def moved(self) -> Dim:
@@ -195,7 +198,7 @@ def _cost(implementation: str, nodes: Sequence[Node], ins: Iterable[Value],
 def schedule_cost(graph: Graph, schedule: Schedule) -> list[GroupCost]:
     """The cost of every group, in order."""
     return [
-        group_cost(graph, group.implementation, nodes, written)
+        replace(group_cost(graph, group.implementation, nodes, written), variant=group.variant)
         for group, nodes, written in zip(schedule.groups, schedule.members(graph),
                                          schedule.written(graph), strict=True)
     ]

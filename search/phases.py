@@ -37,6 +37,7 @@ from ..ir.tiles import (
     load_positions,
     reduction_body,
 )  # fmt: skip
+from ..ir.variants import Form, contraction_form, read_once
 
 DIVISION = 8
 """Elements apart that cost what an integer division does: one at a time, and slowly."""
@@ -44,6 +45,8 @@ ROW_DIVISION = 24
 """Operations of a row number taken apart by one more axis."""
 TABLE = 4
 """Operations per entry of a table of row addresses."""
+
+PRODUCT = Form("product")
 
 @dataclass(slots=True)
 class LoopWork:
@@ -98,6 +101,8 @@ class ProductWork:
     """What follows over the result in scratch; None where the micro-kernel's store does it."""
     residuals: int = 0
     """Elements it then reads per element."""
+    form: Form = PRODUCT
+    """What its variants depend on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -414,18 +419,16 @@ def _product(s: ContractionSpace, constants: frozenset[int]) -> ProductWork:
     taps = product(a.hi for a in s.taps)
     if s.channel is not None:
         epilogue, _ = _epilogue(s, s.rows, s.channel)
-        return ProductWork(1, rows, 1, 1, depth, taps, channels=s.channel.hi, epilogue=epilogue)
+        return ProductWork(1, rows, 1, 1, depth, taps, channels=s.channel.hi, epilogue=epilogue,
+                           form=contraction_form(s, frozenset()))
     column = s.columns[-1]
     outer = list(s.columns[:-1])
     left = pack = None
     tile = [*s.batch, *s.rows]
     if not s.direct:
         left = _loop(low, tile, list(s.run), [(_row_position(s), s.a)])
-    reads = [v for n in graph.nodes for v in n.operands]
-    b = s.b
-    constant = b.kind == "load" and b.data[0] in constants and reads.count(
-        graph.inputs[b.data[0]]) == 1
-    if not constant:
+    b, once = s.b, read_once(graph, constants)
+    if not (b.kind == "load" and b.data[0] in once):
         step = low.names.var(column.hi)
         value = map_dims(b, renamer({name_of(column.var): step}))
         order = [*s.batch, *outer, *s.body.reduced]
@@ -434,7 +437,7 @@ def _product(s: ContractionSpace, constants: frozenset[int]) -> ProductWork:
     epilogue, residuals = _epilogue(s, tile + outer, column)
     return ProductWork(batches, rows, column.hi, product(a.hi for a in outer), depth, taps,
                        max(len(s.rows) - 1, 0), left=left, pack=pack, epilogue=epilogue,
-                       residuals=residuals)
+                       residuals=residuals, form=contraction_form(s, once))
 
 
 def _row_position(s: ContractionSpace) -> Dim:

@@ -135,7 +135,7 @@ class Survey:
     @cached_property
     def facts(self) -> list[GroupFacts]:
         """The numbers of each candidate."""
-        return [facts(self.table.found[m].cost, self.sizes) for m in self.members]
+        return [facts(self.table.found[m].cost, self.sizes, self.target) for m in self.members]
 
     def rule(self, name: str) -> Schedule:
         """The schedule of a published greedy rule (``rules``); new groups become candidates."""
@@ -147,7 +147,7 @@ class Survey:
         def price(c: Candidate) -> float:
             key = id(c.cost)  # candidates of one structure share their cost
             if key not in known:
-                numbers = [facts(c.cost, self.sizes)]
+                numbers = [facts(c.cost, self.sizes, self.target)]
                 known[key] = float(model.parts(numbers, self.context)[0, 1]  # type: ignore[attr-defined]
                                    if name == "score" else model.costs(numbers, self.context)[0])
             return known[key]

@@ -75,12 +75,13 @@ def test_facts_are_the_costs_at_sizes() -> None:
     rows, product, epilogue = got.phases
     assert dataclasses.replace(got, phases=()) == GroupFacts(
         "contract", flops=112 * 64 * (2 * 32 + 12), special=112 * 64 * 12, constant=4 * 32 * 64,
-        inputs=4 * 112 * 32, outputs=4 * 112 * 64, tiles=16, nodes=2,
+        inputs=4 * 112 * 32, outputs=4 * 112 * 64, tiles=2, nodes=2,
     )  # fmt: skip
     assert rows == Phase(outer=4 * 112 * 2)  # a table of row addresses per block of panels
+    calls = 8 * 2  # of 14 rows and a panel of 32 columns each, rows streaming past the panel
     assert product == Phase(
-        fma=2 * 112 * 64 * 32, loads=4 * 112 * 64 * 32 * (1 / 14 + 1 / 2), stores=4 * 112 * 64,
-        entries=8 * 2)  # fmt: skip
+        fma=2 * 112 * 64 * 32, loads=calls * 32 * 4 * (14 * 16 / 2 + 32), stores=4 * 112 * 64,
+        spilled=calls * 32 * 4 * 14, entries=(4 + 1) * calls)  # fmt: skip
     assert epilogue == Phase(
         special=12 * 7168, loads=4 * 7168, stores=4 * 7168, entries=224, length=32)
     with pytest.raises(EvonnxError, match="N"):
@@ -168,13 +169,15 @@ def test_phases_run_one_after_another() -> None:
 def test_tiles_are_about_what_lowering_makes(rows: int, columns: int) -> None:
     graph = layer(rows, columns)
     schedule = greedy(graph)
-    program = build_program(graph, schedule, Target.named("generic"), _no_region)
+    target = Target.named("generic")
+    program = build_program(graph, schedule, target, _no_region)
     steps = [s for s in program.steps if isinstance(s, KernelStep)]
     costs = schedule_cost(graph, schedule)
     assert len(steps) == len(costs)
     for step, cost in zip(steps, costs, strict=True):
-        made, told = evaluate(step.tiles, {}), facts(cost, {}).tiles
-        assert told / 3 <= made <= told * 3, (cost.implementation, made, told)
+        made, told = evaluate(step.tiles, {}), facts(cost, {}, target).tiles
+        near = 1 if cost.implementation == "contract" else 3
+        assert told / near <= made <= told * near, (cost.implementation, made, told)
 
 
 def _no_region(body: Graph) -> Any:

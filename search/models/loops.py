@@ -1,0 +1,55 @@
+"""From the expressions of a loop nest to its numbers at given sizes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+from ...ir.dims import Dim
+from ..phases import LoopWork
+from .base import Phase
+
+_LINE, _SETS, _WAYS = 64, 64, 8
+"""Bytes of a line, sets and lines per set of a level-1 cache, about."""
+
+
+def loop(w: LoopWork, number: Callable[[Dim], float], times: float = 1.0) -> Phase:
+    """A loop nest that runs ``times`` times."""
+    entries, length = number(w.entries) * times, number(w.length)
+    outer = sum(count * number(size) for count, size in w.outer) * times
+    return _iterations(w, number, entries, length, outer)
+
+
+def strips(w: LoopWork, number: Callable[[Dim], float], width: int = 32) -> Iterator[Phase]:
+    """A loop nest whose innermost loop, over columns, is cut into panels of ``width``, full ones
+    and a rest."""
+    entries, length = number(w.entries), number(w.length)
+    outer = sum(count * number(size) for count, size in w.outer)
+    full, rest = divmod(length, width)
+    if full:
+        yield _iterations(w, number, entries * full, width, outer)
+    if rest:
+        yield _iterations(w, number, entries, rest, 0.0 if full else outer)
+
+
+def _iterations(w: LoopWork, number: Callable[[Dim], float], entries: float, length: float,
+                outer: float) -> Phase:
+    steps, near, far = entries * length, 0.0, 0.0
+    for count, step in w.apart:
+        if step is not None and _leaves(abs(number(step)), length):
+            far += count
+        else:
+            near += count
+    return Phase(plain=steps * w.plain, special=steps * w.special, loads=steps * w.loads,
+                 stores=steps * w.stores, apart=steps * near, far=steps * far, outer=outer,
+                 entries=entries, length=length, scalar=float(w.scalar), sums=float(w.sums))
+
+
+def _leaves(step: float, length: float) -> bool:
+    """Whether the lines of memory that a loop touches, ``step`` bytes apart, are more than the
+    level-1 cache keeps: steps of many lines fall into few of its sets."""
+    if step < _LINE:
+        return False
+    lines = step / _LINE
+    sets = _SETS / math.gcd(int(lines), _SETS) if lines.is_integer() else _SETS
+    return length > sets * _WAYS

@@ -1,0 +1,225 @@
+"""From a contraction to phases: what its kernel executes in one of its variants, at given sizes.
+
+*Direct.* Tiles are blocks of rows times blocks of panels. Rows are prepared once per tile, so as
+often as there are blocks of panels. Micro-tiles that stick out of the rows and panels that stick
+out of the columns count in full. A panel that is larger than the level-1 cache allows comes from
+the level-2 cache for every micro-tile, one that is not stays; rows stream past it.
+
+*Winograd's F(m x m, 3 x 3).* Of every square of ``m x m`` outputs, ``(m + 2)^2`` pixels are
+transformed per channel into scratch, as often as there are blocks of panels; as many products of
+the same micro-kernel follow, whose sums wait in a strip; then they are transformed back, with
+whatever follows. Additions per transform are those of ``kernels.winograd``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from ...ir.dims import Dim
+from ...ir.target import Target
+from ...ir.tiles import SPLITS
+from ...ir.variants import WAYS, Tiling, Variant, micro_tile, tiling
+from ...ir.winograd import Images
+from ..phases import ROW_DIVISION, TABLE, ProductWork
+from .base import Phase
+from .loops import loop, strips
+
+Number = Callable[[Dim], float]
+
+NOMINAL = Target("nominal", "", "", vector_bits=512, registers=32)
+"""The machine that counts where none is named."""
+_PIXELS = 4
+"""Neighboring pixels of a depthwise window that are computed at once, about."""
+_SHARED = 0.5
+"""Elements such a window loads per product, about; without windows one each."""
+_CALL = 4.0
+"""Entries of an inner loop that a call of a micro-kernel costs."""
+_CROWDED = 1.3
+"""Time of a product whose rows compete for the ways of a cache, of one whose rows do not."""
+_BROADCAST = 0.5
+"""Loading one element into all lanes, of loading a vector."""
+_CHAIN = 64
+"""Products of a run of Winograd's sums."""
+_ADDITIONS = {2: (32, 24), 4: (144, 100)}
+"""Additions and multiplications of the transform of a square's pixels, and of the one back, by the
+side of the square."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProductCount:
+    """What the kernel of a contraction executes."""
+
+    phases: list[Phase]
+    tiles: float
+    """Parallel tiles."""
+
+
+def count_product(p: ProductWork, number: Number, variant: Variant, target: Target | None
+                  ) -> ProductCount:
+    """The phases of a contraction in a variant on ``target`` (None: ``NOMINAL``)."""
+    machine = NOMINAL if target is None else target
+    given = dict(variant)
+    if p.form.kind == "depthwise":
+        return _depthwise(p, number, bool(given.get("window", 1)))
+    plan = tiling(p.form, machine, given)
+    if plan.winograd and isinstance(p.form.images, Images):
+        return _Winograd(p, p.form.images, number, plan, machine).count()
+    return _Direct(p, number, plan, machine).count()
+
+
+def _depthwise(p: ProductWork, number: Number, windows: bool) -> ProductCount:
+    """Neighboring pixels share what a row of their windows reads."""
+    rows, depth, taps, channels = (number(d) for d in (p.rows, p.depth, p.taps, p.channels))
+    products = rows * depth * channels
+    shared = _SHARED if windows else 1.0
+    table = 0.0 if windows else rows * taps * TABLE
+    calls = math.ceil(rows / _PIXELS) * taps
+    found = [Phase(fma=2 * products, loads=4 * shared * products, stores=4 * rows * channels,
+                   entries=calls, outer=table)]
+    lines = rows * channels / (1 << 14)
+    return ProductCount(found + ([] if p.epilogue is None else [loop(p.epilogue, number)]),
+                        max(1.0, math.ceil(lines)))
+
+
+class _Sizes:
+    """The tiles of a contraction with so many rows and so long sums."""
+
+    def __init__(self, p: ProductWork, number: Number, plan: Tiling, machine: Target) -> None:
+        self.p, self.number, self.plan, self.machine = p, number, plan, machine
+        self.batches, self.columns, self.outer, self.depth, self.taps = (
+            number(d) for d in (p.batches, p.columns, p.outer, p.depth, p.taps))
+        self.lanes = micro_tile(machine)[2]
+        self.width = plan.panel * self.lanes
+        self.padded = plan.vectors * self.lanes
+        """Columns of a panel, and those that are computed."""
+        self.panels = self.outer * math.ceil(self.columns / self.width)
+        self.crowded = p.form.crowded and not plan.winograd
+
+    def cut(self, rows: float, most: float) -> None:
+        """Blocks of rows and panels as lowering cuts them; ``most`` rows of a block."""
+        height = self.plan.rows
+        self.rows = rows
+        self.micro_rows = math.ceil(rows / height)
+        blocks = max(1, math.ceil(rows / max(most, 1.0)))
+        self.block = max(1, math.ceil(rows / (blocks * height))) * height
+        self.row_blocks = math.ceil(rows / self.block)
+        tiles = max(self.batches * self.row_blocks, 1.0)
+        self.panel_block = max(1, math.ceil(self.panels * tiles / SPLITS))
+
+    @property
+    def panel_blocks(self) -> int:
+        return math.ceil(self.panels / self.panel_block)
+
+    @property
+    def tiles(self) -> float:
+        return max(1.0, self.batches * self.row_blocks * self.panel_blocks)
+
+    def product(self, depth: float, chunk: float, times: float, pieces: float = 1.0) -> Phase:
+        """``times`` products of all rows with all panels over ``depth``, in calls of ``chunk``;
+        a row lies in so many ``pieces``."""
+        h = self.plan.rows
+        calls = times * self.batches * self.micro_rows * self.panels
+        steps = calls * depth
+        streamed = 4.0 * h * steps  # rows pass by
+        if 4 * (self.padded + h) * chunk > self.machine.l1_bytes / 2:
+            streamed += 4.0 * self.padded * steps  # and the panel does not stay
+        visits = math.ceil(depth / chunk) if chunk > 0 else 1.0
+        crowded = _CROWDED if self.crowded and h > WAYS else 1.0
+        return Phase(fma=2 * steps * h * self.padded * crowded, spilled=streamed,
+                     loads=4 * steps * (_BROADCAST * h * self.lanes + self.padded),
+                     entries=calls * (_CALL * visits + pieces))
+
+
+class _Direct(_Sizes):
+    """All products summed directly."""
+
+    def count(self) -> ProductCount:
+        p, number = self.p, self.number
+        rows, height = number(p.rows), self.plan.rows
+        chunk, chunks = self.depth, 1
+        run = number(p.form.run)
+        if rows > height or not isinstance(p.rows, int):
+            length = self.plan.depth
+            if self.taps <= 1:
+                chunks = max(1, math.ceil(run / length))
+            else:
+                chunks = math.ceil(self.taps / max(1, length // max(run, 1)))
+            chunk = math.ceil(self.depth / chunks)
+        self.cut(rows, (self.plan.block or self._left(chunk)) * height)
+        if chunks > 1:
+            room = self.machine.l2_bytes // 4 // (4 * self.width)
+            self.panel_block = min(self.panel_block, max(1, room // self.block))
+        found = list(strips(p.pack, number)) if p.pack is not None else []
+        if p.left is not None:
+            left_rows = loop(p.left, number, self.panel_blocks)
+            far = 4 * self.depth * min(self.block, rows) > self.machine.l1_bytes / 2
+            spilled = 2 * left_rows.stores if far else 0.0  # written, and read by the product
+            found.append(replace(left_rows, spilled=spilled))
+        entries = self.batches * rows * self.panel_blocks
+        found.append(Phase(outer=entries * (TABLE * self.taps + ROW_DIVISION * p.divisions)))
+        product = self.product(self.depth, chunk, 1.0, self.taps)
+        sums = 4 * self.batches * rows * self.panels * self.padded
+        waiting = 2 * (chunks - 1) * sums
+        again = (self.batches * self.row_blocks - 1) * 4 * self.depth * self.panels * self.width
+        far_again = 4 * self.depth * self.panels * self.width > self.machine.l2_bytes / 2
+        spilled = product.spilled + waiting
+        if far_again:
+            spilled += again * self.machine.l2_rate / self.machine.l3_rate
+        moved = 4 * self.batches * rows * self.columns * self.outer
+        if p.epilogue is None:  # what comes out of the registers is the result
+            found.append(replace(product, stores=moved + waiting / 2, spilled=spilled,
+                                 loads=product.loads + p.residuals * moved))
+        else:
+            found.append(replace(product, stores=sums + waiting / 2, spilled=spilled))
+            found += strips(p.epilogue, number, self.width)
+        return ProductCount(found, self.tiles)
+
+
+    def _left(self, chunk: float) -> float:
+        """Micro-tiles of rows whose chunk takes about 3/8 of the level-2 cache."""
+        left = self.machine.l2_bytes * 3 // 32 // max(chunk, 1)
+        return min(max(left // self.plan.rows, 1), 16)
+
+
+class _Winograd(_Sizes):
+    """Squares of outputs at once."""
+
+    def __init__(self, p: ProductWork, images: Images, number: Number, plan: Tiling,
+                 machine: Target) -> None:
+        super().__init__(p, number, plan, machine)
+        self.images = images
+        self.squares = math.prod(number(d) for d in images.squares(plan.winograd))
+
+    def count(self) -> ProductCount:
+        side, channels, height = self.plan.winograd, float(self.images.channels), self.plan.rows
+        points, outputs = (side + 2) ** 2, side * side
+        room = self.machine.l2_bytes // 4 // (points * 4 * channels)
+        most = self.plan.block or min(max(room // height, 1), 8)
+        self.cut(self.squares, most * height)
+        there, back = _ADDITIONS[side]
+        entered = self.squares * self.panel_blocks
+        pixels = entered * channels
+        border = float(points)  # outside the image a zero is chosen instead
+        found = [Phase(plain=(there + border) * pixels, loads=4 * points * pixels,
+                       stores=4 * points * pixels, spilled=8 * points * pixels,
+                       entries=entered, length=channels, outer=entered * 8 * ROW_DIVISION / 4)]
+        product = self.product(channels, min(channels, _CHAIN), points)
+        sums = 4 * points * self.squares * self.panels * self.padded
+        visits = math.ceil(channels / _CHAIN)
+        found.append(replace(product, stores=sums * visits,
+                             loads=product.loads + sums * (visits - 1)))
+        results = self.squares * self.columns
+        after, loads, special = 0.0, 0.0, 0.0
+        if self.p.epilogue is not None:
+            after, loads = self.p.epilogue.plain, self.p.epilogue.loads - 4
+            special = self.p.epilogue.special
+        else:
+            after, loads = 3.0, 4.0 * self.p.residuals
+        found.append(Phase(
+            plain=(back + outputs * after) * results, special=outputs * special * results,
+            loads=(4 * points + outputs * loads) * results, stores=4 * outputs * results,
+            spilled=4 * points * results, entries=self.squares * self.panels,
+            length=min(self.width, self.columns), outer=self.squares * self.panels * ROW_DIVISION))
+        return ProductCount(found, self.tiles)

@@ -1,0 +1,96 @@
+"""Variants of groups: what cost models count for them, and which of them the search takes."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from evonnx.compiler.build import build_program
+from evonnx.ir.dims import evaluate
+from evonnx.ir.graph import Builder, Graph
+from evonnx.ir.schedule import Group, Schedule
+from evonnx.ir.target import Target
+from evonnx.ir.types import F32, TensorType
+from evonnx.runtime.program import KernelStep
+from evonnx.search.cost import group_cost, schedule_cost
+from evonnx.search.models import GroupFacts, facts
+
+WIDE = Target("wide", "x86_64-unknown-linux-gnu", "x86-64-v4", vector_bits=512, registers=32)
+
+
+def _no_region(body: Graph) -> Any:
+    raise AssertionError("no control flow here")
+
+
+def layer(rows: int, columns: int = 64) -> Graph:
+    b = Builder()
+    x = b.input("x", TensorType(F32, (rows, 32)))
+    return b.build({"y": b.op("dot", x, b.const(np.ones((32, columns), np.float32)), ta=False,
+                              tb=False)})
+
+
+def _image(height: int, width: int, channels: int, columns: int) -> Graph:
+    b = Builder()
+    x = b.input("x", TensorType(F32, (1, height, width, channels)))
+    w = b.const(np.ones((3, 3, channels, columns), np.float32))
+    y = b.op("conv", x, w, strides=(1, 1), dilations=(1, 1), pads_lo=(1, 1), pads_hi=(1, 1),
+             groups=1, layout="last")
+    return b.build({"y": b.op("relu", y)})
+
+
+def _in(graph: Graph, target: Target = WIDE, **settings: int) -> GroupFacts:
+    nodes = [n for n in graph.nodes if n.op not in ("input", "const")]
+    cost = dataclasses.replace(group_cost(graph, "contract", nodes), variant=tuple(
+        settings.items()))
+    return facts(cost, {}, target)
+
+
+def test_unasked_costs_what_the_same_settings_cost() -> None:
+    graph = _image(20, 20, 64, 64)
+    assert _in(graph) == _in(graph, winograd=2, rows=10, columns=32)
+
+
+def test_winograd_multiplies_less_and_moves_more() -> None:
+    graph = _image(28, 28, 64, 64)
+    direct, fast = _in(graph, winograd=0), _in(graph, winograd=2)
+    products, others = (sum(p.fma for p in g.phases) for g in (direct, fast))
+    assert products == 2 * 28 * 28 * 9 * 64 * 64
+    assert others == pytest.approx(products * 16 / 36)
+    assert sum(p.stores for p in fast.phases) > 4 * sum(p.stores for p in direct.phases)
+
+
+@pytest.mark.parametrize("rows,height,computed", [(7, 6, 12), (7, 7, 7), (49, 14, 56), (1, 14, 14)])
+def test_micro_tiles_count_in_full(rows: int, height: int, computed: int) -> None:
+    graph = layer(rows)
+    dot = next(n for n in graph.nodes if n.op == "dot")
+    cost = dataclasses.replace(group_cost(graph, "contract", [dot]), variant=(("rows", height),))
+    assert max(p.fma for p in facts(cost, {}, WIDE).phases) == 2 * computed * 32 * 64
+
+
+@pytest.mark.parametrize("columns,width,computed", [(48, 32, 64), (48, 48, 48), (48, 16, 48),
+                                                    (16, 64, 16), (70, 64, 128)])
+def test_panels_count_in_full(columns: int, width: int, computed: int) -> None:
+    graph = layer(14, columns)
+    dot = next(n for n in graph.nodes if n.op == "dot")
+    cost = dataclasses.replace(group_cost(graph, "contract", [dot]), variant=(("columns", width),))
+    products = max(p.fma for p in facts(cost, {}, WIDE).phases)
+    height = 14 if width <= 32 else 7 if width == 48 else 5  # five rows three times are 15
+    assert products == 2 * height * math.ceil(14 / height) * 32 * computed
+
+
+@pytest.mark.parametrize("settings", [{}, {"columns": 48}, {"block": 2}, {"rows": 5, "columns": 16},
+                                      {"winograd": 0}, {"winograd": 2, "block": 1}])
+@pytest.mark.parametrize("sizes", [(9, 14, 24, 40), (40, 33, 16, 100)])
+def test_parallel_tiles_are_those_of_the_kernel(sizes: tuple[int, int, int, int],
+                                                settings: dict[str, int]) -> None:
+    graph = _image(*sizes)
+    nodes = tuple(k for k, n in enumerate(graph.nodes) if n.op not in ("input", "const"))
+    schedule = Schedule(graph.digest, (Group(nodes, "contract", tuple(settings.items())),))
+    program = build_program(graph, schedule, WIDE, _no_region)
+    steps = [s for s in program.steps if isinstance(s, KernelStep)]
+    cost, = schedule_cost(graph, schedule)
+    assert [evaluate(s.tiles, {}) for s in steps] == [facts(cost, {}, WIDE).tiles]
