@@ -1,7 +1,11 @@
 """Schedules against each other: what a search promises, and what the machine says.
 
 Each model is compiled with greedy fusion and with each search named; schedules that differ are
-timed in one process, in interleaved blocks (``measure``), and checked to give the same outputs.
+timed in one process and checked to give the same outputs. Two things make the times comparable:
+all programs read the same packed weights, since where these lie in memory alone changes a program's
+time by up to six percent; and blocks are short (``BLOCK``) and many, in turns, each compared with
+greedy fusion's of the same round. Our own threads do not disturb one another, so no pause is
+needed. ``again`` is greedy fusion's program once more, which shows the noise.
 ``measure:3`` stands for three seconds of ``compile(..., measure=3)``. Where the published greedy
 rules are among the searches, the others are also compared with the best of them, model by model.
 
@@ -13,19 +17,29 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
 
+from ..ir.graph import Constants
+from ..ir.schedule import Schedule
+from ..runtime.constants import Key
+from ..runtime.executable import Executable
 from ..search.settings import RULES
 from .machine import describe
-from .measure import ROUNDS, interleave
+from .measure import interleave
 from .models import feeds, get, path_of, select
 from .stats import geomean, paired_ratio, relative_error, summarize
 from .worker import copy_outputs
+
+BLOCK, ROUNDS = 0.03, 40
+"""Seconds of a block, and blocks of each schedule."""
+AGAIN = "again"
+"""Greedy fusion's program once more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,35 +72,48 @@ def compare(name: str, threads: int, searches: tuple[str, ...], cost_model: str,
     from .. import compile as compile_model
 
     path, inputs = path_of(get(name)), feeds(get(name))
-    made: dict[str, Any] = {}
+    made: dict[str, Executable] = {}
+    schedules: dict[str, Schedule] = {}
+    outputs: dict[str, list[Any]] = {}
+    found: dict[str, dict[str, Any]] = {}
     seconds: dict[str, float] = {}
     expect: dict[str, int] = {}
+    packed: dict[Key, np.ndarray] = {}
     for search in ("none", *searches):
         start = time.perf_counter()
         name_, _, measured = search.partition(":")
+        name_ = "none" if search == AGAIN else name_
         how = {"search": "default", "measure": float(measured)} if measured else {"search": name_}
-        made[search] = compile_model(path, threads=threads, cost_model=cost_model, budget=budget,
-                                     expect=expect, **how)
-        expect = sizes_in(made[search].inputs, inputs)
+        compiled = compile_model(path, threads=threads, cost_model=cost_model, budget=budget,
+                                 expect=expect, **how)
         seconds[search] = time.perf_counter() - start
-    plain = str(made["none"].schedule)
-    outputs = {k: copy_outputs(c.run(None, inputs)) for k, c in made.items()}
-    differ = {k: c for k, c in made.items() if k == "none" or str(c.schedule) != plain}
-    calls = {k: (lambda c=c: c.run(None, inputs)) for k, c in differ.items()}
-    times = interleave(calls, rounds=rounds) if len(differ) > 1 else {}
+        expect = sizes_in(compiled.inputs, inputs)
+        schedules[search], found[search] = compiled.schedule, compiled.report().search
+        made[search] = shared(compiled.executable, packed)
+        outputs[search] = copy_outputs(made[search].run_list(inputs))
+    plain = schedules["none"].groups
+    differ = [k for k in made if k in ("none", AGAIN) or schedules[k].groups != plain]
+    calls = {k: partial(made[k].run_list, inputs) for k in differ}
+    times = interleave(calls, rounds=rounds, seconds=BLOCK, pause=0.0) if len(differ) > 1 else {}
     rows = []
-    for search, compiled in made.items():
-        facts = compiled.report().search
+    for search, facts in found.items():
         same = search not in differ
         block = times.get(search) or times.get("none") or [float("nan")]
         rows.append(Row(
-            name, threads, search, cost_model, len(compiled.schedule.groups),
+            name, threads, search, cost_model, len(schedules[search].groups),
             facts["greedy"] / facts["cost"] if facts.get("cost") else 1.0,
             bool(facts["proven"]), seconds[search], summarize(block).median * 1e3,
             1.0 if same or search == "none" else paired_ratio(times["none"], times[search]),
             same, relative_error(outputs[search], outputs["none"]),
         ))  # fmt: skip
     return rows
+
+
+def shared(executable: Executable, packed: dict[Key, np.ndarray]) -> Executable:
+    """The executable on the packed constants in ``packed``, where its own are added."""
+    own = {key: packed.setdefault(key, array) for key, array in executable.parts.constants.items()}
+    return Executable(executable.program, Constants(), executable.target, executable.threads,
+                      parts=replace(executable.parts, constants=own))
 
 
 def sizes_in(types: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> dict[str, int]:

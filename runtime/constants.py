@@ -8,7 +8,7 @@ from a file stays a file page; small ones and misaligned ones are copied to alig
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -192,22 +192,29 @@ Key = tuple[str, tuple[Any, ...] | None]
 
 
 def prepare(
-    programs: Iterable[Program], table: Constants, threads: int = 1
+    programs: Iterable[Program], table: Constants, threads: int = 1,
+    known: Mapping[Key, np.ndarray] | None = None,
 ) -> dict[Key, np.ndarray]:
-    """Every constant of the programs, packed; equal specs share one array.
+    """Every constant of the programs, packed; equal specs share one array. Those that are
+    ``known``, of other programs of the same model, are used where they lie.
 
     ``threads`` many pack at a time: NumPy copies without the interpreter lock.
     """
     specs: dict[Key, ConstSpec] = {}
+    found: dict[Key, np.ndarray] = {}
     for program in programs:
         for spec in program.constants.values():
-            specs.setdefault((spec.digest, spec.transform), spec)
+            key = spec.digest, spec.transform
+            if known is not None and key in known:
+                found[key] = known[key]
+            else:
+                specs.setdefault(key, spec)
     packed = sum(spec.transform is not None for spec in specs.values())
     if threads == 1 or packed < _FEW:
-        return {key: _prepare(spec, table) for key, spec in specs.items()}
+        return found | {key: _prepare(spec, table) for key, spec in specs.items()}
     with ThreadPoolExecutor(min(threads, _PACKERS), "evonnx-pack") as pool:
         arrays = pool.map(lambda spec: _prepare(spec, table), specs.values())
-        return dict(zip(specs, arrays, strict=True))
+        return found | dict(zip(specs, arrays, strict=True))
 
 
 def _prepare(spec: ConstSpec, table: Constants) -> np.ndarray:

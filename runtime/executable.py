@@ -73,13 +73,14 @@ def make_parts(
     cache: ObjectCache | None = None,
     progress: Progress | None = None,
     workers: int | None = None,
+    known: Mapping[Key, np.ndarray] | None = None,
 ) -> Parts:
-    """Compiles (or finds) and loads every kernel, and packs every constant; raises
-    ``CompileError``."""
+    """Compiles (or finds) and loads every kernel, and packs every constant that is not ``known``;
+    raises ``CompileError``."""
     programs = list(program.walk())
     code = build(programs, target, cache, progress, workers)
     start = time.perf_counter()
-    packed = prepare(programs, constants, threads)
+    packed = prepare(programs, constants, threads, known)
     return Parts(code, packed, {**code.seconds, "pack": time.perf_counter() - start})
 
 
@@ -87,6 +88,7 @@ class Executable:
     """Runs a program; see the module.
 
     ``parts`` are machine code and constants made before (``constants`` is not looked at then).
+    ``known`` are packed constants of another program of the model: what both need is shared.
     ``threads`` None uses the cores this process may use (affinity and cgroup quota); ``cache``
     None compiles everything. ``progress(stage, done, total)`` is called while kernels are compiled.
     Raises ``CompileError`` for a kernel that does not compile and ``VerifyError`` for a program
@@ -103,6 +105,7 @@ class Executable:
         progress: Progress | None = None,
         workers: int | None = None,
         parts: Parts | None = None,
+        known: Mapping[Key, np.ndarray] | None = None,
     ) -> None:
         check_program(program)
         start = time.perf_counter()
@@ -114,7 +117,7 @@ class Executable:
             raise ValueError(f"threads must be at least 1, got {threads}")
         if parts is None:
             parts = make_parts(
-                program, constants, self.target, self.threads, cache, progress, workers
+                program, constants, self.target, self.threads, cache, progress, workers, known
             )
         self.parts = parts
         """Machine code and packed constants."""

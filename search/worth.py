@@ -27,13 +27,14 @@ def fusible(graph: Graph) -> int:
                and node_kind(n) != "solo" for n in graph.nodes)
 
 
-def greedy_facts(fuser: Fuser, schedule: Schedule, sizes: dict[str, int]) -> list[GroupFacts]:
+def greedy_facts(fuser: Fuser, schedule: Schedule, sizes: dict[str, int], target: Target
+                 ) -> list[GroupFacts]:
     """The numbers of the groups of a schedule that fusion made."""
     graph, found = fuser.graph, []
     for nodes, written in zip(schedule.members(graph), schedule.written(graph), strict=True):
         priced = fuser.judge.price(fuser.judge.structure(nodes, written), nodes, written)
         assert priced is not None  # fusion made it
-        found.append(facts(priced[1], sizes))
+        found.append(facts(priced[1], sizes, target))
     return found
 
 
@@ -50,7 +51,7 @@ def least(graph: Graph, groups: list[GroupFacts], costs: list[float], target: Ta
 def spare(fuser: Fuser, schedule: Schedule, model: CostModel, context: Context,
           sizes: dict[str, int]) -> tuple[float, float]:
     """(seconds of a schedule that fusion made, seconds that another may save at most)."""
-    groups = greedy_facts(fuser, schedule, sizes)
+    groups = greedy_facts(fuser, schedule, sizes, context.target)
     costs = model.costs(groups, context).tolist()
     total = float(sum(costs))
     return total, total - least(fuser.graph, groups, costs, context.target)

@@ -78,6 +78,26 @@ def test_packed_constants_are_aligned(maker: Any, cache: Any) -> None:
     assert all(a.ctypes.data % 64 == 0 for a in exe.parts.constants.values())
 
 
+def test_packed_constants_of_another_program_are_shared(maker: Any, cache: Any) -> None:
+    w = np.arange(12, dtype=np.float32).reshape(3, 4)
+    x = maker.input("x", (4, 3))
+    c = maker.const(w, ("transpose", (1, 0)), (4, 3))
+    y = maker.buffer((4, 3))
+    maker.add(x, c, y)
+    maker.output("y", y)
+    first = Executable(maker.program(), maker.constants, threads=1, cache=cache)
+    known = first.parts.constants
+    second = Executable(maker.program(), maker.constants, threads=1, cache=cache, known=known)
+    assert second.parts.constants.keys() == known.keys()
+    assert all(second.parts.constants[key] is known[key] for key in known)
+    other = ("other", None), np.zeros(3, np.float32)
+    third = Executable(maker.program(), maker.constants, threads=1, cache=cache,
+                       known=dict([other]))
+    assert third.parts.constants.keys() == known.keys(), "nothing but what the program needs"
+    for exe in (second, third):
+        assert np.array_equal(exe.run({"x": np.zeros((4, 3), np.float32)})["y"], w.T)
+
+
 def test_large_constants_stay_where_they_are() -> None:
     big = np.zeros((1 << 20) + 8, np.float32)[1:]
     assert settle(big, fresh=False) is big
