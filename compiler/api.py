@@ -242,7 +242,8 @@ class Compiled:
         ``graph.nodes``, ONNX name, or op where there is one. Raises ``EvonnxError`` if unknown."""
         from .explain import explain_node
 
-        return explain_node(self.graph, self.schedule, self._stages.fuser, node, self.imported)
+        return explain_node(self.graph, self.schedule, self._stages.fuser, node, self.imported,
+                            self.executable.target, self.executable.threads)
 
     def __repr__(self) -> str:
         return f"<evonnx.Compiled ({signature(self.inputs)}): {len(self.program.steps)} steps>"

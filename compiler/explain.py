@@ -9,15 +9,23 @@ together, then whether merging them would close a cycle.
 from __future__ import annotations
 
 import difflib
+from dataclasses import replace
 
 from ..ir.errors import EvonnxError, quote
 from ..ir.graph import Graph, Node
-from ..ir.schedule import Schedule
+from ..ir.schedule import Schedule, shown
+from ..ir.target import Target
 from ..ir.text import namer, node_lines
+from ..search.cost import group_cost
 from ..search.greedy import Fuser
 from ..search.legality import legal
+from ..search.models import Context, model
+from ..search.space import constant_bytes, sizes_of
+from ..search.variants import ranked
 from .pipeline import explain as explain_rules
 
+_VARIANTS = 3
+"""Variants of a kernel that are listed besides the one scheduled."""
 _MOST = 8
 """Nodes that are explained in full where one ONNX name stands for several."""
 
@@ -28,16 +36,20 @@ def explain_node(
     fuser: Fuser | None,
     node: str | int | Node,
     imported: Graph | None = None,
+    target: Target | None = None,
+    threads: int = 1,
 ) -> str:
     """Text about ``node``: a node, its number in ``graph.nodes``, the name of the ONNX node it
     came from, or the name of an op that occurs once.
 
     ``fuser`` is the greedy run that made the schedule, None for a schedule that was given;
     ``imported`` the graph before the passes, to tell a node that was rewritten away from one that
-    never was. Raises ``EvonnxError`` that lists near names.
+    never was; ``target`` the machine for which variants of its kernel are priced on ``threads``
+    threads (None: they are not). Raises ``EvonnxError`` that lists near names.
     """
     found = find_nodes(graph, node, imported)
-    about = Explanation(graph, schedule, fuser)
+    context = None if target is None else Context(target, threads, constant_bytes(graph))
+    about = Explanation(graph, schedule, fuser, context)
     parts = [about.node(n) for n in found[:_MOST]]
     if len(found) > _MOST:
         rest = ", ".join(str(graph.index[n]) for n in found[_MOST:])
@@ -88,8 +100,9 @@ def _near(graph: Graph, text: str) -> str:
 class Explanation:
     """Answers about one scheduled graph."""
 
-    def __init__(self, graph: Graph, schedule: Schedule, fuser: Fuser | None) -> None:
-        self.graph, self.schedule, self.fuser = graph, schedule, fuser
+    def __init__(self, graph: Graph, schedule: Schedule, fuser: Fuser | None,
+                 context: Context | None = None) -> None:
+        self.graph, self.schedule, self.fuser, self.context = graph, schedule, fuser, context
         self.members = schedule.members(graph)
         self.namer = namer(graph)
         self.group_of: dict[Node, int] = {
@@ -100,6 +113,7 @@ class Explanation:
         """Everything about one node, several lines."""
         lines = [next(iter(node_lines(node, self.namer, self.graph.constants))).strip()]
         lines.append("  " + self.place(node))
+        lines += self.variants(node)
         lines += self.rules(node)
         lines += self.edges(node)
         return "\n".join(lines)
@@ -111,8 +125,30 @@ class Explanation:
             return f"in no group: {node.op} is memory that is there before the first step"
         others = [n for n in self.members[k] if n is not node]
         listed = ", ".join(self.name(n) for n in others)
-        return f"group g{k}, run as {self.schedule.groups[k].implementation}, " + (
-            f"together with {listed}" if others else "alone")
+        group = self.schedule.groups[k]
+        how = f"{group.implementation} {shown(group.variant)}".strip()
+        return f"group g{k}, run as {how}, " + (f"together with {listed}" if others else "alone")
+
+    def variants(self, node: Node) -> list[str]:
+        """What the kernel of its group would take in other variants."""
+        k = self.group_of.get(node)
+        if k is None or self.context is None:
+            return []
+        group = self.schedule.groups[k]
+        cost = replace(group_cost(self.graph, group.implementation, self.members[k],
+                                  self.schedule.written(self.graph)[k]), variant=group.variant)
+        found = model()
+        tried = ranked(cost, sizes_of(self.graph, {}), found, self.context)
+        if len(tried) < 2:
+            return []
+        lines = [f"  variants, as {found.name} predicts them:"]
+        for place, (seconds, variant) in enumerate(tried):
+            named = variant in ((), group.variant)
+            if place < _VARIANTS or named:
+                said = shown(variant) or "without settings"
+                mark = ", as scheduled" if variant == group.variant else ""
+                lines.append(f"    {seconds * 1e6:.3g} us {said}{mark}")
+        return lines
 
     def rules(self, node: Node) -> list[str]:
         """Every rewriting rule that could be rooted here, with what stopped it."""

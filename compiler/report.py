@@ -62,6 +62,8 @@ class GroupLine:
     """Number of its stage in the schedule; None: of none."""
     threads: int | None = None
     """Its share of the threads; None: not given."""
+    variant: tuple[tuple[str, int], ...] = ()
+    """Settings of its kernel that the schedule gives."""
 
 
 @dataclass(frozen=True)
@@ -214,7 +216,8 @@ def _formulas(amounts: tuple[Amount, Amount]) -> dict[str, str]:
 
 def _group_dict(g: GroupLine) -> dict[str, Any]:
     entry: dict[str, Any] = {
-        "number": g.number, "implementation": g.implementation, "ops": g.ops,
+        "number": g.number, "implementation": g.implementation,
+        "variant": dict(g.variant), "ops": g.ops,
         "origin": list(g.origin), **_pair((g.flops, g.nbytes)),
         "seconds": None if g.estimate is None else g.estimate.seconds,
         "stage": g.stage, "threads": g.threads,
@@ -328,7 +331,7 @@ def group_lines(stages: Stages, executable: Executable, costs: Costs, sizes: Map
             k, cost.implementation, " ".join(n.op for n in nodes),
             tuple(dict.fromkeys(o for n in nodes for o in n.origin)),
             _amount(cost.flops, sizes), _amount(cost.nbytes, sizes), estimates[k],
-            groups[k].stage, groups[k].threads,
+            groups[k].stage, groups[k].threads, groups[k].variant,
         ))  # fmt: skip
     return lines
 

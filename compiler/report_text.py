@@ -13,6 +13,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from ..ir.schedule import shown as settings
 from .console import plain
 from .needs import Versions
 from .report import Amount, GroupLine, Report
@@ -180,7 +181,8 @@ def _groups(r: Report) -> Table:
                          overflow="ellipsis")  # fmt: skip
     for g in shown:
         table.add_row(*cells((
-            f"g{g.number}", g.implementation, _amount(g.flops, ""), _amount(g.nbytes, "B"),
+            f"g{g.number}", f"{g.implementation} {settings(g.variant)}".strip(),
+            _amount(g.flops, ""), _amount(g.nbytes, "B"),
             "?" if g.estimate is None else duration(g.estimate.seconds),
             "?" if g.estimate is None else g.estimate.bound, shortened(g.ops, 34),
             shortened(" ".join(g.origin), 30),

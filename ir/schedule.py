@@ -24,7 +24,7 @@ belong to no stage and do not end one.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from .errors import ParseError, ScheduleError
@@ -114,16 +114,22 @@ def print_schedule(schedule: Schedule, graph: Graph | None = None) -> str:
     """One group per line; with the graph at hand, ops are shown as a comment."""
     lines = [f"schedule {schedule.graph}"]
     for k, group in enumerate(schedule.groups):
-        settings = ", ".join(f"{name}={value}" for name, value in _settings(group))
+        settings = shown(_settings(group))
         nodes = f"[{', '.join(map(str, group.nodes))}]"
         if group.again:
             nodes += f" + [{', '.join(map(str, group.again))}]"
         note = ""
         if graph is not None:
             note = "  # " + " ".join(graph.nodes[i].op for i in group.computed)
-        braces = f" {{{settings}}}" if settings else ""
+        braces = f" {settings}" if settings else ""
         lines.append(f"  g{k} = {group.implementation} {nodes}{braces}{note}")
     return "\n".join(lines) + "\n"
+
+
+def shown(variant: Iterable[tuple[str, int]]) -> str:
+    """Settings as they stand in braces; "" for none."""
+    text = ", ".join(f"{name}={value}" for name, value in variant)
+    return f"{{{text}}}" if text else ""
 
 
 def _settings(group: Group) -> list[tuple[str, int]]:

@@ -386,7 +386,7 @@ def schedule_of(graph: Graph, chosen: Sequence[Candidate],
         if own:
             again = tuple(i for i in c.nodes if home[i] != k and k in using[i])
             stage, threads = (stages[k] if stages else None) or (None, None)
-            groups.append(Group(own, c.implementation, (), stage, threads, again))
+            groups.append(Group(own, c.implementation, c.cost.variant, stage, threads, again))
     together = Counter(g.stage for g in groups)
     return Schedule(graph.digest, tuple(
         g if together[g.stage] > 1 else replace(g, stage=None, threads=None) for g in groups))

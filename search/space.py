@@ -14,7 +14,7 @@ of it that are independent and near one another, where running side by side save
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -34,6 +34,7 @@ from .models import model as model_of
 from .models.base import together
 from .problem import MOST_NODES, Problem, make_problem
 from .settings import ASSUMED, Search
+from .variants import better
 
 QUICK_CHECKS, QUICK_EACH = 400, 8
 """Structures that ``default`` asks for, at most: in all, which takes under half a second, and per
@@ -123,19 +124,36 @@ class Survey:
         self.sizes = sizes_of(graph, how.expect)
 
     @cached_property
+    def offered(self) -> list[tuple[tuple[int, ...], Candidate]]:
+        """All candidates with their units: those of the table, then other variants of them. From
+        here on the table does not grow."""
+        plain = list(self.table.found.items())
+        costs = list({id(c.cost): c.cost for _, c in plain}.values())  # one per structure
+        model = model_of(self.how.model)
+        other = better(costs, self.sizes, model, self.context)
+        cheaper = {id(c): o for c, o in zip(costs, other, strict=True) if o is not None}
+        return plain + [(m, replace(c, cost=cheaper[id(c.cost)])) for m, c in plain
+                        if id(c.cost) in cheaper]
+
+    @cached_property
     def members(self) -> list[tuple[int, ...]]:
-        """Units of each candidate. From here on the table does not grow."""
-        return list(self.table.found)
+        """Units of each candidate."""
+        return [m for m, _ in self.offered]
 
     @cached_property
     def number(self) -> dict[tuple[int, ...], int]:
-        """Number of each candidate by its units."""
-        return {m: k for k, m in enumerate(self.members)}
+        """Number of each candidate without settings by its units."""
+        self.members  # noqa: B018  # the table is complete
+        return {m: k for k, m in enumerate(self.table.found)}
 
     @cached_property
     def facts(self) -> list[GroupFacts]:
         """The numbers of each candidate."""
-        return [facts(self.table.found[m].cost, self.sizes, self.target) for m in self.members]
+        known: dict[int, GroupFacts] = {}
+        for _, c in self.offered:
+            if id(c.cost) not in known:
+                known[id(c.cost)] = facts(c.cost, self.sizes, self.target)
+        return [known[id(c.cost)] for _, c in self.offered]
 
     def rule(self, name: str) -> Schedule:
         """The schedule of a published greedy rule (``rules``); new groups become candidates."""
@@ -166,7 +184,8 @@ class Survey:
             costs = np.append(costs, seconds)
             row = parts[list(s.parts)].sum(axis=0) if len(model.objectives) > 1 else [seconds]
             parts = np.vstack([parts, row])
-        values, written = memory(self.graph, self.table, self.sizes)
+        values, held = memory(self.graph, self.table, self.sizes)
+        written = [held[self.number[m]] for m in self.members]
         written += [sum(written[k] for k in s.parts) for s in stages]
         edges = {*self.table.edges, *((v[0], c) for v in values for c in v[2])}
         problem = make_problem(
@@ -175,7 +194,7 @@ class Survey:
             limit=float("inf") if self.how.memory is None else self.how.memory)  # fmt: skip
         chosen = self.solution(self.greedy)
         several = len(model.objectives) > 1
-        return Space(problem, (*self.table.found.values(), *stages), chosen,
+        return Space(problem, (*(c for _, c in self.offered), *stages), chosen,
                      float(sum(costs[k] for k in chosen)), model.name, model.unit,
                      model.objectives if several else (), parts if several else None)
 

@@ -10,14 +10,21 @@ import numpy as np
 import pytest
 
 from evonnx.compiler.build import build_program
+from evonnx.compiler.explain import explain_node
+from evonnx.compiler.options import check_schedule
 from evonnx.ir.dims import evaluate
 from evonnx.ir.graph import Builder, Graph
-from evonnx.ir.schedule import Group, Schedule
+from evonnx.ir.schedule import Group, Schedule, parse_schedule
 from evonnx.ir.target import Target
 from evonnx.ir.types import F32, TensorType
 from evonnx.runtime.program import KernelStep
+from evonnx.search import variants
+from evonnx.search.choose import choose
 from evonnx.search.cost import group_cost, schedule_cost
+from evonnx.search.greedy import Fuser
 from evonnx.search.models import GroupFacts, facts
+from evonnx.search.settings import Search
+from evonnx.search.space import Survey
 
 WIDE = Target("wide", "x86_64-unknown-linux-gnu", "x86-64-v4", vector_bits=512, registers=32)
 
@@ -94,3 +101,70 @@ def test_parallel_tiles_are_those_of_the_kernel(sizes: tuple[int, int, int, int]
     steps = [s for s in program.steps if isinstance(s, KernelStep)]
     cost, = schedule_cost(graph, schedule)
     assert [evaluate(s.tiles, {}) for s in steps] == [facts(cost, {}, WIDE).tiles]
+
+
+# what the search takes --------------------------------------------------------------------------
+
+FAST = dataclasses.replace(WIDE, cores=2, launch_s=1e-7)
+
+
+def narrow() -> Graph:
+    """A product of 48 columns, which panels of 32 fill badly, then an epilogue, and another."""
+    b = Builder()
+    x = b.input("x", TensorType(F32, (784, 32)))
+    w, v = (np.full(shape, 0.1, np.float32) for shape in ((32, 48), (48, 64)))
+    y = b.op("relu", b.op("dot", x, b.const(w), ta=False, tb=False))
+    return b.build({"y": b.op("dot", y, b.const(v), ta=False, tb=False)})
+
+
+@pytest.mark.parametrize("name", ["default", "exact", "genetic", "swarm", "annealing"])
+def test_searches_take_what_the_model_sees_cheaper(name: str) -> None:
+    graph = narrow()
+    found = choose(graph, Fuser(graph), FAST, Search(name, budget=2000))
+    groups = {g.nodes: dict(g.variant) for g in found.schedule.groups}
+    first = next(v for nodes, v in groups.items() if len(nodes) == 2)
+    assert first["columns"] == 48
+    assert found.cost < found.greedy
+    check_schedule(found.schedule, graph, FAST)
+    assert parse_schedule(str(found.schedule)) == found.schedule
+
+
+def test_greedy_fusion_and_other_objectives_set_nothing() -> None:
+    graph = narrow()
+    for how in (Search(), Search("exact", objective="C"), Search("exact", objective="D"),
+                Search("exact", "cd")):
+        schedule = choose(graph, Fuser(graph), FAST, how).schedule
+        assert all(g.variant == () for g in schedule.groups)
+
+
+@pytest.mark.parametrize("gain,taken", [(0.0, 0), (1.0, 1)])
+def test_small_gains_are_none(gain: float, taken: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(variants, "GAIN", gain)
+    graph = narrow()
+    chosen = choose(graph, Fuser(graph), FAST, Search("exact")).schedule
+    assert sum(g.variant != () for g in chosen.groups) >= taken
+    assert taken or all(g.variant == () for g in chosen.groups)
+
+
+def test_a_variant_depends_on_what_is_fused() -> None:
+    """Of the same product, alone and with what follows, each has its own best variant."""
+    graph = narrow()
+    survey = Survey(graph, Fuser(graph).run(), FAST, Search("exact"))
+    settings = [c.cost.variant for _, c in survey.offered]
+    plain = len(survey.table.found)
+    assert set(settings[:plain]) == {()} and () not in settings[plain:]
+    assert [survey.members[k] for k in range(plain)] == list(survey.table.found)
+    problem = survey.space().problem
+    doubles = [v for v in problem.variants if len(v) == 2]
+    assert len(doubles) == len(settings) - plain
+    assert all(problem.cost[v[0]] < variants.GAIN * problem.cost[v[1]] for v in doubles)
+
+
+def test_explanations_name_the_variants() -> None:
+    graph = narrow()
+    chosen = choose(graph, Fuser(graph), FAST, Search("exact")).schedule
+    node = next(n for n in graph.nodes if n.op == "dot")
+    text = explain_node(graph, chosen, None, node, target=FAST)
+    assert "run as contract {columns=48" in text and ", as scheduled" in text
+    assert "us without settings" in text
+    assert "variants" not in explain_node(graph, chosen, None, node)

@@ -1,0 +1,105 @@
+"""Which other variants of groups a search is offered.
+
+The costs of groups add up, and all variants of a group write the same: in any partition the
+cheapest of them is the best one. So of each candidate only two are handed on, the one that needs no
+settings (which stays where costs are equal) and the cheapest of the others, if the cost model sees
+it ``GAIN`` cheaper: less than that it cannot tell apart. The search weighs them jointly with
+fusion: another grouping has another epilogue, other rows, another best variant.
+
+Priced are, first, every method (Winograd's or the direct sum) in panels of every width, heights
+fitting; then, of the best of these, blocks of a few sizes. Heights by themselves and the chunks of
+long sums are not varied: measured, they lie within the noise of what ``ir.variants.tiling`` takes
+unasked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from ..ir.errors import EvonnxError
+from ..ir.target import Target
+from ..ir.variants import Form, Variant, micro_tile, values
+from .cost import GroupCost
+from .models import Context, CostModel, facts
+
+GAIN = 0.97
+"""Part of the cost of a group without settings that another variant may take."""
+BLOCKS = (1, 2, 4, 8)
+"""Micro-tiles of rows in a parallel tile that are tried."""
+
+
+def better(costs: Sequence[GroupCost], sizes: Mapping[str, int], model: CostModel,
+           context: Context) -> list[GroupCost | None]:
+    """For each group the cheapest other variant at ``sizes``, where one is ``GAIN`` cheaper."""
+    open_ = [k for k, c in enumerate(costs) if c.work is not None and c.work.product is not None
+             and c.work.product.form.kind == "product"]
+    best: dict[int, tuple[float, GroupCost]] = {}
+    first = _priced([(k, costs[k]) for k in open_], sizes, model, context)
+    for k, price, cost in first:
+        best[k] = price, cost
+    limit = {k: price * GAIN for k, (price, _) in best.items()}
+    for further in (_methods, _blocks):
+        tried = [(k, replace(best[k][1], variant=v)) for k in best
+                 for v in further(best[k][1], context.target)]
+        for k, price, cost in _priced(tried, sizes, model, context):
+            if price < best[k][0]:
+                best[k] = price, cost
+    return [best[k][1] if k in best and best[k][0] < limit[k] else None
+            for k in range(len(costs))]
+
+
+def ranked(cost: GroupCost, sizes: Mapping[str, int], model: CostModel, context: Context
+           ) -> list[tuple[float, Variant]]:
+    """(price, settings) of the variants of one group that are tried, and of its own, cheapest
+    first, of equal ones the one with fewer settings; only its own where nothing can be set."""
+    plain = replace(cost, variant=())
+    tried = [plain]
+    product = None if cost.work is None else cost.work.product
+    if product is not None and product.form.kind == "product":
+        methods = [replace(plain, variant=v) for v in _methods(plain, context.target)]
+        tried += methods
+        tried += [replace(m, variant=v) for m in (plain, *methods)
+                  for v in _blocks(m, context.target)]
+    if cost.variant not in [c.variant for c in tried]:
+        tried.append(cost)
+    priced = _priced(list(enumerate(tried)), sizes, model, context)
+    return sorted(((price, c.variant) for _, price, c in priced),
+                  key=lambda item: (item[0], len(item[1]), item[1]))
+
+
+def _priced(groups: Sequence[tuple[int, GroupCost]], sizes: Mapping[str, int], model: CostModel,
+            context: Context) -> list[tuple[int, float, GroupCost]]:
+    """(number, price, group) of what can be priced."""
+    found = []
+    for k, cost in groups:
+        try:
+            found.append((k, cost, facts(cost, sizes, context.target)))
+        except EvonnxError:  # sizes that do not go together at the sizes assumed
+            continue
+    prices = model.costs([f for *_, f in found], context).tolist() if found else []
+    return [(k, price, cost) for (k, cost, _), price in zip(found, prices, strict=True)]
+
+
+def _form(cost: GroupCost) -> Form:
+    assert cost.work is not None and cost.work.product is not None
+    return cost.work.product.form
+
+
+def _methods(cost: GroupCost, target: Target) -> list[Variant]:
+    """Every method in panels of every width; what goes without saying is not said."""
+    form = _form(cost)
+    allowed = values(form, target)
+    _, full, lanes = micro_tile(target)
+    usual = full * lanes
+    methods = allowed["winograd"] if len(allowed["winograd"]) > 1 else (None,)
+    found = []
+    for method in methods:
+        for width in allowed["columns"]:
+            said = () if method is None else (("winograd", method),)
+            found.append((*said, *((("columns", width),) if width != usual else ())))
+    return [v for v in found if v]
+
+
+def _blocks(cost: GroupCost, target: Target) -> list[Variant]:
+    return [(*cost.variant, ("block", b)) for b in BLOCKS]
