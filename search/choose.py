@@ -42,7 +42,8 @@ QUICK = 20_000
 _SHRINK = 0.97
 """Part of the peak that the next round of a search for less memory may need."""
 _ROUNDS = 12
-"""Rounds of such a search."""
+"""Part of the budget that the first round of such a search gets; one behind a round that failed
+gets twice as much."""
 
 Progress = Callable[[str, int, int], None]
 
@@ -197,14 +198,19 @@ class Solver:
             cost = float(sum(space.problem.cost[k] for k in chosen))
             return (Found(cost, chosen, self.how.budget, floor(space.problem), peak=needed),
                     "too many ideals for a proof: the least peak found, not proven")
-        strategy = self.strategy
-        best = self._search(space, strategy, self.how.budget // _ROUNDS)
-        for _ in range(_ROUNDS):
+        share = max(1, self.how.budget // _ROUNDS)
+        within = replace(space, problem=space.problem.limited(known))  # greedy's order keeps it
+        best = self._search(within, self.strategy, share)
+        spent = best.evaluations
+        while spent < self.how.budget and best.peak > 0:
+            share = min(share, self.how.budget - spent)
             tighter = replace(space, problem=space.problem.limited(best.peak * _SHRINK))
             try:
-                best = self._search(tighter, strategy, self.how.budget // _ROUNDS)
+                best = self._search(tighter, self.strategy, share)
+                spent += best.evaluations
             except InfeasibleError:
-                break
+                spent, share = spent + share, 2 * share
+        best.evaluations = spent
         return best, "the least peak is not proven"
 
     def _search(self, space: Space, strategy: Strategy, budget: int) -> Found:

@@ -55,6 +55,12 @@ class Genomes:
     def __len__(self) -> int:
         return len(self.keys)
 
+    def head(self, count: int) -> Genomes:
+        """The first ``count`` of them."""
+        others = (None if gene is None else gene[:count]
+                  for gene in (self.bias, self.weights, self.cuts))
+        return Genomes(self.keys[:count], *others)
+
 
 @dataclass(slots=True)
 class Decoded:

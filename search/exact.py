@@ -414,20 +414,21 @@ def _needs(problem: Problem, chosen: list[int]) -> float:
 
 
 def solve_window(problem: Problem, order: np.ndarray, begin: int, end: int, live: float,
-                 limit: int = 20_000) -> list[int] | None:
-    """The candidates that do the nodes ``order[begin:end]`` at least cost, the others staying where
-    they are; ``live`` are the bytes live before. None where they have more than ``limit`` ideals,
-    or none of the ways stays within the memory limit. Nodes between two of the window are in the
-    window, as orders are topological, so it is a problem of its own."""
+                 limit: int = 20_000) -> tuple[list[int] | None, int]:
+    """(candidates, ideals visited): what does the nodes ``order[begin:end]`` at least cost, the
+    others staying where they are; ``live`` are the bytes live before. None where they have more
+    than ``limit`` ideals, or none of the ways stays within the memory limit. Nodes between two of
+    the window are in the window, as orders are topological, so it is a problem of its own."""
     start = np.zeros((problem.nodes + 63) >> 6, np.uint64)
     done = order[:begin].astype(np.uint64)
     np.bitwise_or.at(start, (done >> np.uint64(6)).astype(np.int64),
                      np.uint64(1) << (done & np.uint64(63)))  # fmt: skip
     window = np.sort(order[begin:end]).astype(np.int32)
-    status, _, origin, by, _, _, last, _ = _ideals(
+    status, _, origin, by, _, ideals, last, _ = _ideals(
         problem.flat, tables(problem), window, start, live, problem.cost, limit, 1 << 40,
         problem.limited_memory, False)  # fmt: skip
-    return None if status == _WIDE or last < 0 else _path(int(last), origin, by)
+    found = None if status == _WIDE or last < 0 else _path(int(last), origin, by)
+    return found, int(ideals)
 
 
 def exhaustive(problem: Problem, peaks: bool = False) -> float:
@@ -437,8 +438,10 @@ def exhaustive(problem: Problem, peaks: bool = False) -> float:
     return exhaustive_solution(problem, peaks)[0]
 
 
-def exhaustive_solution(problem: Problem, peaks: bool = False) -> tuple[float, tuple[int, ...]]:
-    """Like ``exhaustive``, with the candidates that reach it; none where there is no solution."""
+def exhaustive_solution(problem: Problem, peaks: bool = False
+                        ) -> tuple[float, tuple[int, ...], int]:
+    """Like ``exhaustive``, with the candidates that reach it, none where there is no solution, and
+    the number of sets of finished nodes that were visited."""
     n = problem.nodes
     if n > 16:
         raise OptionError(f"exhaustive search is for at most 16 nodes, not {n}: take exact")
@@ -467,4 +470,4 @@ def exhaustive_solution(problem: Problem, peaks: bool = False) -> tuple[float, t
                 total = max(before, live + written) if peaks else before + cost
                 if total < seen.get(done | mask, (math.inf, ()))[0]:
                     seen[done | mask] = total, (*chosen, g)
-    return seen.get((1 << n) - 1, (math.inf, ()))
+    return *seen.get((1 << n) - 1, (math.inf, ())), len(seen)

@@ -21,6 +21,10 @@ REACH = 12
 """Places that a near move goes, and nodes that it takes along, at most, where no candidate is
 larger."""
 
+PROPOSALS = 4
+"""Proposals of a walk, at most, for each move that it may make; those without room change nothing
+and count for nothing."""
+
 
 @_inner
 def draw(state):  # type: ignore[no-untyped-def]
@@ -203,12 +207,14 @@ def _anneal(f, order, weights, moves, hot, cold, state):  # type: ignore[no-unty
     cooling = (cold / hot) ** (1.0 / max(1, moves))
     movable = _movable(f, order, place)
     heat, cut = hot, 0
-    for _ in range(moves if len(movable) else 0):
-        heat *= cooling
+    for _ in range(PROPOSALS * moves if len(movable) else 0):
+        if cut == moves:
+            break
         first, middle, end = _propose(f, state, max(span, REACH), order, place, movable)
         if first == end:
             continue
         cut += 1
+        heat *= cooling
         _rotate(order, place, first, middle, end, spare)
         _refresh(f, first, end, order, place, hashes, live)
         stop, change = _recut(f, first, end, span, order, hashes, live, price, fine, best, back,
@@ -234,7 +240,7 @@ def walk(
     problem: Problem, order: np.ndarray, moves: int, hot: float, cold: float, seed: int,
     weights: np.ndarray | None = None,
 ) -> tuple[np.ndarray, float, int]:
-    """(order, cost, orders cut again) of ``anneal``: proposals that change nothing are not cut."""
+    """(order, cost, orders cut again) of ``anneal``: at most ``moves``."""
     walked = np.array(order, np.int32)
     none = np.empty(0) if weights is None else np.ascontiguousarray(weights, np.float64)
     state = np.array([seed & (1 << 64) - 1], np.uint64)
@@ -246,7 +252,7 @@ def anneal(
     problem: Problem, order: np.ndarray, moves: int, hot: float, cold: float, seed: int,
     weights: np.ndarray | None = None,
 ) -> tuple[np.ndarray, float]:
-    """(order, cost) after ``moves`` moves of simulated annealing from ``order``, cooling
+    """(order, cost) after at most ``moves`` moves of simulated annealing from ``order``, cooling
     geometrically from ``hot`` to ``cold`` (units of cost, both positive); the best one seen. Over
     the memory limit the cost is that of ``Decoded.costs``. ``weights`` f8[k + 1] as in ``Genomes``
     replace the cost; that of the peak, which is no sum, does not count."""

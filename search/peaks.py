@@ -41,6 +41,7 @@ def least_peak(problem: Problem, first: np.ndarray, budget: int = 200_000, seed:
     step, block, spent = 0.1, max(2000, budget // 50), 0
     ceiling = max(problem.flat.ceiling, 1e-300)
     while spent < budget and least > 0:
+        block = min(block, budget - spent)
         below = free.limited(least * (1 - step))
         walked, cost = anneal(below, order, block, 0.5 * ceiling, 0.01 * ceiling,
                               int(rng.integers(1 << 63)))  # fmt: skip

@@ -3,13 +3,19 @@
 The problem is split into parts that no candidate connects (``split``); equal parts are searched
 once, and the budget is shared by size. The result is a function of (problem, strategy, budget,
 seed): never of time or threads. An interrupt ends the search with the best so far.
+
+*Evaluations.* One is a schedule that is scored: a genome that is decoded; an order whose cuts a
+walk computes, first in full and then behind every move; a partial schedule that a dynamic program
+reaches (an ideal of a window, a beam or a proof). Proposals that change no order, and what is known
+without a look at the costs, are none. A search ends at its budget exactly, cutting the last round
+short, or before where the strategy is done. Only the given orders are scored whatever the budget.
 """
 
 from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -33,6 +39,14 @@ class _Run:
     history: list[tuple[int, float, float]] = field(default_factory=list)
 
 
+    def note(self, used: int, classes: Mapping[bytes, _Class], line: bool = True) -> None:
+        """Counts evaluations and, with ``line``, writes down what is best now."""
+        self.spent += used
+        if line:
+            total = sum(c.cost * c.count for c in classes.values())
+            self.history.append((self.spent, time.perf_counter() - self.began, total))
+
+
 @dataclass(slots=True)
 class _Class:
     """Equal parts: one of them, how many there are, and the best order of its nodes."""
@@ -54,7 +68,8 @@ def search(
     memory than the problem's limit."""
     first = np.array(first, np.int32).reshape(-1, problem.nodes)
     whole = Part(problem, tuple(range(problem.nodes)), tuple(range(problem.candidates)))
-    parts = [whole] if getattr(strategy, "whole", False) else split(problem)
+    fronts = bool(getattr(strategy, "whole", False))
+    parts = [whole] if fronts else split(problem)
     classes: dict[bytes, _Class] = {}
     for part in parts:
         key = part.key if len(parts) > 1 else b""
@@ -68,12 +83,14 @@ def search(
     front = ()
     size = max(1, sum(len(c.part.nodes) for c in classes.values()))
     try:
-        for c in classes.values():
-            if c.part.problem.candidates == 1 and len(parts) > 1:
+        for c in sorted(classes.values(), key=lambda c: len(c.part.nodes)):
+            share = max(0, budget - run.spent) * len(c.part.nodes) // size
+            size -= len(c.part.nodes)
+            if not fronts and _one_order(c.part.problem):
                 c.bound = c.cost
+                run.note(1, classes)
                 continue
             own = copy.deepcopy(strategy) if len(classes) > 1 else strategy
-            share = max(1, budget * len(c.part.nodes) // size)
             _search(c, own, _restrict(first, c.part), share, seed, run, classes, threads)
             front = getattr(own, "front", ())
     except KeyboardInterrupt:
@@ -95,6 +112,12 @@ def search(
                  run.history, needed, front)  # fmt: skip
 
 
+def _one_order(problem: Problem) -> bool:
+    """Whether the nodes can only run in one order, so that its best cut is the optimum."""
+    edges = set(problem.edges)
+    return all((v, v + 1) in edges for v in range(problem.nodes - 1))
+
+
 def _restrict(orders: np.ndarray, part: Part) -> np.ndarray:
     """Orders of all nodes as orders i4[k, n] of the nodes of a part, by their numbers there."""
     if len(part.nodes) == orders.shape[1]:
@@ -109,22 +132,32 @@ def _search(c: _Class, strategy: Strategy, first: np.ndarray, budget: int, seed:
             classes: dict[bytes, _Class], threads: int) -> None:
     """Searches one part; what is best is in ``c`` at any time."""
     problem = c.part.problem
+    first = first[np.sort(np.unique(first, axis=0, return_index=True)[1])]
+    strategy.left = budget = max(budget, len(first))
     strategy.start(problem, first, seed)
     (c.cost,) = decode(problem, keys_of(c.order[None])).costs
     begun, spent = False, 0
     while not begun or (spent < budget and not getattr(strategy, "done", False)):
+        strategy.left = budget - spent
         asked = strategy.ask()
         genomes = Genomes(asked) if isinstance(asked, np.ndarray) else asked
-        found = decode(problem, genomes, threads)
-        strategy.tell(genomes, found)
+        room = budget - spent - strategy.spent
+        complete = len(genomes) <= room
+        if not complete:
+            genomes = genomes.head(max(room, 0))
         used = len(genomes) + strategy.spent
-        spent, run.spent = spent + used, run.spent + used
+        spent += used
+        if not len(genomes):
+            run.spent += used
+            break
+        found = decode(problem, genomes, threads)
+        if complete:
+            strategy.tell(genomes, found)
         k = int(np.argmin(found.costs))
-        if found.costs[k] < c.cost or not begun:
-            if found.costs[k] <= c.cost:
-                c.cost, c.order = float(found.costs[k]), found.orders[k].copy()
-            total = sum(x.cost * x.count for x in classes.values())
-            run.history.append((run.spent, time.perf_counter() - run.began, total))
+        better = found.costs[k] < c.cost
+        if better or (not begun and found.costs[k] == c.cost):
+            c.cost, c.order = float(found.costs[k]), found.orders[k].copy()
+        run.note(used, classes, better or not begun)
         begun = True
         c.bound = max(c.bound, float(getattr(strategy, "bound", 0.0)))
         if run.watch is not None:

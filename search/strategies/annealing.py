@@ -18,6 +18,8 @@ from .base import Base, Polisher, keys_of
 
 IDEALS = 5000
 """Ideals of a window, at most; a wider one is left alone."""
+WORTH = 100
+"""Evaluations that must be left for a window to be tried."""
 
 
 class Annealing(Base):
@@ -25,7 +27,7 @@ class Annealing(Base):
     of ``window`` nodes solved between blocks (0: none). ``hot`` and ``cold`` are parts of the mean
     cost of a candidate."""
 
-    def __init__(self, moves: int = 20_000, growth: float = 1.5, hot: float = 0.5,
+    def __init__(self, moves: int = 2000, growth: float = 1.5, hot: float = 0.5,
                  cold: float = 0.001, windows: int = 8, window: int = 60) -> None:
         self.moves, self.growth, self.hot, self.cold = moves, growth, hot, cold
         self.windows, self.window = windows, window
@@ -49,13 +51,16 @@ class Annealing(Base):
             keys, self._waiting = self._waiting, self._waiting[:0]
             return Genomes(keys)
         orders = []
-        if self._block and self.windows:
+        if self._block and self.windows and self.left > WORTH:
             orders.append(self._repaired())
-        source = self._last if self._block % 2 else self._best
-        count = int(self._size)
-        self._last, _ = self._polisher.polish(source, count, self.hot, self.cold)
-        self._block, self._size = self._block + 1, self._size * self.growth
-        self.spent += count
+        room = self.left - self.spent - len(orders) - 1
+        if room > 0:
+            source = self._last if self._block % 2 else self._best
+            before = self._polisher.spent
+            most = min(int(self._size), room)
+            self._last, _ = self._polisher.polish(source, most, self.hot, self.cold)
+            self._block, self._size = self._block + 1, min(1e9, self._size * self.growth)
+            self.spent += self._polisher.spent - before
         return Genomes(keys_of(np.stack([*orders, self._last])))
 
     def tell(self, genomes: Genomes, found: Decoded) -> None:
@@ -80,8 +85,11 @@ class Annealing(Base):
             if problem.limited_memory:
                 live_bytes(problem.flat, order, np.empty(n, np.int32), live)
             self._solved.add(name)
-            chosen = solve_window(problem, order, begin, end, float(live[begin]), IDEALS)
-            self.spent += IDEALS // 10  # about what it took, in moves
+            most = min(IDEALS, self.left // 2 - self.spent)
+            if most < WORTH:
+                break
+            chosen, ideals = solve_window(problem, order, begin, end, float(live[begin]), most)
+            self.spent += ideals
             if chosen is None:
                 continue
             now = groups[begin:end]

@@ -8,17 +8,26 @@ from typing import Protocol
 import numpy as np
 
 from ..evaluate import Decoded, Genomes, keys_of
-from ..moves import anneal
+from ..moves import walk
 from ..problem import Problem
 
 __all__ = ["Base", "Factory", "Polisher", "Strategy", "best_segments", "keys_of"]
+
+
+LESSONS = 12
+"""Polishings that a small budget is divided into."""
+SHORTEST = 200
+"""Evaluations of a polishing; a shorter one is not worth its start."""
 
 
 class Strategy(Protocol):
     """Proposes genomes and learns what they are worth. Random numbers come from ``seed`` alone."""
 
     spent: int
-    """Evaluations made inside ``ask`` since it was last called (re-cuts of single moves)."""
+    """Evaluations made inside the last ``ask`` (see ``run.search`` for what counts as one)."""
+    left: int
+    """Set before ``start`` and every ``ask``: evaluations that are left, those of the genomes asked
+    for among them. Of more genomes than that only the first are decoded, and nothing is told."""
     done: bool
     """Whether there is nothing left to ask for."""
     bound: float
@@ -43,6 +52,7 @@ class Base:
     """A strategy that never ends and proves nothing."""
 
     spent = 0
+    left = 1 << 62
     done = False
     bound = 0.0
 
@@ -57,15 +67,23 @@ class Polisher:
         self.heat = float(problem.cost.mean()) if problem.candidates else 1.0
         """Temperature at which a typical move is a coin toss; units of cost."""
         self.spent = 0
-        """Moves made so far."""
+        """Evaluations made so far: the first cut of every order, and every move."""
 
-    def polish(self, order: np.ndarray, moves: int, hot: float = 0.1, cold: float = 0.002
+    def polish(self, order: np.ndarray, most: int, hot: float = 0.1, cold: float = 0.002
                ) -> tuple[np.ndarray, float]:
-        """(order, cost) after ``moves`` moves; ``hot`` and ``cold`` are parts of ``heat``."""
-        self.spent += moves
+        """(order, cost) after at most ``most`` evaluations, at least one; ``hot`` and ``cold`` are
+        parts of ``heat``."""
         seed = int(self._rng.integers(1 << 63))
         unit = max(self.heat, 1e-300)
-        return anneal(self._problem, order, moves, hot * unit, cold * unit, seed)
+        walked, cost, cuts = walk(self._problem, order, most - 1, hot * unit, cold * unit, seed)
+        self.spent += cuts + 1
+        return walked, cost
+
+    def length(self, moves: float, left: int) -> int:
+        """Evaluations of one polishing of ``moves`` moves per node where ``left`` evaluations are
+        left: short enough that ``LESSONS`` of them fit, if that many make sense."""
+        full = max(SHORTEST, int(moves * self._problem.nodes))
+        return min(full, max(SHORTEST, left // LESSONS), left)
 
 
 def best_segments(problem: Problem, mother: tuple[np.ndarray, np.ndarray],

@@ -26,6 +26,9 @@ from ..evaluate import Decoded, Genomes, decode
 from ..problem import Problem
 from .base import Base, Polisher, best_segments, keys_of
 
+SAMPLED = 4
+"""A small budget is spent on noise by one part in so many, at most."""
+
 
 class Genetic(Base):
     """``size`` genomes; ``elite`` and ``mutants`` are parts of it; ``rho`` is the elite parent's
@@ -41,7 +44,8 @@ class Genetic(Base):
         self._problem = problem
         self._rng = np.random.default_rng([seed, 0x6E6E])
         self._polisher = Polisher(problem, seed)
-        noise = self._rng.random((max(1, self.size - len(first)), problem.nodes))
+        size = min(self.size, max(2, self.left // SAMPLED))
+        noise = self._rng.random((max(1, size - len(first)), problem.nodes))
         self._ask = np.concatenate([keys_of(first), noise])
         self._orders = np.empty((0, problem.nodes), np.int32)
         self._groups = np.empty((0, problem.nodes), np.int32)
@@ -83,13 +87,25 @@ class Genetic(Base):
         inherit = np.where(rng.random((count, 1)) < 0.5, uniform, prefix)
         # A key behind the mother's place comes after all of hers.
         children = np.where(inherit, mothers, fathers + np.where(inherit == prefix, 1.0, 0.0))
-        before = self._polisher.spent
-        moves = max(200, int(self.polish * n))
-        a, b = int(rng.integers(elite)), int(rng.integers(elite))
-        learners = [self._waists(), self._injected(a, b), self._orders[int(rng.integers(elite))]]
-        learned = [self._polisher.polish(o, moves, self._hot)[0] for o in learners]
-        self.spent = self._polisher.spent - before
-        return np.concatenate([keys_of(np.stack([learners[0], *learned])), children, mutants])
+        return np.concatenate([*self._learned(len(children) + len(mutants)), children, mutants])
+
+    def _learned(self, others: int) -> list[np.ndarray]:
+        """Keys of the waist child and of three polished orders, as far as evaluations are left
+        beside those of the ``others`` of the generation."""
+        elite, before = len(self._orders), self._polisher.spent
+        left = self.left - others
+        if left < 12:
+            return []
+        a, b, c = (int(self._rng.integers(elite)) for _ in range(3))
+        learners = [self._waists(), self._injected(a, b), self._orders[c]]
+        learned = []
+        most = self._polisher.length(self.polish, left)
+        for order in learners:
+            room = left - self.spent - (self._polisher.spent - before) - 1 - len(learners)
+            if room > 0:
+                learned.append(self._polisher.polish(order, min(most, room), self._hot)[0])
+        self.spent += self._polisher.spent - before
+        return [keys_of(np.stack([learners[0], *learned]))]
 
     def _parent(self, k: int) -> tuple[np.ndarray, np.ndarray]:
         return self._orders[k], self._groups[k]
@@ -100,8 +116,7 @@ class Genetic(Base):
         child = best_segments(self._problem, self._parent(0), self._parent(int(a)))
         if b == a:
             return child
-
-
+        self.spent += 1
         found = decode(self._problem, keys_of(child[None]))
         return best_segments(self._problem, (found.orders[0], found.groups[0]),
                              self._parent(int(b)))
@@ -117,5 +132,6 @@ class Genetic(Base):
         for k in range(begin, begin + count):
             run = order[ends[k - 1] + 1 if k else 0 : ends[k] + 1]
             keys[0, run] = np.median(keys[0, run]) + np.arange(len(run)) * 1e-9
+        self.spent += 1
         found: np.ndarray = decode(self._problem, keys).orders[0]
         return found

@@ -16,7 +16,7 @@ import numpy as np
 
 from ...ir.errors import OptionError
 from ..evaluate import Decoded, Genomes
-from ..moves import anneal
+from ..moves import walk
 from ..problem import Point, Problem
 from .base import Base, keys_of
 
@@ -83,7 +83,8 @@ class Nsga2(Base):
         self._archive = Archive(problem, self.objectives)
         self._columns = self._archive.columns
         self._rng = rng = np.random.default_rng([seed, 0x4E32])
-        noise = rng.random((max(1, self.size - len(first)), problem.nodes))
+        count = min(self.size, max(1, self.left - len(first)))
+        noise = rng.random((max(1, count - len(first)), problem.nodes))
         self._ask = Genomes(np.concatenate([keys_of(first), noise]))
         self._ask.weights = self._drawn(len(self._ask.keys))
         self._keys = np.empty((0, problem.nodes))
@@ -155,20 +156,19 @@ class Nsga2(Base):
 
     def _polish(self, keys: np.ndarray, weights: np.ndarray, mother: np.ndarray) -> None:
         """The first children are their mothers, annealed for their weights."""
-        moves = int(self.polish * self._problem.nodes)
-        if moves <= 0:
-            return
-        for k in range(min(len(self._columns) + 1, len(keys))):
+        room = self.left - len(keys)
+        most = min(int(self.polish * self._problem.nodes), room // (2 * len(self._columns) + 2))
+        for k in range(min(len(self._columns) + 1, len(keys)) if most > 1 else 0):
             order = np.argsort(self._keys[mother[k]], kind="stable").astype(np.int32)
             weights[k] = self._weights[mother[k]]
             heat = float((self._problem.parts @ weights[k, :-1]).mean())
             if heat <= 0:
                 continue
             seed = int(self._rng.integers(1 << 63))
-            walked, _ = anneal(self._problem, order, moves, 0.05 * heat, 0.002 * heat, seed,
-                               weights[k])  # fmt: skip
+            walked, _, cuts = walk(self._problem, order, most - 1, 0.05 * heat, 0.002 * heat, seed,
+                                   weights[k])  # fmt: skip
             keys[k] = keys_of(walked[None])[0]
-            self.spent += moves
+            self.spent += cuts + 1
 
 
 def ranked(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

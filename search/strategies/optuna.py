@@ -38,10 +38,10 @@ class Optuna(Base):
         except ImportError as error:
             raise OptionError("optuna is not installed: pip install evonnx[search]") from error
         names = [f"k{v}" for v in range(problem.nodes)]
-        self._left = MOST_POINTS
+        self._points = MOST_POINTS
         if self.sampler == "grid":
-            self._left = len(LEVELS) ** problem.nodes
-            if self._left > MOST_POINTS:
+            self._points = len(LEVELS) ** problem.nodes
+            if self._points > MOST_POINTS:
                 raise OptionError(f"optuna's grid: {problem.nodes} nodes give more than "
                                   f"{MOST_POINTS} points; take tpe or random")
             grid = {name: list(LEVELS) for name in names}
@@ -61,7 +61,7 @@ class Optuna(Base):
 
     def ask(self) -> Genomes:
         """The next trials."""
-        count = min(self.batch, self._left)
+        count = min(self.batch, self._points, self.left)
         self._trials = [self._study.ask(self._floats) for _ in range(count)]
         return Genomes(np.array([list(t.params.values()) for t in self._trials]).reshape(
             count, len(self._floats)))  # fmt: skip
@@ -69,8 +69,8 @@ class Optuna(Base):
     def tell(self, genomes: Genomes, found: Decoded) -> None:
         """Costs of the trials."""
         if self.sampler == "grid":
-            self._left -= len(self._trials)
-            self.done = self._left <= 0
+            self._points -= len(self._trials)
+            self.done = self._points <= 0
         for trial, cost in zip(self._trials, found.costs.tolist(), strict=True):
             if not self.done:  # a grid that is used up would stop a loop that is not Optuna's
                 self._study.tell(trial, cost)

@@ -44,12 +44,13 @@ class Pymoo(Base):
             raise OptionError("pymoo is not installed: pip install evonnx[search]") from error
         make: Any = {"GA": GA, "PSO": PSO, "NSGA2": NSGA2}[self.algorithm]
         rng = np.random.default_rng([seed, 0x9300])
-        given = keys_of(first)[: self.size]
-        noise = rng.random((self.size - len(given), problem.nodes))
+        size = min(self.size, max(len(first), self.left))
+        given = keys_of(first)[:size]
+        noise = rng.random((size - len(given), problem.nodes))
         self._archive = Archive(problem, self.objectives)
         count = len(self._archive.columns) if self.whole else 1
         self._space = Space(n_var=problem.nodes, n_obj=count, xl=0.0, xu=1.0)
-        self._made = make(pop_size=self.size, sampling=np.concatenate([given, noise]))
+        self._made = make(pop_size=size, sampling=np.concatenate([given, noise]))
         self._made.setup(self._space, termination=NoTermination(), seed=seed, verbose=False)
 
     def ask(self) -> Genomes:

@@ -21,30 +21,36 @@ from .base import Base, Polisher, best_segments, keys_of
 CONSTRICTION, PULL = 0.7298, 1.496
 """Inertia, and the largest weight of either attraction."""
 
+SAMPLED = 4
+"""A small budget is spent on the first positions by one part in so many, at most."""
+
 
 class Swarm(Base):
-    """``size`` particles on a ring; ``polish`` moves per node."""
+    """``size`` particles on a ring (fewer where the budget is small); ``polish`` moves per node, of
+    at most ``learners`` particles in a round."""
 
-    def __init__(self, size: int = 24, patience: int = 2, polish: float = 30.0) -> None:
-        self.size, self.patience, self.polish = size, patience, polish
+    def __init__(self, size: int = 24, patience: int = 2, polish: float = 30.0, learners: int = 4
+                 ) -> None:
+        self.size, self.patience, self.polish, self.learners = size, patience, polish, learners
 
     def start(self, problem: Problem, first: np.ndarray, seed: int) -> None:
         """See ``Strategy``."""
         self._problem = problem
         self._rng = rng = np.random.default_rng([seed, 0x5350])
         self._polisher = Polisher(problem, seed)
-        given = keys_of(first)[: self.size]
-        noise = rng.random((self.size - len(given), problem.nodes))
+        size = min(self.size, max(3, len(first), self.left // SAMPLED))
+        given = keys_of(first)[:size]
+        noise = rng.random((size - len(given), problem.nodes))
         self._at = np.concatenate([given, noise])
         self._speed = (rng.random(self._at.shape) - 0.5) * 0.1
         self._own = self._at.copy()
-        self._costs = np.full(self.size, np.inf)
+        self._costs = np.full(size, np.inf)
         self._orders = np.zeros(self._at.shape, np.int32)
         self._groups = np.zeros(self._at.shape, np.int32)
-        self._idle = np.zeros(self.size, np.int64)
-        self._failed = np.zeros(self.size, np.int64)
-        self._learned = np.zeros(self.size, bool)
-        self._hot = np.full(self.size, 0.3)
+        self._idle = np.zeros(size, np.int64)
+        self._failed = np.zeros(size, np.int64)
+        self._learned = np.zeros(size, bool)
+        self._hot = np.full(size, 0.3)
         self._begun = False
 
     def ask(self) -> Genomes:
@@ -66,7 +72,7 @@ class Swarm(Base):
         self._failed[self._learned & ~better] += 1
 
     def _step(self) -> None:
-        rng, n = self._rng, self.size
+        rng, n = self._rng, len(self._at)
         around = np.stack([np.arange(n) - 1, np.arange(n), (np.arange(n) + 1) % n])
         leader = around[np.argmin(self._costs[around], axis=0), np.arange(n)]
         own, led = rng.random((2, *self._at.shape)) * PULL
@@ -76,22 +82,27 @@ class Swarm(Base):
         best = int(np.argmin(self._costs))
         before = self._polisher.spent
         self._learned[:] = False
-        for k in np.flatnonzero(self._idle >= self.patience):
+        room = self.left - n
+        most = self._polisher.length(self.polish, room)
+        longest = np.argsort(-self._idle, kind="stable")[: self.learners]
+        for k in longest[self._idle[longest] >= self.patience]:
             if self._failed[k] > 5 and k != best:
                 self._at[k], self._costs[k] = rng.random(self._at.shape[1]), np.inf
                 self._own[k], self._speed[k] = self._at[k], 0.0
                 self._idle[k], self._failed[k], self._hot[k] = 0, 0, 0.3
             else:
-                self._learn(int(k), best if rng.random() < 0.3 else int(leader[k]))
+                left = room - (self._polisher.spent - before)
+                if left > 0:
+                    self._learn(int(k), best if rng.random() < 0.3 else int(leader[k]),
+                                min(most, left))  # fmt: skip
         self.spent = self._polisher.spent - before
 
-    def _learn(self, k: int, leader: int) -> None:
+    def _learn(self, k: int, leader: int, most: int) -> None:
         """A particle takes over its leader's better segments and is polished, each time cooler."""
         order = self._orders[k]
         if leader != k and np.isfinite(self._costs[leader]):
             order = best_segments(self._problem, (order, self._groups[k]),
                                   (self._orders[leader], self._groups[leader]))
-        moves = max(200, int(self.polish * self._problem.nodes))
-        order, _ = self._polisher.polish(order, moves, float(self._hot[k]))
+        order, _ = self._polisher.polish(order, most, float(self._hot[k]))
         self._hot[k] = self._hot[k] * 0.8 if self._hot[k] > 0.02 else 0.2
         self._at[k], self._speed[k], self._learned[k] = keys_of(order[None])[0], 0.0, True

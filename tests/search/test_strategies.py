@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from importlib.metadata import EntryPoint
+from typing import Any
 
 import numpy as np
 import pytest
 
 from evonnx.ir.errors import LimitError, OptionError
+from evonnx.search import evaluate, exact, moves
 from evonnx.search import strategies as registry
 from evonnx.search.evaluate import decode, keys_of
 from evonnx.search.exact import beam, exhaustive, prove, prove_peak, solve_window
-from evonnx.search.generate import generated, remembering
+from evonnx.search.generate import generated, remembering, towers
 from evonnx.search.peaks import least_peak
 from evonnx.search.problem import InfeasibleError, Problem, check_solution, make_problem, peak
 from evonnx.search.run import search
@@ -93,7 +96,8 @@ def test_windows_are_solved_where_they_are(limit: float) -> None:
             whole.flat.kept[w] or not set(users.tolist()) <= set(order[:begin].tolist())
         ):
             live += whole.flat.nbytes[w]
-    chosen = solve_window(p, order, begin, end, live)
+    chosen, ideals = solve_window(p, order, begin, end, live)
+    assert ideals > 1
     if chosen is None:
         assert found.peaks[0] > p.limit
         return
@@ -156,11 +160,11 @@ def test_beam_is_a_proof_where_nothing_is_dropped() -> None:
 def test_what_proves_says_so() -> None:
     p = generated(14, 0)
     for made in (Exact(), Exhaustive()):
-        found = search(p, made, in_order(p), 1)
+        found = search(p, made, in_order(p), 10**5)
         assert found.proven
         assert found.bound == found.cost == pytest.approx(exhaustive(p))
     with pytest.raises(LimitError, match="more than 10 ideals"):
-        search(generated(60, 0), Exact(10), in_order(generated(60, 0)), 1)
+        search(generated(60, 0), Exact(10), in_order(generated(60, 0)), 10**5)
     with pytest.raises(ValueError, match="16 nodes"):
         search(generated(60, 0), Exhaustive(), in_order(generated(60, 0)), 1)
 
@@ -242,14 +246,79 @@ def test_other_peoples_searches(name: str) -> None:
 
 def test_optunas_grid_is_used_up() -> None:
     pytest.importorskip("optuna")
-    p = generated(5, 1)
+    p = generated(5, 1, edges=[(0, 1), (0, 2), (1, 3), (2, 3), (3, 4)])
     found = search(p, strategy("optuna-grid"), in_order(p), 10**6)
     assert found.evaluations == 3**5
     assert found.cost == pytest.approx(exhaustive(p))
+    wide = generated(30, 1, edges=towers(30, 1))
     with pytest.raises(OptionError, match="more than 100000 points"):
-        search(generated(30, 1), strategy("optuna-grid"), in_order(generated(30, 1)), 10)
+        search(wide, strategy("optuna-grid"), in_order(wide), 10)
     with pytest.raises(OptionError, match="of GA, PSO, NSGA2, not DE"):
         Pymoo("DE")
+
+
+@pytest.mark.parametrize("name", registry.STRATEGIES)
+@pytest.mark.parametrize("limit", [np.inf, 0.9])
+def test_budgets_are_kept(name: str, limit: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Evaluations end at the budget, or before it where all is proven; what is reported is what
+    was scored, counted from outside."""
+    p = remembering(40, 6)
+    if limit < 1:
+        p = p.limited(limit * float(decode(p, keys_of(in_order(p))).peaks[0]))
+    scored = _count_evaluations(monkeypatch)
+    for budget in (1, 7, 100, 5000):
+        scored.clear()
+        try:
+            found = search(p, strategy(name), in_order(p), budget, seed=2)
+        except InfeasibleError:
+            assert limit < 1 and budget <= 100
+            continue
+        assert found.evaluations <= budget
+        assert found.evaluations == budget or found.proven or name == "beam"
+        # The order a search starts from is known before it begins.
+        assert sum(scored) - 1 == found.evaluations
+        assert found.history[-1][0] <= budget
+
+
+def _count_evaluations(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A list that grows by what decoding, walks and dynamic programs score."""
+    scored: list[int] = []
+
+    def counted(module: Any, name: str, count: Callable[[Any, Any], int]) -> None:
+        real = getattr(module, name)
+
+        def call(*given: Any) -> Any:
+            result = real(*given)
+            scored.append(count(given, result))
+            return result
+
+        monkeypatch.setattr(module, name, call)
+
+    counted(evaluate, "_decode", lambda given, _: len(given[1]))
+    counted(moves, "_anneal", lambda _, result: 1 + int(result[1]))
+    counted(exact, "_ideals", lambda _, result: int(result[5]))
+    return scored
+
+
+def test_budgets_of_proofs() -> None:
+    p = generated(14, 0)
+    for name in ("exact", "exhaustive"):
+        spent = search(p, strategy(name), in_order(p), 10**5).evaluations
+        assert search(p, strategy(name), in_order(p), spent).proven
+        with pytest.raises(LimitError):
+            search(p, strategy(name), in_order(p), spent // 2)
+
+
+def test_budgets_over_parts() -> None:
+    """A problem of parts gets no more than its budget, and the given orders."""
+    edges = [(4 * k + a, 4 * k + b) for k in range(20) for a, b in ((0, 1), (0, 2), (1, 3), (2, 3))]
+    groups = [(v,) for v in range(80)] + [(4 * k, 4 * k + 1) for k in range(20)]
+    groups += [(4 * k + 2, 4 * k + 3) for k in range(20)]
+    costs = np.random.default_rng(0).random(len(groups))
+    p = make_problem(80, edges, groups, costs)
+    assert len(split(p)) > 20
+    for budget in (20, 100, 1000):
+        assert search(p, Genetic(), in_order(p), budget).evaluations <= max(budget, len(split(p)))
 
 
 class Lazy(Base):
