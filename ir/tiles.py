@@ -30,6 +30,9 @@ SIDE = 16
 """Elements along a side of the blocks of a transpose: a line of float32."""
 NEIGHBORS = 4
 """Neighbors in memory from which on such blocks are worth it."""
+SHORT = 8
+"""Iterations up to which a loop keeps its length in the source, so that LLVM unrolls it; the one
+around it is the innermost then."""
 SCRATCH_ROW = 1 << 18
 """Largest scratch row in elements that is worth keeping (1 MB of float32: L2)."""
 DEAR = 8

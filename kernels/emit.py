@@ -20,6 +20,7 @@ from ..ir.axes import Axis
 from ..ir.dims import Atom, Dim, Expr, free_vars, product
 from ..ir.elements import Ex
 from ..ir.errors import CompileError
+from ..ir.tiles import SHORT
 from ..ir.types import BF16, BOOL, F16, F32, I64
 from .functions import (
     ACCUMULATE,
@@ -44,8 +45,6 @@ from .nest import (
 
 LITERAL = 2
 """Integers up to this magnitude are written into the source, larger ones become parameters."""
-UNROLLED = 8
-"""Loops of up to this many iterations keep their length in the source, so LLVM can unroll them."""
 
 @dataclass(frozen=True, slots=True)
 class Emitted:
@@ -404,7 +403,7 @@ class Emitter:
     def bound(self, size: Dim) -> str:
         """The end of a loop."""
         keep = self.nest.unrolled or not self.nest.shared
-        short = isinstance(size, int) and size <= UNROLLED and keep
+        short = isinstance(size, int) and size <= SHORT and keep
         return str(size) if short else self.dim(size)
 
     @contextmanager

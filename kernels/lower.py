@@ -1,7 +1,7 @@
 """Lowering of groups without a micro-kernel: maps and reductions with the maps around them.
 
 A map group is one loop nest per output; small windows are written out and make maps, too
-(``unroll``). A group with reductions is tiled by the positions its
+(``ir.windows``). A group with reductions is tiled by the positions its
 reductions are read at: per tile, each reduction runs its loop, then the outputs run theirs, and
 values that are dear and needed again stay in a scratch row. Where memory is contiguous along the
 tile instead of along the reduced axes (channels-last statistics, pooling), the tile is a strip of
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 from ..ir.access import Cond, linear_index
 from ..ir.axes import Axis, fresh_axes, merge_axes, name_of
@@ -44,8 +43,9 @@ from ..ir.tiles import (
 )  # fmt: skip
 from ..ir.types import DType
 from ..ir.variants import small_windows
+from ..ir.windows import write_out
+from .borders import border_cut
 from .nest import Accumulate, BufferDecl, Domain, Loop, Nest, Store, substitute_body
-from .unroll import border_cut, window_element
 
 
 @dataclass
@@ -397,8 +397,7 @@ def lower_loops(graph: Graph, unroll: bool = True) -> Nest:
     reductions are such. Raises ``Refused`` with the reason."""
     low = Lowering(graph)
     if unroll and small_windows(graph):
-        low.puller.provided |= {n.out: partial(window_element, low.puller, n)
-                                for n in graph.nodes if is_reduction(n)}
+        write_out(low.puller)
         lower_map(low)
     elif any(is_reduction(n) for n in graph.nodes):
         lower_reductions(low)

@@ -28,11 +28,11 @@ from ..ir.elements import Ex, Refused, map_dims, renamer
 from ..ir.graph import Graph
 from ..ir.types import F32, I64
 from ..ir.variants import WAY_BYTES, Tiling
+from ..ir.windows import all_hold
 from ..ir.winograd import winograd_form
 from .contract import NO_LIMITS, Contraction, Panels, _Writer
 from .micro import MicroKernel
 from .nest import Accumulate, Address, Call, Loop, Nested, SetRows, Step, Store
-from .unroll import all_hold
 
 SIZE = 4
 """Pixels of one side of a transformed tile; SIZE - 2 outputs."""

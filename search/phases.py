@@ -9,7 +9,9 @@ Of each loop nest the expression of one iteration is walked once. An operation t
 innermost loop counts for every iteration, any other for every iteration of the loops it depends on.
 A read or write counts as contiguous where its position moves by one with the innermost loop, as
 standing still where it does not move, else as an element apart, which costs a vector. What a
-condition guards counts for the part of the loop that the condition leaves.
+condition guards counts for the part of the loop that the condition leaves. A short innermost loop
+is unrolled: it starts nothing, and with the one around it counts as one loop. Small
+windows are counted as they are lowered, written out (``ir.windows``).
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from functools import partial
 
 from ..ir.access import Cond, linear_index
 from ..ir.axes import Axis, atoms, coefficient, fresh_axes, merge_axes, name_of
-from ..ir.dims import Dim, Expr, ceil_div, dmax, free_vars, product, substitute
+from ..ir.dims import Dim, Expr, ceil_div, dmax, dmin, free_vars, product, substitute
 from ..ir.elements import Ex, Gather, Index, is_reduction, map_dims, positions, renamer
 from ..ir.epilogue import finish_of
 from ..ir.errors import EvonnxError
@@ -28,6 +30,8 @@ from ..ir.graph import Graph, Value
 from ..ir.ops import lookup
 from ..ir.tiles import (
     LANES,
+    SHORT,
+    SIDE,
     ContractionSpace,
     Reduction,
     Space,
@@ -37,7 +41,8 @@ from ..ir.tiles import (
     load_positions,
     reduction_body,
 )  # fmt: skip
-from ..ir.variants import Form, contraction_form, read_once
+from ..ir.variants import Form, contraction_form, read_once, small_windows
+from ..ir.windows import write_out
 
 DIVISION = 8
 """Elements apart that cost what an integer division does: one at a time, and slowly."""
@@ -56,6 +61,8 @@ class LoopWork:
     """Times the innermost loop is entered."""
     length: Dim = 1
     """Its iterations."""
+    joined: Dim = 1
+    """Iterations of the loop around it that are one loop with it, since it is short: unrolled."""
     plain: float = 0.0
     """Plain operations."""
     special: float = 0.0
@@ -65,8 +72,12 @@ class LoopWork:
     stores: float = 0.0
     """Bytes of contiguous writes."""
     apart: list[tuple[float, Dim | None]] = field(default_factory=list)
-    """What is read or written one element at a time: elements, and bytes from one to the next (None
-    where nobody knows)."""
+    """What is read one element at a time: elements, and bytes from one to the next (None where
+    nobody knows)."""
+    scattered: list[tuple[float, Dim | None]] = field(default_factory=list)
+    """The same of what is written."""
+    neighbors: Dim = 1
+    """Elements side by side that blocks of the loops read of a line before they leave it."""
     outer: list[tuple[float, Dim]] = field(default_factory=list)
     """Operations outside the innermost loop: number per iteration, iterations in all."""
     scalar: bool = False
@@ -125,9 +136,12 @@ def group_phases(graph: Graph, implementation: str, constants: frozenset[int],
         if implementation == "contract":
             space = tiles if isinstance(tiles, ContractionSpace) else None
             return Work(product=_product(space or ContractionSpace(Space(graph)), constants))
+        low = Space(graph)
+        if small_windows(graph):
+            write_out(low.puller)
+            return Work(tuple(_maps(low)))
         if tiles is not None:
             return Work(tuple(_reductions(tiles)))
-        low = Space(graph)
         reductions = [n for n in graph.nodes if is_reduction(n)]
         if not reductions:
             return Work(tuple(_maps(low)))
@@ -211,8 +225,9 @@ def _same(ex: Ex, _: Index) -> Ex:
 
 def _loop(low: Space, rows: Sequence[Axis], inner: Sequence[Axis],
           stores: Sequence[tuple[Dim, Ex]], space: TileSpace | None = None,
-          r: Reduction | None = None, cut: bool = False) -> LoopWork:
-    """The nest that computes ``stores`` (position, value), and the sum ``r``, for every row."""
+          r: Reduction | None = None, cut: bool = False, shared: bool = False) -> LoopWork:
+    """The nest that computes ``stores`` (position, value), and the sum ``r``, for every row;
+    ``shared`` by layers, so that no length is in its source."""
     values = [ex for _, ex in stores]
     targets = [at for at, _ in stores]
     conds: tuple[Cond, ...] = ()
@@ -237,16 +252,16 @@ def _loop(low: Space, rows: Sequence[Axis], inner: Sequence[Axis],
         rename, memo = renamer(mapping), dict[Ex, Ex]()
         values = [map_dims(ex, rename, memo) for ex in values]
         targets = [rename(d) for d in targets]
-    count = _Counter(low, outside, axes, mapping, cut)
+    count = _Counter(low, outside, axes, mapping, cut, shared)
     for ex in values:
         count.value(ex)
     for (_, ex), at in zip(stores, targets, strict=True):
         count.store(at, ex.dtype.itemsize)
     loads = [d for ex in values for d in load_positions(ex)]
-    if cut and count.axes and crossing(count.axes, loads) is not None:  # runs in blocks
-        count.work.apart = [(each, None) for each, _ in count.work.apart]
+    if cut and count.axes and (along := crossing(count.axes, loads)) is not None:
+        count.work.neighbors = dmin(count.axes[along].hi, SIDE)  # it runs in blocks
     if r is not None:
-        count.work.sums = lane is None
+        count.work.sums = lane is None and count.work.joined == 1
         count.add(1.0, len(count.times) - 1, special=False)
         if lane is not None:  # accumulators are rows in scratch
             count.work.loads += 4
@@ -268,7 +283,7 @@ class _Counter:
     """Counts what one iteration of a loop nest executes."""
 
     def __init__(self, low: Space, rows: Sequence[Axis], axes: Sequence[Axis],
-                 mapping: Mapping[str, Dim], cut: bool = False) -> None:
+                 mapping: Mapping[str, Dim], cut: bool = False, shared: bool = False) -> None:
         self.cut = cut
         """Whether the loops are those of a map: cut where operands of a concatenation meet, and in
         blocks where they transpose. Elsewhere a guard is a branch in the innermost loop."""
@@ -282,6 +297,9 @@ class _Counter:
         self.inner = name_of(moving[-1].var) if moving else ""
         self.low, self.mapping = low, mapping
         self.work = LoopWork(self.times[-2] if moving else 1, moving[-1].hi if moving else 1)
+        last = moving[-1].hi if len(moving) > 1 and not shared else SHORT + 1
+        if isinstance(last, int) and last <= SHORT:
+            self.work.joined = moving[-2].hi
         self.shares: dict[Ex, float] = {}
         self.variables: dict[Ex, frozenset[str]] = {}
 
@@ -357,9 +375,10 @@ class _Counter:
                 part *= min(1.0, max(0.0, size / whole))
         return part
 
-    def one_by_one(self, at: Dim, itemsize: int, more: float) -> None:
+    def stride(self, at: Dim, itemsize: int) -> Dim | None:
+        """Bytes from one iteration to the next; None where they are not always the same."""
         step = coefficient(at, self.inner)
-        self.work.apart.append((more, None if step is None else step * itemsize))
+        return None if step is None else step * itemsize
 
     def load(self, at: Dim, itemsize: int, more: float, level: int) -> None:
         if level < len(self.times) - 1:
@@ -369,7 +388,7 @@ class _Counter:
         if self.together(at):
             self.work.loads += more * itemsize
         else:
-            self.one_by_one(at, itemsize, more)
+            self.work.apart.append((more, self.stride(at, itemsize)))
         for name in free_vars(at) if isinstance(at, Expr) else ():
             gather = self.gather(name)
             if gather is not None:
@@ -381,7 +400,7 @@ class _Counter:
         elif self.together(at):
             self.work.stores += itemsize
         else:
-            self.one_by_one(at, itemsize, 1.0)
+            self.work.scattered.append((1.0, self.stride(at, itemsize)))
 
     def together(self, at: Dim) -> bool:
         """Whether neighbors of the innermost loop lie side by side."""
@@ -426,14 +445,14 @@ def _product(s: ContractionSpace, constants: frozenset[int]) -> ProductWork:
     left = pack = None
     tile = [*s.batch, *s.rows]
     if not s.direct:
-        left = _loop(low, tile, list(s.run), [(_row_position(s), s.a)])
+        left = _loop(low, tile, list(s.run), [(_row_position(s), s.a)], shared=True)
     b, once = s.b, read_once(graph, constants)
     if not (b.kind == "load" and b.data[0] in once):
         step = low.names.var(column.hi)
         value = map_dims(b, renamer({name_of(column.var): step}))
         order = [*s.batch, *outer, *s.body.reduced]
         axes = [Axis(step, column.hi)] if isinstance(step, Expr) else []
-        pack = _loop(low, order, axes, [(step, value)], cut=True)
+        pack = _loop(low, order, axes, [(step, value)], cut=True, shared=True)
     epilogue, residuals = _epilogue(s, tile + outer, column)
     return ProductWork(batches, rows, column.hi, product(a.hi for a in outer), depth, taps,
                        max(len(s.rows) - 1, 0), left=left, pack=pack, epilogue=epilogue,
@@ -468,7 +487,7 @@ def _epilogue(s: ContractionSpace, outside: Sequence[Axis], column: Axis
         finish = finish_of(0, rename(at), map_dims(value, rename), cell, row, name_of(column.var))
         if finish is not None and (finish.residual is None or s.channel is None):
             return None, int(finish.residual is not None)
-    work = _loop(low, outside, [column], stores)
+    work = _loop(low, outside, [column], stores, shared=True)
     if len(merged) > 1:
         work.outer.append((ROW_DIVISION * (len(merged) - 1), product(a.hi for a in outside)))
     return work, 0

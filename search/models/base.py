@@ -46,8 +46,8 @@ class Phase:
     """Elements of which each is in a line of memory that has left the level-1 cache since its
     neighbor was used."""
     spilled: float = 0.0
-    """Bytes of scratch that pass through the level-2 cache, since there is more of it than fits the
-    nearer one."""
+    """Bytes that pass through the level-2 cache, since there are more of them than fit the nearer
+    one: scratch, and lines of which one element at a time is written."""
     outer: float = 0.0
     """Operations outside the innermost loop."""
     entries: float = 0.0

@@ -10,8 +10,8 @@ of the core that it keeps busy longest, plus the time its inner loops take to st
 ``special``
 ``load/store``        the larger of bytes loaded / load_rate, bytes written / store_rate; an
                       element that lies apart costs what a vector costs, and one whose line has
-                      left the level-1 cache 3 * latency_s; or bytes of scratch that does
-                      not fit the level-1 cache / l2_rate
+                      left the level-1 cache 3 * latency_s; or bytes of scratch and of lines
+                      written an element at a time that the level-1 cache loses / l2_rate
 ``latency``           (3 * entries of inner loops, 16 of those that end in a sum, operations
                       outside of them / 4, 30 * tiles) * latency_s
 ====================  =========================================================================

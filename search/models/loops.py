@@ -34,15 +34,20 @@ def strips(w: LoopWork, number: Callable[[Dim], float], width: int = 32) -> Iter
 
 def _iterations(w: LoopWork, number: Callable[[Dim], float], entries: float, length: float,
                 outer: float) -> Phase:
-    steps, near, far = entries * length, 0.0, 0.0
+    steps, near, far, lines = entries * length, 0.0, 0.0, 0.0
+    side = max(number(w.neighbors), 1.0)
     for count, step in w.apart:
+        missed = count / side if step is not None and _leaves(abs(number(step)), length) else 0.0
+        near, far = near + count - missed, far + missed
+    for count, step in w.scattered:
+        near += count
         if step is not None and _leaves(abs(number(step)), length):
-            far += count
-        else:
-            near += count
+            lines += count
+    joined = max(number(w.joined), 1.0)
     return Phase(plain=steps * w.plain, special=steps * w.special, loads=steps * w.loads,
                  stores=steps * w.stores, apart=steps * near, far=steps * far, outer=outer,
-                 entries=entries, length=length, scalar=float(w.scalar), sums=float(w.sums))
+                 entries=entries / joined, length=length * joined, scalar=float(w.scalar),
+                 sums=float(w.sums), spilled=steps * lines * _LINE)
 
 
 def _leaves(step: float, length: float) -> bool:

@@ -121,6 +121,45 @@ def test_phases_of_loops() -> None:
     assert stored.stores == 4 * 320  # two strips of lanes
 
 
+def test_short_loops_start_nothing_and_stay_near() -> None:
+    """A shuffle of channels: the innermost loop of four is unrolled into the one around it."""
+    b = Builder()
+    x = b.input("x", TensorType(F32, (64, 4, 32)))
+    phase, = one(b.build({"y": b.op("transpose", x, perm=(0, 2, 1))}), "transpose")
+    assert (phase.entries, phase.length, phase.apart) == (64, 128, 64 * 128)
+    far = b.input("z", TensorType(F32, (3, 1 << 14)))
+    phase, = one(b.build({"y": b.op("transpose", far, perm=(1, 0))}), "transpose")
+    assert phase.far == 0, "three planes are read side by side"
+
+
+def test_lines_that_are_left_before_they_are_used_up() -> None:
+    """Reading lines far apart waits, by blocks once per line; writing them moves whole lines."""
+    b = Builder()
+    x = b.input("x", TensorType(F32, (1024, 1024)))
+    phase, = one(b.build({"y": b.op("transpose", x, perm=(1, 0))}), "transpose")
+    assert phase.far == 1024 * 1024 / 16
+    assert (phase.apart, phase.spilled) == (1024 * 1024 - phase.far, 0)
+    turned = b.op("transpose", b.op("dot", x, b.const(np.ones((1024, 512), np.float32)),
+                                    ta=False, tb=False), perm=(1, 0))
+    written = one(b.build({"y": turned}), "dot", "transpose", implementation="contract")
+    assert sum(p.spilled for p in written) >= 64 * 1024 * 512
+    assert sum(p.far for p in written) == 0
+
+
+@pytest.mark.parametrize("before", ["", "exp"])
+def test_small_windows_are_counted_as_they_are_written_out(before: str) -> None:
+    b = Builder()
+    x = b.input("x", TensorType(F32, (1, 16, 16, 64)))
+    v = b.op(before, x) if before else x
+    y = b.op("pool", v, kind="max", kernel=(3, 3), strides=(2, 2), dilations=(1, 1),
+             pads_lo=(0, 0), pads_hi=(0, 0), layout="last")
+    phase, = one(b.build({"y": y}), "pool", before)
+    results = 7 * 7 * 64
+    assert phase.loads == 9 * 4 * results
+    assert phase.plain == 8 * results
+    assert phase.special == (9 * lookup("exp").flops_per_element * results if before else 0)
+
+
 def test_phases_of_contractions() -> None:
     """An epilogue that the registers cannot do is a loop; a left operand that is not where it can
     be addressed is computed as often as there are blocks of panels; a right operand that is no

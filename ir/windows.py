@@ -4,27 +4,33 @@ A pool of 3x3 pixels is nine loads and eight maxima. Written so, per output elem
 like any other: accumulators live in registers, what precedes and follows is fused, and the loop
 over channels vectorizes. Where a window leaves the image, the position is moved back into it and
 the neutral element is chosen instead (a select whose condition is the same for a whole row of
-channels, so that it costs no branch). Windows along the contiguous axis itself keep guards; the map
-is cut (``border_cut``) so that only its first and last few elements meet them.
+channels, so that it costs no branch). Windows along the contiguous axis itself keep guards.
+Lowering emits these expressions, and the cost model counts them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from itertools import product as cartesian
 
-from ..ir.access import Cond, Region
-from ..ir.axes import Axis, coefficient, name_of
-from ..ir.dims import Dim, Expr, dmax, dmin, free_vars, substitute, within
-from ..ir.elements import Ex, Index, Puller
-from ..ir.graph import Node
-from ..ir.ops.reduction import identity
-from ..ir.tiles import accumulator
-from ..ir.types import BOOL, I64
+from .access import Cond, Region
+from .axes import name_of
+from .dims import Dim, Expr, dmax, dmin, free_vars, substitute, within
+from .elements import Ex, Index, Puller, is_reduction
+from .graph import Node
+from .ops.reduction import identity
+from .tiles import accumulator
+from .types import BOOL, I64
 
-SHORT = 8
-"""Extent of an innermost loop up to which it matters whether it joins the one around it."""
 _COMBINE = {"sum": "add", "max": "max"}
+
+
+def write_out(puller: Puller) -> None:
+    """Makes ``puller`` answer expressions for the reductions of its graph, all small windows
+    (``variants.small_windows``)."""
+    puller.provided |= {n.out: partial(window_element, puller, n)
+                        for n in puller.graph.nodes if is_reduction(n)}
 
 
 def window_element(puller: Puller, node: Node, index: Index) -> Ex:
@@ -85,54 +91,3 @@ def all_hold(conds: Sequence[Cond]) -> Ex:
             result = test if result is None else Ex("fn", BOOL, (result, test), ("and", ()))
     assert result is not None
     return result
-
-
-# -- borders -----------------------------------------------------------------------------------
-
-
-def border_cut(values: Sequence[Ex], axes: Sequence[Axis]
-               ) -> tuple[int, list[tuple[Dim, Dim]]] | None:
-    """An axis that vectors lie along, in three pieces (start, size), guards holding throughout the
-    middle one; None where there is nothing to gain. That is the innermost axis or, where that one
-    is short, the one around it: without guards the two are one loop."""
-    conds = list(_guards(values))
-    for k in range(len(axes) - 1, -1, -1):
-        bounds = _borders(conds, axes[k])
-        if bounds is not None:
-            return k, bounds
-        extent = axes[k].hi
-        if not isinstance(extent, int) or extent > SHORT:
-            break
-    return None
-
-
-def _borders(conds: Iterable[Cond], axis: Axis) -> list[tuple[Dim, Dim]] | None:
-    """The pieces of one axis."""
-    if not isinstance(axis.hi, int) or axis.lo != 0:
-        return None
-    size, name = axis.hi, name_of(axis.var)
-    lo, hi = 0, size
-    for c in conds:
-        step = coefficient(c.expr, name)
-        if free_vars(c.expr) != {name} or not isinstance(step, int) or step <= 0:
-            continue
-        start = substitute(c.expr, {name: 0})
-        if isinstance(start, int) and isinstance(c.lo, int) and isinstance(c.hi, int):
-            lo = max(lo, -((start - c.lo) // step))
-            hi = min(hi, -((start - c.hi) // step))
-    if (lo, hi) == (0, size) or 2 * (hi - lo) < size:
-        return None
-    return [(a, b - a) for a, b in ((0, lo), (lo, hi), (hi, size)) if b > a]
-
-
-def _guards(values: Iterable[Ex]) -> Iterable[Cond]:
-    stack = list(values)
-    seen = set(stack)
-    while stack:
-        ex = stack.pop()
-        if ex.kind == "guard":
-            yield from ex.data
-        for a in ex.args:
-            if a not in seen:
-                seen.add(a)
-                stack.append(a)
