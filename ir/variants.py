@@ -25,7 +25,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from .axes import coefficient, name_of
-from .dims import Dim, ceil_div, product
+from .dims import Dim, product
 from .elements import Refused, is_reduction
 from .graph import Graph, Node
 from .ops import lookup
@@ -135,6 +135,16 @@ def most_rows(target: Target, vectors: int) -> int:
     return min(micro_tile(target)[0], (target.registers - 1 - vectors) // vectors)
 
 
+def narrowest(target: Target, panel: int, columns: int) -> tuple[int, bool]:
+    """``(vectors, half)`` of the narrowest micro-tile for so many columns of a panel of ``panel``
+    vectors: whole vectors, and whether half a one follows. Processors whose vectors have 512 bits
+    multiply half ones too, some of them in half the time."""
+    lanes = target.lanes(32)
+    whole, rest = divmod(min(columns, panel * lanes), lanes)
+    half = 0 < rest <= lanes // 2 and target.vector_bits >= 512
+    return whole + (rest > 0 and not half), half
+
+
 def values(form: Form, target: Target, given: Mapping[str, int] | None = None
            ) -> dict[str, Sequence[int]]:
     """What each setting of a group may be where the others are as ``given``."""
@@ -191,8 +201,6 @@ class Tiling:
     """Side of the squares of outputs that are computed at once; 0 for the direct sum."""
     rows: int
     """Rows of a micro-tile."""
-    vectors: int
-    """Vectors of a panel that are computed."""
     panel: int
     """Vectors of a panel."""
     depth: int = CHUNK
@@ -205,8 +213,6 @@ def tiling(form: Form, target: Target, given: Mapping[str, int]) -> Tiling:
     """The tiling of a contraction: what is ``given``, and for the rest what wastes least."""
     _, full, lanes = micro_tile(target)
     panel = given.get("columns", full * lanes) // lanes
-    needed = ceil_div(form.columns, lanes)
-    vectors = min(max(needed, 1), panel) if isinstance(needed, int) else panel
     side = given.get("winograd", -1)
     if side < 0:
         side = unasked(form.images) if isinstance(form.images, Images) else 0
@@ -217,7 +223,7 @@ def tiling(form: Form, target: Target, given: Mapping[str, int]) -> Tiling:
     if form.crowded and not side:
         heights = range(min(heights[0], WAYS), 0, -1)
     height = given.get("rows") or best_height(heights, rows)
-    return Tiling(side, height, vectors, panel, given.get("depth", CHUNK), given.get("block"))
+    return Tiling(side, height, panel, given.get("depth", CHUNK), given.get("block"))
 
 
 def best_height(heights: Sequence[int], rows: Dim) -> int:

@@ -29,7 +29,7 @@ from ..ir.tiles import SPLITS, ContractionSpace
 from ..ir.types import F32, I64
 from ..ir.variants import WAY_BYTES, Tiling
 from .lower import Lowering, tile_map
-from .micro import MicroKernel
+from .micro import MicroKernel, narrowed
 from .nest import (
     Accumulate,
     Address,
@@ -74,6 +74,8 @@ class Contraction:
     """(input number, recipe) where B is a constant."""
     pack: Nest | None
     """Otherwise the kernel that packs it; buffers: inputs, packed B."""
+    externs: tuple[str, ...]
+    """Symbols of the micro-kernels that the main nest calls."""
 
 
 class _Plan:
@@ -81,7 +83,7 @@ class _Plan:
 
     def __init__(self, graph: Graph, tile: MicroKernel, constants: frozenset[int],
                  plan: Tiling | None = None) -> None:
-        self.plan = Tiling(0, tile.mr, tile.nv, tile.nv) if plan is None else plan
+        self.plan = Tiling(0, tile.mr, tile.nv) if plan is None else plan
         self.low = Lowering(graph)
         self.low.first_output += 1  # packed B sits between inputs and outputs
         self.low.first_scratch += 1
@@ -184,7 +186,9 @@ class _Writer(_Plan):
         panels = self.constant_panels()
         size = self.batches * self.panels * self.panel_depth * self.nr
         pack = None if panels is not None else self.packing()
-        return Contraction(replace(nest, buffers=buffers, shared=True), size, panels, pack)
+        symbols = tuple(tile.symbol for tile, _ in self.pieces(0))
+        nest = replace(nest, buffers=buffers, shared=True)
+        return Contraction(nest, size, panels, pack, symbols)
 
     def start(self) -> None:
         """Variables of the tile: its block of rows and its block of panels."""
@@ -277,7 +281,6 @@ class _Writer(_Plan):
         j = n.var(self.panels, "j")
         q = n.var(ceil_div(self.block, self.mr))
         self.micro = (Axis(q, self.micro_tiles),) if isinstance(q, Expr) else ()
-        panels = (Axis(j, self.last_panel, self.first_panel),) if isinstance(j, Expr) else ()
         self.strip = low.first_scratch + len(low.scratch)
         strip = (j - self.first_panel) * (self.block * self.nr) if self.chunks != 1 else 0
         loop, finish = self.epilogue(j, strip)
@@ -285,26 +288,50 @@ class _Writer(_Plan):
             count = self.panel_block if self.chunks != 1 else 1
             low.new_scratch(self.sum, count * self.block * self.nr)
         steps: list[Step] = []
+        pieces = self.pieces(j)
         if self.chunks != 1:
             t = n.var(self.chunks - 1)
-            call = self.strip_call(q, j, t, strip)
             axes = (Axis(t, self.chunks - 1),) if isinstance(t, Expr) else ()
-            steps.append(Nested(axes, (Nested(panels, (call,)),)))
+            steps.append(Nested(axes, tuple(
+                Nested(panels, (self.strip_call(tile, q, j, t, strip),))
+                for tile, panels in pieces)))
         last = self.chunks - 1
-        if finish is None:
-            steps.append(Nested(panels, (self.strip_call(q, j, last, strip), loop)))
-        else:
-            steps.append(Nested(panels, (self.finish_call(q, j, last, strip, finish),)))
+        for tile, panels in pieces:
+            if finish is None:
+                call = self.strip_call(tile, q, j, last, strip)
+                steps.append(Nested(panels, (call, loop)))
+            else:
+                call = self.finish_call(tile, q, j, last, strip, finish)
+                steps.append(Nested(panels, (call,)))
         return steps
 
-    def strip_call(self, q: Dim, j: Dim, t: Dim, strip: Dim) -> Call:
+    def pieces(self, j: Dim) -> list[tuple[MicroKernel, tuple[Axis, ...]]]:
+        """The panels of a tile by micro-kernel: the last one has a narrower one of its own where it
+        is not filled."""
+
+        def axes(first: Dim, last: Dim) -> tuple[Axis, ...]:
+            return (Axis(j, last, first),) if isinstance(j, Expr) else ()
+
+        columns, count = self.column.hi, self.panel_count
+        if isinstance(columns, int) and isinstance(count, int) and columns:
+            narrow = narrowed(self.tile, columns - (count - 1) * self.nr)
+            if count == 1:
+                return [(narrow, axes(self.first_panel, self.last_panel))]
+            if narrow != self.tile and not self.outer:
+                end = dmin(self.last_panel, count - 1)
+                return [(self.tile, axes(self.first_panel, end)),
+                        (narrow, axes(dmax(self.first_panel, count - 1), self.last_panel))]
+        return [(self.tile, axes(self.first_panel, self.last_panel))]
+
+    def strip_call(self, tile: MicroKernel, q: Dim, j: Dim, t: Dim, strip: Dim) -> Call:
         """Chunk ``t`` of panel ``j``, added to its strip."""
         to = Address(self.strip, strip + q * (self.mr * self.nr))
-        return Call(self.tile.symbol, (
+        return Call(tile.symbol, (
             *self.chunk_of(q, j, t), to, self.nr, self.mr, self.nr, to, self.more(t),
             0, 0, 0, *NO_LIMITS), self.micro)
 
-    def finish_call(self, q: Dim, j: Dim, t: Dim, strip: Dim, finish: Finish) -> Call:
+    def finish_call(self, tile: MicroKernel, q: Dim, j: Dim, t: Dim, strip: Dim, finish: Finish
+                    ) -> Call:
         """The last chunk of panel ``j`` with the epilogue in registers."""
         origin = {name_of(v): at for v, at in (
             (self.epilogue_row, self.first_row + q * self.mr), (self.epilogue_lane, 0)
@@ -319,7 +346,7 @@ class _Writer(_Plan):
             part = Address(self.strip, strip + q * (self.mr * self.nr))
         residual = finish.residual
         limits = (Ex("const", F32, (), bound) for bound in (finish.lo, finish.hi))
-        return Call(self.tile.symbol, (
+        return Call(tile.symbol, (
             *self.chunk_of(q, j, t), at(finish.out), finish.out.stride,
             self.last_row - self.first_row - q * self.mr, self.panel_width(j),
             part, self.more(t), at(finish.bias), at(residual),

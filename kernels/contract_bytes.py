@@ -38,10 +38,10 @@ class _ByteWriter(_Writer):
         """Sums of bytes are not cut."""
         self.chunks, self.chunk, self.by_taps = 1, self.klen, bool(self.taps)
 
-    def strip_call(self, q: Dim, j: Dim, t: Dim, strip: Dim) -> Call:
+    def strip_call(self, tile: MicroKernel, q: Dim, j: Dim, t: Dim, strip: Dim) -> Call:
         """The whole sum of panel ``j`` into its strip."""
         base = self.packed_base() + j * (self.panel_depth * self.nr)
-        return Call(self.tile.symbol, (
+        return Call(tile.symbol, (
             Address(self.table, q * (self.tap_count * self.mr)), self.tap_count, self.klen,
             Address(self.packed, base), Address(self.strip, q * (self.mr * self.nr)), self.nr),
             self.micro)

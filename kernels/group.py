@@ -100,13 +100,13 @@ def _contraction(graph: Graph, target: Target, constants: frozenset[int],
     once = read_once(graph, constants)
     plan = tiling(contraction_form(space, once), target, given)
     if space.bytes:
-        tile = igemm_i8(target, plan.rows, plan.vectors)
+        tile = igemm_i8(target, plan.rows)
         c = lower_byte_contraction(graph, tile, once, plan)
     else:
-        tile = igemm(target, mr=plan.rows, nv=plan.vectors, panel=plan.panel)
+        tile = igemm(target, mr=plan.rows, panel=plan.panel)
         c = (lower_winograd if plan.winograd else lower_contraction)(graph, tile, once, plan)
     packed = ("packed", 0)
-    main = _kernel(emit(c.nest), [*ins, packed, *outs], (tile.symbol,))
+    main = _kernel(emit(c.nest), [*ins, packed, *outs], c.externs)
     if c.panels is not None:
         return GroupKernels((main,), c.packed_elements, c.panels)
     assert c.pack is not None

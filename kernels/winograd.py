@@ -149,13 +149,14 @@ class _WinogradWriter(_Writer):
         first = k * CHAIN
         b = Address(self.packed, ((j * POINTS + e) * self.channels + first) * self.nr)
         axes = ((e, POINTS), (q, self.micro_tiles), (k, ceil_div(self.channels, CHAIN)))
-        call = Call(self.tile.symbol, (
+        inner = tuple(Axis(v, hi) for v, hi in axes if isinstance(v, Expr))
+        arguments = (
             Address(self.table, q * self.mr), 1, e * (self.block * self.row_stride) + first,
             dmin(CHAIN, self.channels - first), b, 0, 0, to, self.nr, self.mr, self.nr, to,
-            dmin(k, 1), 0, 0, 0, *NO_LIMITS),
-            tuple(Axis(v, hi) for v, hi in axes if isinstance(v, Expr)))
-        panels = (Axis(j, self.last_panel, self.first_panel),) if isinstance(j, Expr) else ()
-        return [Nested(panels, (call, self.results(j)))]
+            dmin(k, 1), 0, 0, 0, *NO_LIMITS)
+        results = self.results(j)
+        return [Nested(panels, (Call(tile.symbol, arguments, inner), results))
+                for tile, panels in self.pieces(j)]
 
     def results(self, j: Dim) -> Nested:
         """The outputs of a panel: one loop where no tile sticks out of the image, else one for

@@ -30,9 +30,11 @@ import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from ...ir.errors import CompileError, quote
 from ...ir.target import Target
+from ...ir.variants import narrowest
 from . import depthwise as _depthwise
 from . import gemm as _gemm
 from . import packing as _packing
@@ -51,7 +53,7 @@ class MicroKernel:
     mr: int
     """Rows (pixels) of the tile."""
     nv: int
-    """Vectors per row of the tile."""
+    """Whole vectors per row of the tile."""
     nr: int
     """Columns of one packed panel (channels of one block)."""
     arguments: tuple[str, ...]
@@ -85,22 +87,33 @@ def igemm(
     nv: int | None = None,
     strided: bool = False,
     panel: int | None = None,
+    half: bool = False,
 ) -> MicroKernel:
-    """The GEMM tile with ``mr`` rows (default: the full tile) and ``nv`` vectors of a panel of
-    ``panel`` (default: the full tile's); ``strided`` adds the distance between successive k of a
-    row of A, see ``gemm.Tile``."""
+    """The GEMM tile with ``mr`` rows (default: the full tile) and ``nv`` vectors, and ``half`` a
+    one, of a panel of ``panel`` (default: the full tile's); ``strided`` adds the distance between
+    successive k of a row of A, see ``gemm.Tile``."""
     full_mr, full_nv, width = _gemm.tile_shape(target, dtype)
     rows, wide = mr or full_mr, panel or full_nv
-    vectors = nv or wide
-    symbol = f"mk_igemm{'k' if strided else ''}_{dtype}_{rows}x{vectors}"
+    vectors = wide if nv is None else nv
+    symbol = f"mk_igemm{'k' if strided else ''}_{dtype}_{rows}x{vectors}{'h' if half else ''}"
     symbol += f"of{wide}" if wide != full_nv else ""
-    tile = _gemm.Tile(dtype, rows, vectors, wide, strided)
+    tile = _gemm.Tile(dtype, rows, vectors, wide, half, strided)
     arguments = tuple(name for _, name in tile.parameters())
 
     def text() -> str:
         return _gemm.igemm_text(symbol, target, tile)
 
     return MicroKernel(symbol, target, rows, vectors, wide * width, arguments, text)
+
+
+def narrowed(tile: MicroKernel, columns: int) -> MicroKernel:
+    """A contraction tile of the same rows and panels for a panel of only so many columns."""
+    part = _parts(tile.symbol)
+    panel = tile.nr // tile.target.lanes(32)
+    nv, half = narrowest(tile.target, panel, columns)
+    if part["byte"]:
+        return igemm_i8(tile.target, tile.mr, nv, part["byte"] == "s", half)
+    return igemm(tile.target, "f32", tile.mr, nv, bool(part["strided"]), panel, half)
 
 
 def igemm_rows(target: Target, dtype: str = "f32") -> tuple[int, ...]:
@@ -153,19 +166,23 @@ def pack(target: Target, dtype: str = "f32") -> MicroKernel:
 
 
 def igemm_i8(
-    target: Target, mr: int | None = None, nv: int | None = None, flip: bool = False
+    target: Target,
+    mr: int | None = None,
+    nv: int | None = None,
+    flip: bool = False,
+    half: bool = False,
 ) -> MicroKernel:
     """The exact integer tile: unsigned bytes (signed ones plus 128 with ``flip``) times signed.
 
     Rows and vectors as in ``igemm``; C is int32. Row counts: ``igemm_rows(target)``.
     """
     full_mr, full_nv, width = _gemm.tile_shape(target, "f32")
-    rows, vectors = mr or full_mr, nv or full_nv
-    symbol = f"mk_igemm_{'s8' if flip else 'u8'}_{rows}x{vectors}"
+    rows, vectors = mr or full_mr, full_nv if nv is None else nv
+    symbol = f"mk_igemm_{'s8' if flip else 'u8'}_{rows}x{vectors}{'h' if half else ''}"
     arguments = ("rows", "taps", "klen", "b", "c", "ldc")
 
     def text() -> str:
-        return _quantized.igemm_i8_text(symbol, target, rows, vectors, full_nv, flip)
+        return _quantized.igemm_i8_text(symbol, target, rows, vectors, half, full_nv, flip)
 
     return MicroKernel(symbol, target, rows, vectors, full_nv * width, arguments, text)
 
@@ -182,27 +199,34 @@ def pack_i8(target: Target) -> MicroKernel:
 
 
 _NAMES = re.compile(
-    r"mk_(?:igemm(?P<strided>k?)_(?P<gemm>f32|f64)_(?P<rows>\d+)x(?P<nv>\d+)(?:of(?P<panel>\d+))?"
-    r"|igemm_(?P<byte>[us])8_(?P<byte_rows>\d+)x(?P<byte_nv>\d+)"
+    r"mk_(?:igemm(?P<strided>k?)_(?P<gemm>f32|f64)"
+    r"_(?P<rows>\d+)x(?P<nv>\d+)(?P<half>h?)(?:of(?P<panel>\d+))?"
+    r"|igemm_(?P<byte>[us])8_(?P<byte_rows>\d+)x(?P<byte_nv>\d+)(?P<byte_half>h?)"
     r"|depthwise_(?P<table_type>f32|f64)_(?P<table_rows>\d+)"
     r"|window_(?P<window_type>f32|f64)_k(?P<kw>\d+)s(?P<stride>\d+)_(?P<window_rows>\d+)"
     r"|pack_(?P<pack>f32|f64|i8))"
 )
 
 
-def named(symbol: str, target: Target) -> MicroKernel:
-    """The micro-kernel with this symbol, the inverse of ``symbol``; raises ``CompileError``."""
+def _parts(symbol: str) -> dict[str, str | Any]:
+    """What a symbol says; raises ``CompileError`` where it is none."""
     found = _NAMES.fullmatch(symbol)
     if found is None:
         raise CompileError(f"there is no micro-kernel {quote(symbol)}")
-    part = found.groupdict()
+    return found.groupdict()
+
+
+def named(symbol: str, target: Target) -> MicroKernel:
+    """The micro-kernel with this symbol, the inverse of ``symbol``; raises ``CompileError``."""
+    part = _parts(symbol)
     if part["gemm"]:
         size = int(part["rows"]), int(part["nv"])
         panel = int(part["panel"]) if part["panel"] else None
-        return igemm(target, part["gemm"], *size, bool(part["strided"]), panel)
+        strided, half = bool(part["strided"]), bool(part["half"])
+        return igemm(target, part["gemm"], *size, strided, panel, half)
     if part["byte"]:
-        flip = part["byte"] == "s"
-        return igemm_i8(target, int(part["byte_rows"]), int(part["byte_nv"]), flip)
+        flip, half = part["byte"] == "s", bool(part["byte_half"])
+        return igemm_i8(target, int(part["byte_rows"]), int(part["byte_nv"]), flip, half)
     if part["table_type"]:
         return depthwise(target, part["table_type"], int(part["table_rows"]))
     if part["kw"]:
@@ -212,7 +236,7 @@ def named(symbol: str, target: Target) -> MicroKernel:
 
 
 __all__ = [
-    "named",
+    "named", "narrowed",
     "MicroKernel", "igemm", "igemm_rows", "depthwise", "window", "pack", "pack_b", "igemm_i8",
     "pack_i8", "pack_b_i8",
 ]  # fmt: skip

@@ -58,6 +58,8 @@ class Tile:
     """Vectors of the panel that are computed."""
     panel_nv: int
     """Vectors of a panel."""
+    half: bool = False
+    """Whether half a vector of columns follows the ``nv`` whole ones."""
     strided: bool = False
     """Whether successive k of a row of A are ``ldk`` elements apart, not 1."""
 
@@ -95,24 +97,28 @@ class _Writer:
         self.tile, self.kind = tile, _LLVM[tile.dtype]
         self.size = SIZES[self.kind]
         self.width = target.lanes(8 * self.size)
-        self.vector = f"<{self.width} x {self.kind}>"
+        self.lanes = [self.width] * tile.nv + [self.width // 2] * tile.half
+        self.vectors = [f"<{lanes} x {self.kind}>" for lanes in self.lanes]
+        self.nv, self.columns = len(self.lanes), sum(self.lanes)
         self.nr = tile.panel_nv * self.width
+        self.aligned = self.lanes[0] * self.size
         self.code = Code(name, tile.parameters(), target)
-        self.per_set = tile.mr * tile.nv
-        room = (target.registers - tile.nv - 1) // self.per_set
+        self.per_set = tile.mr * self.nv
+        room = (target.registers - self.nv - 1) // self.per_set
         self.sets = (4 if room >= 4 else 2 if room >= 2 else 1) if tile.mr <= 4 else 1
         # A power of two (see `main` in _run). Unrolled, a tile that fills the registers spills.
-        spare = target.registers - self.per_set - tile.nv
+        spare = target.registers - self.per_set - self.nv
         self.unroll = max(self.sets, 1 if spare < 3 else 2)
         self.cells, self.zero = self.sets * self.per_set, "zeroinitializer"
         self.chain = CHAIN * self.sets
-        self.kinds = [*[self.vector] * self.cells, "ptr", "ptr", "i64"]
+        self.cell_kinds = [self.vectors[cell % self.nv] for cell in range(self.cells)]
+        self.kinds = [*self.cell_kinds, "ptr", "ptr", "i64"]
         self.prefetches = tile.mr >= PREFETCHES
 
     def text(self) -> str:
         """The whole function."""
         code = self.code
-        self.totals = code.let(f"alloca [{self.cells} x {self.vector}], align 64")
+        self.totals = code.let(f"alloca [{self.cells} x {self.vectors[0]}], align 64")
         total = code.let("mul nsw i64 %taps, %klen")
         split = code.let(f"icmp sgt i64 {total}, {self.chain}")
         code.branch(split, lambda: self._store_totals([self.zero] * self.cells))
@@ -126,7 +132,7 @@ class _Writer:
             return code.loop(0, "%klen", self.chain, carried, lambda k, v: self._run(rows, k, v))
 
         ahead = code.at("i8", "%b", "%ahead")
-        start = [*[(self.vector, self.zero)] * self.cells, ("ptr", "%b"), ("ptr", ahead),
+        start = [*((kind, self.zero) for kind in self.cell_kinds), ("ptr", "%b"), ("ptr", ahead),
                  ("i64", "0")]  # fmt: skip
         acc = code.loop(0, "%taps", 1, start, tap)[: self.cells]
         sums = self._reduce_sets(code.when(split, self.kinds, acc, lambda: self._added(acc)))
@@ -175,30 +181,30 @@ class _Writer:
         return self.code.at("i8", ahead, "%step")
 
     def _total(self, cell: int) -> str:
-        return self.code.at(self.vector, self.totals, cell)
+        return self.code.at(self.vectors[0], self.totals, cell)
 
     def _store_totals(self, values: Carried) -> None:
         for cell in range(self.cells):
-            self.code.store(self.vector, values[cell], self._total(cell), 64)
+            self.code.store(self.cell_kinds[cell], values[cell], self._total(cell), self.aligned)
 
     def _added(self, acc: Carried) -> list[str]:
         """Accumulators plus what was taken out of them before."""
         code = self.code
-        olds = [code.load(self.vector, self._total(cell), 64) for cell in range(self.cells)]
-        return [code.let(f"fadd {self.vector} {x}, {y}") for x, y in zip(olds, acc)]
+        olds = [code.load(kind, self._total(cell), self.aligned)
+                for cell, kind in enumerate(self.cell_kinds)]
+        return [self._sum(x, y, cell) for cell, (x, y) in enumerate(zip(olds, acc))]
 
     def _step(self, k: str, panel: str, rows: list[str], acc: Carried, which: int) -> None:
         """One k: the accumulators of set ``which``, in place."""
         code, tile = self.code, self.tile
-        places = [code.at(self.kind, panel, v * self.width) for v in range(tile.nv)]
-        bs = [code.load(self.vector, place, self.size) for place in places]
+        bs = [self._vector_at(panel, v, []) for v in range(self.nv)]
         index = code.let(f"mul nsw i64 {k}, %ldk") if tile.strided else k
         for r in range(tile.mr):
             scalar = code.load(self.kind, code.at(self.kind, rows[r], index), self.size)
-            a = code.splat(self.kind, self.width, scalar)
-            for v in range(tile.nv):
-                cell = which * self.per_set + r * tile.nv + v
-                acc[cell] = code.multiply_add(self.vector, acc[cell], a, bs[v])
+            for v in range(self.nv):
+                cell = which * self.per_set + r * self.nv + v
+                a = code.splat(self.kind, self.lanes[v], scalar)
+                acc[cell] = code.multiply_add(self.vectors[v], acc[cell], a, bs[v])
 
     def _reduce_sets(self, acc: Carried) -> list[str]:
         """The sums ``[row][vector]`` over all sets."""
@@ -206,7 +212,7 @@ class _Writer:
         for s in range(1, self.sets):
             for cell in range(self.per_set):
                 other = acc[s * self.per_set + cell]
-                sums[cell] = self.code.let(f"fadd {self.vector} {sums[cell]}, {other}")
+                sums[cell] = self._sum(sums[cell], other, cell)
         return sums
 
     # -- the store -------------------------------------------------------------------------
@@ -215,12 +221,12 @@ class _Writer:
         """What follows the product, and the store: whole tiles without masks, others with them."""
         code, tile = self.code, self.tile
         enough = code.let(f"icmp sge i64 %m, {tile.mr}")
-        wide = code.let(f"icmp sge i64 %n, {tile.nv * self.width}")
+        wide = code.let(f"icmp sge i64 %n, {self.columns}")
 
         def edge() -> None:
             masks = []
-            for v in range(tile.nv):
-                masks.append(code.lane_mask(self.width, code.let(f"sub i64 %n, {v * self.width}")))
+            for v, lanes in enumerate(self.lanes):
+                masks.append(code.lane_mask(lanes, code.let(f"sub i64 %n, {v * self.width}")))
             values = self._followed(sums, masks)
             for r in range(tile.mr):
                 inside = code.let(f"icmp sgt i64 %m, {r}")
@@ -236,7 +242,7 @@ class _Writer:
     def _followed(self, sums: list[str], masks: list[str]) -> list[str]:
         """Partial sum, bias, residual and limits, those that are there."""
         code = self.code
-        kinds = [self.vector] * self.per_set
+        kinds = self.cell_kinds[: self.per_set]
 
         def present(name: str) -> str:
             return code.let(f"icmp ne ptr %{name}, null")
@@ -258,52 +264,53 @@ class _Writer:
         """Vector ``v`` of the row that begins at ``base``; only what is inside is read."""
         place = self.code.at(self.kind, base, v * self.width)
         if masks:
-            return self.code.masked_load(self.kind, self.width, place, masks[v])
-        return self.code.load(self.vector, place, self.size)
+            return self.code.masked_load(self.kind, self.lanes[v], place, masks[v])
+        return self.code.load(self.vectors[v], place, self.size)
 
-    def _sum(self, a: str, b: str) -> str:
-        return self.code.let(f"fadd {self.vector} {a}, {b}")
+    def _sum(self, a: str, b: str, cell: int) -> str:
+        return self.code.let(f"fadd {self.cell_kinds[cell]} {a}, {b}")
 
     def _plus_part(self, sums: list[str]) -> list[str]:
         tile = self.tile
         rows = [self.code.at(self.kind, "%part", r * self.nr) for r in range(tile.mr)]
-        parts = [self._vector_at(row, v, []) for row in rows for v in range(tile.nv)]
-        return [self._sum(a, b) for a, b in zip(parts, sums)]
+        parts = [self._vector_at(row, v, []) for row in rows for v in range(self.nv)]
+        return [self._sum(a, b, cell) for cell, (a, b) in enumerate(zip(parts, sums))]
 
     def _plus_bias(self, sums: list[str], masks: list[str]) -> list[str]:
-        nv = self.tile.nv
+        nv = self.nv
         bias = [self._vector_at("%bias", v, masks) for v in range(nv)]
-        return [self._sum(value, bias[cell % nv]) for cell, value in enumerate(sums)]
+        return [self._sum(value, bias[cell % nv], cell) for cell, value in enumerate(sums)]
 
     def _plus_res(self, sums: list[str], masks: list[str]) -> list[str]:
-        code, nv = self.code, self.tile.nv
+        code, nv = self.code, self.nv
         result = []
         last = code.let("sub nsw i64 %m, 1") if masks else ""
         for r in range(self.tile.mr):
             at = code.least(str(r), last) if masks else str(r)
             row = code.at(self.kind, "%res", code.let(f"mul nsw i64 %ldr, {at}"))
             for v in range(nv):
-                result.append(self._sum(sums[r * nv + v], self._vector_at(row, v, masks)))
+                cell = r * nv + v
+                result.append(self._sum(sums[cell], self._vector_at(row, v, masks), cell))
         return result
 
     def _limited(self, sums: list[str]) -> list[str]:
-        code, vector, mask = self.code, self.vector, f"<{self.width} x i1>"
-        values = sums
+        code, values = self.code, list(sums)
         for name, sign in (("lo", "olt"), ("hi", "ogt")):
-            limit = code.splat(self.kind, self.width, f"%{name}")
-            beyond = [code.let(f"fcmp {sign} {vector} {value}, {limit}") for value in values]
-            values = [
-                code.let(f"select {mask} {out}, {vector} {limit}, {vector} {value}")
-                for out, value in zip(beyond, values)
-            ]
+            limits = [code.splat(self.kind, lanes, f"%{name}") for lanes in self.lanes]
+            for cell, value in enumerate(values):
+                vector, lanes = self.cell_kinds[cell], self.lanes[cell % self.nv]
+                limit = limits[cell % self.nv]
+                out = code.let(f"fcmp {sign} {vector} {value}, {limit}")
+                values[cell] = code.let(
+                    f"select <{lanes} x i1> {out}, {vector} {limit}, {vector} {value}")
         return values
 
     def _store_row(self, values: list[str], r: int, masks: list[str]) -> None:
         code = self.code
         row = code.at(self.kind, "%c", code.let(f"mul nsw i64 %ldc, {r}"))
-        for v in range(self.tile.nv):
-            place, value = code.at(self.kind, row, v * self.width), values[r * self.tile.nv + v]
+        for v, lanes in enumerate(self.lanes):
+            place, value = code.at(self.kind, row, v * self.width), values[r * self.nv + v]
             if masks:
-                code.masked_store(self.kind, self.width, value, place, masks[v])
+                code.masked_store(self.kind, lanes, value, place, masks[v])
             else:
-                code.store(self.vector, value, place, self.size)
+                code.store(self.vectors[v], value, place, self.size)

@@ -45,7 +45,7 @@ class _Multiplier:
         self.vector = f"<{width} x i32>"
         self.bytes = f"<{4 * width} x i8>"
         self.halves = f"<{2 * width} x i16>"
-        self.vnni = target.has("avx512vnni") and width == 16
+        self.vnni = target.has("avx512vnni") and target.vector_bits >= 512
         self.madd = "" if target.arch != "x86_64" else f"llvm.x86.{_MADD[width]}"
 
     def prepare(self, value: str, signed: bool) -> tuple[str, ...]:
@@ -85,7 +85,7 @@ class _Multiplier:
         """``acc`` plus the four products of each lane."""
         code, vector = self.code, self.vector
         if self.vnni:
-            name = "llvm.x86.avx512.vpdpbusd.512"
+            name = f"llvm.x86.avx512.vpdpbusd.{32 * self.width}"
             code.declare(f"{vector} @{name}({vector}, {self.bytes}, {self.bytes})")
             return code.let(
                 f"call {vector} @{name}({vector} {acc}, {self.bytes} {a[0]}, {self.bytes} {b[0]})"
@@ -102,8 +102,11 @@ class _Multiplier:
         return acc
 
 
-def igemm_i8_text(name: str, target: Target, mr: int, nv: int, panel_nv: int, flip: bool) -> str:
-    """LLVM IR of a tile of ``mr`` rows and ``nv`` of the ``panel_nv`` vectors of a panel.
+def igemm_i8_text(
+    name: str, target: Target, mr: int, nv: int, half: bool, panel_nv: int, flip: bool
+) -> str:
+    """LLVM IR of a tile of ``mr`` rows and ``nv`` of the ``panel_nv`` vectors of a panel, and
+    ``half`` a one.
 
     Arguments as in ``gemm``; ``klen`` counts elements, and each tap of B holds
     ``ceil(klen / 4)`` groups.
@@ -118,10 +121,9 @@ def igemm_i8_text(name: str, target: Target, mr: int, nv: int, panel_nv: int, fl
         ],
         target,
     )  # fmt: skip
-    multiplier = _Multiplier(code, target, width)
-    vector = multiplier.vector
-    cells = mr * nv
-    kinds = [*[vector] * cells, "ptr"]
+    columns = [_Multiplier(code, target, lanes) for lanes in [width] * nv + [width // 2] * half]
+    count = len(columns)
+    kinds = [*[column.vector for column in columns] * mr, "ptr"]
 
     def tap(index: str, values: Carried) -> Carried:
         table = code.at("i64", "%rows", code.let(f"mul nsw i64 {index}, {mr}"))
@@ -130,28 +132,33 @@ def igemm_i8_text(name: str, target: Target, mr: int, nv: int, panel_nv: int, fl
         def group(k: str, values: Carried) -> Carried:
             acc, panel = list(values[:-1]), values[-1]
             bs = [
-                multiplier.prepare(
-                    code.load(vector, code.at("i32", panel, v * width), 4), signed=True
+                column.prepare(
+                    code.load(column.vector, code.at("i32", panel, v * width), 4), signed=True
                 )
-                for v in range(nv)
+                for v, column in enumerate(columns)
             ]
             for r in range(mr):
                 word = code.load("i32", code.at("i8", rows[r], k), 1)
                 if flip:
                     word = code.let(f"xor i32 {word}, {0x80808080 - (1 << 32)}")
-                a = multiplier.prepare(code.splat("i32", width, word), signed=False)
-                for v in range(nv):
-                    acc[r * nv + v] = multiplier.accumulate(acc[r * nv + v], a, bs[v])
+                shared: dict[int, tuple[str, ...]] = {}
+                for v, column in enumerate(columns):
+                    if column.width not in shared:
+                        splat = code.splat("i32", column.width, word)
+                        shared[column.width] = column.prepare(splat, signed=False)
+                    cell = r * count + v
+                    acc[cell] = column.accumulate(acc[cell], shared[column.width], bs[v])
             return [*acc, code.at("i32", panel, nr)]
 
         return code.loop(0, "%klen", GROUP, list(zip(kinds, values)), group)
 
-    start = [*((vector, "zeroinitializer") for _ in range(cells)), ("ptr", "%b")]
+    start = [*((kind, "zeroinitializer") for kind in kinds[:-1]), ("ptr", "%b")]
     result = code.loop(0, "%taps", 1, start, tap)
     for r in range(mr):
         row = code.at("i32", "%c", code.let(f"mul nsw i64 %ldc, {r}"))
-        for v in range(nv):
-            code.store(vector, result[r * nv + v], code.at("i32", row, v * width), 4)
+        for v, column in enumerate(columns):
+            value = result[r * count + v]
+            code.store(column.vector, value, code.at("i32", row, v * width), 4)
     return code.text()
 
 

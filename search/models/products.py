@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from ...ir.dims import Dim
 from ...ir.target import Target
 from ...ir.tiles import SPLITS
-from ...ir.variants import WAYS, Tiling, Variant, micro_tile, tiling
+from ...ir.variants import WAYS, Tiling, Variant, micro_tile, narrowest, tiling
 from ...ir.winograd import Images
 from ..phases import ROW_DIVISION, TABLE, ProductWork
 from .base import Phase
@@ -92,9 +92,16 @@ class _Sizes:
             number(d) for d in (p.batches, p.columns, p.outer, p.depth, p.taps))
         self.lanes = micro_tile(machine)[2]
         self.width = plan.panel * self.lanes
-        self.padded = plan.vectors * self.lanes
-        """Columns of a panel, and those that are computed."""
-        self.panels = self.outer * math.ceil(self.columns / self.width)
+        """Columns of a panel."""
+        count = math.ceil(self.columns / self.width)
+        self.panels = self.outer * count
+        self.padded = float(self.width)
+        """Those that are computed, on average: the last panel has a narrower micro-tile."""
+        if isinstance(p.form.columns, int) and count and (count == 1 or self.outer == 1):
+            last = int(self.columns) - (count - 1) * self.width
+            vectors, half = narrowest(machine, plan.panel, last)
+            narrow = self.lanes * (vectors + half / 2)
+            self.padded = ((count - 1) * self.width + narrow) / count
         self.crowded = p.form.crowded and not plan.winograd
 
     def cut(self, rows: float, most: float) -> None:

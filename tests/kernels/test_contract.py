@@ -12,13 +12,13 @@ from evonnx.ir.graph import Builder, Graph, Value
 from evonnx.ir.groups import extract
 from evonnx.ir.target import Target
 from evonnx.ir.tiles import ContractionSpace, Space
-from evonnx.ir.types import F32, TensorType
+from evonnx.ir.types import F32, I32, U8, TensorType
 from evonnx.ir.variants import contraction_form, tiling
 from evonnx.kernels.contract import lower_contraction
 from evonnx.kernels.micro import igemm
 from evonnx.kernels.nest import Loop, Nested, Step
 
-from .test_groups import TARGETS, array, check, conv, tensor
+from .test_groups import RNG, TARGETS, array, check, conv, tensor
 
 N, S = sym("N"), sym("S")
 Follow = Callable[[Builder, Value, int, int], Value]
@@ -146,3 +146,32 @@ def test_tile_heights() -> None:
     assert heights(3, 768) == 3
     assert heights(140, 1024) <= 8  # rows one cache way apart
     assert heights(140, 1040) == 14
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("n", [3, 8, 9, 20, 24, 31, 33, 40, 48, 70])
+@pytest.mark.parametrize("follows", [(_bias, _relu), (_gate,)], ids=["registers", "strips"])
+def test_the_last_panel_has_a_tile_of_its_own(n: int, follows: tuple[Follow, ...], target: str
+                                              ) -> None:
+    b, y = product(follows, 17, 300, n)
+    x = array(17, 300)
+    x[2, 3], x[5, 0] = np.nan, np.inf
+    assert check(y, b, {"x": x}, target=target, tolerance=1e-5) == "contract"
+
+
+@pytest.mark.parametrize("n", [8, 24, 40, 56])
+def test_narrow_panels_in_chunks_and_blocks(n: int) -> None:
+    """The last panel is in another parallel tile than the first ones, and sums come in chunks."""
+    b, y = product((_bias,), 60, 2100, 256 + n)
+    assert check(y, b, {"x": array(60, 2100)}, tolerance=1e-5) == "contract"
+
+
+@pytest.mark.parametrize("n", [5, 16, 24, 33, 40])
+@pytest.mark.parametrize("target", TARGETS)
+def test_narrow_panels_of_bytes(n: int, target: str) -> None:
+    b = Builder()
+    x = b.input("x", TensorType(U8, (19, 13)))
+    w = RNG.integers(-128, 128, (13, n)).astype(np.int8)
+    y = b.op("dot", x, b.const(w), ta=False, tb=False, acc=I32)
+    feed = RNG.integers(0, 256, (19, 13)).astype(np.uint8)
+    assert check(y, b, {"x": feed}, target=target, tolerance=0) == "contract"
