@@ -1,20 +1,20 @@
 """The everyday models: which package carries which ONNX file, and what to feed it.
 
 Data only.  `small` models serve the tests, `large` ones the bench and the slow tests, `export`
-ones are built by :mod:`evonnx.bench.export`.  The hash of a member is that of the ONNX file, not of
-the package around it.  None of these models is random by design (no Random* node): every one is
-compared value by value.
+and `family` ones are built by :mod:`evonnx.bench.export`.  The hash of a member is that of the
+ONNX file, not of the package around it.  None of these models is random by design (no Random*
+node): every one is compared value by value.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .export import RECIPES
 from .feeds import Feed, full, ids, image, normal, ramp, text, uniform, wave
 from .hashes import HASHES
+from .recipes import EXPORTS, RECIPES
 
-SIZES = ("small", "large", "export")
+SIZES = ("small", "large", "export", "family")
 
 
 @dataclass(frozen=True)
@@ -507,7 +507,13 @@ def _whisper() -> list[Model]:
 def _exports() -> list[Model]:
     """Architectures with random weights."""
     return [
-        Model(name, _EXPORT, f"{name}.onnx", recipe.feeds, "export")
+        Model(
+            name,
+            _EXPORT,
+            f"{name}.onnx",
+            recipe.feeds,
+            "export" if name in EXPORTS else "family",
+        )
         for name, recipe in RECIPES.items()
     ]
 

@@ -1,6 +1,6 @@
 """Full-size ONNX exports of well-known architectures with random weights.
 
-Each architecture is built from its `transformers` configuration (no download), filled with seeded
+Each architecture (:mod:`evonnx.bench.recipes`) is built without any download, filled with seeded
 random weights and exported by PyTorch.  Speed does not depend on the weights, but comparing
 outputs does, so the weights are drawn to keep activations near unit scale:
 
@@ -15,193 +15,19 @@ writes ``exports/NAME.onnx`` and ``exports/NAME.json`` (SHA-256, versions, seed,
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from typing import Any
 
 import click
 
 from .cache import export_dir, sha256_of
-from .feeds import Feed, full, generate, ids, image, normal
+from .feeds import generate
+from .recipes import RECIPES, Recipe
 
 SEED = 20240229
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How one architecture is built and exported."""
-
-    build: Callable[[], Any]
-    """Returns the torch module (random weights are set afterwards)."""
-    feeds: tuple[Feed, ...]
-    """Example inputs, in the order of the exported model's inputs."""
-    outputs: tuple[str, ...] = ("output",)
-    """Output names, a prefix of what the module returns."""
-    opset: int = 18
-    legacy: bool = False
-    """Use the TorchScript exporter, whose spellings (decomposed norms, GELU) differ."""
-    dynamic: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
-    """Input name -> axis -> symbol, for exports with dynamic shapes."""
-    gains: Mapping[str, float] = field(default_factory=dict)
-    """Factors on weights by the end of the layer's path, where a random network would be chaotic:
-    attention too flat makes all rows of a post-norm stack one, attention too sharp (T5 does not
-    divide by the root of the head size) or residual branches as large as their trunk amplify
-    rounding until nothing can be compared."""
-    options: Mapping[str, Any] = field(default_factory=dict)
-    """Constant keyword arguments of the forward call."""
-
-
-def _from_config(model: str, config: str, **options: Any) -> Callable[[], Any]:
-    """Builder of ``transformers.<model>(transformers.<config>(**options))``."""
-
-    def build() -> Any:
-        import transformers
-
-        configuration = getattr(transformers, config)(**options)
-        return getattr(transformers, model)(configuration)
-
-    return build
-
-
-def _efficientnet(**options: Any) -> Any:
-    """EfficientNet with a plain global average.
-
-    `transformers` spells it as a pooling window of 1280 x 1280 over 7 x 7 pixels with rounding up;
-    OpenVINO refuses that, and the numbers are the same.
-    """
-    import torch
-
-    module = _from_config("EfficientNetForImageClassification", "EfficientNetConfig", **options)()
-    module.efficientnet.pooler = torch.nn.AdaptiveAvgPool2d(1)
-    return module
-
-
-def _encoder_of(model: str, config: str, **options: Any) -> Callable[[], Any]:
-    """Like :func:`_from_config`, but only the encoder half."""
-
-    def build() -> Any:
-        return _from_config(model, config, **options)().get_encoder()
-
-    return build
-
-
-def _image(side: int) -> tuple[Feed, ...]:
-    return (image("pixel_values", (1, 3, side, side), -2, 2),)
-
-
-def _tokens(vocabulary: int, length: int, *more: str) -> tuple[Feed, ...]:
-    """Token ids and the named inputs beside them: a mask of ones, segment ids of zeros."""
-    shape = (1, length)
-    values = {"attention_mask": 1, "token_type_ids": 0}
-    return (ids("input_ids", shape, vocabulary), *(full(k, shape, values[k]) for k in more))
-
-
-_BERT_AXES = {0: "batch", 1: "sequence"}
-
-RECIPES: dict[str, Recipe] = {
-    "resnet50": Recipe(
-        _from_config("ResNetForImageClassification", "ResNetConfig", num_labels=1000), _image(224)
-    ),
-    "bert_base": Recipe(
-        _from_config("BertModel", "BertConfig"),
-        _tokens(30522, 128, "attention_mask", "token_type_ids"),
-        outputs=("last_hidden_state", "pooler_output"),
-        gains={"query": 1.6, "key": 1.6, "attention.output.dense": 0.3, "output.dense": 0.5},
-    ),
-    "mobilenetv2": Recipe(
-        _from_config(
-            "MobileNetV2ForImageClassification",
-            "MobileNetV2Config",
-            num_labels=1000,
-            tf_padding=False,
-        ),
-        _image(224),
-    ),
-    "efficientnet_b0": Recipe(
-        functools.partial(
-            _efficientnet,
-            num_labels=1000,
-            width_coefficient=1.0,
-            depth_coefficient=1.0,
-            image_size=224,
-            hidden_dim=1280,
-            dropout_rate=0.2,
-        ),
-        _image(224),
-    ),
-    "vit_base": Recipe(
-        _from_config("ViTForImageClassification", "ViTConfig", num_labels=1000), _image(224)
-    ),
-    "gpt2": Recipe(
-        _from_config("GPT2LMHeadModel", "GPT2Config", use_cache=False),
-        _tokens(50257, 64),
-        outputs=("logits",),
-        options={"use_cache": False},
-    ),
-    "distilbert": Recipe(
-        _from_config("DistilBertModel", "DistilBertConfig"),
-        _tokens(30522, 128, "attention_mask"),
-        outputs=("last_hidden_state",),
-        dynamic={"input_ids": _BERT_AXES, "attention_mask": _BERT_AXES},
-    ),
-    "convnext_tiny": Recipe(
-        _from_config("ConvNextForImageClassification", "ConvNextConfig", num_labels=1000),
-        _image(224),
-    ),
-    "swin_tiny": Recipe(
-        _from_config("SwinForImageClassification", "SwinConfig", num_labels=1000), _image(224)
-    ),
-    "t5_small_encoder": Recipe(
-        _encoder_of("T5Model", "T5Config"),
-        _tokens(32128, 128, "attention_mask"),
-        outputs=("last_hidden_state",),
-        gains={"q": 0.125},
-    ),
-    "whisper_tiny_encoder": Recipe(
-        _encoder_of(
-            "WhisperModel",
-            "WhisperConfig",
-            d_model=384,
-            encoder_layers=4,
-            decoder_layers=4,
-            encoder_attention_heads=6,
-            decoder_attention_heads=6,
-            encoder_ffn_dim=1536,
-            decoder_ffn_dim=1536,
-        ),
-        (normal("input_features", (1, 80, 3000), 0.5),),
-        outputs=("last_hidden_state",),
-    ),
-    "mobilevit_small": Recipe(
-        _from_config("MobileViTForImageClassification", "MobileViTConfig", num_labels=1000),
-        _image(256),
-    ),
-    "bert_base_ts14": Recipe(
-        _from_config("BertModel", "BertConfig", attn_implementation="eager"),
-        _tokens(30522, 128, "attention_mask", "token_type_ids"),
-        outputs=("last_hidden_state", "pooler_output"),
-        gains={"query": 1.6, "key": 1.6, "attention.output.dense": 0.3, "output.dense": 0.5},
-        opset=14,
-        legacy=True,
-        dynamic={
-            "input_ids": _BERT_AXES,
-            "attention_mask": _BERT_AXES,
-            "token_type_ids": _BERT_AXES,
-        },
-    ),
-    "levit_ts13": Recipe(
-        _from_config("LevitForImageClassification", "LevitConfig", num_labels=1000),
-        _image(224),
-        gains={"projection.batch_norm": 0.25, "linear_down.batch_norm": 0.25},
-        opset=13,
-        legacy=True,
-    ),
-}
-"""Every export by name, in the order in which they are built."""
 
 
 def randomize(module: Any, seed: int, gains: Mapping[str, float]) -> None:
@@ -256,6 +82,10 @@ class _Outputs:
 
     def __new__(cls, module: Any, recipe: Recipe) -> Any:
         import torch
+        import transformers
+
+        of_transformers = isinstance(module, transformers.PreTrainedModel)
+        options = {**recipe.options, **({"return_dict": False} if of_transformers else {})}
 
         class Outputs(torch.nn.Module):
             def __init__(self) -> None:
@@ -264,7 +94,7 @@ class _Outputs:
 
             def forward(self, *args: Any) -> Any:
                 feeds = dict(zip((feed.name for feed in recipe.feeds), args, strict=True))
-                result = self.inner(**feeds, **recipe.options, return_dict=False)
+                result = self.inner(**feeds, **options)
                 return tuple(result[: len(recipe.outputs)])
 
         return Outputs()
