@@ -213,8 +213,8 @@ class _Writer:
         steps, score = self.masked(score)
         shift = _fn_select(_fn("eq", self.each(self.next), _constant(-math.inf)),
                            _constant(0.0), self.each(self.next))
-        power = _fn("exp", _fn("sub", Ex("load", F32, (), (self.weights, at)),
-                               self.each(self.shift)))
+        kept = [] if score.kind == "load" else [Store(self.weights, at, score)]
+        power = self.power(Ex("load", F32, (), (self.weights, at)))
         e = self.names.var(self.out_rows)
         out = self.cell(e)
         scaled = _fn("mul", Ex("load", F32, (), (self.out, out)), self.each(self.gain))
@@ -222,11 +222,10 @@ class _Writer:
         return [
             *steps,
             self.lanes_loop(Store(self.next, lane, self.each(self.top))),
-            self.lanes_loop(Store(self.weights, at, score),
-                            Accumulate("max", score, buffer=self.next, position=lane), over=over),
+            self.lanes_loop(*kept, Accumulate("max", score, buffer=self.next, position=lane),
+                            over=over),
             self.lanes_loop(Store(self.shift, lane, shift), Store(self.part, lane, _constant(0.0))),
-            self.lanes_loop(Store(self.gain, lane, _fn("exp", _fn(
-                "sub", self.each(self.top), self.each(self.shift))))),
+            self.lanes_loop(Store(self.gain, lane, self.power(self.each(self.top)))),
             self.lanes_loop(Store(self.top, lane, self.each(self.next))),
             self.lanes_loop(Store(self.weights, at, power), Accumulate(
                 "sum", power, buffer=self.part, position=lane), over=over),
@@ -235,11 +234,24 @@ class _Writer:
             self.lanes_loop(Store(self.out, out, scaled), over=axis(e, self.out_rows)),
         ]
 
+    def late_scale(self) -> float:
+        """What differences of scores are multiplied by: the scale where there is no mask, so that
+        scores are stored once and the largest one is found as it is. (A difference that overflows
+        weighs 0 either way.)"""
+        scale: float = self.space.anchor.attrs["scale"]
+        return scale if self.space.mask is None and 2.0**-20 <= scale <= 1.0 else 1.0
+
+    def power(self, score: Ex) -> Ex:
+        """Weight of a score, relative to the largest one."""
+        below = _fn("sub", score, self.each(self.shift))
+        scale = self.late_scale()
+        return _fn("exp", below if scale == 1.0 else _fn("mul", below, _constant(scale)))
+
     def masked(self, score: Ex) -> tuple[list[Step], Ex]:
         """The score scaled and masked, and steps that prepare the mask."""
         s = self.space
         scale = s.anchor.attrs["scale"]
-        if scale != 1.0:
+        if scale not in (1.0, self.late_scale()):
             score = _fn("mul", score, _constant(scale))
         if s.mask is None:
             return [], score

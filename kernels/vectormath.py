@@ -10,7 +10,7 @@ function                   float32  float64   method
 =========================  =======  =======   ============================================
 exp                        1.1      1.1       2^n e^r, r by two-part ln 2, polynomial
 log                        1.5      1.1       2^n m, polynomial; float64: atanh series
-tanh                       1.7      2.5       x P(x^2) near 0; 1 - 2 / (e^(2 abs x) + 1)
+tanh                       2.7     2.5       m / (m + 2), m = e^(2 abs x) - 1
 sigmoid                    2.3      2.5       e / (1 + e) or 1 / (1 + e), e = e^-abs x
 erf                        1.5      2.5       x P(x^2) near 0, 1 - e^-Q outside
 sin, cos                   1.7      2.5       reduction by pi/2: see below
@@ -39,7 +39,7 @@ from numba.core import types
 
 from . import widemath
 from .lanes import Lane, horner
-from .words import I64, same_float, simple
+from .words import F32, I64, call, same_float, simple
 
 LOG2E = 1.4426950408889634
 _MAGIC = 12582912.0  # 1.5 * 2^23: adding it rounds to whole numbers
@@ -51,10 +51,6 @@ _EXP = (
 _LOG = (
     0.3333331048488617, -0.25, 0.20002225041389465, -0.16668492555618286, 0.14218132197856903,
     -0.12397352606058121, 0.11889579147100449, -0.11719564348459244, 0.06794269382953644,
-)  # fmt: skip
-_TANH = (
-    -0.33333271741867065, 0.1333114355802536, -0.053713396191596985, 0.02054961398243904,
-    -0.005601782817393541,
 )  # fmt: skip
 _ERF_NEAR = (
     0.12837916612625122, -0.37612631916999817, 0.11283675581216812, -0.026858452707529068,
@@ -81,7 +77,12 @@ def _power_of_two(n: Lane) -> Lane:
 
 
 def _scale(p: Lane, n: Lane) -> Lane:
-    """``p * 2^n`` for any ``n`` of at most 9 bits, in two steps so that denormals round once."""
+    """``p * 2^n`` for any ``n`` of at most 9 bits, rounded once: by the instruction that does so,
+    or in two steps."""
+    target = getattr(p.b.module, "evonnx_target", None)
+    if target is not None and target.has("avx512f"):
+        scaled = call(p.b, "llvm.ldexp.f32.i32", F32, [p.v, n.v])
+        return Lane(p.b, scaled)
     half = n >> 1
     return p * _power_of_two(half) * _power_of_two(n - half)
 
@@ -90,6 +91,11 @@ def exp32(x: Lane) -> Lane:
     """e^x of float32."""
     p, n = _split_exp(x.clamp(-104.0, 89.0))
     return _scale(p + 1.0, n)
+
+
+def _at_least(x: Lane, low: float) -> Lane:
+    """The larger one; NaN stays NaN."""
+    return (x < low).choose(low, x)
 
 
 def _small_exp(x: Lane) -> Lane:
@@ -116,17 +122,18 @@ def log32(x: Lane) -> Lane:
 
 
 def tanh32(x: Lane) -> Lane:
-    """Hyperbolic tangent of float32."""
-    size, square = x.abs(), x * x
-    near = (x * square) * horner(square, _TANH) + x
-    e = _small_exp((size * -2.0).clamp(-40.0, 0.0))
-    far = 1.0 - 2.0 * e / (e + 1.0)
-    return (size < 0.625).choose(near, far).sign_of(x)
+    """Hyperbolic tangent of float32: ``m / (m + 2)`` of ``m = e^(2 abs x) - 1``; 1 beyond 10."""
+    twice = x.abs() * 2.0
+    p, n = _split_exp((twice > 20.0).choose(20.0, twice))
+    scale = _power_of_two(n)
+    m = p * scale + (scale - 1.0)
+    return (m / (m + 2.0)).sign_of(x)
 
 
 def sigmoid32(x: Lane) -> Lane:
     """1 / (1 + e^-x) of float32."""
-    e = exp32(-x.abs())
+    p, n = _split_exp(_at_least(-x.abs(), -104.0))
+    e = _scale(p + 1.0, n)
     return (x < 0.0).choose(e, 1.0) / (e + 1.0)
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..access import AccessMap, FreshVar, Region, broadcast_index
 from ..dims import Dim
 from ..errors import ModelError
-from ..types import F32, TensorType
+from ..types import F32, F64, TensorType
 from .base import Attributes, OpDef, broadcast_shapes, register, tensor
 
 if TYPE_CHECKING:
@@ -56,7 +56,10 @@ def _softmax(b: Builder, xs: tuple[Any, ...], attrs: Attributes) -> Value:
     axes = (attrs["axis"],)
     top = b.op("reduce", xs[0], kind="max", axes=axes, keepdims=True)
     e = b.op("exp", b.op("sub", xs[0], top))
-    return b.op("div", e, b.op("reduce", e, kind="sum", axes=axes, keepdims=True))
+    total = b.op("reduce", e, kind="sum", axes=axes, keepdims=True)
+    if xs[0].dtype in (F32, F64):  # at least 1: its reciprocal loses one rounding and nothing else
+        return b.op("mul", e, b.op("reciprocal", total))
+    return b.op("div", e, total)
 
 
 def _log_softmax(b: Builder, xs: tuple[Any, ...], attrs: Attributes) -> Value:
