@@ -82,7 +82,7 @@ def test_catalog_is_consistent() -> None:
         assert name == model.name
         names = [feed.name for feed in model.feeds]
         assert len(set(names)) == len(names), name
-        if model.size != "export":
+        if model.package.source != "export":
             assert model.sha256 is not None, f"no hash recorded for {name}"
             assert len(model.sha256) == 64
 
