@@ -143,7 +143,7 @@ def test_one_line() -> None:
 
 def test_names_resolve_by_group_part_and_fail_by_name() -> None:
     assert run.resolve(["nudenet"]) == ["nudenet"]
-    assert run.resolve(["gpt"]) == ["gpt2"]
+    assert run.resolve(["distil"]) == ["distilbert"]
     assert "bert_base" in run.resolve(["export"])
     outcome = CliRunner().invoke(run.main, ["--models", "nothing_like_it"])
     assert outcome.exit_code == 2
