@@ -7,7 +7,9 @@ against its prediction: median and quartiles of measured over predicted, and Ken
 groups. *Decision sets*: what a search decides between. Each fused group of the model, and each two
 groups of which one feeds the other, are cut out as a graph of their own, constants included, and
 compiled in variants: a group as it is, cut in two at each place that leaves two legal groups, and
-one group per node; two groups as they are, joined, and with the cut moved to either side. The
+one group per node; two groups as they are, joined, and with the cut moved to either side
+(``fusion``). Each contraction of the model, with what is fused to it, is also one set of the
+variants of its kernel (``kernel``): methods and widths of panels, and blocks without either. The
 variants of a set compute the same from the same, and are timed interleaved, kernel by kernel, so
 that neither the call nor copies of outputs count; within the set the model's order is compared with
 the measured one (M. Kendall, "A new measure of rank correlation", 1938), and the regret is the time
@@ -23,7 +25,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +39,10 @@ from ..compiler.feeds import random_feeds
 from ..compiler.options import check_schedule
 from ..ir.graph import Node
 from ..ir.groups import cut_out
-from ..ir.schedule import IMPLEMENTATIONS, Group
+from ..ir.schedule import IMPLEMENTATIONS, Group, shown
 from ..runtime.profile import profile
+from ..search.cost import group_cost
+from ..search.variants import tried
 from .cache import export_dir
 from .stats import geomean, kendall, summarize
 
@@ -46,6 +50,8 @@ NOISE = 0.05
 """Part by which the slowest variant must exceed the fastest for a set to count."""
 OTHERS = 16
 """Size of every symbolic dimension."""
+KINDS = ("fusion", "kernel")
+"""What variants of a set differ in: their groups, or how the kernel of a group is written."""
 _CUTS = 6
 """Places at which a group is cut, at most."""
 _ROUNDS, _REPEATS = 5, 6
@@ -68,6 +74,8 @@ class KernelSample:
 class DecisionSet:
     """Variants of one group."""
 
+    kind: str
+    """One of ``KINDS``."""
     label: str
     variants: tuple[str, ...]
     measured: tuple[float, ...]
@@ -157,6 +165,32 @@ def _implementation(graph: Graph, part: Sequence[int]) -> Group | None:
     return None
 
 
+def kernel_variants(graph: Graph, target: Target) -> Iterator[tuple[str, Schedule]]:
+    """Schedules of a graph that is one contraction on a micro-kernel: without settings, by each
+    method in panels of each width, and in blocks of each size."""
+    nodes = tuple(k for k, n in enumerate(graph.nodes) if n.op not in ("input", "const"))
+    found = _implementation(graph, nodes)
+    if found is None or found.implementation != "contract":
+        return
+    cost = group_cost(graph, "contract", [graph.nodes[k] for k in nodes])
+    for variant in [(), *tried(cost, target)]:
+        if len(variant) > 1 and "block" in dict(variant):
+            continue
+        yield shown(variant), Schedule(graph.digest, (replace(found, variant=variant),))
+
+
+def contractions(compiled: Compiled, model: str) -> Iterator[tuple[str, Graph]]:
+    """(label, graph) of every distinct contraction of a model, longest prediction first."""
+    lines = compiled.report(model).groups
+    graph, members = compiled.graph, compiled.schedule.members(compiled.graph)
+    seen: set[str] = set()
+    for line in sorted(lines, key=lambda item: -_seconds(item.estimate)):
+        if line.implementation == "contract":
+            cut = cut_out(graph, members[line.number])
+            if cut.digest not in seen and not seen.add(cut.digest):  # type: ignore[func-returns-value]
+                yield line.ops, cut
+
+
 def set_graphs(compiled: Compiled, model: str) -> Iterator[tuple[str, Graph, int]]:
     """(label, graph, boundary) of everything that a set is made of, longest prediction first, one
     per distinct structure."""
@@ -192,27 +226,38 @@ def _neighbors(graph: Graph, members: Sequence[Sequence[Node]]) -> Iterator[tupl
 
 
 def decision_sets(compiled: Compiled, models: Sequence[str], most: int, target: Target,
-                  threads: int) -> Iterator[DecisionSet]:  # fmt: skip
-    """The first ``most`` sets of a model."""
-    made = 0
-    for label, graph, boundary in set_graphs(compiled, models[0]):
-        if made >= most:
-            return
-        found = _measure(label, graph, boundary, models, target, threads)
-        if found is not None:
-            made += 1
-            yield found
+                  threads: int, kinds: Sequence[str] = KINDS) -> Iterator[DecisionSet]:
+    """The first ``most`` sets of each kind of a model."""
+    for kind in kinds:
+        made = 0
+        for label, schedules in _schedules(compiled, kind, models[0], target):
+            if made >= most:
+                break
+            found = _measure(kind, label, schedules, models, target, threads)
+            if found is not None:
+                made += 1
+                yield found
+
+
+def _schedules(compiled: Compiled, kind: str, model: str, target: Target
+               ) -> Iterator[tuple[str, list[tuple[str, Graph, Schedule]]]]:
+    """(label, variants) of every set of a kind."""
+    if kind == "fusion":
+        for label, graph, boundary in set_graphs(compiled, model):
+            yield label, [(name, graph, s) for name, s in variants(graph, boundary)]
+    else:
+        for label, graph in contractions(compiled, model):
+            yield label, [(name, graph, s) for name, s in kernel_variants(graph, target)]
 
 
 def _seconds(estimate: Any) -> float:
     return 0.0 if estimate is None else float(estimate.seconds)
 
 
-def _measure(label: str, graph: Graph, boundary: int, models: Sequence[str], target: Target,
-             threads: int) -> DecisionSet | None:  # fmt: skip
+def _measure(kind: str, label: str, schedules: Sequence[tuple[str, Graph, Schedule]],
+             models: Sequence[str], target: Target, threads: int) -> DecisionSet | None:
     made = {name: compile_model(graph, schedule=schedule, pipeline="fold", target=target,
-                                threads=threads)
-            for name, schedule in variants(graph, boundary)}  # fmt: skip
+                                threads=threads) for name, graph, schedule in schedules}
     if len(made) < 2:
         return None
     feeds = random_feeds(next(iter(made.values())).inputs, others=OTHERS)
@@ -228,7 +273,7 @@ def _measure(label: str, graph: Graph, boundary: int, models: Sequence[str], tar
         totals = [c.report(m).predicted_seconds for c in made.values()]
         predicted[m] = tuple(math.inf if t is None else t for t in totals)
     measured = tuple(sum(map(min, zip(*times[name], strict=True))) for name in made)
-    return DecisionSet(label, tuple(made), measured, predicted)
+    return DecisionSet(kind, label, tuple(made), measured, predicted)
 
 
 def summary(comparisons: Sequence[Comparison], models: Sequence[str]) -> list[dict[str, Any]]:
@@ -245,14 +290,24 @@ def summary(comparisons: Sequence[Comparison], models: Sequence[str]) -> list[di
                 row |= {"measured/predicted": ratio.median, "low": ratio.low, "high": ratio.high,
                         "tau": kendall([k.measured for k in c.kernels],
                                        [k.predicted[m] for k in c.kernels])}  # fmt: skip
-            row |= {"sets": len(deciding)}
-            if deciding:
-                taus = [kendall(s.measured, s.predicted[m], NOISE) for s in deciding]
-                row |= {"tau in sets": sum(taus) / len(taus),
-                        "regret": geomean([s.regret(m) for s in deciding]),
-                        "regret of 3": geomean([s.regret(m, 3) for s in deciding])}
+            for kind in KINDS:
+                sets = [s for s in deciding if s.kind == kind]
+                if sets:
+                    row |= _judged(kind, sets, m)
             rows.append(row)
     return rows
+
+
+def _judged(kind: str, sets: Sequence[DecisionSet], model: str) -> dict[str, Any]:
+    """How well a model decides sets of one kind; of kernels also what taking each without settings
+    costs."""
+    taus = [kendall(s.measured, s.predicted[model], NOISE) for s in sets]
+    row = {f"{kind} sets": len(sets), f"tau in {kind} sets": sum(taus) / len(taus),
+           f"regret, {kind}": geomean([s.regret(model) for s in sets]),
+           f"regret of 3, {kind}": geomean([s.regret(model, 3) for s in sets])}
+    if kind == "kernel":
+        row["regret unasked"] = geomean([s.measured[0] / min(s.measured) for s in sets])
+    return row
 
 
 @click.command()
@@ -261,8 +316,9 @@ def summary(comparisons: Sequence[Comparison], models: Sequence[str]) -> list[di
 @click.option("--target", default="cpu", show_default=True, help="Name or target file.")
 @click.option("--threads", default=1, show_default=True, help="Threads per call.")
 @click.option("--sets", default=20, show_default=True, help="Decision sets per model, at most.")
+@click.option("--kinds", default=",".join(KINDS), show_default=True, help="Kinds of sets.")
 @click.option("--json", "file", type=click.Path(path_type=Path), help="Write all samples there.")
-def main(files: tuple[Path, ...], models: str, target: str, threads: int, sets: int,
+def main(files: tuple[Path, ...], models: str, target: str, threads: int, sets: int, kinds: str,
          file: Path | None) -> None:  # fmt: skip
     """Compare predicted with measured times."""
     from ..compiler.options import target_of
@@ -274,7 +330,7 @@ def main(files: tuple[Path, ...], models: str, target: str, threads: int, sets: 
         feeds = random_feeds(compiled.inputs, others=OTHERS)
         compiled.run(None, feeds)  # the sizes of the report are those of the last call
         one = Comparison(path.stem, kernel_samples(compiled, feeds, names))
-        one.sets += decision_sets(compiled, names, sets, machine, threads)
+        one.sets += decision_sets(compiled, names, sets, machine, threads, kinds.split(","))
         found.append(one)
     rows = summary(found, names)
     if file is not None:

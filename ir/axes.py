@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from .dims import Atom, Dim, Expr, floordiv, free_vars, substitute
+from .dims import Atom, Dim, Expr, floordiv, free_vars, substitute, within
 from .elements import Names
 
 
@@ -44,7 +44,9 @@ def atoms(d: Dim) -> Iterable[Atom]:
 
 
 def find_split(dims: Iterable[Dim], axes: Sequence[Axis]) -> tuple[int, Dim] | None:
-    """An axis that is divided by a size that divides its extent: (axis number, divisor)."""
+    """An axis that is divided by a size that divides its extent: (axis number, divisor); alone, or
+    with axes inside of it that together move less than one of its steps (groups of channels in the
+    number of an element)."""
     extents = {name_of(a.var): (k, a.hi) for k, a in enumerate(axes) if isinstance(a.var, Expr)}
     for d in dims:
         for atom in atoms(d):
@@ -52,21 +54,25 @@ def find_split(dims: Iterable[Dim], axes: Sequence[Axis]) -> tuple[int, Dim] | N
                 continue
             inner, divisor = atom.args
             names = free_vars(inner)
-            if len(names) != 1 or free_vars(divisor):
+            if free_vars(divisor) or not names <= extents.keys():
                 continue
-            name = next(iter(names))
-            if name not in extents:
-                continue
-            k, extent = extents[name]
-            step = coefficient(inner, name)
-            if step is None or step == 0:
-                continue
-            size = divisor if step == 1 else _quotient(divisor, step)
-            if size is None or size == 1 or size == extent:
-                continue
-            if _quotient(extent, size) is not None:
-                return k, size
+            for name in sorted(names):
+                k, extent = extents[name]
+                size = _split_size(inner, divisor, name, len(names) == 1)
+                if size is not None and size != extent and _quotient(extent, size) is not None:
+                    return k, size
     return None
+
+
+def _split_size(inner: Dim, divisor: Dim, name: str, alone: bool) -> Dim | None:
+    """By what a loop would have to be split for ``inner // divisor`` not to divide its variable."""
+    step = coefficient(inner, name)
+    if step is None or step == 0 or not alone and (
+        within(substitute(inner, {name: 0}), 0, step) is not True
+    ):
+        return None
+    size = divisor if step == 1 else _quotient(divisor, step)
+    return None if size == 1 else size
 
 
 def _quotient(a: Dim, b: Dim) -> Dim | None:

@@ -53,19 +53,20 @@ def ranked(cost: GroupCost, sizes: Mapping[str, int], model: CostModel, context:
            ) -> list[tuple[float, Variant]]:
     """(price, settings) of the variants of one group that are tried, and of its own, cheapest
     first, of equal ones the one with fewer settings; only its own where nothing can be set."""
-    plain = replace(cost, variant=())
-    tried = [plain]
-    product = None if cost.work is None else cost.work.product
-    if product is not None and product.form.kind == "product":
-        methods = [replace(plain, variant=v) for v in _methods(plain, context.target)]
-        tried += methods
-        tried += [replace(m, variant=v) for m in (plain, *methods)
-                  for v in _blocks(m, context.target)]
-    if cost.variant not in [c.variant for c in tried]:
-        tried.append(cost)
-    priced = _priced(list(enumerate(tried)), sizes, model, context)
+    every = dict.fromkeys(((), *tried(cost, context.target), cost.variant))
+    priced = _priced([(k, replace(cost, variant=v)) for k, v in enumerate(every)], sizes, model,
+                     context)
     return sorted(((price, c.variant) for _, price, c in priced),
                   key=lambda item: (item[0], len(item[1]), item[1]))
+
+
+def tried(cost: GroupCost, target: Target) -> list[Variant]:
+    """The variants of a group besides the one without settings that are priced."""
+    product = None if cost.work is None else cost.work.product
+    if product is None or product.form.kind != "product":
+        return []
+    methods = _methods(cost, target)
+    return methods + [v for m in ((), *methods) for v in _blocks(replace(cost, variant=m), target)]
 
 
 def _priced(groups: Sequence[tuple[int, GroupCost]], sizes: Mapping[str, int], model: CostModel,

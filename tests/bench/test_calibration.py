@@ -14,6 +14,7 @@ import evonnx
 from evonnx.bench import calibration
 from evonnx.bench.calibration import Comparison, DecisionSet, KernelSample, kendall
 from evonnx.ir.graph import Builder, Graph
+from evonnx.ir.target import Target
 from evonnx.ir.types import F32, TensorType
 
 
@@ -37,19 +38,22 @@ def test_kendall_by_hand() -> None:
 
 
 def test_regret_is_what_the_choice_costs() -> None:
-    one = DecisionSet("g", ("a", "b", "c"), (3.0, 2.0, 4.0), {"m": (1.0, 2.0, 3.0)})
+    one = DecisionSet("fusion", "g", ("a", "b", "c"), (3.0, 2.0, 4.0), {"m": (1.0, 2.0, 3.0)})
     assert (one.regret("m"), one.regret("m", 2), one.decides) == (1.5, 1.0, True)
-    assert not DecisionSet("g", ("a", "b"), (1.0, 1.01), {}).decides
+    assert not DecisionSet("fusion", "g", ("a", "b"), (1.0, 1.01), {}).decides
 
 
 def test_the_summary_counts_what_decides() -> None:
-    sets = [DecisionSet("g", ("a", "b"), (1.0, 2.0), {"m": (1.0, 2.0)}),
-            DecisionSet("h", ("a", "b"), (1.0, 1.0), {"m": (1.0, 2.0)})]  # fmt: skip
+    sets = [DecisionSet("fusion", "g", ("a", "b"), (1.0, 2.0), {"m": (1.0, 2.0)}),
+            DecisionSet("fusion", "h", ("a", "b"), (1.0, 1.0), {"m": (1.0, 2.0)}),
+            DecisionSet("kernel", "k", ("a", "b"), (4.0, 1.0), {"m": (2.0, 1.0)})]
     kernels = [KernelSample("k", "loops", 2.0, {"m": 1.0}),
                KernelSample("l", "loops", 4.0, {"m": 2.0})]  # fmt: skip
     (row,) = calibration.summary([Comparison("x", kernels, sets)], ["m"])
     assert (row["kernels"], row["measured/predicted"], row["tau"]) == (2, 2.0, 1.0)
-    assert (row["sets"], row["tau in sets"], row["regret"]) == (1, 1.0, 1.0)
+    assert [row[f"{k} sets"] for k in calibration.KINDS] == [1, 1]
+    assert (row["tau in fusion sets"], row["regret, fusion"]) == (1.0, 1.0)
+    assert (row["tau in kernel sets"], row["regret unasked"]) == (1.0, pytest.approx(4.0))
 
 
 def test_variants_are_legal_and_compute_the_same() -> None:
@@ -85,6 +89,22 @@ def test_sets_join_neighbors_and_move_the_cut_between_them() -> None:
     for schedule in made.values():
         assert sorted(k for g in schedule.groups for k in g.nodes) == [
             k for k, n in enumerate(pair.nodes) if n.op not in ("input", "const")]
+
+
+def test_a_contraction_is_a_set_of_its_variants() -> None:
+    b = Builder()
+    x = b.input("x", TensorType(F32, (40, 32)))
+    w = b.const(np.ones((32, 48), np.float32))
+    compiled = evonnx.compile(b.build({"y": b.op("relu", b.op("dot", x, w, ta=False, tb=False))}),
+                              threads=1)
+    (label, alone), = calibration.contractions(compiled, "bounds")
+    made = dict(calibration.kernel_variants(alone, Target.detect()))
+    assert label == "dot relu" and "" in made and "{block=1}" in made
+    feeds = {"x0": np.random.default_rng(0).standard_normal((40, 32)).astype(np.float32)}
+    results = [evonnx.compile(alone, schedule=s, pipeline="fold", threads=1).run(None, feeds)[0]
+               for s in made.values()]
+    for other in results[1:]:
+        np.testing.assert_allclose(other, results[0], rtol=1e-5)
 
 
 def test_the_command_compares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

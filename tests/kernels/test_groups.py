@@ -6,6 +6,7 @@ cannot be one kernel fails instead of being cut.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,12 +16,13 @@ import pytest
 from evonnx.compiler.build import build_program
 from evonnx.ir import interp
 from evonnx.ir.dims import sym
+from evonnx.ir.elements import is_reduction
 from evonnx.ir.errors import ScheduleError
 from evonnx.ir.graph import Builder, Graph, Value
 from evonnx.ir.groups import extract
 from evonnx.ir.schedule import Group, Schedule
 from evonnx.ir.target import Target
-from evonnx.ir.tiles import ContractionSpace, Space
+from evonnx.ir.tiles import ContractionSpace, Space, TileSpace
 from evonnx.ir.types import BF16, F16, F32, F64, I32, I64, U8, DType, TensorType
 from evonnx.kernels.lower import lower_loops
 from evonnx.runtime.executable import Executable
@@ -439,3 +441,25 @@ def test_channels_first_results_are_written_along_pixels(pixels: int) -> None:
     y = b.op("transpose", b.op("relu", y), perm=(0, 2, 1))
     feeds = {"x": array(2, pixels, 24), "w": array(24, 40)}
     assert check(y, b, feeds) == "contract"
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("channels,size", [(8, 3), (12, 5), (4, 7), (8, 0)])
+def test_groups_of_channels_are_normalized_once(channels: int, size: int, last: bool) -> None:
+    """A norm over ``[n, groups, channels of a group and pixels]``, read back as an image: the
+    groups are the tiles, however its reshapes flatten positions."""
+    b = Builder()
+    x = tensor(b, "x", 2, *((size, size, channels) if last else (channels, size, size)))
+    image = b.op("transpose", x, perm=(0, 3, 1, 2)) if last else x
+    length = channels // 4 * size * size
+    scale, bias = array(length), array(length)
+    y = b.op("reshape", image, shape=(2, 4, length))
+    y = b.op("layer_norm", y, b.const(scale), b.const(bias), axis=2, eps=1e-5)
+    y = b.op("mul", b.op("reshape", y, shape=image.shape), b.const(array(channels, 1, 1)))
+    graph = b.build({"y": y})
+    cut = extract(graph, [n for n in graph.nodes if n.op not in ("input", "const")]).graph
+    space = TileSpace(Space(cut), [n for n in cut.nodes if is_reduction(n)])
+    space.find_tiles()
+    if size:
+        assert math.prod(int(a.hi) for a in space.tile) == 2 * 4  # type: ignore[arg-type]
+    assert check(y, b, {"x": array(*x.shape)}) == "loops"  # type: ignore[arg-type]
