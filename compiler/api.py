@@ -267,6 +267,7 @@ def compile(
     sizes: Mapping[str, int] | None = None,
     constants: Mapping[str, Any] | None = None,
     pipeline: str | None = None,
+    weights: str | None = None,
     search: str | Strategy | None = None,
     cost_model: str | CostModel = "bounds",
     objective: str = "time",
@@ -287,12 +288,14 @@ def compile(
     interpreter, on random inputs or on the feeds given, and raises ``CheckError`` naming the first
     pass and node, or group, that differ. ``sizes`` fixes named sizes of the model
     (``{"batch": 1}``), ``shapes`` replaces shapes of inputs, ``constants`` gives inputs a fixed
-    value. ``pipeline`` replaces the pass list ("fold,canon"). ``search`` looks for a schedule that
-    ``cost_model`` (a name or a ``CostModel``) says is better than greedy fusion ("none"): "default"
-    and "exact" prove the best over all candidate groups ("default" only where that is quick),
-    "genetic", "swarm", "annealing" and "random", or a ``Strategy`` of your own, try ``budget``
-    schedules; their result depends on ``seed``, never on time. "postdominator", "priority" and
-    "score" are greedy rules that others have published. None is ``DEFAULT_SEARCH``.
+    value. ``pipeline`` replaces the pass list ("fold,canon"). ``weights="bf16"`` rounds constant
+    weights of matrix products to bfloat16 (docs/NUMERICS.md): half the bytes to read, which is the
+    time of models that multiply few rows at a time; arithmetic stays float32. ``search`` looks for
+    a schedule that ``cost_model`` (a name or a ``CostModel``) says is better than greedy fusion
+    ("none"): "default" and "exact" prove the best over all candidate groups ("default" only where
+    that is quick), "genetic", "swarm", "annealing" and "random", or a ``Strategy`` of your own, try
+    ``budget`` schedules; their result depends on ``seed``, never on time. "postdominator",
+    "priority" and "score" are greedy rules that others have published. None is ``DEFAULT_SEARCH``.
     ``objective``: "time" (what the cost model says), "peak" (memory), "C" (operations) or "D"
     (bytes moved). ``max_memory`` bounds the bytes of a call, weights included; a schedule that
     keeps it is searched for, ``LimitError`` says where there is none. ``measure`` compiles a few
@@ -314,9 +317,10 @@ def compile(
         search = "default" if asked else DEFAULT_SEARCH
     how = Search(search, cost_model, budget, seed, usable_cores() if count is None else count,
                  options.sizes_of(expect, "expect") or {}, objective, None, max_memory, measure)
+    passes = options.weights_of(weights, options.text_of(pipeline, "pipeline"), check)
     request = Request(model, where, options.schedule_text(schedule), options.shapes_of(shapes),
                       options.sizes_of(sizes), options.mapping_of(constants, "constants", "arrays"),
-                      options.text_of(pipeline, "pipeline"), how)
+                      passes, how)
     check, progress = options.check_of(check), options.progress_of(progress)
     if not how.named:
         programs = None  # a model of the caller's own is nothing a key could name
@@ -345,6 +349,7 @@ def _compiled(request: Request, threads: int | None, objects: ObjectCache | None
             known = request if schedule is None else replace(request, schedule=schedule)
             return Compiled(known, executable, None, clock.seconds, found)
     stages = request.derive(clock)
+    options.check_rounded(stages.passes)
     if request.search.measure and stages.fuser is not None:
         from .contest import Contest
 

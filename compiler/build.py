@@ -157,10 +157,11 @@ class ProgramBuilder:
 
     def pack(self, kernels: GroupKernels, ins: list[Value]) -> int:
         """The buffer of a packed operand."""
-        type_ = TensorType(F32, (kernels.packed_elements,))
+        size = (kernels.packed_elements,)
         if kernels.packed_constant is None:
-            return self.add(Buffer(f"v{len(self.buffers)}", type_, "arena"))
+            return self.add(Buffer(f"v{len(self.buffers)}", TensorType(F32, size), "arena"))
         k, p = kernels.packed_constant
+        type_ = TensorType(p.dtype, size)
         spec = ("panels", p.offset, p.outer, p.column, p.inner, p.width, p.group,
                 p.winograd)
         digest = ins[k].node.attrs["digest"]

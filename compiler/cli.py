@@ -114,6 +114,8 @@ _compiling = _options(
                  help="Size of a symbolic dimension that the search counts on; repeatable."),
     _fixing,
     _pipeline,
+    click.option("--weights", type=click.Choice(["bf16"]),
+                 help="Round constant weights of matrix products to bfloat16: half the bytes."),
     click.option("--no-cache", is_flag=True, help="Neither read nor write the compile cache."),
     click.option("--recompile", is_flag=True,
                  help="Of a saved model: compile the IR inside for this machine."),
@@ -125,8 +127,16 @@ _feeding = click.option(
     help="NAME=FILE.npy, NAME=random, NAME=zeros, NAME=ones or NAME=<number>; FILE.npz for several "
     "by name; 'random' for all that are left. Repeatable.",
 )  # fmt: skip
+
+
+def _exclusive(context: click.Context, _: click.Parameter, checked: bool) -> bool:
+    if checked and context.params.get("weights"):
+        raise click.UsageError("--check compares with the model's own weights: not with --weights")
+    return checked
+
+
 _check = click.option(
-    "--check", "checked", is_flag=True,
+    "--check", "checked", is_flag=True, callback=_exclusive,
     help="Compare with the reference interpreter; exit 4 on a difference.",
 )  # fmt: skip
 
@@ -156,6 +166,7 @@ def _compile(model: Path, label: str, options: dict[str, Any]) -> Compiled:
         return compile_model(
             source, target=options["target"], threads=options["threads"],
             schedule=options["schedule"], pipeline=options["pipeline"],
+            weights=options["weights"],
             sizes=named_sizes("--fix", options["fixed"]) or None,
             constants=read_constants(options["constants"]) or None, cache=not options["no_cache"],
             search=options["search"], cost_model=options["cost_model"],

@@ -20,10 +20,14 @@ from ..ir.groups import extract
 from ..ir.schedule import Group, Schedule, check_order, parse_schedule
 from ..ir.target import Target
 from ..ir.variants import Form, check_variant, form_of
+from ..passes.manager import PassReport
 from ..runtime.cache import ObjectCache
 from ..runtime.store import ProgramCache
+from .pipeline import PIPELINE
 from .request import Progress
 
+ROUNDING = "brief_weights"
+"""The pass that rounds weights."""
 MAX_THREADS = 1024
 """More threads than this are taken for a mistake."""
 MAX_ROUNDS = 1_000_000
@@ -156,6 +160,25 @@ def text_of(given: object, what: str) -> str | None:
     if given is None or isinstance(given, str):
         return given
     raise OptionError(f"{what}: a text or None, not {type(given).__name__}")
+
+
+def weights_of(given: object, pipeline: str | None, check: object) -> str | None:
+    """The pass list that keeps weights as ``given``; None keeps them as they are."""
+    if given is None:
+        return pipeline
+    if given != "bf16":
+        raise OptionError(f'weights: None or "bf16", not {quote(given)}')
+    if check is not False and check is not None:
+        raise OptionError("check: it compares with the model's own weights, and these are to be "
+                          "rounded; compare without weights, or the outputs yourself")
+    return ",".join([*(PIPELINE if pipeline is None else [pipeline]), ROUNDING])
+
+
+def check_rounded(passes: Iterable[PassReport]) -> None:
+    """Raises ``OptionError`` where weights were to be rounded and there are none."""
+    if any(p.name == ROUNDING and not p.fired for p in passes):
+        raise OptionError('weights: no product of float32 matrices has a constant right operand of '
+                          'its own, so "bf16" would change nothing; leave it away')
 
 
 def progress_of(given: object) -> Progress | None:

@@ -26,7 +26,7 @@ from ..ir.elements import Ex, map_dims, renamer
 from ..ir.epilogue import Finish, Operand, finish_of
 from ..ir.graph import Graph
 from ..ir.tiles import SPLITS, ContractionSpace
-from ..ir.types import F32, I64
+from ..ir.types import BF16, F32, I64, DType
 from ..ir.variants import WAY_BYTES, Tiling
 from .lower import Lowering, tile_map
 from .micro import MicroKernel, narrowed
@@ -61,6 +61,8 @@ class Panels:
     """Successive k that lie side by side (4 for bytes)."""
     winograd: bool = False
     """Whether the 3x3 elements of each k are transformed to 4x4 first (see ``winograd``)."""
+    dtype: DType = F32
+    """Element type of the panels; four bytes count as one float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,9 @@ class _Plan:
         self.space = ContractionSpace(self.low)
         self.mr, self.nr, self.tile = tile.mr, tile.nr, tile
         self.constants = constants
+        self.stored = brief_weights(self.space, constants)
+        """B as it is stored and packed, of bfloat16; None: packed as float32."""
+        self.panel_type = F32 if self.stored is None else BF16
         self.names = self.low.names
         self.sizes()
 
@@ -182,7 +187,8 @@ class _Writer(_Plan):
         self.low.domains.append(Domain(tuple(rows), tuple(steps)))
         nest = self.low.nest()
         inputs = len(self.low.graph.inputs)
-        buffers = (*nest.buffers[:inputs], BufferDecl("in", F32), *nest.buffers[inputs:])
+        packed = BufferDecl("in", self.panel_type)
+        buffers = (*nest.buffers[:inputs], packed, *nest.buffers[inputs:])
         panels = self.constant_panels()
         size = self.batches * self.panels * self.panel_depth * self.nr
         pack = None if panels is not None else self.packing()
@@ -363,7 +369,7 @@ class _Writer(_Plan):
         first = t * self.chunk if self.chunks != 1 else 0
         whole = self.tap_count if self.by_taps else self.klen
         count = dmin(self.chunk, whole - first) if self.chunks != 1 else whole
-        line = 4 * self.nr
+        line = self.panel_type.itemsize * self.nr
         step = ceil_div(line, dmax(1, self.micro_tiles))
         if self.by_taps:
             ahead = self.panel_depth * line + q * (count * self.klen * step)
@@ -418,7 +424,7 @@ class _Writer(_Plan):
 
     def constant_panels(self) -> tuple[int, Panels] | None:
         """The packing recipe where B is a constant read at affine positions of constant size."""
-        b = self.space.b
+        b = self.space.b if self.stored is None else self.stored
         if b.kind != "load" or b.data[0] not in self.constants:
             return None
         position = b.data[1]
@@ -434,7 +440,8 @@ class _Writer(_Plan):
         offset = substitute(position, dict.fromkeys(free_vars(position), 0))
         if not isinstance(offset, int):
             return None
-        return b.data[0], Panels(offset, parts[0], parts[1][0], parts[2], self.nr)
+        return b.data[0], Panels(offset, parts[0], parts[1][0], parts[2], self.nr,
+                                 dtype=self.panel_type)
 
     def packing(self) -> Nest:
         """A kernel that packs B for this call."""
@@ -455,6 +462,20 @@ class _Writer(_Plan):
         inputs = [BufferDecl("in", v.dtype) for v in self.low.graph.inputs]
         gathers = dict(self.low.puller.gathers)
         return Nest((*inputs, BufferDecl("out", F32)), (domain,), gathers)
+
+
+def brief_weights(space: ContractionSpace, constants: frozenset[int]) -> Ex | None:
+    """B as it is stored, where it is a constant of bfloat16 that is widened; else None."""
+    b = space.b
+    if b.kind != "fn" or b.data[0] != "cast" or b.args[0].dtype != BF16:
+        return None
+    inner: Ex = b.args[0]
+    if inner.kind != "load" or inner.data[0] not in constants:
+        return None
+    axes = (*space.batch, *space.columns, *space.body.reduced)
+    fixed = all(isinstance(a.hi, int) and isinstance(
+        coefficient(inner.data[1], name_of(a.var)), int) for a in axes)
+    return inner if fixed else None
 
 
 def _rows_together(body: Sequence[Store | Accumulate], row: Dim, lane: Dim) -> bool:

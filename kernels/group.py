@@ -21,7 +21,7 @@ from ..ir.variants import (
     tiling,
 )  # fmt: skip
 from .attention import lower_attention
-from .contract import Panels, lower_contraction
+from .contract import Panels, brief_weights, lower_contraction
 from .contract_bytes import lower_byte_contraction
 from .depthwise import lower_depthwise
 from .emit import Emitted, emit
@@ -103,7 +103,8 @@ def _contraction(graph: Graph, target: Target, constants: frozenset[int],
         tile = igemm_i8(target, plan.rows)
         c = lower_byte_contraction(graph, tile, once, plan)
     else:
-        tile = igemm(target, mr=plan.rows, panel=plan.panel)
+        brief = brief_weights(space, once) is not None
+        tile = igemm(target, mr=plan.rows, panel=plan.panel, brief=brief)
         c = (lower_winograd if plan.winograd else lower_contraction)(graph, tile, once, plan)
     packed = ("packed", 0)
     main = _kernel(emit(c.nest), [*ins, packed, *outs], c.externs)

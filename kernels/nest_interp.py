@@ -185,7 +185,7 @@ class _Machine:
 
     def call(self, step: Call) -> None:
         args = [self.argument(a) for a in step.args]
-        gemm = re.fullmatch(r"mk_igemm_f32_(\d+)x\d+", step.name)
+        gemm = re.fullmatch(r"mk_igemm_f32_(\d+)x\d+h?(?:of\d+)?(?:_bf16)?", step.name)
         table = re.fullmatch(r"mk_depthwise_f32_(\d+)", step.name)
         window = re.fullmatch(r"mk_window_f32_k(\d+)s(\d+)_(\d+)", step.name)
         if gemm:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from ..ir.graph import Graph
+from . import brief_weights as brief_weights_pass
 from . import conv_transpose as conv_transpose_pass
 from . import expand as expand_pass
 from . import fold as fold_pass
@@ -53,6 +54,10 @@ def _thin(graph: Graph, fired: Counter[str], options: Sequence[str]) -> Graph:
     return thin_pass.pad_thin_images(graph, fired)
 
 
+def _brief_weights(graph: Graph, fired: Counter[str], options: Sequence[str]) -> Graph:
+    return brief_weights_pass.round_weights(graph, fired)
+
+
 def _expand(graph: Graph, fired: Counter[str], options: Sequence[str]) -> Graph:
     return expand_pass.expand(graph, options, fired)
 
@@ -76,6 +81,7 @@ _ALL: tuple[Pass, ...] = (
               post=(layout_pass.images_are_last,)),
     GraphPass("thin", _thin, "padding of images with few channels as an op of its own"),
     GraphPass("wide_attention", _wide_attention, "attention that has no kernel into core ops"),
+    GraphPass("brief_weights", _brief_weights, "constant weights of dots rounded to bfloat16"),
     GraphPass("expand", _expand, "composites into core ops", options=expand_pass.COMPOSITES),
 )
 PASSES: dict[str, Pass] = {p.name: p for p in _ALL}

@@ -16,6 +16,7 @@ from ..ir.errors import CompileError
 from ..ir.graph import Graph, Node
 from ..ir.ops import lookup
 from ..ir.schedule import Group, Schedule
+from ..ir.types import BF16, F32
 from .judge import Judge
 from .legality import alone
 
@@ -42,6 +43,17 @@ def node_kind(node: Node) -> str:
     if definition.has("reduction") or definition.expand is not None and node.op != "gelu":
         return "reduce"
     return "map"
+
+
+def moves(node: Node) -> bool:
+    """Whether a node only says where elements lie."""
+    return lookup(node.op).has("movement") and not lookup(node.op).has("gather")
+
+
+def widens_weights(node: Node) -> bool:
+    """Whether a node widens a constant of bfloat16, which micro-kernels do by themselves."""
+    return (node.op == "cast" and node.out.dtype == F32
+            and node.operands[0].node.op == "const" and node.operands[0].dtype == BF16)
 
 
 class Fuser:
@@ -96,8 +108,9 @@ class Fuser:
                                                            ("reduce", "contract")):
             return f"a {kinds[0]} group does not feed a {kinds[1]} group in one kernel"
         if kinds == ("map", "contract"):
-            if not all(lookup(n.op).has("movement") and not lookup(n.op).has("gather")
-                       for n in theirs.nodes) or node.op not in ("dot", "attention"):
+            free = all(moves(n) or widens_weights(n) and n.out == node.operands[1]
+                       for n in theirs.nodes)
+            if not free or node.op not in ("dot", "attention"):
                 return "operands of a micro-kernel are only moved, not computed, on the way in"
         if self.is_view(node) and self.escapes_besides(theirs, node):
             return "a view of a value that others need costs nothing"

@@ -88,16 +88,17 @@ def igemm(
     strided: bool = False,
     panel: int | None = None,
     half: bool = False,
+    brief: bool = False,
 ) -> MicroKernel:
     """The GEMM tile with ``mr`` rows (default: the full tile) and ``nv`` vectors, and ``half`` a
     one, of a panel of ``panel`` (default: the full tile's); ``strided`` adds the distance between
-    successive k of a row of A, see ``gemm.Tile``."""
+    successive k of a row of A, ``brief`` has panels of bfloat16, see ``gemm.Tile``."""
     full_mr, full_nv, width = _gemm.tile_shape(target, dtype)
     rows, wide = mr or full_mr, panel or full_nv
     vectors = wide if nv is None else nv
     symbol = f"mk_igemm{'k' if strided else ''}_{dtype}_{rows}x{vectors}{'h' if half else ''}"
-    symbol += f"of{wide}" if wide != full_nv else ""
-    tile = _gemm.Tile(dtype, rows, vectors, wide, half, strided)
+    symbol += (f"of{wide}" if wide != full_nv else "") + ("_bf16" if brief else "")
+    tile = _gemm.Tile(dtype, rows, vectors, wide, half, strided, brief)
     arguments = tuple(name for _, name in tile.parameters())
 
     def text() -> str:
@@ -113,7 +114,8 @@ def narrowed(tile: MicroKernel, columns: int) -> MicroKernel:
     nv, half = narrowest(tile.target, panel, columns)
     if part["byte"]:
         return igemm_i8(tile.target, tile.mr, nv, part["byte"] == "s", half)
-    return igemm(tile.target, "f32", tile.mr, nv, bool(part["strided"]), panel, half)
+    strided, brief = bool(part["strided"]), bool(part["brief"])
+    return igemm(tile.target, "f32", tile.mr, nv, strided, panel, half, brief)
 
 
 def igemm_rows(target: Target, dtype: str = "f32") -> tuple[int, ...]:
@@ -200,7 +202,7 @@ def pack_i8(target: Target) -> MicroKernel:
 
 _NAMES = re.compile(
     r"mk_(?:igemm(?P<strided>k?)_(?P<gemm>f32|f64)"
-    r"_(?P<rows>\d+)x(?P<nv>\d+)(?P<half>h?)(?:of(?P<panel>\d+))?"
+    r"_(?P<rows>\d+)x(?P<nv>\d+)(?P<half>h?)(?:of(?P<panel>\d+))?(?P<brief>_bf16)?"
     r"|igemm_(?P<byte>[us])8_(?P<byte_rows>\d+)x(?P<byte_nv>\d+)(?P<byte_half>h?)"
     r"|depthwise_(?P<table_type>f32|f64)_(?P<table_rows>\d+)"
     r"|window_(?P<window_type>f32|f64)_k(?P<kw>\d+)s(?P<stride>\d+)_(?P<window_rows>\d+)"
@@ -222,8 +224,8 @@ def named(symbol: str, target: Target) -> MicroKernel:
     if part["gemm"]:
         size = int(part["rows"]), int(part["nv"])
         panel = int(part["panel"]) if part["panel"] else None
-        strided, half = bool(part["strided"]), bool(part["half"])
-        return igemm(target, part["gemm"], *size, strided, panel, half)
+        strided, half, brief = (bool(part[name]) for name in ("strided", "half", "brief"))
+        return igemm(target, part["gemm"], *size, strided, panel, half, brief)
     if part["byte"]:
         flip, half = part["byte"] == "s", bool(part["byte_half"])
         return igemm_i8(target, int(part["byte_rows"]), int(part["byte_nv"]), flip, half)

@@ -23,6 +23,9 @@ Shorter products never touch that memory.
 
 A panel comes from far the first time it is used. So while one panel is multiplied, lines of the
 next are prefetched, spread evenly over all micro-tiles that share the panel.
+
+A panel may hold bfloat16, half the bytes: widened by a shift as it is loaded, it is multiplied and
+summed in float32.
 """
 
 from __future__ import annotations
@@ -62,6 +65,8 @@ class Tile:
     """Whether half a vector of columns follows the ``nv`` whole ones."""
     strided: bool = False
     """Whether successive k of a row of A are ``ldk`` elements apart, not 1."""
+    brief: bool = False
+    """Whether the panel holds bfloat16, the upper halves of float32."""
 
     def parameters(self) -> list[tuple[str, str]]:
         """LLVM types and names of the arguments.
@@ -101,6 +106,7 @@ class _Writer:
         self.vectors = [f"<{lanes} x {self.kind}>" for lanes in self.lanes]
         self.nv, self.columns = len(self.lanes), sum(self.lanes)
         self.nr = tile.panel_nv * self.width
+        self.panel_kind = "i16" if tile.brief else self.kind
         self.aligned = self.lanes[0] * self.size
         self.code = Code(name, tile.parameters(), target)
         self.per_set = tile.mr * self.nv
@@ -160,15 +166,15 @@ class _Writer:
             acc, panel, ahead = list(values[:-2]), values[-2], values[-1]
             for u in range(self.unroll):
                 ku = code.let(f"add nsw i64 {k}, {u}") if u else k
-                at = code.at(self.kind, panel, u * self.nr)
+                at = code.at(self.panel_kind, panel, u * self.nr)
                 self._step(ku, at, rows, acc, u % self.sets)
                 ahead = self._prefetch(ahead)
-            return [*acc, code.at(self.kind, panel, self.unroll * self.nr), ahead]
+            return [*acc, code.at(self.panel_kind, panel, self.unroll * self.nr), ahead]
 
         def one(k: str, values: Carried) -> Carried:
             acc, panel, ahead = list(values[:-2]), values[-2], values[-1]
             self._step(k, panel, rows, acc, 0)
-            return [*acc, code.at(self.kind, panel, self.nr), self._prefetch(ahead)]
+            return [*acc, code.at(self.panel_kind, panel, self.nr), self._prefetch(ahead)]
 
         state = code.loop(first, main, self.unroll, list(zip(self.kinds, [*acc, *places])), many)
         return [*code.loop(main, end, 1, list(zip(self.kinds, state)), one), taken]
@@ -197,7 +203,7 @@ class _Writer:
     def _step(self, k: str, panel: str, rows: list[str], acc: Carried, which: int) -> None:
         """One k: the accumulators of set ``which``, in place."""
         code, tile = self.code, self.tile
-        bs = [self._vector_at(panel, v, []) for v in range(self.nv)]
+        bs = [self._panel_vector(panel, v) for v in range(self.nv)]
         index = code.let(f"mul nsw i64 {k}, %ldk") if tile.strided else k
         for r in range(tile.mr):
             scalar = code.load(self.kind, code.at(self.kind, rows[r], index), self.size)
@@ -205,6 +211,16 @@ class _Writer:
                 cell = which * self.per_set + r * self.nv + v
                 a = code.splat(self.kind, self.lanes[v], scalar)
                 acc[cell] = code.multiply_add(self.vectors[v], acc[cell], a, bs[v])
+
+    def _panel_vector(self, panel: str, v: int) -> str:
+        """Vector ``v`` of one k of the panel."""
+        if not self.tile.brief:
+            return self._vector_at(panel, v, [])
+        code, lanes = self.code, self.lanes[v]
+        raw = code.load(f"<{lanes} x i16>", code.at("i16", panel, v * self.width), 2)
+        wide = code.let(f"zext <{lanes} x i16> {raw} to <{lanes} x i32>")
+        bits = code.let(f"shl <{lanes} x i32> {wide}, {code.splat('i32', lanes, '16')}")
+        return code.let(f"bitcast <{lanes} x i32> {bits} to {self.vectors[v]}")
 
     def _reduce_sets(self, acc: Carried) -> list[str]:
         """The sums ``[row][vector]`` over all sets."""
