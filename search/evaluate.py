@@ -3,8 +3,9 @@
 ``decode`` lists the nodes by priority (list scheduling: of the nodes whose predecessors are done,
 the one with the smallest key) and cuts the order by dynamic programming: the best price of the
 first i nodes is the least, over the candidates that end there, of the best before it plus its
-price. Candidates that may end with a node are stored at the node; whether one ends at a place is
-one comparison of hashes (see ``problem``). For the order it was given the cut is the optimum.
+price. Candidates that may end with a node are stored at the node by size (a level); a bit mask per
+level mostly says that none of them ends at a place, a comparison of hashes which one does (see
+``problem``). For the order it was given the cut is the optimum.
 
 Optional genes steer it. ``bias`` is added per edge that is cut (zero trusts the prices).
 ``weights`` make the price a weighted sum of the objectives; the last weight is that of the memory
@@ -106,15 +107,16 @@ NEAR = 24
 """Ready nodes that are kept sorted; few graphs are wider, and then a heap holds the others."""
 
 
-@_jit
-def list_schedule(f, priority, order, waits, heap):  # type: ignore[no-untyped-def]
-    """Writes the topological order with the smallest priorities first; ties go by number.
+@_inner
+def list_schedule(f, priority, order, place, waits, heap):  # type: ignore[no-untyped-def]
+    """Writes the topological order with the smallest priorities first, and the place of each node
+    in it; ties go by number.
 
     The ready nodes with the smallest keys are sorted, the next one last; none of the others, in a
     heap, comes before them."""
     n = len(order)
     pred_ptr, succ_ptr, succs = f.pred_ptr, f.succ_ptr, f.succs
-    near = np.empty(NEAR + 1, np.int32)
+    near, keys = np.empty(NEAR + 1, np.int32), np.empty(NEAR + 1)
     close, far = 0, 0
     for v in range(n):
         waits[v] = pred_ptr[v + 1] - pred_ptr[v]
@@ -125,34 +127,35 @@ def list_schedule(f, priority, order, waits, heap):  # type: ignore[no-untyped-d
             # As many as half of the room, the last first.
             close = min(far, NEAR // 2)
             for i in range(close - 1, -1, -1):
-                near[i] = heap[0]
+                near[i], keys[i] = heap[0], priority[heap[0]]
                 far = _pop(heap, far, priority)
         close -= 1
         v = near[close]
-        order[k] = v
+        order[k], place[v] = v, k
         for e in range(succ_ptr[v], succ_ptr[v + 1]):
             s = succs[e]
             waits[s] -= 1
             if waits[s] != 0:
                 continue
+            key = priority[s]
             if far > 0 and not (close > 0 and _before(priority, s, near[0])):
                 far = _push(heap, far, priority, s)
                 if close == 0:
-                    near[0] = heap[0]
+                    near[0], keys[0] = heap[0], priority[heap[0]]
                     far = _pop(heap, far, priority)
                     close = 1
                 continue
             i = close
-            while i > 0 and _before(priority, near[i - 1], s):
-                near[i] = near[i - 1]
+            while i > 0 and (keys[i - 1] < key or (keys[i - 1] == key and near[i - 1] < s)):
+                near[i], keys[i] = near[i - 1], keys[i - 1]
                 i -= 1
-            near[i] = s
+            near[i], keys[i] = s, key
             close += 1
             if close > NEAR:
                 far = _push(heap, far, priority, near[0])
                 close -= 1
                 for j in range(close):
-                    near[j] = near[j + 1]
+                    near[j], keys[j] = near[j + 1], keys[j + 1]
 
 
 @_inner
@@ -192,7 +195,7 @@ def _pop(heap, held, priority):  # type: ignore[no-untyped-def]
     return held
 
 
-@_jit
+@_inner
 def prefix_hashes(f, order, hashes):  # type: ignore[no-untyped-def]
     """Writes u8[n + 1]: the hash of the first i nodes."""
     key, word = np.uint64(0), f.word
@@ -202,13 +205,11 @@ def prefix_hashes(f, order, hashes):  # type: ignore[no-untyped-def]
         hashes[i + 1] = key
 
 
-@_jit
-def live_bytes(f, order, place, live):  # type: ignore[no-untyped-def]
-    """Writes f8[n + 1]: what is live behind the first i nodes."""
-    n = len(order)
+@_inner
+def live_bytes(f, place, live):  # type: ignore[no-untyped-def]
+    """Writes f8[n + 1]: what is live behind the first i nodes of an order, by their places."""
+    n = len(place)
     maker, nbytes, kept, user_ptr, users = f.maker, f.nbytes, f.kept, f.user_ptr, f.users
-    for i in range(n):
-        place[order[i]] = i
     live[:] = 0.0
     for w in range(len(nbytes)):
         last = -1
@@ -233,58 +234,73 @@ def over(limit, need):  # type: ignore[no-untyped-def]
 
 @_inner
 def cell(i, order, hashes, live, price, fine, heavy, best, back, most,  # type: ignore[no-untyped-def]
-         end_ptr, end_size, end_hash, end_group, written, limit):  # fmt: skip
-    """One cell of the dynamic program: the best way to end a group at place ``i - 1``. ``fine`` is
-    what a step over the limit costs, ``heavy`` the weight of the peak; ``most`` holds peaks."""
-    v = order[i - 1]
-    here = hashes[i]
+         level_ptr, level_size, level_mask, level_start, end_hash, end_group, written,
+         limit):  # fmt: skip
+    """One cell of the dynamic program: the best way to end a group at place ``i - 1``. ``price`` is
+    that of each end. With ``live`` bytes, which are None where memory does not count: ``fine`` is
+    what a step over the limit costs, ``heavy`` the weight of the peak; ``most`` holds peaks, and
+    is None where they have no weight."""
+    v, here = order[i - 1], hashes[i]
     found, high, chosen = math.inf, 0.0, -1
     rank = math.inf
-    for e in range(end_ptr[v], end_ptr[v + 1]):
-        k = end_size[e]
+    for level in range(level_ptr[v], level_ptr[v + 1]):
+        k = level_size[level]
         if k > i:
             break
-        if here ^ hashes[i - k] == end_hash[e]:
-            g = end_group[e]
-            total = best[i - k] + price[g]
-            top = 0.0
-            if len(live):
-                need = live[i - k] + written[g]
+        key = here ^ hashes[i - k]
+        if not (level_mask[level] >> (key & np.uint64(63))) & np.uint64(1):
+            continue
+        e, stop = level_start[level], level_start[level + 1]
+        while e < stop and end_hash[e] != key:
+            e += 1
+        while e < stop and end_hash[e] == key:  # variants
+            total = best[i - k] + price[e]
+            if live is None:
+                chosen = e if total < found else chosen
+                found = min(total, found)
+            else:
+                need = live[i - k] + written[end_group[e]]
                 if need > limit:
                     total += fine * over(limit, need)
-                top = max(most[i - k], need)
-            if total + heavy * top < rank:
-                found, high, chosen = total, top, g
-                rank = total + heavy * top
-    best[i], back[i] = found, chosen
-    if len(live):
+                top = 0.0 if most is None else max(most[i - k], need)
+                if total + heavy * top < rank:
+                    found, high, chosen = total, top, e
+                    rank = total + heavy * top
+            e += 1
+    best[i], back[i] = found, end_group[chosen]
+    if most is not None:
         most[i] = high
 
 
 @_jit
 def prices(f, weights, bias, price):  # type: ignore[no-untyped-def]
-    """Writes f8[g] for one genome; answers (price of a step over the limit, weight of the peak)."""
+    """Writes the price of each end, f8[e], for one genome; answers (price of a step over the limit,
+    weight of the peak)."""
     fine, heavy = f.ceiling, 0.0
     parts, ceilings, inner_ptr, inner = f.parts, f.ceilings, f.inner_ptr, f.inner
+    each = f.cost
+    if len(weights) or len(bias):
+        each = f.cost.copy()
     if len(weights):
         k = parts.shape[1]
         fine, heavy = 0.0, weights[k]
         for j in range(k):
             fine += weights[j] * ceilings[j]
-        for g in range(len(price)):
+        for g in range(len(each)):
             total = 0.0
             for j in range(k):
                 total += weights[j] * parts[g, j]
-            price[g] = total
-    else:
-        price[:] = f.cost
+            each[g] = total
     if len(bias):
         # All edges cost their bias; a group gets back what it does not cut.
         for e in range(len(bias)):
             fine += abs(bias[e])
-        for g in range(len(price)):
+        for g in range(len(each)):
             for e in range(inner_ptr[g], inner_ptr[g + 1]):
-                price[g] -= bias[inner[e]]
+                each[g] -= bias[inner[e]]
+    end_group = f.end_group
+    for e in range(len(price)):
+        price[e] = each[end_group[e]]
     return fine, heavy
 
 
@@ -292,13 +308,15 @@ def prices(f, weights, bias, price):  # type: ignore[no-untyped-def]
 def best_cuts(f, order, hashes, live, price, fine, heavy, best, back, most, groups):  # type: ignore[no-untyped-def]
     """Writes the candidate that ends at each place, -1 inside of groups."""
     n = len(order)
-    end_ptr, end_size, end_hash, end_group = f.end_ptr, f.end_size, f.end_hash, f.end_group
+    level_ptr, level_size, level_mask = f.level_ptr, f.level_size, f.level_mask
+    level_start, end_hash, end_group = f.level_start, f.end_hash, f.end_group
     member_ptr, written, limit = f.member_ptr, f.written, f.limit
     best[0] = 0.0
-    most[0] = 0.0
+    if most is not None:
+        most[0] = 0.0
     for i in range(1, n + 1):
-        cell(i, order, hashes, live, price, fine, heavy, best, back, most, end_ptr, end_size,
-             end_hash, end_group, written, limit)  # fmt: skip
+        cell(i, order, hashes, live, price, fine, heavy, best, back, most, level_ptr, level_size,
+             level_mask, level_start, end_hash, end_group, written, limit)  # fmt: skip
     groups[:] = -1
     i = n
     while i > 0:
@@ -307,28 +325,34 @@ def best_cuts(f, order, hashes, live, price, fine, heavy, best, back, most, grou
         i -= member_ptr[g + 1] - member_ptr[g]
 
 
-@_jit
+@_inner
 def _given_cuts(f, order, hashes, cuts, groups):  # type: ignore[no-untyped-def]
     """Like ``best_cuts``, by the largest candidate that crosses no cut."""
-    end_ptr, end_size, end_hash, end_group = f.end_ptr, f.end_size, f.end_hash, f.end_group
+    level_ptr, level_size, level_mask = f.level_ptr, f.level_size, f.level_mask
+    level_start, end_hash, end_group = f.level_start, f.end_hash, f.end_group
     groups[:] = -1
     i = len(order)
     while i > 0:
-        v = order[i - 1]
-        e = end_ptr[v + 1] - 1
-        room, most = 1, min(i, end_size[e])
+        level = level_ptr[order[i - 1] + 1] - 1
+        room, most = 1, min(i, level_size[level])
         while room < most and not cuts[order[i - 1 - room]]:
             room += 1
-        here = hashes[i]
-        while end_size[e] > room or here ^ hashes[i - end_size[e]] != end_hash[e]:
-            e -= 1
-        while e > end_ptr[v] and end_hash[e - 1] == end_hash[e]:
-            e -= 1  # of equal sets the cheapest comes first
-        groups[i - 1] = end_group[e]
-        i -= end_size[e]
+        while level_size[level] > room:
+            level -= 1
+        here, found = hashes[i], -1
+        while found < 0:
+            key = here ^ hashes[i - level_size[level]]
+            if (level_mask[level] >> (key & np.uint64(63))) & np.uint64(1):
+                for e in range(level_start[level], level_start[level + 1]):
+                    if end_hash[e] == key:  # of equal sets the cheapest comes first
+                        found = end_group[e]
+                        break
+            level -= 1
+        groups[i - 1] = found
+        i -= level_size[level + 1]
 
 
-@_jit
+@_inner
 def _measure(f, groups, live, parts):  # type: ignore[no-untyped-def]
     """Writes the sums of the objectives; answers (cost with fines, peak, fingerprint)."""
     prices, split, written, limit = f.cost, f.parts, f.written, f.limit
@@ -360,24 +384,28 @@ def _measure(f, groups, live, parts):  # type: ignore[no-untyped-def]
 @_jit
 def _decode(f, keys, bias, weights, cuts, orders, groups, costs, parts, peaks, prints):  # type: ignore[no-untyped-def]
     n = orders.shape[1]
-    waits, heap = np.empty(n, np.int32), np.empty(n, np.int32)
+    place, waits, heap = np.empty(n, np.int32), np.empty(n, np.int32), np.empty(n, np.int32)
     best, back, most = np.zeros(n + 1), np.zeros(n + 1, np.int32), np.zeros(n + 1)
     hashes = np.empty(n + 1, np.uint64)
     live = np.empty(n + 1 if len(f.nbytes) else 0)
-    price = f.cost.copy()
+    steered = weights.shape[1] > 0 or bias.shape[1] > 0
+    price = f.end_cost.copy() if steered else f.end_cost
     fine, heavy = f.ceiling, 0.0
     for p in range(len(keys)):
         order = orders[p]
-        list_schedule(f, keys[p], order, waits, heap)
+        list_schedule(f, keys[p], order, place, waits, heap)
         prefix_hashes(f, order, hashes)
         if len(live):
-            live_bytes(f, order, waits, live)
+            live_bytes(f, place, live)
         if cuts.shape[1]:
             _given_cuts(f, order, hashes, cuts[p], groups[p])
         else:
-            if weights.shape[1] or bias.shape[1]:
+            if steered:
                 fine, heavy = prices(f, weights[p], bias[p], price)
-            best_cuts(f, order, hashes, live, price, fine, heavy, best, back, most, groups[p])
+            if len(live) and (f.limit < math.inf or heavy != 0.0):
+                best_cuts(f, order, hashes, live, price, fine, heavy, best, back, most, groups[p])
+            else:
+                best_cuts(f, order, hashes, None, price, fine, 0.0, best, back, None, groups[p])
         costs[p], peaks[p], prints[p] = _measure(f, groups[p], live, parts[p])
 
 
@@ -387,12 +415,17 @@ def _cut(f, order, weights, groups):  # type: ignore[no-untyped-def]
     best, back, most = np.zeros(n + 1), np.zeros(n + 1, np.int32), np.zeros(n + 1)
     hashes = np.empty(n + 1, np.uint64)
     prefix_hashes(f, order, hashes)
-    live = np.empty(n + 1 if len(f.nbytes) else 0)
-    if len(live):
-        live_bytes(f, order, np.empty(n, np.int32), live)
-    price = f.cost.copy()
+    price = f.end_cost.copy()
     fine, heavy = prices(f, weights, np.empty(0), price)
-    best_cuts(f, order, hashes, live, price, fine, heavy, best, back, most, groups)
+    if len(f.nbytes) and (f.limit < math.inf or heavy != 0.0):
+        live = np.empty(n + 1)
+        place = np.empty(n, np.int32)
+        for i in range(n):
+            place[order[i]] = i
+        live_bytes(f, place, live)
+        best_cuts(f, order, hashes, live, price, fine, heavy, best, back, most, groups)
+    else:
+        best_cuts(f, order, hashes, None, price, fine, 0.0, best, back, None, groups)
 
 
 def decode(problem: Problem, genomes: Genomes | np.ndarray, threads: int = 1) -> Decoded:

@@ -38,8 +38,8 @@ def draw(state):  # type: ignore[no-untyped-def]
 
 @_inner
 def below(state, limit):  # type: ignore[no-untyped-def]
-    """A whole number from 0, less than ``limit``."""
-    return np.int64((draw(state) >> np.uint64(11)) % np.uint64(limit))
+    """A whole number from 0, less than ``limit`` < 2**31, without a division (Lemire, 2019)."""
+    return np.int64(((draw(state) >> np.uint64(32)) * np.uint64(limit)) >> np.uint64(32))
 
 
 @_inner
@@ -48,7 +48,7 @@ def unit(state):  # type: ignore[no-untyped-def]
     return float(draw(state) >> np.uint64(11)) * (1.0 / 9007199254740992.0)
 
 
-@_jit
+@_inner
 def _rotate(order, place, first, middle, end, spare):  # type: ignore[no-untyped-def]
     """Swaps the runs ``first..middle`` and ``middle..end`` of the order."""
     count = middle - first
@@ -60,7 +60,7 @@ def _rotate(order, place, first, middle, end, spare):  # type: ignore[no-untyped
         place[order[i]] = i
 
 
-@_jit
+@_inner
 def _window(f, first, end, order, place):  # type: ignore[no-untyped-def]
     """Where the run ``first..end`` may begin and must end while the others keep their order."""
     low, high = 0, len(order)
@@ -78,13 +78,13 @@ def _window(f, first, end, order, place):  # type: ignore[no-untyped-def]
     return low, high
 
 
-@_jit
+@_inner
 def _refresh(f, first, end, order, place, hashes, live):  # type: ignore[no-untyped-def]
     """Hashes and live bytes of the places ``first..end``, whose nodes changed their order."""
     word = f.word
     for i in range(first, end):
         hashes[i + 1] = hashes[i] ^ word[order[i]]
-    if not len(live):
+    if live is None:
         return
     value_ptr, nbytes, kept, need_ptr, needs = f.value_ptr, f.nbytes, f.kept, f.need_ptr, f.needs
     user_ptr, users = f.user_ptr, f.users
@@ -106,19 +106,20 @@ def _refresh(f, first, end, order, place, hashes, live):  # type: ignore[no-unty
         live[i + 1] = total
 
 
-@_jit
-def _recut(f, first, end, span, order, hashes, live, price, fine, best, back, most, old, old_back):  # type: ignore[no-untyped-def]
+@_inner
+def _recut(f, first, end, span, order, hashes, live, price, fine, best, back, old, old_back):  # type: ignore[no-untyped-def]
     """Computes the cells behind a change of the places ``first..end``; answers (where the cells
     that were touched end, change of the total). The former cells are kept in ``old``."""
     n = len(order)
-    end_ptr, end_size, end_hash, end_group = f.end_ptr, f.end_size, f.end_hash, f.end_group
+    level_ptr, level_size, level_mask = f.level_ptr, f.level_size, f.level_mask
+    level_start, end_hash, end_group = f.level_start, f.end_hash, f.end_group
     written, limit = f.written, f.limit
     same, delta = 0, math.inf
     i = first + 1
     while i <= n:
         old[i], old_back[i] = best[i], back[i]
-        cell(i, order, hashes, live, price, fine, 0.0, best, back, most, end_ptr, end_size,
-             end_hash, end_group, written, limit)  # fmt: skip
+        cell(i, order, hashes, live, price, fine, 0.0, best, back, None, level_ptr, level_size,
+             level_mask, level_start, end_hash, end_group, written, limit)  # fmt: skip
         change = best[i] - old[i]
         if i > end and abs(change - delta) <= 1e-12 * abs(best[i]):
             same += 1
@@ -157,7 +158,7 @@ def _movable(f, order, place):  # type: ignore[no-untyped-def]
     return found[:count]
 
 
-@_jit
+@_inner
 def _propose(f, state, reach, order, place, movable):  # type: ignore[no-untyped-def]
     """A random move as (first, middle, end): swap the two runs; ``first == end`` for none."""
     n = len(order)
@@ -184,24 +185,23 @@ def _propose(f, state, reach, order, place, movable):  # type: ignore[no-untyped
 
 
 @_jit
-def _anneal(f, order, weights, moves, hot, cold, state):  # type: ignore[no-untyped-def]
+def _anneal(f, order, live, weights, moves, hot, cold, state):  # type: ignore[no-untyped-def]
     n = len(order)
     place, spare = np.empty(n, np.int32), np.empty(n, np.int32)
     hashes = np.empty(n + 1, np.uint64)
-    live = np.empty(n + 1 if len(f.nbytes) and f.limit < math.inf else 0)
     for i in range(n):
         place[order[i]] = i
     prefix_hashes(f, order, hashes)
-    if len(live):
-        live_bytes(f, order, place, live)
+    if live is not None:
+        live_bytes(f, place, live)
     span = 1
-    for e in range(len(f.end_size)):
-        span = max(span, f.end_size[e])
-    best, back, most = np.zeros(n + 1), np.zeros(n + 1, np.int32), np.zeros(n + 1)
+    for level in range(len(f.level_size)):
+        span = max(span, f.level_size[level])
+    best, back = np.zeros(n + 1), np.zeros(n + 1, np.int32)
     old, old_back = np.zeros(n + 1), np.zeros(n + 1, np.int32)
-    price = f.cost.copy()
+    price = f.end_cost.copy()
     fine, _ = prices(f, weights, np.empty(0), price)
-    best_cuts(f, order, hashes, live, price, fine, 0.0, best, back, most, spare)
+    best_cuts(f, order, hashes, live, price, fine, 0.0, best, back, None, spare)
     total = best[n]
     kept, least = order.copy(), total
     cooling = (cold / hot) ** (1.0 / max(1, moves))
@@ -218,7 +218,7 @@ def _anneal(f, order, weights, moves, hot, cold, state):  # type: ignore[no-unty
         _rotate(order, place, first, middle, end, spare)
         _refresh(f, first, end, order, place, hashes, live)
         stop, change = _recut(f, first, end, span, order, hashes, live, price, fine, best, back,
-                              most, old, old_back)  # fmt: skip
+                              old, old_back)  # fmt: skip
         if change <= 0.0 or unit(state) < math.exp(-change / heat):
             if change != 0.0:
                 for i in range(stop, n + 1):
@@ -244,7 +244,8 @@ def walk(
     walked = np.array(order, np.int32)
     none = np.empty(0) if weights is None else np.ascontiguousarray(weights, np.float64)
     state = np.array([seed & (1 << 64) - 1], np.uint64)
-    cost, cuts = _anneal(problem.flat, walked, none, moves, hot, cold, state)
+    live = np.empty(problem.nodes + 1) if problem.limited_memory else None
+    cost, cuts = _anneal(problem.flat, walked, live, none, moves, hot, cold, state)
     return walked, float(cost), int(cuts)
 
 

@@ -61,14 +61,21 @@ class Flat(NamedTuple):
     """f8[g, k]: additive objectives of each candidate; finite, not negative."""
     word: np.ndarray
     """u8[n]: Zobrist's random word of each node."""
-    end_ptr: np.ndarray
-    """i4[n + 1]: where the candidates begin that may end with each node."""
-    end_size: np.ndarray
-    """i4: their sizes, ascending at each node; of equal sets the cheapest first."""
+    level_ptr: np.ndarray
+    """i4[n + 1]: where the levels of each node begin: the sizes of candidates that may end with it.
+    """
+    level_size: np.ndarray
+    """i4[l]: the size of each level, ascending at each node."""
+    level_mask: np.ndarray
+    """u8[l]: bit h & 63 for every hash h of the level (Bloom's filter with one function, 1970)."""
+    level_start: np.ndarray
+    """i4[l + 1]: where the candidates of each level begin."""
     end_hash: np.ndarray
-    """u8: their hashes."""
+    """u8: their hashes, ascending in a level; of equal sets the cheapest first."""
     end_group: np.ndarray
     """i4: their numbers."""
+    end_cost: np.ndarray
+    """f8: their costs."""
     inner_ptr: np.ndarray
     """i4[g + 1]: where the edges inside each candidate begin."""
     inner: np.ndarray
@@ -181,11 +188,12 @@ class Problem:
                              "one number per candidate and objective")
         else:
             split = costs[:, None].copy() if np.array_equal(f.parts, f.cost[:, None]) else f.parts
-        node = np.repeat(np.arange(self.nodes), np.diff(f.end_ptr))
-        rank = _rank(node, f.end_size, f.end_hash, f.end_group, costs)
+        level = np.repeat(np.arange(len(f.level_size)), np.diff(f.level_start))
+        rank = _rank(level, f.end_hash, f.end_group, costs)
         ceilings = _ceilings(self.nodes, f.member_ptr, f.members, costs, split)
         flat = f._replace(cost=costs, parts=split, end_hash=f.end_hash[rank],
-                          end_group=f.end_group[rank], ceiling=float(ceilings[0]),
+                          end_group=f.end_group[rank], end_cost=costs[f.end_group[rank]],
+                          ceiling=float(ceilings[0]),
                           ceilings=ceilings[1:])  # fmt: skip
         return Problem(flat, names, self.seed)
 
@@ -331,6 +339,7 @@ def _starts(owners: Iterable[int], nodes: int) -> np.ndarray:
 
 
 Graph = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+Ends = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 Memory = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray,
                np.ndarray]  # fmt: skip
 
@@ -373,13 +382,15 @@ def arcs(member_ptr: np.ndarray, members: np.ndarray, ptr: np.ndarray, targets: 
 
 
 def _ends(nodes: int, graph: Graph, member_ptr: np.ndarray, members: np.ndarray, costs: np.ndarray,
-          word: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """end_ptr, end_size, end_hash, end_group: candidates by the members without a successor among
-    the members. Raises ``ValueError`` where different sets have one hash."""
+          word: np.ndarray) -> Ends:
+    """level_ptr, level_size, level_mask, level_start, end_hash, end_group, end_cost: candidates by
+    the members without a successor among the members, and by their sizes. Raises ``ValueError``
+    where different sets have one hash."""
     size = np.diff(member_ptr)
     if not len(size):
-        return (np.zeros(nodes + 1, np.int32), np.zeros(0, np.int32), np.zeros(0, np.uint64),
-                np.zeros(0, np.int32))  # fmt: skip
+        none = np.zeros(0, np.int32)
+        return (np.zeros(nodes + 1, np.int32), none, np.zeros(0, np.uint64),
+                np.zeros(1, np.int32), np.zeros(0, np.uint64), none, np.zeros(0))  # fmt: skip
     hashes = np.bitwise_xor.reduceat(word[members], member_ptr[:-1])
     _distinct(hashes, member_ptr, members)
     _, place, _, inside = arcs(member_ptr, members, graph[2], graph[3])
@@ -387,16 +398,22 @@ def _ends(nodes: int, graph: Graph, member_ptr: np.ndarray, members: np.ndarray,
     last[place[inside]] = False
     group = np.repeat(np.arange(len(size)), size)[last]
     node = members[last]
-    rank = _rank(node, size[group], hashes[group], group, costs)
-    group, node = group[rank], node[rank]
-    ptr = np.searchsorted(node, np.arange(nodes + 1)).astype(np.int32)
-    return ptr, size[group].astype(np.int32), hashes[group], group.astype(np.int32)
+    most = int(size.max()) + 1
+    level = node.astype(np.int64) * most + size[group]
+    rank = _rank(level, hashes[group], group, costs)
+    group, level = group[rank], level[rank]
+    start = np.flatnonzero(np.diff(level, prepend=-1))
+    ptr = np.searchsorted(level[start], np.arange(nodes + 1) * most)
+    mask = np.bitwise_or.reduceat(np.uint64(1) << (hashes[group] & np.uint64(63)), start)
+    return (ptr.astype(np.int32), (level[start] % most).astype(np.int32), mask,
+            np.append(start, len(group)).astype(np.int32), hashes[group],
+            group.astype(np.int32), costs[group])  # fmt: skip
 
 
-def _rank(node: np.ndarray, size: np.ndarray, hashes: np.ndarray, group: np.ndarray,
-          costs: np.ndarray) -> np.ndarray:
-    """By node, then size; of equal sets the cheapest first."""
-    return np.lexsort((group, costs[group], hashes, size, node))
+def _rank(level: np.ndarray, hashes: np.ndarray, group: np.ndarray, costs: np.ndarray
+          ) -> np.ndarray:
+    """By level; of equal sets the cheapest first."""
+    return np.lexsort((group, costs[group], hashes, level))
 
 
 def _ceilings(nodes: int, member_ptr: np.ndarray, members: np.ndarray, costs: np.ndarray,
