@@ -46,8 +46,9 @@ from ..ir.windows import write_out
 
 DIVISION = 8
 """Elements apart that cost what an integer division does: one at a time, and slowly."""
-ROW_DIVISION = 24
-"""Operations of a row number taken apart by one more axis."""
+ROW_DIVISION, KNOWN_DIVISION = 24, 4
+"""Operations of a row number taken apart by one more axis: of an unknown size, and of a known one,
+where the quotient is a product."""
 TABLE = 4
 """Operations per entry of a table of row addresses."""
 
@@ -100,8 +101,8 @@ class ProductWork:
     depth: Dim
     taps: Dim
     """Pieces that a row of the left operand is in memory."""
-    divisions: int = 0
-    """Axes by which the number of a row is divided to know where it is."""
+    divisions: float = 0
+    """Operations by which the number of a row is taken apart to know where it is."""
     channels: Dim = 0
     """Channels of a depthwise window, which are neither rows nor columns; else 0."""
     left: LoopWork | None = None
@@ -454,9 +455,15 @@ def _product(s: ContractionSpace, constants: frozenset[int]) -> ProductWork:
         axes = [Axis(step, column.hi)] if isinstance(step, Expr) else []
         pack = _loop(low, order, axes, [(step, value)], cut=True, shared=True)
     epilogue, residuals = _epilogue(s, tile + outer, column)
+    divisions = sum(row_division(a.hi) for a in s.rows[1:])
     return ProductWork(batches, rows, column.hi, product(a.hi for a in outer), depth, taps,
-                       max(len(s.rows) - 1, 0), left=left, pack=pack, epilogue=epilogue,
+                       divisions, left=left, pack=pack, epilogue=epilogue,
                        residuals=residuals, form=contraction_form(s, once))
+
+
+def row_division(size: Dim) -> float:
+    """Operations of a row number divided by the size of an axis."""
+    return KNOWN_DIVISION if isinstance(size, int) else ROW_DIVISION
 
 
 def _row_position(s: ContractionSpace) -> Dim:
@@ -489,5 +496,6 @@ def _epilogue(s: ContractionSpace, outside: Sequence[Axis], column: Axis
             return None, int(finish.residual is not None)
     work = _loop(low, outside, [column], stores, shared=True)
     if len(merged) > 1:
-        work.outer.append((ROW_DIVISION * (len(merged) - 1), product(a.hi for a in outside)))
+        work.outer.append((sum(row_division(a.hi) for a in merged[1:]),
+                           product(a.hi for a in outside)))
     return work, 0

@@ -22,7 +22,7 @@ from ...ir.target import Target
 from ...ir.tiles import SPLITS
 from ...ir.variants import WAYS, Tiling, Variant, micro_tile, narrowest, tiling
 from ...ir.winograd import Images
-from ..phases import ROW_DIVISION, TABLE, ProductWork
+from ..phases import TABLE, ProductWork, row_division
 from .base import Phase
 from .loops import loop, strips
 
@@ -34,8 +34,9 @@ _PIXELS = 4
 """Neighboring pixels of a depthwise window that are computed at once, about."""
 _SHARED = 0.5
 """Elements such a window loads per product, about; without windows one each."""
-_CALL = 4.0
-"""Entries of an inner loop that a call of a micro-kernel costs."""
+_CALL, _PART = 1.0, 3.0
+"""Entries of an inner loop that a call of a micro-kernel costs, and one that begins with what
+others left in a strip besides."""
 _CROWDED = 1.3
 """Time of a product whose rows compete for the ways of a cache, of one whose rows do not."""
 _BROADCAST = 0.5
@@ -123,9 +124,10 @@ class _Sizes:
     def tiles(self) -> float:
         return max(1.0, self.batches * self.row_blocks * self.panel_blocks)
 
-    def product(self, depth: float, chunk: float, times: float, pieces: float = 1.0) -> Phase:
-        """``times`` products of all rows with all panels over ``depth``, in calls of ``chunk``;
-        a row lies in so many ``pieces``."""
+    def product(self, depth: float, chunk: float, times: float, pieces: float = 1.0,
+                call: float = _CALL) -> Phase:
+        """``times`` products of all rows with all panels over ``depth``, in calls of ``chunk``,
+        each of which costs ``call``; a row lies in so many ``pieces``."""
         h = self.plan.rows
         calls = times * self.batches * self.micro_rows * self.panels
         steps = calls * depth
@@ -136,7 +138,7 @@ class _Sizes:
         crowded = _CROWDED if self.crowded and h > WAYS else 1.0
         return Phase(fma=2 * steps * h * self.padded * crowded, spilled=streamed,
                      loads=4 * steps * (_BROADCAST * h * self.lanes + self.padded),
-                     entries=calls * (_CALL * visits + pieces))
+                     entries=calls * (call * visits + pieces))
 
 
 class _Direct(_Sizes):
@@ -165,7 +167,7 @@ class _Direct(_Sizes):
             spilled = 2 * left_rows.stores if far else 0.0  # written, and read by the product
             found.append(replace(left_rows, spilled=spilled))
         entries = self.batches * rows * self.panel_blocks
-        found.append(Phase(outer=entries * (TABLE * self.taps + ROW_DIVISION * p.divisions)))
+        found.append(Phase(outer=entries * (TABLE * self.taps + p.divisions)))
         product = self.product(self.depth, chunk, 1.0, self.taps)
         sums = 4 * self.batches * rows * self.panels * self.padded
         waiting = 2 * (chunks - 1) * sums
@@ -208,11 +210,12 @@ class _Winograd(_Sizes):
         there, back = _ADDITIONS[side]
         entered = self.squares * self.panel_blocks
         pixels = entered * channels
+        apart = 2 * row_division(self.images.height)
         border = float(points)  # outside the image a zero is chosen instead
         found = [Phase(plain=(there + border) * pixels, loads=4 * points * pixels,
                        stores=4 * points * pixels, spilled=8 * points * pixels,
-                       entries=entered, length=channels, outer=entered * 8 * ROW_DIVISION / 4)]
-        product = self.product(channels, min(channels, _CHAIN), points)
+                       entries=entered, length=channels, outer=entered * (apart + 4 * side))]
+        product = self.product(channels, min(channels, _CHAIN), points, call=_CALL + _PART)
         sums = 4 * points * self.squares * self.panels * self.padded
         visits = math.ceil(channels / _CHAIN)
         found.append(replace(product, stores=sums * visits,
@@ -228,5 +231,5 @@ class _Winograd(_Sizes):
             plain=(back + outputs * after) * results, special=outputs * special * results,
             loads=(4 * points + outputs * loads) * results, stores=4 * outputs * results,
             spilled=4 * points * results, entries=self.squares * self.panels,
-            length=min(self.width, self.columns), outer=self.squares * self.panels * ROW_DIVISION))
+            length=min(self.width, self.columns), outer=self.squares * self.panels * apart))
         return ProductCount(found, self.tiles)
