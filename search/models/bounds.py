@@ -11,7 +11,8 @@ of the core that it keeps busy longest, plus the time its inner loops take to st
 ``load/store``        the larger of bytes loaded / load_rate, bytes written / store_rate; an
                       element that lies apart costs what a vector costs, and one whose line has
                       left the level-1 cache 3 * latency_s; or bytes of scratch and of lines
-                      written an element at a time that the level-1 cache loses / l2_rate
+                      written an element at a time that the level-1 cache loses / l2_rate,
+                      half of which does not hide behind the rest
 ``latency``           (3 * entries of inner loops, 16 of those that end in a sum, operations
                       outside of them / 4, 30 * tiles) * latency_s
 ====================  =========================================================================
@@ -78,7 +79,8 @@ _LANE_SUM = 13.0
 _TILE = 30.0
 """Operations that wait for one another where a tile starts."""
 _EXPOSED = 0.5
-"""Part of the smaller of core and memory that does not hide behind the other."""
+"""Part of the smaller of core and memory, and of what a core computes and what it reads again from
+its level-2 cache, that does not hide behind the other."""
 _FAR = 3.0
 """Operations that wait for one another in the time in which a line comes from the level-2 cache,
 others being under way."""
@@ -187,7 +189,11 @@ def _core(b: Batch, t: Target, tiles: np.ndarray) -> dict[str, np.ndarray]:
     found["latency"] = tiles * (_TILE * t.latency_s)
     for p in b.phases:
         times = _phase(p, t)
-        top = np.maximum.reduce(list(times.values()))
+        near = np.maximum.reduce(list(times.values()))
+        spilled = p.spilled / t.l2_rate
+        times["load/store"] = np.maximum(times["load/store"], spilled)
+        found["load/store"] += _EXPOSED * np.minimum(near, spilled)
+        top = np.maximum(near, spilled)
         left = top.copy()
         for name, value in times.items():  # of equal ones the first binds
             found[name] += np.where(value >= top, left, 0.0)
@@ -198,7 +204,7 @@ def _core(b: Batch, t: Target, tiles: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _phase(p: Phases, t: Target) -> dict[str, np.ndarray]:
-    """Seconds that one phase keeps each unit busy."""
+    """Seconds that one phase keeps each unit busy, what comes from the level-2 cache aside."""
     lanes = t.vector_bits / 32
     whole = np.floor(p.length / lanes)
     rest = p.length - whole * lanes
@@ -214,7 +220,7 @@ def _phase(p: Phases, t: Target) -> dict[str, np.ndarray]:
         "fma": p.fma / t.flops,
         "vector": np.where(more, 0.0, plain + special),
         "special": np.where(more, plain + special, 0.0),
-        "load/store": np.maximum(np.maximum(loads, stores), p.spilled / t.l2_rate),
+        "load/store": np.maximum(loads, stores),
     }
 
 
