@@ -8,6 +8,7 @@ legality asks exactly this question, and lowering uses the answer.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,10 +25,38 @@ BLOCK = 4096
 """Steps per parallel tile of a flat loop, about: 16 KB of float32, an L1's worth of input."""
 SPLITS = 16
 """Parallel tiles of a contraction aimed at, so that a few threads balance."""
+TILES = 32
+"""Tiles of a loop nest aimed at, where it has so many rows."""
 LANES = 256
 """Width of a strip of lanes: accumulators of 1 KB."""
 SIDE = 16
 """Elements along a side of the blocks of a transpose: a line of float32."""
+
+
+def row_blocks(rows: float, most: float, height: int, beside: float) -> int:
+    """Blocks of at most ``most`` rows that the rows of a contraction are cut into: enough that,
+    with ``beside`` tiles next to each block, there are half of ``SPLITS``, but no block is lower
+    than two micro-tiles of ``height`` rows for that. ``beside`` 0: a block is one tile and may be
+    one micro-tile."""
+    if not beside:
+        return max(1, math.ceil(rows / max(most, 1)), min(SPLITS, math.ceil(rows / height)))
+    wanted = math.ceil(SPLITS / 2 / beside)
+    return max(1, math.ceil(rows / max(most, 1)), min(wanted, int(rows) // (2 * height)))
+
+
+def panels_together(panels: float, tiles: float, dear: bool) -> int:
+    """Panels of one tile, evenly, where each of ``tiles`` blocks of rows has so many: as many as
+    leave ``SPLITS`` tiles; where every tile computes its rows first (``dear``), up to half of that
+    is enough."""
+    most = panels * max(tiles, 1) / SPLITS
+    most = max(1, math.ceil(most) if dear else math.floor(most))
+    return max(1, math.ceil(panels / max(1, math.ceil(panels / most))))
+
+
+def tile_rows(rows: int, most: int) -> int:
+    """Consecutive rows of one tile of a loop nest that has ``rows``: at most ``most``, fewer where
+    that leaves less than ``TILES`` tiles, and such that the last tile is about as large."""
+    return max(1, math.ceil(rows / max(1, math.ceil(rows / max(most, 1)), min(rows, TILES))))
 NEIGHBORS = 4
 """Neighbors in memory from which on such blocks are worth it."""
 SHORT = 8

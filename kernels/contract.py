@@ -25,7 +25,7 @@ from ..ir.dims import Dim, Expr, ceil_div, dmax, dmin, free_vars, product, subst
 from ..ir.elements import Ex, map_dims, renamer
 from ..ir.epilogue import Finish, Operand, finish_of
 from ..ir.graph import Graph
-from ..ir.tiles import SPLITS, ContractionSpace
+from ..ir.tiles import SPLITS, ContractionSpace, panels_together, row_blocks
 from ..ir.types import BF16, F32, I64, DType
 from ..ir.variants import WAY_BYTES, Tiling
 from .lower import Lowering, tile_map
@@ -117,16 +117,17 @@ class _Plan:
         self.panel_count = ceil_div(self.column.hi, self.nr)
         self.panels = product(a.hi for a in self.outer) * self.panel_count
         self.batches = product(a.hi for a in s.batch)
+        self.together, self.dear = self.interleaved(), not s.direct
+        """Whether a tile has the whole batch; whether its rows of A are computed first."""
         self.cut_panels(self.block_rows())
 
     def cut_panels(self, block: Dim) -> None:
         """Blocks of ``block`` rows, and of as many panels as keep a few threads busy."""
         self.block = block
         self.row_blocks = ceil_div(self.row_count, block)
-        tiles = self.batches * self.row_blocks
+        tiles = SPLITS if self.together else self.batches * self.row_blocks
         if isinstance(tiles, int) and isinstance(self.panels, int):
-            per = max(1, -(-self.panels * max(tiles, 1) // SPLITS))
-            self.panel_block: Dim = min(per, max(self.panels, 1))
+            self.panel_block: Dim = panels_together(self.panels, tiles, self.dear)
         else:
             self.panel_block = dmax(1, ceil_div(self.panels * tiles, SPLITS))
         if self.chunks != 1:  # strips of all panels of a tile wait for the next chunk
@@ -166,8 +167,28 @@ class _Plan:
             most = min(max(left // self.mr, 1), 16) * self.mr
         if not isinstance(rows, int):
             return most
-        blocks = max(1, -(-rows // most))
-        return max(1, -(-rows // (blocks * self.mr))) * self.mr
+        beside = 0 if self.together else self.batches * self.panels
+        blocks = -(-rows // most) if self.plan.block is not None or not isinstance(
+            beside, int) else row_blocks(rows, most, self.mr, beside)
+        return max(1, -(-rows // (max(1, blocks) * self.mr))) * self.mr
+
+
+    def interleaved(self) -> bool:
+        """Whether the results of a row lie side by side for all of the batch (the groups of a
+        convolution). Threads that share a row would write to the same cache lines: a tile is a
+        block of rows with the whole batch, if the B of all of it stays in the level-2 cache."""
+        size = self.batches * self.panels * self.depth * self.nr * 4
+        if not isinstance(size, int) or size > self.tile.target.l2_bytes // 2:
+            return False
+        names = [name_of(axes[-1].var) for axes in (self.space.batch, self.space.rows) if axes]
+        if len(names) < 2:
+            return False
+        for k, (_, index) in self.space.late.items():
+            position = linear_index(self.low.graph.outputs[k][1].shape, index)
+            inner, outer = (coefficient(position, name) for name in names)
+            if not isinstance(inner, int) or not isinstance(outer, int) or inner >= outer:
+                return False
+        return True
 
 
 class _Writer(_Plan):
@@ -179,12 +200,7 @@ class _Writer(_Plan):
         steps: list[Step] = []
         steps.extend(self.rows_of_a())
         steps.extend(self.panel_loop())
-        rows = [*self.space.batch, self.row_axis, self.panel_axis]
-        if not isinstance(self.depth, int) or not isinstance(self.row_count, int) or (
-            self.row_count < self.mr * 2
-        ):
-            rows = [*self.space.batch, self.panel_axis, self.row_axis]
-        self.low.domains.append(Domain(tuple(rows), tuple(steps)))
+        self.low.domains.append(self.domain(tuple(steps)))
         nest = self.low.nest()
         inputs = len(self.low.graph.inputs)
         packed = BufferDecl("in", self.panel_type)
@@ -195,6 +211,18 @@ class _Writer(_Plan):
         symbols = tuple(tile.symbol for tile, _ in self.pieces(0))
         nest = replace(nest, buffers=buffers, shared=True)
         return Contraction(nest, size, panels, pack, symbols)
+
+    def domain(self, steps: tuple[Step, ...]) -> Domain:
+        """The tile space. A thread has a run of tiles: rows before panels, so that it has whole
+        rows of the result, which most often are what it reads next."""
+        batch, rows, panels = self.space.batch, self.row_axis, self.panel_axis
+        if self.together:
+            return Domain((rows, *batch, panels), steps, self.batches * self.panel_blocks)
+        if not isinstance(self.depth, int) or not isinstance(self.row_count, int) or (
+            self.row_count < self.mr * 2
+        ):
+            return Domain((*batch, panels, rows), steps)
+        return Domain((*batch, rows, panels), steps)
 
     def start(self) -> None:
         """Variables of the tile: its block of rows and its block of panels."""

@@ -27,7 +27,7 @@ from ..ir.graph import Graph
 from ..ir.target import Target
 from ..ir.tiles import ContractionSpace
 from ..ir.types import F32, I64
-from .lower import Lowering
+from .lower import Lowering, rows_per_tile
 from .micro import MicroKernel, depthwise, window
 from .nest import (
     Accumulate,
@@ -116,7 +116,8 @@ class _Writer:
         work = self.line.hi * c
         per = dmax(1, BLOCK_ELEMENTS // work) if isinstance(work, int) and work else dmax(
             1, ceil_div(BLOCK_ELEMENTS, dmax(work, 1)))
-        low.domains.append(Domain(tuple(self.lead), tuple(steps), per))
+        lead = tuple(self.lead)
+        low.domains.append(Domain(lead, tuple(steps), rows_per_tile(lead, per)))
         nest = replace(low.nest(), shared=True, unrolled=True)
         return nest, tuple(dict.fromkeys(s.tile.symbol for s in segments))
 

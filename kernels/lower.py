@@ -40,6 +40,7 @@ from ..ir.tiles import (
     kept,
     load_positions,
     reduction_body,
+    tile_rows,
 )  # fmt: skip
 from ..ir.types import DType
 from ..ir.variants import small_windows
@@ -222,7 +223,14 @@ def tile_map(axes: Sequence[Axis], body: Sequence[Store | Accumulate], names: Na
     work = product(a.hi for a in axes[-depth:])
     per = dmax(1, BLOCK // work) if isinstance(work, int) and work else dmax(
         1, ceil_div(BLOCK, dmax(work, 1)))
-    return Domain(tuple(axes[:-depth]), (Loop(tuple(axes[-depth:]), tuple(body)),), per)
+    rows = tuple(axes[:-depth])
+    return Domain(rows, (Loop(tuple(axes[-depth:]), tuple(body)),), rows_per_tile(rows, per))
+
+
+def rows_per_tile(rows: Sequence[Axis], most: Dim) -> Dim:
+    """Consecutive rows of one tile, evenly where all sizes are known; see ``tile_rows``."""
+    count = product(a.hi for a in rows)
+    return tile_rows(count, most) if isinstance(count, int) and isinstance(most, int) else most
 
 
 def _blocked(axes: Sequence[Axis], body: Sequence[Store | Accumulate], k: int, names: Names
@@ -243,7 +251,7 @@ def _blocked(axes: Sequence[Axis], body: Sequence[Store | Accumulate], k: int, n
     rows = [a for a in ((*others, *order) if full else (*order, *others))
             if isinstance(a.var, Expr)]
     loop = Loop(tuple(inner for _, inner in pair), tuple(body))
-    return Domain(tuple(rows), (loop,), max(1, BLOCK // (SIDE * SIDE)))
+    return Domain(tuple(rows), (loop,), rows_per_tile(rows, max(1, BLOCK // (SIDE * SIDE))))
 
 
 # -- reductions --------------------------------------------------------------------------------
@@ -299,7 +307,7 @@ class _TilePlan(TileSpace):
         if any(done is None for done in self.early.values()):
             raise Refused("an output before the reductions is not computed along their tiles")
         per = dmax(1, BLOCK // work) if isinstance(work, int) and work else 1
-        low.domains.append(Domain(tuple(rows), tuple(steps), per))
+        low.domains.append(Domain(tuple(rows), tuple(steps), rows_per_tile(rows, per)))
 
     def reduction_phase(self, r: Reduction) -> list[Loop]:
         low = self.low

@@ -68,6 +68,7 @@ class _WinogradWriter(_Writer):
         self.column, self.outer = s.columns[0], []
         self.panel_count = self.panels = ceil_div(self.column.hi, self.nr)
         self.batches = self.chunks = 1
+        self.together, self.dear = False, True
         self.cut_panels(self.block_rows())
 
     def block_rows(self) -> Dim:

@@ -93,8 +93,10 @@ out:
   ret void
 }
 
-; The next chunk of unit number %unit, of which there are %limit; -1 if none is left.
-define internal i64 @claim(ptr %word, i64 %unit, i64 %limit) {
+; Half of what is left of unit number %unit, which has %limit chunks, but at least one: their
+; number in the upper half of the result, the first of them in the lower. -1 if less than %least are
+; left; if the first that is left is chunk %idle, one is enough.
+define internal i64 @claim(ptr %word, i64 %unit, i64 %limit, i64 %least, i64 %idle) {
 entry:
   %fresh = shl i64 %unit, 16
   %first = load atomic i64, ptr %word monotonic, align 8
@@ -104,17 +106,24 @@ try:
   %x = sub i64 %w, %fresh
   %old = icmp slt i64 %x, 0
   %next = select i1 %old, i64 0, i64 %x
-  %left = icmp slt i64 %next, %limit
+  %rest = sub i64 %limit, %next
+  %stuck = icmp eq i64 %next, %idle
+  %enough = select i1 %stuck, i64 1, i64 %least
+  %left = icmp sge i64 %rest, %enough
   br i1 %left, label %swap, label %none
 swap:
-  %taken = add i64 %next, 1
+  %more = add i64 %rest, 1
+  %take = lshr i64 %more, 1
+  %taken = add i64 %next, %take
   %new = add i64 %fresh, %taken
   %r = cmpxchg ptr %word, i64 %w, i64 %new acq_rel acquire, align 8
   %seen = extractvalue {i64, i1} %r, 0
   %ok = extractvalue {i64, i1} %r, 1
   br i1 %ok, label %mine, label %try
 mine:
-  ret i64 %next
+  %upper = shl i64 %take, 32
+  %both = or i64 %upper, %next
+  ret i64 %both
 none:
   ret i64 -1
 }
@@ -122,11 +131,14 @@ none:
 ; Report %count chunks of phase number %phase; wake the others if that completes %total.
 define internal void @report(ptr %team, ptr %word, i64 %phase, i64 %count, i64 %total) {
 entry:
+  %some = icmp sgt i64 %count, 0
+  br i1 %some, label %load, label %out
+load:
   %fresh = shl i64 %phase, 16
   %first = load atomic i64, ptr %word monotonic, align 8
   br label %try
 try:
-  %w = phi i64 [%first, %entry], [%seen, %try]
+  %w = phi i64 [%first, %load], [%seen, %try]
   %x = sub i64 %w, %fresh
   %old = icmp slt i64 %x, 0
   %before = select i1 %old, i64 0, i64 %x
@@ -224,9 +236,10 @@ define void @evonnx_run(ptr %call) {
   ret void
 }
 
-; What is left of part %part of a parallel unit; returns the number of chunks done.
+; What is left of part %part of a parallel unit; returns the number of chunks done. Where the owner
+; seems to be at it (%patient), nothing is claimed unless an eighth of the part is left.
 define internal i64 @part(ptr %row, ptr %claims, i64 %unit, i64 %part, i64 %n, ptr %bases,
-                          ptr %bufs, i64 %scratch) {
+                          ptr %bufs, i64 %scratch, i1 %patient) {
 entry:
   %pchunks = getelementptr i8, ptr %row, i64 $ROW_CHUNKS
   %chunks = load i64, ptr %pchunks
@@ -240,36 +253,42 @@ entry:
   %hi_n = mul i64 %chunks, %part1
   %hi = udiv i64 %hi_n, %n
   %limit = sub i64 %hi, %lo
+  %eighth = lshr i64 %limit, 3
+  %some = add i64 %eighth, 1
+  %least = select i1 %patient, i64 %some, i64 1
   %skip = mul i64 %part, $CLAIM_BYTES
   %word = getelementptr i8, ptr %claims, i64 %skip
   br label %next
 next:
   %count = phi i64 [0, %entry], [%count1, %work]
-  %k = call i64 @claim(ptr %word, i64 %unit, i64 %limit)
-  %got = icmp sge i64 %k, 0
+  %idle = phi i64 [-1, %entry], [%after, %work]
+  %claimed = call i64 @claim(ptr %word, i64 %unit, i64 %limit, i64 %least, i64 %idle)
+  %got = icmp sge i64 %claimed, 0
   br i1 %got, label %work, label %out
 work:
+  %k = and i64 %claimed, 4294967295
+  %take = lshr i64 %claimed, 32
+  %after = add i64 %k, %take
   %j = add i64 %lo, %k
   %begin = mul i64 %j, %size
-  %stop = add i64 %begin, %size
+  %length = mul i64 %take, %size
+  %stop = add i64 %begin, %length
   %over = icmp sgt i64 %stop, %tiles
   %end = select i1 %over, i64 %tiles, i64 %stop
   call void @apply(ptr %row, ptr %bases, ptr %bufs, i64 %scratch, i64 %begin, i64 %end)
-  %count1 = add i64 %count, 1
+  %count1 = add i64 %count, %take
   br label %next
 out:
   ret i64 %count
 }
 
-; All units of a call, as thread %t of %n; its first unit and phase have the given numbers.
-; Thread 0 returns when everything is done, the others when nothing is left to claim.
-define internal void @walk(ptr %call, ptr %team, i64 %t, i64 %n, i64 %unit0, i64 %phase0,
-                           ptr %ring) {
+; Rows from %first to before %last, the units of a phase from number %unit0 on, as thread %t of %n:
+; its own parts and runs (%own), or those of the others. Returns the number of chunks done.
+define internal i64 @units(ptr %call, ptr %ring, i64 %t, i64 %n, i64 %first, i64 %last, i64 %unit0,
+                           i1 %own, i1 %patient) noinline {
 entry:
   %psteps = getelementptr i8, ptr %call, i64 $CALL_STEPS
   %steps = load ptr, ptr %psteps
-  %pcount = getelementptr i8, ptr %call, i64 $CALL_COUNT
-  %count = load i64, ptr %pcount
   %pbases = getelementptr i8, ptr %call, i64 $CALL_BASES
   %bases = load ptr, ptr %pbases
   %pprivate = getelementptr i8, ptr %call, i64 $CALL_PRIVATE
@@ -285,97 +304,192 @@ entry:
   %from = ptrtoint ptr %bufs to i64
   %scratch = add i64 %from, %shift
   %claim_row = mul i64 %n, $CLAIM_BYTES
-  %pspins = getelementptr i8, ptr %team, i64 $TEAM_SPINS
-  %spins = load i64, ptr %pspins
-  %event = getelementptr i8, ptr %team, i64 $TEAM_EVENT
-  %sleepers = getelementptr i8, ptr %team, i64 $TEAM_SLEEPERS
-  %dones = getelementptr i8, ptr %team, i64 $TEAM_DONE
-  %ptotal0 = getelementptr i8, ptr %steps, i64 $ROW_TOTAL
-  %total0 = load i64, ptr %ptotal0
   br label %loop
 loop:
-  %i = phi i64 [0, %entry], [%i1, %advance]
+  %i = phi i64 [%first, %entry], [%i1, %advance]
   %unit = phi i64 [%unit0, %entry], [%unit1, %advance]
-  %phase = phi i64 [%phase0, %entry], [%phase2, %advance]
-  %mine = phi i64 [0, %entry], [%mine2, %advance]
-  %total = phi i64 [%total0, %entry], [%total2, %advance]
-  %end = icmp sge i64 %i, %count
-  %row = getelementptr [$ROW_WORDS x i64], ptr %steps, i64 %i
-  br i1 %end, label %finish, label %look
+  %done = phi i64 [0, %entry], [%done1, %advance]
+  %more = icmp slt i64 %i, %last
+  br i1 %more, label %look, label %out
 look:
-  %pflags = getelementptr i8, ptr %row, i64 $ROW_FLAGS
-  %flags = load i64, ptr %pflags
-  %bbit = and i64 %flags, 2
-  %meet = icmp ne i64 %bbit, 0
-  br i1 %meet, label %finish, label %unit_start
-
-; -- the phase ends here
-finish:
-  %slot = and i64 %phase, $PHASE_MASK
-  %slotb = mul i64 %slot, $LINE_BYTES
-  %done = getelementptr i8, ptr %dones, i64 %slotb
-  %some = icmp sgt i64 %mine, 0
-  br i1 %some, label %tell, label %told
-tell:
-  call void @report(ptr %team, ptr %done, i64 %phase, i64 %mine, i64 %total)
-  br label %told
-told:
-  %worker = icmp ne i64 %t, 0
-  %leave = and i1 %end, %worker
-  br i1 %leave, label %out, label %wait
-wait:
-  %phases = shl i64 %phase, 16
-  %target = add i64 %phases, %total
-  call void @await(ptr %team, ptr %done, i64 %target, ptr %event, ptr %sleepers, i64 %spins)
-  br i1 %end, label %out, label %begin
-begin:
-  %phase1 = add i64 %phase, 1
-  %ptotal = getelementptr i8, ptr %row, i64 $ROW_TOTAL
-  %total1 = load i64, ptr %ptotal
-  br label %unit_start
-
-; -- one unit
-unit_start:
-  %phase2 = phi i64 [%phase, %look], [%phase1, %begin]
-  %mine1 = phi i64 [%mine, %look], [0, %begin]
-  %total2 = phi i64 [%total, %look], [%total1, %begin]
+  %row = getelementptr [$ROW_WORDS x i64], ptr %steps, i64 %i
   %place = and i64 %unit, %mask
   %placeb = mul i64 %place, %claim_row
   %claims = getelementptr i8, ptr %ring, i64 %placeb
-  %pkind = getelementptr i8, ptr %row, i64 $ROW_FLAGS
-  %kind = load i64, ptr %pkind
-  %pbit = and i64 %kind, 1
+  %pflags = getelementptr i8, ptr %row, i64 $ROW_FLAGS
+  %flags = load i64, ptr %pflags
+  %pbit = and i64 %flags, 1
   %shared = icmp ne i64 %pbit, 0
-  br i1 %shared, label %parts, label %run
+  br i1 %shared, label %split, label %run
+
+; -- a run of serial steps belongs to the thread of its number in the phase
 run:
   %plength = getelementptr i8, ptr %row, i64 $ROW_CHUNKS
   %length = load i64, ptr %plength
-  %got = call i64 @claim(ptr %claims, i64 %unit, i64 1)
-  %own = icmp sge i64 %got, 0
-  br i1 %own, label %all, label %advance
+  %number = sub i64 %unit, %unit0
+  %owner = urem i64 %number, %n
+  %ours = icmp eq i64 %owner, %t
+  %both = or i1 %ours, %patient
+  %steal = xor i1 %both, true
+  %take = select i1 %own, i1 %ours, i1 %steal
+  br i1 %take, label %ask, label %advance
+ask:
+  %got = call i64 @claim(ptr %claims, i64 %unit, i64 1, i64 1, i64 -1)
+  %mine = icmp sge i64 %got, 0
+  br i1 %mine, label %all, label %advance
 all:
   call void @serial(ptr %row, i64 %length, ptr %bases, ptr %bufs, i64 %scratch)
-  %mine_run = add i64 %mine1, 1
+  %done_run = add i64 %done, 1
   br label %advance
-parts:
-  %v = phi i64 [0, %unit_start], [%v1, %parts]
-  %sum = phi i64 [%mine1, %unit_start], [%sum1, %parts]
+
+; -- a step that is split
+split:
+  br i1 %own, label %ownpart, label %others
+ownpart:
+  %did0 = call i64 @part(ptr %row, ptr %claims, i64 %unit, i64 %t, i64 %n, ptr %bases, ptr %bufs,
+                         i64 %scratch, i1 false)
+  %done_own = add i64 %done, %did0
+  br label %advance
+others:
+  %v = phi i64 [1, %split], [%v1, %visit]
+  %sum = phi i64 [%done, %split], [%sum1, %visit]
+  %again = icmp slt i64 %v, %n
+  br i1 %again, label %visit, label %advance
+visit:
   %tv = add i64 %t, %v
   %wrap = icmp sge i64 %tv, %n
   %tvn = sub i64 %tv, %n
   %part = select i1 %wrap, i64 %tvn, i64 %tv
   %did = call i64 @part(ptr %row, ptr %claims, i64 %unit, i64 %part, i64 %n, ptr %bases, ptr %bufs,
-                        i64 %scratch)
+                        i64 %scratch, i1 %patient)
   %sum1 = add i64 %sum, %did
   %v1 = add i64 %v, 1
-  %others = icmp slt i64 %v1, %n
-  br i1 %others, label %parts, label %advance
+  br label %others
 advance:
-  %rows = phi i64 [%length, %run], [%length, %all], [1, %parts]
-  %mine2 = phi i64 [%mine1, %run], [%mine_run, %all], [%sum1, %parts]
+  %rows = phi i64 [%length, %run], [%length, %ask], [%length, %all], [1, %ownpart], [1, %others]
+  %done1 = phi i64 [%done, %run], [%done, %ask], [%done_run, %all], [%done_own, %ownpart],
+                   [%sum, %others]
   %i1 = add i64 %i, %rows
   %unit1 = add i64 %unit, 1
   br label %loop
+out:
+  ret i64 %done
+}
+
+; Whether *word reaches %target within %rounds rounds.
+define internal i1 @soon(ptr %word, i64 %target, i64 %rounds) {
+entry:
+  br label %loop
+loop:
+  %i = phi i64 [0, %entry], [%i1, %again]
+  %v = load atomic i64, ptr %word acquire, align 8
+  %d = sub i64 %v, %target
+  %short = icmp slt i64 %d, 0
+  br i1 %short, label %again, label %yes
+again:
+  $pause
+  %i1 = add i64 %i, 1
+  %go = icmp slt i64 %i1, %rounds
+  br i1 %go, label %loop, label %no
+yes:
+  ret i1 true
+no:
+  ret i1 false
+}
+
+; The row after the last of the phase that begins with row %first, in the lower half of the result,
+; and the number of its units in the upper.
+define internal i64 @phase(ptr %steps, i64 %count, i64 %first) {
+entry:
+  br label %loop
+loop:
+  %i = phi i64 [%first, %entry], [%i1, %next]
+  %units = phi i64 [0, %entry], [%units1, %next]
+  %end = icmp sge i64 %i, %count
+  br i1 %end, label %out, label %look
+look:
+  %row = getelementptr [$ROW_WORDS x i64], ptr %steps, i64 %i
+  %pflags = getelementptr i8, ptr %row, i64 $ROW_FLAGS
+  %flags = load i64, ptr %pflags
+  %bbit = and i64 %flags, 2
+  %meet = icmp ne i64 %bbit, 0
+  %later = icmp sgt i64 %i, %first
+  %over = and i1 %meet, %later
+  br i1 %over, label %out, label %next
+next:
+  %pbit = and i64 %flags, 1
+  %shared = icmp ne i64 %pbit, 0
+  %plength = getelementptr i8, ptr %row, i64 $ROW_CHUNKS
+  %length = load i64, ptr %plength
+  %rows = select i1 %shared, i64 1, i64 %length
+  %i1 = add i64 %i, %rows
+  %units1 = add i64 %units, 1
+  br label %loop
+out:
+  %upper = shl i64 %units, 32
+  %both = or i64 %upper, %i
+  ret i64 %both
+}
+
+; All phases of a call, as thread %t of %n; its first unit and phase have the given numbers.
+; Thread 0 returns when everything is done, the others when nothing is left to claim.
+define internal void @walk(ptr %call, ptr %team, i64 %t, i64 %n, i64 %unit0, i64 %phase0,
+                           ptr %ring) {
+entry:
+  %psteps = getelementptr i8, ptr %call, i64 $CALL_STEPS
+  %steps = load ptr, ptr %psteps
+  %pcount = getelementptr i8, ptr %call, i64 $CALL_COUNT
+  %count = load i64, ptr %pcount
+  %pspins = getelementptr i8, ptr %team, i64 $TEAM_SPINS
+  %spins = load i64, ptr %pspins
+  %ppatience = getelementptr i8, ptr %team, i64 $TEAM_PATIENCE
+  %patience = load i64, ptr %ppatience
+  %event = getelementptr i8, ptr %team, i64 $TEAM_EVENT
+  %sleepers = getelementptr i8, ptr %team, i64 $TEAM_SLEEPERS
+  %dones = getelementptr i8, ptr %team, i64 $TEAM_DONE
+  br label %loop
+loop:
+  %i = phi i64 [0, %entry], [%last, %advance]
+  %unit = phi i64 [%unit0, %entry], [%unit1, %advance]
+  %phase = phi i64 [%phase0, %entry], [%phase1, %advance]
+  %row = getelementptr [$ROW_WORDS x i64], ptr %steps, i64 %i
+  %ptotal = getelementptr i8, ptr %row, i64 $ROW_TOTAL
+  %total = load i64, ptr %ptotal
+  %extent = call i64 @phase(ptr %steps, i64 %count, i64 %i)
+  %last = and i64 %extent, 4294967295
+  %units = lshr i64 %extent, 32
+  %slot = and i64 %phase, $PHASE_MASK
+  %slotb = mul i64 %slot, $LINE_BYTES
+  %done = getelementptr i8, ptr %dones, i64 %slotb
+  %phases = shl i64 %phase, 16
+  %target = add i64 %phases, %total
+  %mine = call i64 @units(ptr %call, ptr %ring, i64 %t, i64 %n, i64 %i, i64 %last, i64 %unit,
+                          i1 true, i1 false)
+  call void @report(ptr %team, ptr %done, i64 %phase, i64 %mine, i64 %total)
+  %ready = call i1 @soon(ptr %done, i64 %target, i64 1)
+  br i1 %ready, label %advance, label %help
+help:
+  %much = call i64 @units(ptr %call, ptr %ring, i64 %t, i64 %n, i64 %i, i64 %last, i64 %unit,
+                          i1 false, i1 true)
+  call void @report(ptr %team, ptr %done, i64 %phase, i64 %much, i64 %total)
+  %good = call i1 @soon(ptr %done, i64 %target, i64 %patience)
+  br i1 %good, label %advance, label %insist
+insist:
+  %rest = call i64 @units(ptr %call, ptr %ring, i64 %t, i64 %n, i64 %i, i64 %last, i64 %unit,
+                          i1 false, i1 false)
+  call void @report(ptr %team, ptr %done, i64 %phase, i64 %rest, i64 %total)
+  %final = icmp sge i64 %last, %count
+  %worker = icmp ne i64 %t, 0
+  %leave = and i1 %final, %worker
+  br i1 %leave, label %out, label %wait
+wait:
+  call void @await(ptr %team, ptr %done, i64 %target, ptr %event, ptr %sleepers, i64 %spins)
+  br label %advance
+advance:
+  %phase1 = add i64 %phase, 1
+  %unit1 = add i64 %unit, %units
+  %end = icmp sge i64 %last, %count
+  br i1 %end, label %out, label %loop
 out:
   ret void
 }

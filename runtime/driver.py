@@ -11,12 +11,17 @@ writes the addresses, followed by its scratch address, into its private memory a
 
 **Who does what.** A *unit* of work is one parallel step, cut into chunks of tiles, or a run of
 serial steps, which is one chunk. A *phase* is a sequence of units that do not depend on one
-another. Every thread walks all units in order. It claims the chunks of its own contiguous part of
-a unit, then what the other parts have left; after the last unit of a phase it reports how many
-chunks it did, and waits until all chunks of the phase are done. So threads keep their parts from
-step to step, as caches like it, but nobody ever waits for a thread that is not computing: one that
-the operating system does not let run claims nothing, and the others do its part. Which thread
-computes a tile has no influence on its value.
+another. A thread owns a contiguous part of every split step, the same part of each, and the runs
+of its number. It claims the chunks of its own parts, half of what is left at a time. Then it helps:
+where an eighth of another's part is left, or where the owner stands still, it claims half of that.
+What is less than that the owner has a few microseconds to do, for work taken from its owner costs
+more than it takes: what it reads and overwrites lies in the other's cache, and so will what the
+owner reads of it in the next step. After that time everything that is not claimed is anybody's.
+
+So threads keep their parts from step to step, but nobody waits long for a thread that is not
+computing: one that the operating system does not let run claims nothing, and the others do its
+part. Who is done reports how many chunks it did, and waits until all chunks of the phase are.
+Which thread computes a tile has no influence on its value.
 
 **Counters.** A claim word holds (unit number, next chunk), a done word (phase number, chunks done);
 numbers go on from call to call and are never reset. A word with a smaller number counts as zero,
@@ -80,8 +85,8 @@ TEAM_UNIT, TEAM_PHASE, TEAM_NEXT_UNIT, TEAM_NEXT_PHASE, TEAM_RING = (
 )
 """Numbers of the call's first unit and phase, and of the next call's; address of the claim words,
 one cache line each, those of a unit's threads side by side."""
-TEAM_THREADS, TEAM_QUIT, TEAM_SPINS, TEAM_GO_SPINS, TEAM_SYSCALL, TEAM_NAP = (
-    TEAM_CALL + LINE + k for k in range(6)
+(TEAM_THREADS, TEAM_QUIT, TEAM_SPINS, TEAM_GO_SPINS, TEAM_SYSCALL, TEAM_NAP, TEAM_PATIENCE) = (
+    TEAM_CALL + LINE + k for k in range(7)
 )
 TEAM_NAP_TIME = TEAM_CALL + LINE + 8
 """A ``struct timespec``: seconds, nanoseconds."""

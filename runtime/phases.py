@@ -26,9 +26,9 @@ from ..ir.target import Target
 from .driver import BARRIER, PARALLEL, ROW_CHUNK, ROW_CHUNKS, ROW_FLAGS, ROW_TILES, ROW_TOTAL
 from .program import KernelStep
 
-_CHUNK_S = 20e-6
+_CHUNK_S = 2e-6
 """Estimated time of a chunk below which a step is not cut into more chunks than threads."""
-_CHUNKS = 8
+_CHUNKS = 32
 """Most chunks per thread."""
 _MOST = 60_000
 """Chunks of a phase; counters have 16 bits."""

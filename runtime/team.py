@@ -32,6 +32,8 @@ _BARRIER_SPIN_S = 40e-6
 """How long a thread spins at a barrier before it sleeps."""
 _IDLE_SPIN_S = 60e-6
 """How long a worker spins for the next call before it parks."""
+_PATIENCE_S = 5e-6
+"""How long a thread leaves the rest of another's part to it."""
 
 
 def usable_cores() -> int:
@@ -76,6 +78,7 @@ class Team:
         crowded = threads > usable_cores()
         self._words[native.TEAM_SPINS] = 1 if crowded else driver.rounds(_BARRIER_SPIN_S)
         self._words[native.TEAM_GO_SPINS] = 1 if crowded else driver.rounds(_IDLE_SPIN_S)
+        self._words[native.TEAM_PATIENCE] = 1 if crowded else driver.rounds(_PATIENCE_S)
         self._words[native.TEAM_SYSCALL] = driver.syscall
         self._words[native.TEAM_NAP] = driver.nanosleep
         self._words[native.TEAM_NAP_TIME + 1] = 50_000

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from ...ir.dims import Dim, evaluate
 from ...ir.graph import Graph, Node
 from ...ir.target import Target
-from ...ir.tiles import BLOCK, SPLITS
+from ...ir.tiles import BLOCK, SPLITS, tile_rows
 from ..cost import GroupCost, group_cost
 from .base import Context, GroupFacts, Phase
 from .loops import loop
@@ -66,7 +66,8 @@ def _tiles(implementation: str, positions: float, points: float, columns: float)
         return 1.0
     if implementation == "loops":
         each = max(points / positions, 1.0)
-        return float(math.ceil(positions / max(1.0, BLOCK // each)))
+        most = max(1.0, BLOCK // each)
+        return float(math.ceil(positions / tile_rows(math.ceil(positions), int(most))))
     left = points / max(columns, 1.0)
     rows = positions / max(columns, 1.0)
     most = math.ceil(rows / _ROWS) * math.ceil(columns / _COLUMNS)

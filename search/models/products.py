@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 
 from ...ir.dims import Dim
 from ...ir.target import Target
-from ...ir.tiles import SPLITS
+from ...ir.tiles import panels_together, row_blocks
 from ...ir.variants import WAYS, Tiling, Variant, micro_tile, narrowest, tiling
 from ...ir.winograd import Images
 from ..phases import TABLE, ProductWork, row_division
@@ -111,10 +111,14 @@ class _Sizes:
         self.rows = rows
         self.micro_rows = math.ceil(rows / height)
         blocks = max(1, math.ceil(rows / max(most, 1.0)))
+        known = isinstance(self.p.rows, int) and not self.plan.winograd
+        if known and self.plan.block is None:  # lowering has no rows to divide otherwise
+            blocks = row_blocks(rows, most, height, self.batches * self.panels)
         self.block = max(1, math.ceil(rows / (blocks * height))) * height
         self.row_blocks = math.ceil(rows / self.block)
         tiles = max(self.batches * self.row_blocks, 1.0)
-        self.panel_block = max(1, math.ceil(self.panels * tiles / SPLITS))
+        self.panel_block = panels_together(
+            self.panels, tiles, bool(self.plan.winograd) or self.p.left is not None)
 
     @property
     def panel_blocks(self) -> int:

@@ -175,3 +175,31 @@ def test_narrow_panels_of_bytes(n: int, target: str) -> None:
     y = b.op("dot", x, b.const(w), ta=False, tb=False, acc=I32)
     feed = RNG.integers(0, 256, (19, 13)).astype(np.uint8)
     assert check(y, b, {"x": feed}, target=target, tolerance=0) == "contract"
+
+
+@pytest.mark.parametrize(("groups", "batches"), [(4, 4), (2, 2)])
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_a_tile_has_all_groups_of_its_rows(groups: int, batches: int, shuffled: bool) -> None:
+    """Threads that shared a row of a grouped convolution would write to the same cache lines."""
+    b = Builder()
+    x = tensor(b, "x", 1, 8, 8, 8 * groups)
+    y = b.op("relu", conv(b, x, array(1, 1, 8, 6 * groups), groups=groups))
+    if shuffled:
+        y = b.op("reshape", y, shape=(1, 8, 8, groups, 6))
+        y = b.op("transpose", y, perm=(0, 1, 2, 4, 3))
+        y = b.op("reshape", y, shape=(1, 8, 8, 6 * groups))
+    graph = b.build({"y": y})
+    cut = extract(graph, [n for n in graph.nodes if n.op not in ("input", "const")])
+    nest = lower_contraction(cut.graph, igemm(Target.named("avx512")), frozenset({1})).nest
+    (domain,) = nest.domains
+    assert domain.rows_per_tile == batches
+    assert check(y, b, {"x": array(1, 8, 8, 8 * groups)}, threads=2) == "contract"
+
+
+def test_batches_that_lie_apart_are_tiles_of_their_own() -> None:
+    b = Builder()
+    x, z = tensor(b, "x", 3, 50, 40), tensor(b, "z", 3, 40, 24)
+    graph = b.build({"y": b.op("dot", x, z, ta=False, tb=False)})
+    cut = extract(graph, [n for n in graph.nodes if n.op not in ("input", "const")])
+    nest = lower_contraction(cut.graph, igemm(Target.named("avx512")), frozenset()).nest
+    assert nest.domains[0].rows_per_tile == 1

@@ -111,8 +111,8 @@ def test_who_shares() -> None:
     tiles = np.array([1, 2, 64, 64, 64, 0])
     flops = np.array([ms, ms, ms, 10, 0, 0])
     nbytes = np.array([0, 0, 0, 10, 10 * ms, 0])
-    assert share(tiles, flops, nbytes, TARGET, 2) == [0, 2, 16, 0, 16, 0]
-    assert share(tiles, flops, nbytes, TARGET, 4) == [0, 2, 32, 0, 32, 0]
+    assert share(tiles, flops, nbytes, TARGET, 2) == [0, 2, 64, 0, 64, 0]
+    assert share(tiles, flops, nbytes, TARGET, 4) == [0, 2, 64, 0, 64, 0]
     assert share(tiles, flops, nbytes, TARGET, 1) == [0] * 6
     assert Shape() == Shape(0, 0, 1)
 
