@@ -3,9 +3,9 @@
 Checked, in this order: the importer takes what ONNX's checker and a peer take; IR text reads back
 as the same graph, before and after the passes; the compiled results under every binding are those
 of the reference (``judge``); a second binding compiles no kernel; a second run, the replayed
-schedule and two threads give the same bits; so is a graph with ops that do nothing put in, for
-some seeds; the reference agrees with ONNX Runtime, or where it
-does not, with ONNX's reference evaluator.
+schedule and two threads give the same bits; so are, for some seeds, a graph with ops that do
+nothing put in, and kernels with settings drawn at random (``varied``); the reference agrees with
+ONNX Runtime, or where it does not, with ONNX's reference evaluator.
 """
 
 from __future__ import annotations
@@ -30,9 +30,12 @@ from . import peers
 from .generate import Example
 from .judge import SLACK, Judge, same_bits
 from .loosen import loosened
+from .varied import varied
 
 LOOSE = 5
 """Every so many seeds, the graph is also compiled with ops that do nothing (``loosen``)."""
+VARIED = 3
+"""Every so many seeds, kernels with random settings are compiled as well."""
 FAILURES = ("crash", "hang", "error", "refused", "text", "wrong", "recompiled", "rerun", "threads",
             "replay", "meaning")
 """Kinds of failure; ``meaning`` is that both peers, or the only one, contradict the reference."""
@@ -113,6 +116,8 @@ def _check(given: Example, found: Outcome, cache: str | bool, with_peers: bool) 
         found.status = "invalid"
         return
     _same_again(given, compiled, first, cache)
+    if given.seed % VARIED == 0:
+        _otherwise(given, compiled, judges[0], cache)
     if given.seed % LOOSE == 0:
         _loosely(given, graph, found, judges[0], cache)
     if with_peers:
@@ -180,6 +185,19 @@ def _same_again(given: Example, compiled: Compiled, first: Mapping[str, Any], ca
     if replayed.source != compiled.source:
         raise Failure("replay", "the replayed schedule gives other kernels")
     _bits("threads", first, _named(replayed, feeds))
+
+
+def _otherwise(given: Example, compiled: Compiled, judge: Judge, cache: str | bool) -> None:
+    """The same groups with other kernels, by the same judge."""
+    feeds = given.feeds()
+    finite = all(np.isfinite(v).all() for v in feeds.values()
+                 if isinstance(v, np.ndarray) and v.dtype.kind == "f")
+    schedule = varied(compiled.schedule, compiled.graph, compiled.executable.target,
+                      np.random.default_rng([given.seed, 4]), finite)
+    if schedule is None:
+        return
+    other = compile(given.model, threads=2, cache=cache, schedule=str(schedule))
+    _compare("wrong", judge.wrong(_named(other, feeds)), "with other kernels: ")
 
 
 def _loosely(given: Example, graph: Graph, found: Outcome, judge: Judge, cache: str | bool) -> None:

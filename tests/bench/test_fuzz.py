@@ -14,10 +14,16 @@ from evonnx.bench.fuzz.generate import GROUPS, Example, example
 from evonnx.bench.fuzz.judge import Judge
 from evonnx.bench.fuzz.loosen import loosened
 from evonnx.bench.fuzz.shrink import shrink
+from evonnx.bench.fuzz.varied import varied
 from evonnx.compiler.importer import import_model
+from evonnx.compiler.options import check_schedule
 from evonnx.compiler.pipeline import run_pipeline
+from evonnx.ir.graph import Builder
 from evonnx.ir.interp import run
+from evonnx.ir.target import Target
+from evonnx.ir.types import F32, TensorType
 from evonnx.passes.manager import PassReport
+from evonnx.search.greedy import greedy
 
 CORPUS = dict(load(Path(__file__).parent.parent / "fuzz_corpus"))
 
@@ -158,6 +164,27 @@ def test_ops_that_do_nothing_are_put_in_and_found() -> None:
         reached |= {name for entry in report for name in entry.fired}
     assert {"concat_one", "expand_same", "pad_none", "reshape_same", "slice_all",
             "transpose_same"} <= reached
+
+
+def test_kernels_are_drawn_that_groups_can_have() -> None:
+    b = Builder()
+    x = b.input("x", TensorType(F32, (1, 6, 6, 16)))
+    w = b.const(np.ones((3, 3, 16, 48), np.float32))
+    y = b.op("conv", x, w, pads_lo=(1, 1), pads_hi=(1, 1), strides=(1, 1), dilations=(1, 1),
+             groups=1, layout="last")
+    graph, target = b.build({"y": b.op("relu", y)}), Target.named("avx2")
+    schedule = greedy(graph)
+    drawn = [varied(schedule, graph, target, np.random.default_rng(k), k % 2 == 0)
+             for k in range(40)]
+    assert len({str(s) for s in drawn}) > 20
+    names: set[str] = set()
+    for k, found in enumerate(drawn):
+        if found is not None:
+            check_schedule(found, graph, target)
+            settings = dict(found.groups[0].variant)
+            names |= settings.keys()
+            assert k % 2 == 0 or not settings.get("winograd")
+    assert names == {"winograd", "columns", "rows", "depth", "block"}
 
 
 def test_shrinks_to_the_guilty_node() -> None:
