@@ -19,15 +19,15 @@ from .rebuild import New, inputs_of, with_replaced
 
 def round_weights(graph: Graph, fired: Counter[str] | None = None) -> Graph:
     """``graph`` with the constant right operands of its float32 ``dot`` nodes as widened bfloat16.
-    A matrix stays as it is if a second node reads it, or if bfloat16 would round a finite number to
-    infinity."""
+    A matrix stays as it is if a second product reads it, or if bfloat16 would round a finite number
+    to infinity; rows that are gathered from the same constant are not rounded."""
     narrow: dict[Node, np.ndarray | None] = {}
 
     def rounded(node: Node) -> np.ndarray | None:
         source = node.operands[1].node
         if source.op != "const" or source.out.dtype != F32 or source.out.rank < 2:
             return None
-        if len(graph.users(source.out)) != 1:
+        if [user.op for user in graph.users(source.out)].count("dot") != 1:
             return None
         if source not in narrow:
             wide = graph.constants.get(source.attrs["digest"])

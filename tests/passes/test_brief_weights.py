@@ -52,3 +52,15 @@ def test_what_is_read_twice_and_what_is_no_constant_stays() -> None:
     x, w = b.input("x", TensorType(F32, (3, 5))), b.input("w", TensorType(F32, (5, 4)))
     graph = b.build([("y", b.op("dot", x, w, **PLAIN))])
     assert round_weights(graph) is graph
+
+
+def test_other_readers_of_the_constant_see_it_as_it_is() -> None:
+    b = Builder()
+    table = b.const(RNG.standard_normal((9, 5)).astype(np.float32))
+    graph = b.build([("row", b.op("neg", table)),
+                     ("y", b.op("dot", b.input("x", TensorType(F32, (3, 5))), table, ta=False,
+                                tb=True))])
+    rounded = round_weights(graph)
+    feeds = {"x": np.zeros((3, 5), np.float32)}
+    np.testing.assert_array_equal(run(rounded, feeds)["row"], run(graph, feeds)["row"])
+    assert sorted(str(n.out.dtype) for n in rounded.nodes if n.op == "const") == ["bf16", "f32"]
