@@ -6,6 +6,10 @@ reductions are read at: per tile, each reduction runs its loop, then the outputs
 values that are dear and needed again stay in a scratch row. Where memory is contiguous along the
 tile instead of along the reduced axes (channels-last statistics, pooling), the tile is a strip of
 lanes and accumulators are vectors in scratch.
+
+A sum in one chain of ``n`` additions loses about ``sqrt(n)`` roundings. So long ones are added up in
+blocks (N. Higham, "Accuracy and Stability of Numerical Algorithms", 2002, section 4.2): of ``CHAIN``
+terms per lane, of ``LONG`` along a row, whose sum LLVM keeps in about as many lanes as make it so.
 """
 
 from __future__ import annotations
@@ -46,7 +50,22 @@ from ..ir.types import DType
 from ..ir.variants import small_windows
 from ..ir.windows import write_out
 from .borders import border_cut
-from .nest import Accumulate, BufferDecl, Domain, Loop, Nest, Store, substitute_body
+from .nest import (
+    Accumulate,
+    BufferDecl,
+    Domain,
+    Loop,
+    Nest,
+    Nested,
+    Step,
+    Store,
+    substitute_body,
+)  # fmt: skip
+
+CHAIN = 256
+"""Terms that one lane adds up in a row."""
+LONG = 64 * CHAIN
+"""Terms of a row that are added up in a row: some 64 lanes do it together."""
 
 
 @dataclass
@@ -284,7 +303,7 @@ class _TilePlan(TileSpace):
     def write(self) -> None:
         """One phase per reduction, then one per output."""
         low = self.low
-        steps: list[Loop] = []
+        steps: list[Step] = []
         rows = [a for a in self.tile if name_of(a.var) not in self.folded]
         width: Dim = 1
         if self.lane is not None:
@@ -301,7 +320,7 @@ class _TilePlan(TileSpace):
             low.puller.start()
             r = reduction_body(low, node, self.index[node])
             work = dmax(work, product(a.hi for a in r.reduced) * width)
-            steps.extend(self.reduction_phase(r))
+            steps.extend(self.reduction_phase(r, f"a{len(low.puller.provided)}"))
         for k, (axes, index) in self.late.items():
             steps.append(self.output_phase(k, axes, index))
         if any(done is None for done in self.early.values()):
@@ -309,7 +328,8 @@ class _TilePlan(TileSpace):
         per = dmax(1, BLOCK // work) if isinstance(work, int) and work else 1
         low.domains.append(Domain(tuple(rows), tuple(steps), rows_per_tile(rows, per)))
 
-    def reduction_phase(self, r: Reduction) -> list[Loop]:
+    def reduction_phase(self, r: Reduction, name: str) -> list[Step]:
+        """The loop of one reduction; ``name`` is that of its scalar accumulator, if it has one."""
         low = self.low
         stores: list[Store | Accumulate] = []
         self.keep_values(r.reduced, stores, after=r.node)
@@ -317,23 +337,57 @@ class _TilePlan(TileSpace):
         unit = Ex("const", r.dtype, (), identity(r.kind, r.dtype).item())
         assert r.ex is not None
         if self.lane is None:
-            name = f"a{len(low.puller.provided)}"
             body: list[Store | Accumulate] = [
                 *stores, Accumulate(r.kind, r.ex, local=name)]
             axes, body = low.simplify(r.reduced, body, guard=r.conds)
             local = Ex("local", r.dtype, (), name)
-            self.provide(r, local)
-            return [Loop(tuple(axes), tuple(body), ((name, unit),), (), r.conds)]
-        acc = low.new_scratch(r.dtype, LANES if not isinstance(self.lane.hi, int)
-                              else min(LANES, self.lane.hi))
+            cut = self.blocks(r, axes, LONG)
+            total = Ex("local", r.dtype, (), f"{name}_all") if cut else local
+            self.provide(r, total)
+            if cut is None:
+                return [Loop(tuple(axes), tuple(body), ((name, unit),), (), r.conds)]
+            block = Loop(tuple(cut[1]), tuple(body), ((name, unit),),
+                         ((str(total.data), _sum(total, local)),), r.conds)
+            return [Loop((), (), ((str(total.data), unit),)), Nested(tuple(cut[0]), (block,))]
+        width = LANES if not isinstance(self.lane.hi, int) else min(LANES, self.lane.hi)
+        acc = low.new_scratch(r.dtype, width)
         at = self.lane.var - self.base
         body = self.fold([*stores, Accumulate(r.kind, r.ex, buffer=acc, position=at)])
         keep = frozenset((name_of(self.lane.var),))
         conds = self.fold_conds(r.conds)
         axes, body = low.simplify((*r.reduced, self.strip), body, keep, conds)
-        self.provide(r, Ex("load", r.dtype, (), (acc, at)))
+        local = Ex("load", r.dtype, (), (acc, at))
         clear = Loop((self.strip,), (Store(acc, at, unit),))
-        return [clear, Loop(tuple(axes), tuple(body), guard=conds)]
+        cut = self.blocks(r, axes[:-1], CHAIN)
+        if cut is None:
+            self.provide(r, local)
+            return [clear, Loop(tuple(axes), tuple(body), guard=conds)]
+        sums = low.new_scratch(r.dtype, width)
+        self.provide(r, Ex("load", r.dtype, (), (sums, at)))
+        block = Loop((*cut[1], axes[-1]), tuple(body), guard=conds)
+        add = Loop((self.strip,), (Accumulate("sum", local, buffer=sums, position=at),))
+        return [Loop((self.strip,), (Store(sums, at, unit),)),
+                Nested(tuple(cut[0]), (clear, block, add))]
+
+    def blocks(self, r: Reduction, axes: Sequence[Axis], most: int
+               ) -> tuple[list[Axis], list[Axis]] | None:
+        """The loops over ``axes`` of a long sum as loops over blocks and, of at most ``most``
+        terms, inside one; None where one block is enough."""
+        if r.kind != "sum" or not r.dtype.is_float:
+            return None
+        inner = 1
+        for k, axis in reversed(list(enumerate(axes))):
+            if isinstance(axis.hi, int) and inner * axis.hi <= most:
+                inner *= max(axis.hi, 1)
+                continue
+            size = max(1, most // inner)
+            count = ceil_div(axis.hi, size)
+            b = self.low.names.var(count)
+            if not isinstance(b, Expr):
+                return None
+            part = Axis(axis.var, dmin(axis.hi, b * size + size), b * size)
+            return [*axes[:k], Axis(b, count)], [part, *axes[k + 1:]]
+        return None
 
     def provide(self, r: Reduction, result: Ex) -> None:
         """Makes the reduction's result known to later phases."""
@@ -398,6 +452,10 @@ class _TilePlan(TileSpace):
         keep = frozenset((name_of(self.lane.var),))
         inner, body = low.simplify((*inner, self.strip), self.fold(body), keep)
         return Loop(tuple(inner), tuple(body))
+
+
+def _sum(a: Ex, b: Ex) -> Ex:
+    return Ex("fn", a.dtype, (a, b), ("add", ()))
 
 
 def lower_loops(graph: Graph, unroll: bool = True) -> Nest:
