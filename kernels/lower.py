@@ -7,9 +7,9 @@ values that are dear and needed again stay in a scratch row. Where memory is con
 tile instead of along the reduced axes (channels-last statistics, pooling), the tile is a strip of
 lanes and accumulators are vectors in scratch.
 
-A sum in one chain of ``n`` additions loses about ``sqrt(n)`` roundings. So long ones are added up in
-blocks (N. Higham, "Accuracy and Stability of Numerical Algorithms", 2002, section 4.2): of ``CHAIN``
-terms per lane, of ``LONG`` along a row, whose sum LLVM keeps in about as many lanes as make it so.
+A sum in one chain of ``n`` additions loses about ``sqrt(n)`` roundings. So long ones are added up
+in blocks (N. Higham, "Accuracy and Stability of Numerical Algorithms", 2002, section 4.2): of
+``CHAIN`` terms per lane, and of ``LONG`` along a row, which LLVM adds up in several lanes.
 """
 
 from __future__ import annotations
