@@ -9,7 +9,15 @@ import pytest
 
 from evonnx.search.evaluate import cut, decode
 from evonnx.search.exact import exhaustive, prove
-from evonnx.search.generate import generated, towers
+from evonnx.search.generate import (
+    FAMILIES,
+    generated,
+    inception,
+    nasnet,
+    order_only,
+    randwire,
+    towers,
+)
 from evonnx.search.moves import _movable, anneal, walk
 from evonnx.search.problem import Found, Problem, check_solution, floor, make_problem
 from evonnx.search.run import search
@@ -162,6 +170,38 @@ def test_graphs_that_are_too_wide_are_refused() -> None:
         exhaustive(generated(60, 0))
     empty = make_problem(0, [], [], [])
     assert prove(empty) is not None
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_families_of_wirings(family: str) -> None:
+    """Any number of nodes, connected, the same for the same seed; the optimum can be proven."""
+    for nodes in (1, 7, 40, 150):
+        edges = FAMILIES[family](nodes, 3)
+        assert edges == FAMILIES[family](nodes, 3)
+        assert all(0 <= a < b < nodes for a, b in edges)
+        assert {b for _, b in edges} >= set(range(32, nodes))
+    p = generated(40, 3, 3, edges=FAMILIES[family](40, 3))
+    proof = prove(p)
+    assert proof is not None
+    assert check_solution(p, proof.chosen) == ""
+
+
+def test_published_wirings() -> None:
+    """Nodes and edges as the papers have them."""
+    assert len(inception(6).sizes) == 1 + 6 * 9
+    assert inception(1).sizes[-1] == 64 + 64 + 96 + 64
+    stage = randwire(1, 0)
+    assert len(stage.sizes) == 32
+    assert len(stage.edges) == 32 * 4 // 2
+    two = randwire(2, 0)
+    assert len(two.sizes) == 66
+    assert {a for a, _ in two.edges} == set(range(65))
+    cells = nasnet(2)
+    assert cells.sizes.count(5.0) == 2
+    with pytest.raises(ValueError, match="of 32 nodes has no 33"):
+        stage.first(33)
+    p = order_only(cells, 4.0)
+    assert p.flat.nbytes.tolist() == [4.0 * size for size in cells.sizes]
 
 
 def run(name: str, p: Problem, budget: int, seed: int = 0) -> Found:
