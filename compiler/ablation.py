@@ -1,4 +1,5 @@
-"""What each freedom of the search is worth: order, fusion and parallel groups, alone and together.
+"""What each freedom of the search is worth: order, fusion, parallel groups and kernels, alone and
+together.
 
 ``ablate`` solves one graph under restrictions and answers a record for each, to be drawn by
 ``figures.ablation``:
@@ -7,7 +8,8 @@
                    what it changes is memory)
 ``fusion only``    the nodes stay in the order of the program, which is cut best
 ``parallel only``  every node is a group of its own; two that are independent may run side by side
-``joint``          order, fusion, and then groups of the result side by side
+``kernels only``   every node is a group of its own, each in the best variant of its kernel
+``joint``          order, fusion and variants, and then groups of the result side by side
 
 Restricted problems are solved by proof, or by annealing where they are too wide; ``proven`` says
 which. ``unfused`` is the cost of every node alone, one after the other.
@@ -39,7 +41,7 @@ from .study import optimized
 if TYPE_CHECKING:
     from .study import Source
 
-KINDS = ("order only", "fusion only", "parallel only", "joint")
+KINDS = ("order only", "fusion only", "parallel only", "kernels only", "joint")
 
 
 def ablate(
@@ -73,13 +75,16 @@ def ablate(
         return wider, list(range(wider.candidates - len(stages), wider.candidates))
 
     wide, pairs = beside(alone)
-    program = cut(space.problem, np.arange(space.problem.nodes, dtype=np.int32))
+    plain = _only(space.problem, range(len(survey.table.found)))
+    program = cut(plain, np.arange(plain.nodes, dtype=np.int32))
+    best = {k: float(space.problem.cost[v[0]]) for v in space.problem.variants for k in v}
     joint, _, groups = solve(space.problem)
     both, proven, _ = solve(beside(groups)[0])
     results = {
         "order only": solve(_only(space.problem, alone))[:2],
-        "fusion only": (float(space.problem.cost[program].sum()), True),
+        "fusion only": (float(plain.cost[program].sum()), True),
         "parallel only": solve(_only(wide, [*alone, *pairs]))[:2],
+        "kernels only": (sum(best[k] for k in alone), True),
         "joint": (min(joint, both), proven),
     }
     base = {"record": RECORD, "graph": name, "digest": graph.digest, "cost_model": model.name,

@@ -45,6 +45,19 @@ def test_freedoms_alone_and_together() -> None:
     assert heights == pytest.approx({k: c / unfused for k, c in found.items()})
 
 
+def test_kernels_of_their_own() -> None:
+    """A convolution of eight channels, which Winograd's method is not used for unasked."""
+    b = Builder()
+    x = b.input("x", TensorType(F32, (1, 56, 56, 8)))
+    y = b.op("conv", x, b.const(np.ones((3, 3, 8, 64), np.float32)), strides=(1, 1),
+             dilations=(1, 1), pads_lo=(1, 1), pads_hi=(1, 1), groups=1, layout="last")
+    graph = b.build({"y": b.op("exp", y)})
+    records = ablate(graph, target="server-32core", threads=1)
+    found = costs(records)
+    assert found["kernels only"] < 0.95 * found["order only"]
+    assert found["joint"] < min(found["kernels only"], found["fusion only"])
+
+
 def test_one_thread_and_plain_sums_know_nothing_of_parallel_groups() -> None:
     one = costs(ablate(towers(), target="server-32core", threads=1))
     sums = costs(ablate(towers(), "cd", target="server-32core", threads=8))
