@@ -22,6 +22,7 @@ from ..runtime.cache import CacheRecord, ObjectCache
 from ..runtime.executable import Executable, Parts, measure_peak
 from ..runtime.objects import link
 from ..runtime.program import Program
+from ..runtime.seen import SeenFiles
 from ..runtime.store import ProgramCache
 from ..runtime.team import usable_cores
 from ..search.settings import BUDGET, DEFAULT_SEARCH, Search
@@ -320,7 +321,7 @@ def compile(
     passes = options.weights_of(weights, options.text_of(pipeline, "pipeline"), check)
     request = Request(model, where, options.schedule_text(schedule), options.shapes_of(shapes),
                       options.sizes_of(sizes), options.mapping_of(constants, "constants", "arrays"),
-                      passes, how)
+                      passes, how, None if programs is None else SeenFiles(programs.folder.parent))
     check, progress = options.check_of(check), options.progress_of(progress)
     if not how.named:
         programs = None  # a model of the caller's own is nothing a key could name

@@ -28,6 +28,7 @@ from ..ir.graph import Constants, Graph
 from ..ir.schedule import Schedule
 from ..ir.target import Target
 from ..runtime.cache import code_digest, toolchain
+from ..runtime.seen import SeenFiles
 from ..search.settings import Search
 
 if TYPE_CHECKING:
@@ -133,11 +134,13 @@ class Request:
     constants: Mapping[str, Any] | None = None
     pipeline: str | None = None
     search: Search = field(default_factory=Search)
+    seen: SeenFiles | None = field(default=None, compare=False)
+    """Digests of files that were read before."""
 
     @cached_property
     def digest(self) -> str:
         """Content digest of the model; raises ``ModelError`` for a file that cannot be read."""
-        return model_digest(self.model)
+        return model_digest(self.model, self.seen)
 
     @cached_property
     def key(self) -> str:
@@ -153,7 +156,9 @@ class Request:
             f"pipeline {self.pipeline!r}",
             f"schedule {self.schedule!r}",
             f"search {self.search}",
-            _versions(),
+            _others(),
+            f"evonnx {code_digest(*_ROOMS, seen=self.seen)}",
+            toolchain(),
             str(self.target),
         ])  # fmt: skip
 
@@ -204,21 +209,21 @@ class Request:
 
 
 @memo
-def _versions() -> str:
-    """All code that a program depends on, ours and others'."""
-    others = [f"{name} {metadata.version(name)}" for name in ("numpy", "onnx", "ml_dtypes")]
-    return "\n".join([*others, f"evonnx {code_digest(*_ROOMS)}", toolchain()])
+def _others() -> str:
+    """The packages that a program depends on."""
+    return "\n".join(f"{name} {metadata.version(name)}" for name in ("numpy", "onnx", "ml_dtypes"))
 
 
-def model_digest(model: Model) -> str:
-    """SHA-256 of a model's content; data files beside it are not read (see ``stamp``). Raises
-    ``ModelError`` for a file that cannot be read or an object that is no model."""
+def model_digest(model: Model, seen: SeenFiles | None = None) -> str:
+    """SHA-256 of a model's content; data files beside it are not read (see ``stamp``), nor is the
+    model's own if ``seen`` knows it. Raises ``ModelError`` for a file that cannot be read or an
+    object that is no model."""
     if isinstance(model, Graph):
         return f"graph {model.digest}"
     if isinstance(model, (bytes, bytearray, memoryview)):
         return f"onnx {hashlib.sha256(model).hexdigest()}"
     if isinstance(model, (str, os.PathLike)):
-        return f"onnx {_file_digest(Path(model))}"
+        return f"onnx {_file_digest(Path(model), seen)}"
     if not hasattr(model, "SerializeToString"):
         raise ModelError(f"a model is a path, bytes or a ModelProto, not {type(model).__name__}")
     try:
@@ -228,13 +233,18 @@ def model_digest(model: Model) -> str:
     return f"onnx {hashlib.sha256(data).hexdigest()}"
 
 
-def _file_digest(path: Path) -> str:
+def _file_digest(path: Path, seen: SeenFiles | None) -> str:
     try:
         with open(path, "rb") as file:
-            if os.fstat(file.fileno()).st_size == 0:
+            info = os.fstat(file.fileno())
+            if info.st_size == 0:
                 return "empty"
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                return hashlib.sha256(data).hexdigest()
+
+            def read() -> str:
+                with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                    return hashlib.sha256(data).hexdigest()
+
+            return read() if seen is None else seen.digest("SHA-256", [info], read)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ModelError(f"cannot read the model {quote(path, 200)}: {reason}") from None

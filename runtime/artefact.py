@@ -53,6 +53,8 @@ _NAME = b"evonnx artefact "
 _MAGIC = _NAME + b"2\n"
 _START = struct.Struct("<Q32s")
 _MAX_HEAD = 1 << 28
+_BLOCK = 1 << 16
+"""Words of a checksum that are read at a time: half a megabyte."""
 _TEXTS = 1 << 12
 """Parsed texts that are kept: the same sizes and types come hundreds of times in one program."""
 
@@ -217,7 +219,12 @@ def _checksum(raw: np.ndarray) -> list[int]:
     whole = raw.nbytes // 8 * 8
     words = raw[:whole].view(np.uint64)
     tail = int.from_bytes(raw[whole:].tobytes(), "little")
-    return [int(np.bitwise_xor.reduce(words)) ^ tail, (int(words.sum()) + tail) & (1 << 64) - 1]
+    both, total = tail, tail
+    for start in range(0, len(words), _BLOCK):  # the second look at a block finds it in the cache
+        block = words[start : start + _BLOCK]
+        both ^= int(np.bitwise_xor.reduce(block))
+        total += int(np.add.reduce(block))
+    return [both, total & (1 << 64) - 1]
 
 
 def _tuples(value: Any) -> Any:

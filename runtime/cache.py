@@ -9,11 +9,12 @@ altered or foreign counts as a miss and is written anew. How entries lie on disk
 from __future__ import annotations
 
 import hashlib
+import os
 import platform
 import struct
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache as memo
 from importlib import metadata
@@ -21,6 +22,7 @@ from pathlib import Path
 
 from ..ir.target import Target
 from .disk import DiskCache
+from .seen import SeenFiles
 
 _MAGIC = b"evonnx object 1\n"
 _HEADER = struct.Struct("<QQ32s")
@@ -54,15 +56,39 @@ def toolchain() -> str:
     return "\n".join([python, *versions, f"llvm {llvm_version}", own])
 
 
-@memo
-def code_digest(*rooms: str) -> str:
-    """Digest of the source of some rooms of this package."""
-    h = hashlib.sha256()
-    root = Path(__file__).resolve().parent.parent
-    for room in rooms:
-        for path in sorted([*(root / room).rglob("*.py"), *(root / room).rglob("*.ll")]):
-            h.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
-    return h.hexdigest()[:16]
+_DIGESTS: dict[tuple[str, ...], str] = {}
+
+
+def code_digest(*rooms: str, seen: SeenFiles | None = None) -> str:
+    """Digest of the source of some rooms of this package, found once per process; ``seen`` may
+    know it from before."""
+    if rooms not in _DIGESTS:
+        root = Path(__file__).resolve().parent.parent
+        files = [file for room in rooms for file in sorted(_sources(root / room, room))]
+
+        def read() -> str:
+            h = hashlib.sha256()
+            for name, _ in files:
+                h.update(name.encode() + b"\0" + (root / name).read_bytes())
+            return h.hexdigest()[:16]
+
+        if seen is None:
+            _DIGESTS[rooms] = read()
+        else:
+            names = "\n".join(name for name, _ in files)
+            infos = [info for _, info in files]
+            _DIGESTS[rooms] = seen.digest(f"source\n{names}", infos, read)
+    return _DIGESTS[rooms]
+
+
+def _sources(folder: str | Path, name: str) -> Iterator[tuple[str, os.stat_result]]:
+    """Source files in a folder and those below, with what the system says of them."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir():
+                yield from _sources(entry.path, f"{name}/{entry.name}")
+            elif entry.name.endswith((".py", ".ll")):
+                yield f"{name}/{entry.name}", entry.stat()
 
 
 def key_text(symbol: str, text: str, target: Target) -> str:
