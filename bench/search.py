@@ -5,6 +5,7 @@ page is made of what is there. Seconds are process time of one thread.
 
     python -m evonnx.bench.search gaps --family towers --nodes 1000 --out lines.jsonl
     python -m evonnx.bench.search speed --out lines.jsonl
+    python -m evonnx.bench.search genes --out lines.jsonl
     python -m evonnx.bench.search memory --out lines.jsonl
     python -m evonnx.bench.search page lines.jsonl
 """
@@ -21,14 +22,15 @@ from typing import Any
 import click
 import numpy as np
 
-from ..search.evaluate import Genomes, decode, keys_of
+from ..search.evaluate import Decoded, Genomes, decode, keys_of
 from ..search.exact import beam, prove, prove_peak
 from ..search.generate import FAMILIES, generated, inception, nasnet, order_only, randwire
 from ..search.moves import walk
 from ..search.peaks import least_peak
 from ..search.problem import Problem, make_problem
 from ..search.run import search
-from ..search.strategies import strategy
+from ..search.strategies import Genetic, Strategy, Swarm, strategy
+from ..search.strategies.base import Base
 from .machine import describe
 
 IDEALS = 300_000
@@ -122,6 +124,70 @@ def gaps(family: str, nodes: int, seeds: int, begin: int, seconds: float, budget
         _append(out, lines)
 
 
+class _Told(Base):
+    """A strategy, and the least cost of its own genomes: a search begins and ends with exact cuts,
+    which genomes with cuts of their own must not be credited with."""
+
+    whole = True
+
+    def __init__(self, strategy: Strategy) -> None:
+        self._made, self.best = strategy, np.inf
+
+    def start(self, problem: Problem, first: np.ndarray, seed: int) -> None:
+        self._made.left = self.left
+        self._made.start(problem, first, seed)
+
+    def ask(self) -> Genomes:
+        self._made.left = self.left
+        asked = self._made.ask()
+        self.spent = self._made.spent
+        return Genomes(asked) if isinstance(asked, np.ndarray) else asked
+
+    def tell(self, genomes: Genomes, found: Decoded) -> None:
+        self.best = min(self.best, float(found.costs.min()))
+        self._made.tell(genomes, found)
+
+
+ABLATED: dict[str, Callable[[], Strategy]] = {
+    "cut genes, the given order": lambda: Genetic(genes=("cuts",)),
+    "bias genes, the given order": lambda: Genetic(genes=("bias",)),
+    "order and cut genes": lambda: Genetic(genes=("order", "cuts")),
+    "order genes, exact cuts": lambda: Genetic(polish=0),
+    "order and bias genes, exact cuts": lambda: Genetic(polish=0, genes=("order", "bias")),
+    "order genes, exact cuts, moves": Genetic,
+    "order and bias genes, exact cuts, moves": lambda: Genetic(genes=("order", "bias")),
+    "swarm: order and cut genes": lambda: Swarm(genes=("order", "cuts")),
+    "swarm: order genes, exact cuts": lambda: Swarm(polish=0),
+    "swarm: order genes, exact cuts, moves": Swarm,
+}
+"""Parts of the genome and of the decoder, by what they leave."""
+
+
+@main.command()
+@click.option("--family", type=click.Choice(list(FAMILIES)), default="towers")
+@click.option("--nodes", default=300)
+@click.option("--seeds", default=10)
+@click.option("--budget", default=20_000)
+@click.option("--out", required=True)
+def genes(family: str, nodes: int, seeds: int, budget: int, out: str) -> None:
+    """What each gene is worth at equal evaluations: the distance from the proven optimum."""
+    for seed in range(seeds):
+        problem = generated(nodes, seed, edges=FAMILIES[family](nodes, seed))
+        first = np.arange(nodes, dtype=np.int32)[None]
+        proof = prove(problem, IDEALS)
+        assert proof is not None
+        given = float(decode(problem, keys_of(first)).costs[0])
+        alone = sum(float(problem.cost[v[0]]) for v in problem.variants
+                    if len(problem.group(v[0])) == 1)  # fmt: skip
+        costs = {"every node alone": alone, "exact cuts, the given order": given}
+        for name, make in ABLATED.items():
+            told = _Told(make())
+            search(problem, told, first, budget, seed)
+            costs[name] = told.best
+        base = {"part": "genes", "family": family, "nodes": nodes, "seed": seed, "budget": budget}
+        _append(out, [{**base, "genes": k, "gap": c / proof.cost - 1} for k, c in costs.items()])
+
+
 def rates(family: str, nodes: int) -> list[dict[str, Any]]:
     """Proofs, decodes and re-cuts per second of a problem with three objectives and values."""
     plain = generated(nodes, 0, edges=FAMILIES[family](nodes, 0))
@@ -212,6 +278,14 @@ def page(lines: str) -> None:
                   f"{np.median(gap):.2f} % | {np.percentile(gap, 95):.2f} % | {gap.max():.2f} % | "
                   f"{np.median([r['seconds'] for r in some]):.2f} | "
                   f"{np.median([r['evaluations'] for r in some]):,.0f} |")  # fmt: skip
+    print("\n## Genes, gap to the proven optimum\n")
+    print("| graphs | evaluations | genes | seeds | median | worst |\n|---|--:|---|--:|--:|--:|")
+    rows = [r for r in every if r["part"] == "genes"]
+    for row in dict.fromkeys(f"| {r['family']} {r['nodes']} | {r['budget']:,} | {r['genes']} |"
+                             for r in rows):  # fmt: skip
+        gap = np.array([r["gap"] for r in rows if row == (
+            f"| {r['family']} {r['nodes']} | {r['budget']:,} | {r['genes']} |")]) * 100
+        print(f"{row} {len(gap)} | {np.median(gap):.2f} % | {gap.max():.2f} % |")
     print("\n## Peak memory, order alone\n")
     print("| graph | nodes | definition order | found | ratio | proven | search s | proof s |")
     print("|---|--:|--:|--:|--:|--:|--:|--:|")

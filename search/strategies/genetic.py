@@ -20,11 +20,14 @@ with every generation that brought nothing.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from ..evaluate import Decoded, Genomes, decode
 from ..problem import Problem
 from .base import Base, Polisher, best_segments, keys_of
+from .genes import Layout, checked
 
 SAMPLED = 4
 """A small budget is spent on noise by one part in so many, at most."""
@@ -32,12 +35,13 @@ SAMPLED = 4
 
 class Genetic(Base):
     """``size`` genomes; ``elite`` and ``mutants`` are parts of it; ``rho`` is the elite parent's
-    share of the keys; ``polish`` moves per node and learner."""
+    share of the keys; ``polish`` moves per node and learner (0: a plain genetic algorithm, which it
+    also is where ``genes``, see ``genes``, lack the order or have cuts)."""
 
     def __init__(self, size: int = 40, elite: float = 0.3, mutants: float = 0.1, rho: float = 0.7,
-                 polish: float = 30.0) -> None:
+                 polish: float = 30.0, genes: Sequence[str] = ("order",)) -> None:
         self.size, self.elite, self.mutants, self.rho = size, elite, mutants, rho
-        self.polish = polish
+        self.polish, self.genes = polish, checked(genes)
 
     def start(self, problem: Problem, first: np.ndarray, seed: int) -> None:
         """See ``Strategy``."""
@@ -45,8 +49,10 @@ class Genetic(Base):
         self._rng = np.random.default_rng([seed, 0x6E6E])
         self._polisher = Polisher(problem, seed)
         size = min(self.size, max(2, self.left // SAMPLED))
-        noise = self._rng.random((max(1, size - len(first)), problem.nodes))
-        self._ask = np.concatenate([keys_of(first), noise])
+        self._layout = Layout(problem, self.genes, first[0])
+        noise = self._layout.noise(self._rng, max(1, size - len(first)))
+        self._ask = np.concatenate([self._layout.vectors(first), noise])
+        self._rest = self._layout.rest(self._ask)[:0]
         self._orders = np.empty((0, problem.nodes), np.int32)
         self._groups = np.empty((0, problem.nodes), np.int32)
         self._costs, self._prints = np.empty(0), np.empty(0, np.uint64)
@@ -57,7 +63,7 @@ class Genetic(Base):
         self.spent = 0
         if len(self._orders):
             self._ask = self._children()
-        return Genomes(self._ask)
+        return self._layout.genomes(self._ask)
 
     def tell(self, genomes: Genomes, found: Decoded) -> None:
         """Merges the generation, best first, equal schedules once."""
@@ -69,32 +75,36 @@ class Genetic(Base):
         keep = rank[np.sort(once)][: max(2, int(self.size * self.elite))]
         self._orders = np.concatenate([self._orders, found.orders])[keep]
         self._groups = np.concatenate([self._groups, found.groups])[keep]
+        self._rest = np.concatenate([self._rest, self._layout.rest(self._ask)])[keep]
         self._costs, self._prints = costs[keep], prints[keep]
         if self._costs[0] >= before * (1 - 1e-9):
             self._hot = self._hot * 0.8 if self._hot > 0.02 else 0.3
 
     def _children(self) -> np.ndarray:
         rng, n = self._rng, self._problem.nodes
-        keys = keys_of(self._orders)
-        elite = len(keys)
-        mutants = rng.random((max(1, int(self.size * self.mutants)), n))
+        keys = self._layout.vectors(self._orders, self._rest)
+        elite, width = keys.shape
+        mutants = self._layout.noise(rng, max(1, int(self.size * self.mutants)))
         count = max(2, self.size - len(mutants) - elite)
         mothers = keys[rng.integers(elite, size=count)]
         others = np.concatenate([keys, mutants])
         fathers = others[rng.integers(len(others), size=count)]
-        uniform = rng.random((count, n)) < self.rho
+        uniform = rng.random((count, width)) < self.rho
         prefix = mothers < rng.random((count, 1))
+        prefix[:, n:] = uniform[:, n:]
         inherit = np.where(rng.random((count, 1)) < 0.5, uniform, prefix)
         # A key behind the mother's place comes after all of hers.
-        children = np.where(inherit, mothers, fathers + np.where(inherit == prefix, 1.0, 0.0))
+        behind = np.where(inherit == prefix, 1.0, 0.0)
+        behind[:, n:] = 0.0
+        children = np.where(inherit, mothers, fathers + behind)
         return np.concatenate([*self._learned(len(children) + len(mutants)), children, mutants])
 
     def _learned(self, others: int) -> list[np.ndarray]:
-        """Keys of the waist child and of three polished orders, as far as evaluations are left
+        """Vectors of the waist child and of three polished orders, as far as evaluations are left
         beside those of the ``others`` of the generation."""
         elite, before = len(self._orders), self._polisher.spent
         left = self.left - others
-        if left < 12:
+        if left < 12 or self.polish <= 0 or "order" not in self.genes or "cuts" in self.genes:
             return []
         a, b, c = (int(self._rng.integers(elite)) for _ in range(3))
         learners = [self._waists(), self._injected(a, b), self._orders[c]]
@@ -105,7 +115,7 @@ class Genetic(Base):
             if room > 0:
                 learned.append(self._polisher.polish(order, min(most, room), self._hot)[0])
         self.spent += self._polisher.spent - before
-        return [keys_of(np.stack([learners[0], *learned]))]
+        return [self._layout.vectors(np.stack([learners[0], *learned]))]
 
     def _parent(self, k: int) -> tuple[np.ndarray, np.ndarray]:
         return self._orders[k], self._groups[k]

@@ -12,11 +12,14 @@ particle that does not gain by that either starts anew from noise.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from ..evaluate import Decoded, Genomes
 from ..problem import Problem
-from .base import Base, Polisher, best_segments, keys_of
+from .base import Base, Polisher, best_segments
+from .genes import Layout, checked
 
 CONSTRICTION, PULL = 0.7298, 1.496
 """Inertia, and the largest weight of either attraction."""
@@ -27,11 +30,13 @@ SAMPLED = 4
 
 class Swarm(Base):
     """``size`` particles on a ring (fewer where the budget is small); ``polish`` moves per node, of
-    at most ``learners`` particles in a round."""
+    at most ``learners`` particles in a round (0: none, a plain swarm, which it also is where
+    ``genes``, see ``genes``, lack the order or have cuts)."""
 
-    def __init__(self, size: int = 24, patience: int = 2, polish: float = 30.0, learners: int = 4
-                 ) -> None:
+    def __init__(self, size: int = 24, patience: int = 2, polish: float = 30.0, learners: int = 4,
+                 genes: Sequence[str] = ("order",)) -> None:
         self.size, self.patience, self.polish, self.learners = size, patience, polish, learners
+        self.genes = checked(genes)
 
     def start(self, problem: Problem, first: np.ndarray, seed: int) -> None:
         """See ``Strategy``."""
@@ -39,14 +44,15 @@ class Swarm(Base):
         self._rng = rng = np.random.default_rng([seed, 0x5350])
         self._polisher = Polisher(problem, seed)
         size = min(self.size, max(3, len(first), self.left // SAMPLED))
-        given = keys_of(first)[:size]
-        noise = rng.random((size - len(given), problem.nodes))
+        self._layout = Layout(problem, self.genes, first[0])
+        given = self._layout.vectors(first)[:size]
+        noise = self._layout.noise(rng, size - len(given))
         self._at = np.concatenate([given, noise])
         self._speed = (rng.random(self._at.shape) - 0.5) * 0.1
         self._own = self._at.copy()
         self._costs = np.full(size, np.inf)
-        self._orders = np.zeros(self._at.shape, np.int32)
-        self._groups = np.zeros(self._at.shape, np.int32)
+        self._orders = np.zeros((size, problem.nodes), np.int32)
+        self._groups = np.zeros((size, problem.nodes), np.int32)
         self._idle = np.zeros(size, np.int64)
         self._failed = np.zeros(size, np.int64)
         self._learned = np.zeros(size, bool)
@@ -59,11 +65,11 @@ class Swarm(Base):
         if self._begun:
             self._step()
         self._begun = True
-        return Genomes(self._at)
+        return self._layout.genomes(self._at)
 
     def tell(self, genomes: Genomes, found: Decoded) -> None:
         """Updates every particle's own best."""
-        self._at = found.keys
+        self._at = self._layout.vectors(found.orders, self._layout.rest(self._at))
         better = found.costs < self._costs * (1 - 1e-12)
         self._own[better], self._costs[better] = self._at[better], found.costs[better]
         self._orders[better], self._groups[better] = found.orders[better], found.groups[better]
@@ -84,10 +90,11 @@ class Swarm(Base):
         self._learned[:] = False
         room = self.left - n
         most = self._polisher.length(self.polish, room)
-        longest = np.argsort(-self._idle, kind="stable")[: self.learners]
+        plain = self.polish <= 0 or "order" not in self.genes or "cuts" in self.genes
+        longest = np.argsort(-self._idle, kind="stable")[: 0 if plain else self.learners]
         for k in longest[self._idle[longest] >= self.patience]:
             if self._failed[k] > 5 and k != best:
-                self._at[k], self._costs[k] = rng.random(self._at.shape[1]), np.inf
+                self._at[k], self._costs[k] = self._layout.noise(rng, 1)[0], np.inf
                 self._own[k], self._speed[k] = self._at[k], 0.0
                 self._idle[k], self._failed[k], self._hot[k] = 0, 0, 0.3
             else:
@@ -105,4 +112,5 @@ class Swarm(Base):
                                   (self._orders[leader], self._groups[leader]))
         order, _ = self._polisher.polish(order, most, float(self._hot[k]))
         self._hot[k] = self._hot[k] * 0.8 if self._hot[k] > 0.02 else 0.2
-        self._at[k], self._speed[k], self._learned[k] = keys_of(order[None])[0], 0.0, True
+        self._at[k], self._speed[k] = self._layout.vectors(order[None])[0], 0.0
+        self._learned[k] = True

@@ -28,6 +28,7 @@ from evonnx.search.strategies import (
     Nsga2,
     Pymoo,
     Random,
+    Swarm,
     strategy,
 )  # fmt: skip
 from evonnx.search.strategies.base import Base, best_segments
@@ -298,6 +299,26 @@ def _count_evaluations(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     counted(moves, "_anneal", lambda _, result: 1 + int(result[1]))
     counted(exact, "_ideals", lambda _, result: int(result[5]))
     return scored
+
+
+@pytest.mark.parametrize("genes", [("order", "bias"), ("order", "cuts"), ("cuts",), ("bias",)])
+@pytest.mark.parametrize("made", [Genetic, Swarm])
+def test_genomes_of_more_than_orders(made: Any, genes: tuple[str, ...]) -> None:
+    """They are legal, repeat themselves, and say what the genes made of an order, which exact cuts
+    can only improve; a search for cuts of one order stays above its exact cuts."""
+    p = generated(40, 5, edges=towers(40, 5))
+    seen: list[float] = []
+    found = search(p, made(genes=genes), in_order(p), 3000, 1,
+                   watch=lambda spent, cost, bound: seen.append(cost))
+    assert check_solution(p, found.chosen) == ""
+    assert found.chosen == search(p, made(genes=genes), in_order(p), 3000, 1).chosen
+    assert found.cost <= seen[-1] + 1e-9
+    exact = float(decode(p, keys_of(in_order(p))).costs[0])
+    if "order" not in genes:
+        assert seen[-1] >= exact - 1e-9
+        assert found.cost == pytest.approx(exact)
+    with pytest.raises(OptionError, match="of order, bias, cuts, not keys"):
+        made(genes=("keys",))
 
 
 def test_budgets_of_proofs() -> None:
