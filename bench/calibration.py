@@ -39,7 +39,7 @@ from ..compiler.feeds import random_feeds
 from ..compiler.options import check_schedule
 from ..ir.graph import Node
 from ..ir.groups import cut_out
-from ..ir.schedule import IMPLEMENTATIONS, Group, shown
+from ..ir.schedule import IMPLEMENTATIONS, KERNELS, Group, shown
 from ..runtime.profile import profile
 from ..search.cost import group_cost
 from ..search.variants import tried
@@ -110,7 +110,7 @@ def kernel_samples(compiled: Compiled, feeds: Mapping[str, Any], models: Sequenc
     found = []
     for lines in zip(*lists.values(), strict=True):
         line = lines[0]
-        if line.implementation not in ("loops", "contract", "opaque"):
+        if line.implementation not in KERNELS:
             continue
         seconds = 0.0
         for step in times:

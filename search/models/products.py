@@ -179,7 +179,7 @@ class _Direct(_Sizes):
         far_again = 4 * self.depth * self.panels * self.width > self.machine.l2_bytes / 2
         spilled = product.spilled + waiting
         if far_again:
-            spilled += again * self.machine.l2_rate / self.machine.l3_rate
+            spilled += again * max(self.machine.l2_rate / self.machine.l3_rate - 1.0, 0.0)
         moved = 4 * self.batches * rows * self.columns * self.outer
         if p.epilogue is None:  # what comes out of the registers is the result
             found.append(replace(product, stores=moved + waiting / 2, spilled=spilled,
