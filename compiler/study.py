@@ -14,7 +14,8 @@ Fields of a record: ``record`` (version), ``graph``, ``source`` (file or None), 
 order), ``objectives`` (the sums of a model of several objectives), ``peak`` (bytes alive
 at most, 0 where nothing is known of values), ``evaluations``, ``seconds``,
 ``history`` ([evaluations, seconds, cost] per improvement), ``front`` (the objectives of what no
-other found dominates, from strategies that look for it); what it is compared with: ``greedy``,
+other found dominates, from strategies that look for it; of "exact" the true front of two
+objectives, where it is small enough to be enumerated); what it is compared with: ``greedy``,
 ``greedy_objectives``, ``optimum`` (proven within ``ideals``, or None), ``bound`` and ``gap_to``,
 which says whether the bound of ``gap`` is the "optimum" or only a "bound"; ``machine``, ``system``,
 ``versions`` and ``date``. Everything but the last four and the seconds is a function of the others:
@@ -41,6 +42,7 @@ from ..search.exact import Proof, prove
 from ..search.generate import generated
 from ..search.models import CostModel, factory, models
 from ..search.models import model as model_of
+from ..search.narrow import true_front
 from ..search.problem import Problem, floor, peak
 from ..search.run import search as run
 from ..search.space import Space
@@ -283,8 +285,10 @@ def _proven(space: Space, proof: Proof | None) -> Record:
                 "bound": floor(space.problem),
                 "gap": None, "gap_to": "bound", "evaluations": 0, "seconds": None,
                 "history": [], "front": []}  # fmt: skip
+    front = true_front(space.problem) or ()
     return {**_outcome(space, proof.chosen, proof.cost), **_gap(proof.cost, proof.cost, "optimum"),
-            "evaluations": proof.ideals, "seconds": None, "history": [], "front": []}  # fmt: skip
+            "evaluations": proof.ideals, "seconds": None, "history": [],
+            "front": [dict(zip(space.problem.objectives, p.parts)) for p in front]}  # fmt: skip
 
 
 def _outcome(space: Space, chosen: Sequence[int], cost: float) -> Record:

@@ -1,5 +1,8 @@
 """The proven optimum of narrow graphs in plain Python: what ``exact`` does, nothing to compile.
 
+``true_front`` follows all sums of two objectives that no other dominates instead of the least one:
+the exact front of small problems.
+
 The same dynamic program over ideals as ``exact``, which explains it, with sets as long integers. A
 network is narrow: most have a few ideals per node, and Python visits some ten thousand of them in
 the time that a just-in-time compiler needs to start. So this is what a compilation asks first; and
@@ -10,7 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from .problem import Problem, Proof
+from .problem import Point, Problem, Proof, peak
+
+_Label = tuple[float, float, int, int, int]
+"""(first objective, second, the ideal before, place among its labels, candidate that led here)."""
 
 
 def prove_narrow(problem: Problem, limit: int = 20_000) -> Proof | None:
@@ -50,6 +56,54 @@ def prove_narrow(problem: Problem, limit: int = 20_000) -> Proof | None:
         chosen.append(g)
         at = before
     return Proof(best[n][whole][0], tuple(reversed(chosen)), visited + 1, tried)
+
+
+def true_front(problem: Problem, limit: int = 100_000) -> tuple[Point, ...] | None:
+    """All solutions of a problem of two objectives that no other dominates, one for each pair of
+    sums, by the first objective; None where there are more than ``limit`` partial ones, a memory
+    limit, or another number of objectives. Labels of ideals as those of nodes in multi-criteria
+    shortest paths (Martins, 1984)."""
+    if problem.parts.shape[1] != 2 or problem.limited_memory:
+        return None
+    n = problem.nodes
+    table, parts = _Table(problem), problem.parts.tolist()
+    best: list[dict[int, list[_Label]]] = [{} for _ in range(n + 1)]
+    best[0][0] = [(0.0, 0.0, 0, 0, -1)]
+    ready: dict[int, int] = {0: table.sources}
+    visited = 0
+    for size in range(n):
+        for ideal, labels in best[size].items():
+            labels[:] = _undominated(labels)
+            visited += len(labels)
+            if visited > limit:
+                return None
+            now = ready.pop(ideal)
+            for g in table.following(ideal, now):
+                after, (one, two) = ideal | table.members[g], parts[g]
+                level = best[size + table.sizes[g]]
+                if after not in level:
+                    level[after], ready[after] = [], table.ready(after, now, g)
+                level[after] += [(a + one, b + two, ideal, k, g)
+                                 for k, (a, b, *_) in enumerate(labels)]
+    found = []
+    for label in _undominated(best[n][(1 << n) - 1]):
+        chosen, at = [], label
+        while at[4] >= 0:
+            chosen.append(at[4])
+            at = best[at[2].bit_count()][at[2]][at[3]]
+        solution = tuple(reversed(chosen))
+        found.append(Point(label[:2], label[:2], peak(problem, solution), solution))
+    return tuple(found)
+
+
+def _undominated(labels: list[_Label]) -> list[_Label]:
+    """The labels that no other is as good as in both objectives, the first one ascending; what
+    differs by rounding alone is equal."""
+    kept: list[_Label] = []
+    for label in sorted(labels):
+        if not kept or label[1] < kept[-1][1] * (1 - 1e-12):
+            kept.append(label)
+    return kept
 
 
 class _Table:

@@ -100,6 +100,17 @@ def test_ablation_bars() -> None:
     assert [t.get_text() for t in axes.get_xticklabels()] == ["g", "h"]
 
 
+def test_the_front_of_a_proof_is_the_true_one() -> None:
+    ends = [{"C": 1.0, "D": 3.0}, {"C": 3.0, "D": 1.0}]
+    records = [run("exact", [[1, 0.1, 4.0]], objectives=ends[0], front=ends),
+               run("nsga2", [[1, 0.1, 4.0]], objectives=ends[0], front=[{"C": 3.0, "D": 2.0}])]
+    (axes,) = dict(module._drawn(records, (), None))["front-g-t"].axes
+    drawn = lines(axes)
+    assert set(drawn) == {"true front", "nsga2"}
+    assert drawn["true front"].get_ydata().tolist() == [3.0, 1.0]
+    assert drawn["nsga2"].get_ydata().tolist() == [3.0, 2.0]
+
+
 def test_fronts() -> None:
     assert module.nondominated([(3, 1), (1, 3), (2, 2), (2, 3), (3, 1)]).tolist() == [
         [1, 3], [2, 2], [3, 1]]  # fmt: skip

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from evonnx.search.exact import exhaustive, prove
 from evonnx.search.generate import generated
-from evonnx.search.narrow import prove_narrow
-from evonnx.search.problem import check_solution, make_problem
+from evonnx.search.narrow import prove_narrow, true_front
+from evonnx.search.problem import Problem, check_solution, make_problem
 
 
 @pytest.mark.parametrize("nodes", [1, 2, 5, 9, 12])
@@ -40,3 +41,44 @@ def test_wide_and_limited_problems_are_left_to_others() -> None:
     proof = prove_narrow(empty)
     assert proof is not None
     assert (proof.cost, proof.chosen) == (0.0, ())
+
+
+def two_objectives(nodes: int, seed: int) -> Problem:
+    p = generated(nodes, seed, most=4)
+    parts = np.random.default_rng(seed).integers(1, 30, (p.candidates, 2)).astype(float)
+    groups = [p.group(g) for g in range(p.candidates)]
+    return make_problem(nodes, p.edges, groups, parts.sum(axis=1), parts=parts,
+                        objectives=("C", "D"))
+
+
+def every_sum(p: Problem) -> set[tuple[float, float]]:
+    """The objectives of all solutions, by following every order of groups."""
+    seen: dict[frozenset[int], set[tuple[float, float]]] = {frozenset(): {(0.0, 0.0)}}
+    for _ in range(p.nodes):
+        for done, sums in list(seen.items()):
+            for g in range(p.candidates):
+                group = set(p.group(g))
+                needs = {u for v in group for u in p.predecessors(v)} - group
+                if not group & done and needs <= done:
+                    a, b = p.parts[g]
+                    seen.setdefault(done | group, set()).update((x + a, y + b) for x, y in sums)
+    return seen[frozenset(range(p.nodes))]
+
+
+@pytest.mark.parametrize("nodes", [1, 3, 6, 8])
+def test_the_true_front(nodes: int) -> None:
+    for seed in range(6):
+        p = two_objectives(nodes, seed)
+        sums = every_sum(p)
+        best = {s for s in sums if not any(o != s and o[0] <= s[0] and o[1] <= s[1] for o in sums)}
+        front = true_front(p)
+        assert front is not None
+        assert [point.values for point in front] == sorted(best)
+        for point in front:
+            assert check_solution(p, point.chosen) == ""
+            assert tuple(p.parts[list(point.chosen)].sum(axis=0)) == point.values
+
+
+def test_fronts_that_are_too_large_are_refused() -> None:
+    assert true_front(two_objectives(12, 0), limit=3) is None
+    assert true_front(generated(5, 0)) is None  # one objective
