@@ -29,7 +29,7 @@ def _bools(m: Match) -> Answer:
     return m["x"].dtype == BOOL or "x is not boolean"
 
 
-def _no_cancellation(m: Match) -> Answer:
+def no_cancellation(m: Match) -> Answer:
     """Adding and subtracting a large number is a way to round, and must stay."""
     a, b = (m.array(k).astype(np.float64) for k in "AB")
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
@@ -80,7 +80,7 @@ RULES: tuple[Rule, ...] = (
     Rule("add_add_integer", "(x + A) + B", "x + fold(A + B)", when=(integers("x"),)),
     # (x + A) + B = x + (A + B), up to rounding, unless A and B cancel
     Rule("add_add", "(x + A) + B", "x + fold(A + B)", exact=False,
-         when=(floats("x"), _no_cancellation)),
+         when=(floats("x"), no_cancellation)),
     # (x * A) * B = x * (A * B), in modular arithmetic exactly
     Rule("mul_mul_integer", "(x * A) * B", "x * fold(A * B)", when=(integers("x"),)),
     # (x * A) * B = x * (A * B), up to rounding, while A * B neither overflows nor vanishes

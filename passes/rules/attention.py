@@ -17,6 +17,7 @@ from ...ir.ops.base import broadcast_shapes
 from ..facts import Refusal, is_identity, scalar_of
 from ..products import strip_scale
 from ..rule import Answer, Match, Rule, broadcasts_into, floats, term
+from .arithmetic import no_cancellation
 
 # -- helpers -----------------------------------------------------------------------------------
 
@@ -34,6 +35,13 @@ def _mask_fits(m: Match) -> Answer:
     q, keys = m["q"].shape, m["k_"].shape
     scores = (*broadcast_shapes(q[:-2], keys[:-2]), q[-2], keys[-2 if m["t"] else -1])
     return broadcasts_into(m["m"].shape, scores) or f"the mask {m['m'].shape} widens {scores}"
+
+
+def _masks_fit(m: Match) -> Answer:
+    q, keys = m["q"].shape, m["k_"].shape
+    scores = (*broadcast_shapes(q[:-2], keys[:-2]), q[-2], keys[-2 if m["t"] else -1])
+    fit = all(broadcasts_into(m[name].shape, scores) for name in "AB")
+    return fit or f"the masks widen {scores}"
 
 
 def _check_scale(scale: float, like: Value) -> None:
@@ -105,6 +113,14 @@ def rescale(b: Builder, q: Value, k: Value, v: Value, mask: Value | None, scale:
     return b.op("attention", q, k, v, mask, scale=total, **a)  # type: ignore[no-any-return]
 
 
+def _per_head(m: Match) -> Answer:
+    """The factor differs between products of queries and keys, not inside one."""
+    shape: tuple[Dim, ...] = m["C"].shape
+    if len(shape) < 3 or shape[-2:] != (1, 1):
+        return "the factor is not one number per head"
+    return broadcasts_into(shape, m["q"].shape) or "the factor widens the queries"
+
+
 def _scalar_kept(name: str) -> Any:
     """Scaling by the constant does not change the shape."""
 
@@ -116,14 +132,15 @@ def _scalar_kept(name: str) -> Any:
 
 
 def _rule(name: str, scores: str, mask: str, scale: str, when: tuple[Any, ...],
-          safe: bool = False) -> Rule:  # fmt: skip
+          safe: bool = False, q: str = "q") -> Rule:  # fmt: skip
     weights = f"softmax({scores}, axis=k)"
     if safe:
         name, weights = f"{name}_safe", f"select(isnan((p := {weights})), 0, p)"
     return Rule(
         name, f"dot({weights}, v, ta=False, tb=False)",
-        f"attend(q, k_, t, v, {mask}, {scale}, {safe})", when=when, exact=False,
-        sizes="q[b,n,d] k_[b,m,d] v[b,m,e] m[b,n,m] C[]",
+        f"attend({q}, k_, t, v, {mask}, {scale}, {safe})", when=when, exact=False,
+        sizes="q[b,n,d] k_[b,m,d] v[b,m,e] m[b,n,m] A[1,n,m] B[b,1,m] "
+        f"C[{'' if q == 'q' else 'b,1,1'}]",
     )  # fmt: skip
 
 
@@ -146,7 +163,18 @@ _SPELLINGS: tuple[tuple[str, str, str, str, tuple[Any, ...]], ...] = (
     ("attention_divided_masked", f"{_QK} / C + m", "m", "inverse_scale(C)", _MASKED),
 )
 
+_HEADS: tuple[tuple[str, str, str, str, tuple[Any, ...]], ...] = (
+    # softmax(c q k^T) v = softmax((c q) k^T) v, one c per head
+    ("attention_head_scaled", f"{_QK} * C", "none", "1", (*_PLAIN, _per_head)),
+    # softmax(c q k^T + m) v
+    ("attention_head_scaled_masked", f"{_QK} * C + m", "m", "1", (*_MASKED, _per_head)),
+    # softmax(c q k^T + A + B) v, two masks whose sum is too large to be kept
+    ("attention_head_scaled_masks", f"{_QK} * C + A + B", "A + B", "1",
+     (*_PLAIN, _per_head, _masks_fit, no_cancellation)),
+)
+
 RULES: tuple[Rule, ...] = (
+    *(_rule(*spelling, q="q * C") for spelling in _HEADS),
     *(_rule(*spelling) for spelling in _SPELLINGS),
     # the same with weights that are NaN (no finite score in the row) replaced by 0
     *(_rule(*spelling, safe=True) for spelling in _SPELLINGS),

@@ -77,6 +77,34 @@ def _same_shape(m: Match) -> Answer:
     return m["x"].shape == m.root.out.shape or "the shape changes"
 
 
+def added_units(wide: tuple[Dim, ...], narrow: tuple[Dim, ...]) -> tuple[int, ...] | None:
+    """Axes of size 1 of ``wide`` without which it is ``narrow``; None where there are no such."""
+    units, rest = [], list(narrow)
+    for axis, size in reversed(list(enumerate(wide))):
+        if rest and rest[-1] == size:
+            rest.pop()
+        elif size == 1:
+            units.append(axis)
+        else:
+            return None
+    return None if rest else tuple(units)
+
+
+@attribute
+def without_units(shape: tuple[Dim, ...], wide: tuple[Dim, ...], narrow: tuple[Dim, ...]
+                  ) -> tuple[Dim, ...]:
+    """``shape``, which broadcasts to ``wide``, without the axes that ``narrow`` lacks."""
+    units, before = added_units(wide, narrow) or (), len(wide) - len(shape)
+    return tuple(size for axis, size in enumerate(shape, before) if axis not in units)
+
+
+def _units_around(m: Match) -> Answer:
+    wide, narrow = m["t"], m.root.out.shape
+    if m["x"].shape != narrow or not added_units(wide, narrow):
+        return "the reshapes do more than to add axes of size 1 and to drop them"
+    return broadcasts_into(m["C"].shape, wide) or "the constant widens the value"
+
+
 def _identity(m: Match) -> Answer:
     return is_identity(m["p"]) or "the axes move"
 
@@ -328,6 +356,10 @@ RULES: tuple[Rule, ...] = (
     Rule("reshape_same", "reshape(x, shape=s)", "x", when=(_same_shape,)),
     # the last of two reshapes decides
     Rule("reshape_reshape", "reshape(reshape(x), shape=s)", "reshape(x, shape=s)", shared=True),
+    # axes of size 1 around an elementwise operation with a constant
+    Rule("reshape_units_binary", "reshape(binary(f, reshape(x, shape=t), C), shape=s)",
+         "binary(f, x, fold(reshape(C, shape=without_units(shape_of(C), t, s))))",
+         when=(_units_around,), sizes="x[a,b] C[a,1,b] t[a,1,b] s[a,b]"),
     # a transpose that moves nothing
     Rule("transpose_same", "transpose(x, perm=p)", "x", when=(_identity,)),
     # moving only axes of size 1 keeps the order of the elements
