@@ -158,7 +158,7 @@ def group_cost(graph: Graph, implementation: str, nodes: Sequence[Node],
     where it was asked just before."""
     if implementation == "view":
         return GroupCost(implementation, nodes=len(nodes))
-    if implementation not in ("loops", "contract"):
+    if implementation not in ("loops", "contract", "attention"):
         inside = set(nodes)
         ins = dict.fromkeys(v for n in nodes for v in n.operands if v.node not in inside)
         outs = escaping(graph, nodes) if written is None else written

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from ..ir.access import Cond, linear_index
+from ..ir.attention import AttentionSpace
 from ..ir.axes import Axis, atoms, coefficient, fresh_axes, merge_axes, name_of
 from ..ir.dims import Dim, Expr, ceil_div, dmax, dmin, free_vars, product, substitute
 from ..ir.elements import Ex, Gather, Index, is_reduction, map_dims, positions, renamer
@@ -118,11 +119,25 @@ class ProductWork:
 
 
 @dataclass(frozen=True, slots=True)
+class AttentionWork:
+    """``batches`` attentions of ``rows`` queries to ``keys`` keys of ``depth`` elements, whose
+    values have ``columns``."""
+
+    batches: Dim
+    rows: Dim
+    keys: Dim
+    depth: Dim
+    columns: Dim
+    masked: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Work:
     """The phases of one group."""
 
     loops: tuple[LoopWork, ...] = ()
     product: ProductWork | None = None
+    attention: AttentionWork | None = None
 
 
 def group_phases(graph: Graph, implementation: str, constants: frozenset[int],
@@ -131,9 +146,13 @@ def group_phases(graph: Graph, implementation: str, constants: frozenset[int],
     when the model is loaded, ``tiles`` its tile space where that is known (it is used up). None
     where there are no loops to speak of (views, kernels of their own) or positions do not
     propagate."""
-    if implementation not in ("loops", "contract"):
+    if implementation not in ("loops", "contract", "attention"):
         return None
     try:
+        if implementation == "attention":
+            a = tiles if isinstance(tiles, AttentionSpace) else AttentionSpace(Space(graph))
+            return Work(attention=AttentionWork(product(x.hi for x in a.batch), a.rows, a.keys,
+                                                a.depth, a.columns, a.mask is not None))
         if implementation == "contract":
             space = tiles if isinstance(tiles, ContractionSpace) else None
             return Work(product=_product(space or ContractionSpace(Space(graph)), constants))

@@ -15,6 +15,7 @@ from ...ir.graph import Graph, Node
 from ...ir.target import Target
 from ...ir.tiles import BLOCK, SPLITS, tile_rows
 from ..cost import GroupCost, group_cost
+from .attention import count_attention
 from .base import Context, GroupFacts, Phase
 from .loops import loop
 from .products import count_product
@@ -43,6 +44,9 @@ def facts(cost: GroupCost, sizes: Mapping[str, int], target: Target | None = Non
             count = count_product(cost.work.product, number, cost.variant, target)
             phases, tiles = count.phases, count.tiles
             kernels = 1 if cost.work.product.pack is None else 2
+        if cost.work.attention is not None:
+            count = count_attention(cost.work.attention, number, target)
+            phases, tiles = count.phases, count.tiles
     return GroupFacts(
         cost.implementation, flops, min(special, flops), number(cost.constant),
         number(cost.inputs), number(cost.outputs), tiles, cost.nodes, kernels, tuple(phases),

@@ -13,7 +13,7 @@ import pytest
 from evonnx.compiler.build import build_program
 from evonnx.ir.dims import evaluate, sym
 from evonnx.ir.errors import EvonnxError, OptionError
-from evonnx.ir.graph import Builder, Graph
+from evonnx.ir.graph import Attrs, Builder, Graph
 from evonnx.ir.ops import lookup
 from evonnx.ir.target import Target
 from evonnx.ir.types import F32, TensorType
@@ -507,3 +507,34 @@ def test_models_of_installed_packages_are_found(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("evonnx.search.registry.entry_points", lambda group: [point])
     assert "installed" in models.models()
     assert isinstance(model("installed"), _Model)
+
+
+# attention -----------------------------------------------------------------------------------
+
+
+def _attention(heads: int, rows: int, keys: int, masked: bool = False) -> GroupFacts:
+    b = Builder()
+    sizes = [rows, keys, keys]
+    operands: list[Any] = [b.input(f"x{k}", TensorType(F32, (heads, n, 64)))
+                           for k, n in enumerate(sizes)]
+    operands.append(b.input("m", TensorType(F32, (rows, keys))) if masked else None)
+    y = b.node("attention", operands, Attrs({"scale": 0.125, "safe": False}.items())).outputs[0]
+    graph = b.build({"y": y})
+    return facts_of(graph, "attention", [y.node], {})
+
+
+def test_attention_is_two_products_around_a_softmax() -> None:
+    got = _attention(3, 128, 256)
+    pack, scores, before, exps, result, *_ = got.phases
+    assert scores.fma == pytest.approx(2 * 3 * 128 * 256 * 64, rel=0.04)  # 256 in tiles of 13 rows
+    assert result.fma == pytest.approx(2 * 3 * 128 * 256 * 64, rel=0.1)
+    assert exps.special == lookup("exp").flops_per_element * 3 * 128 * 256
+    assert before.special == 0 and before.plain > 0 and pack.fma == 0
+    assert got.tiles == 3 * 128 / 32
+    assert sum(p.plain for p in _attention(3, 128, 256, True).phases) == pytest.approx(
+        sum(p.plain for p in got.phases) + 3 * 128 * 256)
+
+
+def test_queries_fill_vectors() -> None:
+    one, sixteen = (sum(p.fma for p in _attention(2, n, 512).phases) for n in (1, 16))
+    assert one == sixteen > 0
