@@ -15,7 +15,7 @@ in blocks (N. Higham, "Accuracy and Stability of Numerical Algorithms", 2002, se
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ..ir.access import Cond, linear_index
 from ..ir.axes import Axis, fresh_axes, merge_axes, name_of
@@ -49,7 +49,7 @@ from ..ir.tiles import (
 from ..ir.types import DType
 from ..ir.variants import small_windows
 from ..ir.windows import write_out
-from .borders import border_cut
+from .borders import border_cut, decided, joins
 from .nest import (
     Accumulate,
     BufferDecl,
@@ -322,7 +322,7 @@ class _TilePlan(TileSpace):
             work = dmax(work, product(a.hi for a in r.reduced) * width)
             steps.extend(self.reduction_phase(r, f"a{len(low.puller.provided)}"))
         for k, (axes, index) in self.late.items():
-            steps.append(self.output_phase(k, axes, index))
+            steps.extend(self.output_phase(k, axes, index))
         if any(done is None for done in self.early.values()):
             raise Refused("an output before the reductions is not computed along their tiles")
         per = dmax(1, BLOCK // work) if isinstance(work, int) and work else 1
@@ -345,7 +345,8 @@ class _TilePlan(TileSpace):
             total = Ex("local", r.dtype, (), f"{name}_all") if cut else local
             self.provide(r, total)
             if cut is None:
-                return [Loop(tuple(axes), tuple(body), ((name, unit),), (), r.conds)]
+                first, *rest = self.joined(axes, body, r.conds)
+                return [replace(first, init=((name, unit),)), *rest]
             block = Loop(tuple(cut[1]), tuple(body), ((name, unit),),
                          ((str(total.data), _sum(total, local)),), r.conds)
             return [Loop((), (), ((str(total.data), unit),)), Nested(tuple(cut[0]), (block,))]
@@ -361,13 +362,36 @@ class _TilePlan(TileSpace):
         cut = self.blocks(r, axes[:-1], CHAIN)
         if cut is None:
             self.provide(r, local)
-            return [clear, Loop(tuple(axes), tuple(body), guard=conds)]
+            return [clear, *self.joined(axes, body, conds)]
         sums = low.new_scratch(r.dtype, width)
         self.provide(r, Ex("load", r.dtype, (), (sums, at)))
         block = Loop((*cut[1], axes[-1]), tuple(body), guard=conds)
         add = Loop((self.strip,), (Accumulate("sum", local, buffer=sums, position=at),))
         return [Loop((self.strip,), (Store(sums, at, unit),)),
                 Nested(tuple(cut[0]), (clear, block, add))]
+
+    def joined(self, axes: Sequence[Axis], body: Sequence[Store | Accumulate],
+               guard: tuple[Cond, ...] = ()) -> list[Loop]:
+        """The loops of a phase; where operands of a concatenation meet along one of them, a loop
+        for each: a guard inside would keep LLVM from making vectors."""
+        whole = Loop(tuple(axes), tuple(body), guard=guard)
+        cut = None if guard else joins(axes, [item.value for item in body])
+        if cut is None:
+            return [whole]
+        k, bounds = cut
+        dims = [d for item in body for d in (item.position, *positions(item.value))]
+        gathered = [g.value for g in self.low.used_gathers(dims).values()]
+        if any(name_of(axes[k].var) in free_vars(d) for ex in gathered for d in positions(ex)):
+            return [whole]  # a gathered position is read under one name in one loop
+        loops = []
+        for lo, size in bounds:
+            v = self.low.names.var(size)
+            moved = self.low.rename(body, {name_of(axes[k].var): lo + v})
+            memo: dict[Ex, Ex] = {}
+            part = [replace(item, value=decided(item.value, memo)) for item in moved]
+            piece = [*axes[:k], Axis(v, size), *axes[k + 1:]]
+            loops += self.joined([a for a in piece if isinstance(a.var, Expr)], part)
+        return loops
 
     def blocks(self, r: Reduction, axes: Sequence[Axis], most: int
                ) -> tuple[list[Axis], list[Axis]] | None:
@@ -435,7 +459,7 @@ class _TilePlan(TileSpace):
         stores.append(Store(buffer, position(at), low.puller.memo[(v, at)]))
         low.puller.provided[v] = provider
 
-    def output_phase(self, k: int, axes: list[Axis], index: Index) -> Loop:
+    def output_phase(self, k: int, axes: list[Axis], index: Index) -> list[Loop]:
         low = self.low
         low.puller.start()
         v = low.graph.outputs[k][1]
@@ -447,11 +471,9 @@ class _TilePlan(TileSpace):
         tile = {name_of(a.var) for a in self.tile}
         inner = [a for a in axes if name_of(a.var) not in tile]
         if self.lane is None:
-            inner, body = low.simplify(inner, body)
-            return Loop(tuple(inner), tuple(body))
+            return self.joined(*low.simplify(inner, body))
         keep = frozenset((name_of(self.lane.var),))
-        inner, body = low.simplify((*inner, self.strip), self.fold(body), keep)
-        return Loop(tuple(inner), tuple(body))
+        return self.joined(*low.simplify((*inner, self.strip), self.fold(body), keep))
 
 
 def _sum(a: Ex, b: Ex) -> Ex:
