@@ -6,6 +6,7 @@ page is made of what is there. Seconds are process time of one thread.
     python -m evonnx.bench.search gaps --family towers --nodes 1000 --out lines.jsonl
     python -m evonnx.bench.search speed --out lines.jsonl
     python -m evonnx.bench.search genes --out lines.jsonl
+    python -m evonnx.bench.search fronts --out lines.jsonl
     python -m evonnx.bench.search memory --out lines.jsonl
     python -m evonnx.bench.search page lines.jsonl
 """
@@ -15,7 +16,7 @@ from __future__ import annotations
 import itertools
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,21 @@ import numpy as np
 
 from ..search.evaluate import Decoded, Genomes, decode, keys_of
 from ..search.exact import beam, prove, prove_peak
-from ..search.generate import FAMILIES, generated, inception, nasnet, order_only, randwire
+from ..search.generate import (
+    FAMILIES,
+    generated,
+    inception,
+    nasnet,
+    order_only,
+    randwire,
+    two_objectives,
+)
 from ..search.moves import walk
+from ..search.narrow import true_front
 from ..search.peaks import least_peak
 from ..search.problem import Problem, make_problem
 from ..search.run import search
-from ..search.strategies import Genetic, Strategy, Swarm, strategy
+from ..search.strategies import Genetic, Nsga2, Strategy, Swarm, strategy
 from ..search.strategies.base import Base
 from .machine import describe
 
@@ -188,6 +198,46 @@ def genes(family: str, nodes: int, seeds: int, budget: int, out: str) -> None:
         _append(out, [{**base, "genes": k, "gap": c / proof.cost - 1} for k, c in costs.items()])
 
 
+MULTIPLE: dict[str, Callable[[], Strategy]] = {
+    "nsga2": Nsga2,
+    "nsga2 without bias genes": lambda: Nsga2(bias=0.0),
+    "pymoo-nsga2": lambda: strategy("pymoo-nsga2"),
+}
+
+
+@main.command()
+@click.option("--family", type=click.Choice(list(FAMILIES)), default="towers")
+@click.option("--nodes", default=24)
+@click.option("--seeds", default=10)
+@click.option("--budget", default=20_000)
+@click.option("--out", required=True)
+def fronts(family: str, nodes: int, seeds: int, budget: int, out: str) -> None:
+    """Fronts of operations and bytes against the true ones: points found, and the part of the
+    hypervolume (the nadir of both, 1 % farther, as its reference)."""
+    for seed in range(seeds):
+        problem = two_objectives(nodes, seed, edges=FAMILIES[family](nodes, seed))
+        true = true_front(problem, IDEALS)
+        assert true is not None
+        first = np.arange(nodes, dtype=np.int32)[None]
+        for name, make in MULTIPLE.items():
+            found = {p.values for p in search(problem, make(), first, budget, seed).front}
+            known = {p.values for p in true}
+            far = np.max([*found, *known], axis=0) * 1.01
+            part = hypervolume(found, far) / hypervolume(known, far)
+            _append(out, [{"part": "fronts", "family": family, "nodes": nodes, "budget": budget,
+                           "seed": seed, "strategy": name, "true": len(known),
+                           "found": len(found & known), "volume": part}])  # fmt: skip
+
+
+def hypervolume(points: Iterable[tuple[float, ...]], far: np.ndarray) -> float:
+    """Area that points of two objectives dominate, up to ``far``."""
+    area, edge = 0.0, float(far[1])
+    for one, two in sorted(points):
+        if two < edge:
+            area, edge = area + (float(far[0]) - one) * (edge - two), two
+    return area
+
+
 def rates(family: str, nodes: int) -> list[dict[str, Any]]:
     """Proofs, decodes and re-cuts per second of a problem with three objectives and values."""
     plain = generated(nodes, 0, edges=FAMILIES[family](nodes, 0))
@@ -286,6 +336,15 @@ def page(lines: str) -> None:
         gap = np.array([r["gap"] for r in rows if row == (
             f"| {r['family']} {r['nodes']} | {r['budget']:,} | {r['genes']} |")]) * 100
         print(f"{row} {len(gap)} | {np.median(gap):.2f} % | {gap.max():.2f} % |")
+    print("\n## Fronts of operations and bytes\n")
+    print("| graphs | evaluations | strategy | seeds | points of the true fronts | found | least "
+          "part of the hypervolume |\n|---|--:|---|--:|--:|--:|--:|")  # fmt: skip
+    rows = [r for r in every if r["part"] == "fronts"]
+    for key in dict.fromkeys((r["family"], r["nodes"], r["strategy"]) for r in rows):
+        some = [r for r in rows if key == (r["family"], r["nodes"], r["strategy"])]
+        print(f"| {key[0]} {key[1]} | {some[0]['budget']:,} | {key[2]} | {len(some)} | "
+              f"{sum(r['true'] for r in some)} | {sum(r['found'] for r in some)} | "
+              f"{min(r['volume'] for r in some):.4f} |")  # fmt: skip
     print("\n## Peak memory, order alone\n")
     print("| graph | nodes | definition order | found | ratio | proven | search s | proof s |")
     print("|---|--:|--:|--:|--:|--:|--:|--:|")

@@ -193,6 +193,30 @@ def generated(nodes: int, seed: int, most: int = 6, edges: Edges | None = None) 
     return make_problem(nodes, edges, groups, [cost(g) for g in groups], seed)
 
 
+def two_objectives(nodes: int, seed: int, most: int = 4, edges: Edges | None = None) -> Problem:
+    """A generated problem of two objectives, whole numbers: D is what a group reads and writes, C
+    the work of its nodes and some that is done again, the more the larger the group: so bytes are
+    bought with operations. The cost is their sum."""
+    plain = generated(nodes, seed, most, edges)
+    rng = np.random.default_rng([seed, 9])
+    work, size = rng.integers(1, 50, (2, nodes)).tolist()
+    preds = [set(plain.predecessors(v)) for v in range(nodes)]
+    succs: list[set[int]] = [set() for _ in range(nodes)]
+    for a, b in plain.edges:
+        succs[a].add(b)
+    groups, parts = [plain.group(g) for g in range(plain.candidates)], []
+    for group in groups:
+        inside = set(group)
+        read = {u for v in group for u in preds[v]} - inside
+        written = [v for v in group if not succs[v] or not succs[v] <= inside]
+        again = (len(group) - 1) * int(rng.integers(9))
+        parts.append((sum(work[v] for v in group) + again,
+                      sum(size[u] for u in read) + sum(size[v] for v in written)))
+    both = np.array(parts, np.float64)
+    return make_problem(nodes, plain.edges, groups, both.sum(axis=1), seed, parts=both,
+                        objectives=("C", "D"))
+
+
 def remembering(nodes: int, seed: int, most: int = 4, limit: float = np.inf) -> Problem:
     """A generated problem with variants, three random objectives (C, D, time), and values of all
     kinds: with one reader, with many, kept, two of one node."""

@@ -1,7 +1,9 @@
 """NSGA-II for fronts of several objectives (Deb, Pratap, Agarwal and Meyarivan, 2002).
 
-A genome is a priority per node and a weight per objective, the memory peak among them; the weights
-say what its order is cut for, so that one generation looks in many directions. Parents are chosen
+A genome is a priority per node, a weight per objective, the memory peak among them, and a bias per
+edge. The weights say what its order is cut for, so that one generation looks in many directions;
+they alone would only find points on the convex hull of what the order allows, and a bias, which
+makes cutting single edges dearer or cheaper, finds those behind it. Parents are chosen
 by tournaments of (rank of the non-dominated front, crowding distance); keys are crossed like those
 of the genetic algorithm, weights are blended and mutated by factors. Survivors are the best fronts,
 the last one by crowding. Every generation one genome per direction is also polished by annealing
@@ -20,6 +22,8 @@ from ..moves import walk
 from ..problem import Point, Problem
 from .base import Base, keys_of
 
+EDGES = 2.0
+"""Edges of a genome whose bias changes, on average."""
 PEAK = "peak"
 """Name of the memory peak among the objectives."""
 
@@ -69,13 +73,16 @@ class Archive:
 
 class Nsga2(Base):
     """``size`` genomes; ``objectives`` to minimize, by name (all of the problem's, and the peak
-    where it has values, if none are named); ``polish`` moves per node and generation."""
+    where it has values, if none are named); ``polish`` moves per node and generation; ``bias`` is
+    the part of the genomes that begin with one."""
 
     whole = True
     """Not to be split: fronts of parts do not add up."""
 
-    def __init__(self, size: int = 64, objectives: Sequence[str] = (), polish: float = 4.0) -> None:
+    def __init__(self, size: int = 128, objectives: Sequence[str] = (), polish: float = 4.0,
+                 bias: float = 0.5) -> None:
         self.size, self.objectives, self.polish = size, tuple(objectives), polish
+        self.bias = bias
 
     def start(self, problem: Problem, first: np.ndarray, seed: int) -> None:
         """See ``Strategy``. Raises ``OptionError`` for an objective the problem does not have."""
@@ -87,6 +94,10 @@ class Nsga2(Base):
         noise = rng.random((max(1, count - len(first)), problem.nodes))
         self._ask = Genomes(np.concatenate([keys_of(first), noise]))
         self._ask.weights = self._drawn(len(self._ask.keys))
+        self._ask.bias = np.zeros((len(self._ask.keys), len(problem.flat.preds)))
+        self._ask.bias = self._shaken(self._ask.bias, self._ask.weights)
+        self._ask.bias[: len(self._columns)] = 0.0
+        self._bias = self._ask.bias[:0]
         self._keys = np.empty((0, problem.nodes))
         self._weights = np.empty((0, problem.parts.shape[1] + 1))
         self._values = np.empty((0, len(self._columns)))
@@ -116,7 +127,8 @@ class Nsga2(Base):
         """Survival of the best fronts; infeasible genomes come behind all others."""
         values = self._archive.add(found)
         keys = np.concatenate([self._keys, found.keys])
-        assert genomes.weights is not None
+        assert genomes.weights is not None and genomes.bias is not None
+        bias = np.concatenate([self._bias, genomes.bias])
         weights = np.concatenate([self._weights, genomes.weights])
         every = np.concatenate([self._values, values])
         prints = np.concatenate([self._prints, found.prints])
@@ -124,7 +136,7 @@ class Nsga2(Base):
         once = np.sort(once)
         rank, crowd = ranked(every[once])
         keep = once[np.lexsort((-crowd, rank))][: self.size]
-        self._keys, self._weights = keys[keep], weights[keep]
+        self._keys, self._weights, self._bias = keys[keep], weights[keep], bias[keep]
         self._values, self._prints = every[keep], prints[keep]
 
     @property
@@ -151,14 +163,29 @@ class Nsga2(Base):
         weights = weights * np.exp(rng.normal(0, 0.3, weights.shape))
         fresh = rng.random(self.size) < 0.1
         weights[fresh] = self._drawn(self.size)[fresh]
-        self._polish(keys, weights, mother)
-        return Genomes(keys, weights=weights)
+        mixed = rng.random((self.size, self._bias.shape[1])) < 0.5
+        bias = np.where(mixed, self._bias[mother], self._bias[father])
+        bias[fresh] = 0.0
+        bias = self._shaken(bias, weights)
+        bias[: self._polish(keys, weights, mother)] = 0.0
+        return Genomes(keys, bias, weights)
 
-    def _polish(self, keys: np.ndarray, weights: np.ndarray, mother: np.ndarray) -> None:
-        """The first children are their mothers, annealed for their weights."""
+    def _shaken(self, bias: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """Biases f8[p, m] with a few edges drawn anew in some genomes, in the size of a group's
+        price at the genome's weights."""
+        heat = (self._problem.parts @ weights[:, :-1].T).mean(axis=0)[:, None]
+        count = max(1, bias.shape[1])
+        hit = self._rng.random(bias.shape) < min(1.0, EDGES / count)
+        hit &= self._rng.random((len(bias), 1)) < self.bias
+        found: np.ndarray = np.where(hit, heat * self._rng.normal(0, 1, bias.shape), bias)
+        return found
+
+    def _polish(self, keys: np.ndarray, weights: np.ndarray, mother: np.ndarray) -> int:
+        """The first children are their mothers, annealed for their weights; answers how many."""
         room = self.left - len(keys)
         most = min(int(self.polish * self._problem.nodes), room // (2 * len(self._columns) + 2))
-        for k in range(min(len(self._columns) + 1, len(keys)) if most > 1 else 0):
+        count = min(len(self._columns) + 1, len(keys)) if most > 1 else 0
+        for k in range(count):
             order = np.argsort(self._keys[mother[k]], kind="stable").astype(np.int32)
             weights[k] = self._weights[mother[k]]
             heat = float((self._problem.parts @ weights[k, :-1]).mean())
@@ -169,6 +196,7 @@ class Nsga2(Base):
                                    weights[k])  # fmt: skip
             keys[k] = keys_of(walked[None])[0]
             self.spent += cuts + 1
+        return count
 
 
 def ranked(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -15,7 +15,8 @@ from evonnx.search import evaluate, exact, moves
 from evonnx.search import strategies as registry
 from evonnx.search.evaluate import decode, keys_of
 from evonnx.search.exact import beam, exhaustive, prove, prove_peak, solve_window
-from evonnx.search.generate import generated, remembering, towers
+from evonnx.search.generate import generated, remembering, towers, two_objectives
+from evonnx.search.narrow import true_front
 from evonnx.search.peaks import least_peak
 from evonnx.search.problem import InfeasibleError, Problem, check_solution, make_problem, peak
 from evonnx.search.run import search
@@ -220,6 +221,19 @@ def test_fronts() -> None:
     assert {len(point.values) for point in two.front} == {2}
     with pytest.raises(OptionError, match="of C, D, time, peak, not energy"):
         search(p, Nsga2(objectives=("energy",)), in_order(p), 10)
+
+
+def test_whole_fronts() -> None:
+    """Biases of edges find the points that no weights lead to."""
+    for seed in range(3):
+        p = two_objectives(16, seed)
+        true = true_front(p)
+        assert true is not None
+        front = {point.values for point in search(p, Nsga2(), in_order(p), 20_000).front}
+        assert front == {point.values for point in true}
+        hull = search(p, Nsga2(bias=0.0), in_order(p), 20_000).front
+        assert {point.values for point in hull} <= front
+        assert len(hull) < len(front)
 
 
 def test_ranks_by_hand() -> None:
