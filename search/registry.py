@@ -82,14 +82,13 @@ def _models() -> Mapping[str, Callable[[], CostModel]]:
     return SHIPPED
 
 
+_OPTUNA = ("optuna-grid", "optuna-random", "optuna-rules-grid", "optuna-rules-tpe", "optuna-tpe")
+_PYMOO = ("pymoo-ga", "pymoo-nsga2", "pymoo-pso")
 STRATEGIES: Registry[Strategy] = Registry(
     "strategy", "evonnx.strategies",
-    ("annealing", "beam", "exact", "exhaustive", "genetic", "nsga2", "optuna-grid",
-     "optuna-random", "optuna-tpe", "pymoo-ga", "pymoo-nsga2", "pymoo-pso", "random", "swarm"),
-    _strategies,
-    {f"{package}-{name}": package for package, names in {
-        "optuna": ("grid", "random", "tpe"), "pymoo": ("ga", "nsga2", "pso")}.items()
-     for name in names},
+    ("annealing", "beam", "exact", "exhaustive", "genetic", "nsga2", *_OPTUNA, *_PYMOO, "random",
+     "swarm"),
+    _strategies, {**dict.fromkeys(_OPTUNA, "optuna"), **dict.fromkeys(_PYMOO, "pymoo")},
 )  # fmt: skip
 """Search strategies; ``strategies/__init__.py`` has the classes."""
 MODELS: Registry[CostModel] = Registry(

@@ -37,6 +37,7 @@ SHIPPED: dict[str, Factory] = {
     **STRATEGIES, "exact": Exact, "exhaustive": Exhaustive,
     **{f"pymoo-{name.lower()}": partial(Pymoo, name) for name in ALGORITHMS},
     **{f"optuna-{name}": partial(Optuna, name) for name in SAMPLERS},
+    **{f"optuna-rules-{name}": partial(Optuna, name, over="rules") for name in ("tpe", "grid")},
 }  # fmt: skip
 """All shipped strategies, by the names that ``registry`` lists."""
 

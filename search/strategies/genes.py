@@ -75,3 +75,31 @@ class Layout:
         bias = 2 * self._scale * (vectors[:, n:b] - NEUTRAL) if self._bias else None
         return Genomes(keys, bias, None,
                        (vectors[:, b:] > NEUTRAL).astype(np.uint8) if self._cuts else None)
+
+
+RULES = ("place", "depth", "height", "readers", "cost")
+"""Priority rules of list scheduling that ``priority_rules`` gives."""
+COEFFICIENTS = (-1, 0, 1)
+"""What a rule may be taken with: the strategy genes of grids and of Bayesian search."""
+
+
+def priority_rules(problem: Problem, given: np.ndarray) -> np.ndarray:
+    """f8[rules, n]: what each of ``RULES`` says of every node, as ranks in [0, 1): its place in the
+    ``given`` order i4[n], the longest path that leads to it and that leads from it, the number of
+    nodes that read it, and its cost as a group of its own."""
+    n = problem.nodes
+    place, depth, height, readers = np.zeros((4, n))
+    place[given] = np.arange(n)
+    for a, b in sorted(problem.edges, key=lambda edge: edge[1]):
+        depth[b] = max(depth[b], depth[a] + 1)
+        readers[a] += 1
+    for a, b in sorted(problem.edges, reverse=True):
+        height[a] = max(height[a], height[b] + 1)
+    cost = np.full(n, np.inf)
+    flat = problem.flat
+    single = np.flatnonzero(np.diff(flat.member_ptr) == 1)
+    np.minimum.at(cost, flat.members[flat.member_ptr[:-1][single]], problem.cost[single])
+    found = np.stack([place, depth, height, readers, cost])
+    ranks = np.stack([np.unique(row, return_inverse=True)[1] for row in found])
+    result: np.ndarray = ranks / max(1, n)
+    return result

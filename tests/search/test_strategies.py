@@ -33,6 +33,7 @@ from evonnx.search.strategies import (
     strategy,
 )  # fmt: skip
 from evonnx.search.strategies.base import Base, best_segments
+from evonnx.search.strategies.genes import priority_rules
 from evonnx.search.strategies.nsga2 import ranked
 
 
@@ -354,6 +355,31 @@ def test_budgets_over_parts() -> None:
     assert len(split(p)) > 20
     for budget in (20, 100, 1000):
         assert search(p, Genetic(), in_order(p), budget).evaluations <= max(budget, len(split(p)))
+
+
+def test_the_grid_of_priority_rules() -> None:
+    """All 243 combinations and the given order, on a graph of any size; a rule says what it is
+    called for."""
+    pytest.importorskip("optuna")
+    p = generated(60, 2, edges=towers(60, 2))
+    given = in_order(p)
+    place, depth, height, readers, cost = priority_rules(p, given[0])
+    assert np.array_equal(np.argsort(place), given[0])
+    edges = np.array(p.edges)
+    assert (depth[edges[:, 0]] < depth[edges[:, 1]]).all()
+    assert (height[edges[:, 0]] > height[edges[:, 1]]).all()
+    assert readers.argmax() == np.bincount(edges[:, 0]).argmax()
+    alone = {p.group(g)[0]: p.cost[g] for g in range(p.candidates) if len(p.group(g)) == 1}
+    assert np.array_equal(np.argsort(cost), sorted(alone, key=lambda v: alone[v]))
+    found = search(p, strategy("optuna-rules-grid"), given, 10**6, seed=1)
+    assert found.evaluations == 1 + 3**5
+    least = min(
+        decode(p, (np.array(c) @ np.stack([place, depth, height, readers, cost]))[None]).costs[0]
+        for c in itertools.product((-1, 0, 1), repeat=5))  # fmt: skip
+    assert found.cost == pytest.approx(min(least, decode(p, keys_of(given)).costs[0]))
+    some = search(p, strategy("optuna-rules-tpe"), given, 60, seed=1)
+    assert some.evaluations == 60
+    assert found.cost - 1e-9 <= some.cost <= decode(p, keys_of(given)).costs[0]
 
 
 class Lazy(Base):
