@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..ir.elements import Refused
 from ..ir.errors import OptionError, ParseError, ScheduleError, quote
@@ -20,11 +20,12 @@ from ..ir.groups import extract
 from ..ir.schedule import Group, Schedule, check_order, parse_schedule
 from ..ir.target import Target
 from ..ir.variants import Form, check_variant, form_of
-from ..passes.manager import PassReport
 from ..runtime.cache import ObjectCache
 from ..runtime.store import ProgramCache
-from .pipeline import PIPELINE
 from .request import Progress
+
+if TYPE_CHECKING:
+    from ..passes.manager import PassReport
 
 ROUNDING = "brief_weights"
 """The pass that rounds weights."""
@@ -171,6 +172,8 @@ def weights_of(given: object, pipeline: str | None, check: object) -> str | None
     if check is not False and check is not None:
         raise OptionError("check: it compares with the model's own weights, and these are to be "
                           "rounded; compare without weights, or the outputs yourself")
+    from .pipeline import PIPELINE  # rules take time to import, and a cached program needs none
+
     return ",".join([*(PIPELINE if pipeline is None else [pipeline]), ROUNDING])
 
 

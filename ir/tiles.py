@@ -15,8 +15,9 @@ from functools import partial
 
 from .access import AccessMap, Cond, Gathered, Region, linear_index
 from .axes import Axis, coefficient, find_split, fresh_axes, mergeable, name_of, split_axis
-from .dims import Dim, Expr, free_vars, product, substitute, within
+from .dims import Dim, Expr, evaluate, free_symbols, free_vars, product, substitute, within
 from .elements import Ex, Gather, Index, Names, Puller, Refused, is_reduction, positions
+from .errors import ModelError
 from .graph import Graph, Node, Value
 from .ops import lookup
 from .types import BF16, F16, F32, I8, I32, U8, DType
@@ -42,6 +43,25 @@ def row_blocks(rows: float, most: float, height: int, beside: float) -> int:
         return max(1, math.ceil(rows / max(most, 1)), min(SPLITS, math.ceil(rows / height)))
     wanted = math.ceil(SPLITS / 2 / beside)
     return max(1, math.ceil(rows / max(most, 1)), min(wanted, int(rows) // (2 * height)))
+
+
+def least_rows(rows: Dim) -> int:
+    """Rows where every symbol is 1: those of one image, where a batch of images has no known size;
+    0 where that says nothing."""
+    try:
+        return max(0, evaluate(rows, dict.fromkeys(free_symbols(rows), 1)))
+    except ModelError:
+        return 0
+
+
+def rows_of_block(rows: Dim, most: int, height: int, beside: float) -> int | None:
+    """Rows of one block, whole micro-tiles, as ``row_blocks`` cuts the rows, or those of one image
+    where there may be more; None where too little is known of them."""
+    least = least_rows(rows)
+    if not isinstance(rows, int) and least < 2 * height:
+        return None
+    blocks = row_blocks(least, most, height, beside)
+    return max(1, math.ceil(least / (blocks * height))) * height
 
 
 def panels_together(panels: float, tiles: float, dear: bool) -> int:

@@ -31,7 +31,7 @@ from .graph import Graph, Node
 from .ops import lookup
 from .ops.contraction import split_layout
 from .target import Target
-from .tiles import ContractionSpace, Space
+from .tiles import ContractionSpace, Space, least_rows
 from .types import F32
 from .winograd import SQUARES, Images, unasked, winograd_form
 
@@ -227,8 +227,9 @@ def tiling(form: Form, target: Target, given: Mapping[str, int]) -> Tiling:
 
 
 def best_height(heights: Sequence[int], rows: Dim) -> int:
-    """The one of ``heights`` that wastes the least for so many rows; a tile of ``h`` rows costs
-    about as much as ``h + 1``."""
-    if not isinstance(rows, int) or rows == 0:
+    """The one of ``heights`` that wastes the least for so many rows, or for those of one image; a
+    tile of ``h`` rows costs about as much as ``h + 1``."""
+    least = least_rows(rows)
+    if least == 0 or not isinstance(rows, int) and least < 2 * max(heights):
         return max(heights)
-    return min(heights, key=lambda h: -(-rows // h) * (h + 1))
+    return min(heights, key=lambda h: -(-least // h) * (h + 1))

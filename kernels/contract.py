@@ -25,7 +25,13 @@ from ..ir.dims import Dim, Expr, ceil_div, dmax, dmin, free_vars, product, subst
 from ..ir.elements import Ex, map_dims, renamer
 from ..ir.epilogue import Finish, Operand, finish_of
 from ..ir.graph import Graph
-from ..ir.tiles import SPLITS, ContractionSpace, panels_together, row_blocks
+from ..ir.tiles import (
+    SPLITS,
+    ContractionSpace,
+    least_rows,
+    panels_together,
+    rows_of_block,
+)  # fmt: skip
 from ..ir.types import BF16, F32, I64, DType
 from ..ir.variants import WAY_BYTES, Tiling
 from .lower import Lowering, tile_map
@@ -129,7 +135,8 @@ class _Plan:
         if isinstance(tiles, int) and isinstance(self.panels, int):
             self.panel_block: Dim = panels_together(self.panels, tiles, self.dear)
         else:
-            self.panel_block = dmax(1, ceil_div(self.panels * tiles, SPLITS))
+            most = self.panels * tiles
+            self.panel_block = dmax(1, ceil_div(most, SPLITS) if self.dear else most // SPLITS)
         if self.chunks != 1:  # strips of all panels of a tile wait for the next chunk
             room = self.tile.target.l2_bytes // 4 // (4 * self.nr)
             self.panel_block = dmin(self.panel_block, dmax(1, room // block) if isinstance(
@@ -165,13 +172,13 @@ class _Plan:
         elif isinstance(depth, int) and isinstance(self.chunks, int) and depth:
             left = self.tile.target.l2_bytes * 3 // 32 // -(-depth // self.chunks)
             most = min(max(left // self.mr, 1), 16) * self.mr
+        beside = 0 if self.together else self.batches * self.panels
+        if self.plan.block is None and isinstance(beside, int):
+            return rows_of_block(rows, most, self.mr, beside) or most
         if not isinstance(rows, int):
             return most
-        beside = 0 if self.together else self.batches * self.panels
-        blocks = -(-rows // most) if self.plan.block is not None or not isinstance(
-            beside, int) else row_blocks(rows, most, self.mr, beside)
-        return max(1, -(-rows // (max(1, blocks) * self.mr))) * self.mr
-
+        blocks = max(1, -(-rows // most))
+        return max(1, -(-rows // (blocks * self.mr))) * self.mr
 
     def interleaved(self) -> bool:
         """Whether the results of a row lie side by side for all of the batch (the groups of a
@@ -218,9 +225,7 @@ class _Writer(_Plan):
         batch, rows, panels = self.space.batch, self.row_axis, self.panel_axis
         if self.together:
             return Domain((rows, *batch, panels), steps, self.batches * self.panel_blocks)
-        if not isinstance(self.depth, int) or not isinstance(self.row_count, int) or (
-            self.row_count < self.mr * 2
-        ):
+        if not isinstance(self.depth, int) or least_rows(self.row_count) < self.mr * 2:
             return Domain((*batch, panels, rows), steps)
         return Domain((*batch, rows, panels), steps)
 

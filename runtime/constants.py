@@ -9,7 +9,6 @@ from a file stays a file page; small ones and misaligned ones are copied to alig
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -212,6 +211,8 @@ def prepare(
     packed = sum(spec.transform is not None for spec in specs.values())
     if threads == 1 or packed < _FEW:
         return found | {key: _prepare(spec, table) for key, spec in specs.items()}
+    from concurrent.futures import ThreadPoolExecutor  # slow to import
+
     with ThreadPoolExecutor(min(threads, _PACKERS), "evonnx-pack") as pool:
         arrays = pool.map(lambda spec: _prepare(spec, table), specs.values())
         return found | dict(zip(specs, arrays, strict=True))

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 
 from ...ir.dims import Dim
 from ...ir.target import Target
-from ...ir.tiles import panels_together, row_blocks
+from ...ir.tiles import panels_together, rows_of_block
 from ...ir.variants import WAYS, Tiling, Variant, micro_tile, narrowest, tiling
 from ...ir.winograd import Images
 from ..phases import TABLE, ProductWork, row_division
@@ -110,11 +110,13 @@ class _Sizes:
         height = self.plan.rows
         self.rows = rows
         self.micro_rows = math.ceil(rows / height)
-        blocks = max(1, math.ceil(rows / max(most, 1.0)))
-        known = isinstance(self.p.rows, int) and not self.plan.winograd
-        if known and self.plan.block is None:  # lowering has no rows to divide otherwise
-            blocks = row_blocks(rows, most, height, self.batches * self.panels)
-        self.block = max(1, math.ceil(rows / (blocks * height))) * height
+        block = None
+        if self.plan.block is None and not self.plan.winograd:
+            block = rows_of_block(self.p.rows, int(most), height, self.batches * self.panels)
+        if block is None:
+            blocks = max(1, math.ceil(rows / max(most, 1.0)))
+            block = max(1, math.ceil(rows / (blocks * height))) * height
+        self.block = block
         self.row_blocks = math.ceil(rows / self.block)
         tiles = max(self.batches * self.row_blocks, 1.0)
         self.panel_block = panels_together(

@@ -6,7 +6,16 @@ import math
 
 import pytest
 
-from evonnx.ir.tiles import SPLITS, TILES, panels_together, row_blocks, tile_rows
+from evonnx.ir.dims import sym
+from evonnx.ir.tiles import (
+    SPLITS,
+    TILES,
+    least_rows,
+    panels_together,
+    row_blocks,
+    rows_of_block,
+    tile_rows,
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("rows", [0, 1, 3, 16, 31, 32, 33, 100, 1000])
@@ -36,3 +45,13 @@ def test_blocks_of_rows() -> None:
     assert row_blocks(20, 1000, 14, 1) == 1  # not below two micro-tiles
     assert row_blocks(196, 1000, 14, 0) == 14  # a block is a tile
     assert row_blocks(0, 14, 14, 1) == 1
+
+
+def test_rows_of_a_batch_of_unknown_size() -> None:
+    n = sym("N")
+    assert least_rows(n * 196) == 196
+    assert least_rows(n - 5) == 0
+    assert least_rows(n // (n - 1)) == 0
+    assert rows_of_block(n * 196, 224, 14, 4) == 98  # as for one image
+    assert rows_of_block(n, 224, 14, 4) is None  # a sequence may be long
+    assert rows_of_block(196, 224, 14, 40) == 196

@@ -203,3 +203,12 @@ def test_batches_that_lie_apart_are_tiles_of_their_own() -> None:
     cut = extract(graph, [n for n in graph.nodes if n.op not in ("input", "const")])
     nest = lower_contraction(cut.graph, igemm(Target.named("avx512")), frozenset()).nest
     assert nest.domains[0].rows_per_tile == 1
+
+
+@pytest.mark.parametrize("images", [0, 1, 3])
+def test_a_batch_of_unknown_size_is_cut_like_one_image(images: int) -> None:
+    b = Builder()
+    x = tensor(b, "x", N, 14, 14, 24)
+    y = b.op("relu", conv(b, x, array(1, 1, 24, 80)))
+    assert check(y, b, {"x": array(images, 14, 14, 24)}, threads=2) == "contract"
+    assert heights(N * 49, 100) == heights(49, 100) != 14
