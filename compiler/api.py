@@ -316,7 +316,7 @@ def compile(
     if search is None:
         asked = measure or max_memory is not None or objective != "time"
         search = "default" if asked else DEFAULT_SEARCH
-    how = Search(search, cost_model, budget, seed, usable_cores() if count is None else count,
+    how = Search(search, cost_model, budget, seed, where.cores,
                  options.sizes_of(expect, "expect") or {}, objective, None, max_memory, measure)
     passes = options.weights_of(weights, options.text_of(pipeline, "pipeline"), check)
     request = Request(model, where, options.schedule_text(schedule), options.shapes_of(shapes),

@@ -18,7 +18,7 @@ RULES = ("postdominator", "priority", "score")
 SEARCHES = ("none", "default", "exact", *RULES)
 """Names of searches that are no strategies. ``none`` is greedy fusion alone; ``default`` proves the
 optimum where that is quick and anneals where it is not, ``exact`` where it takes longer."""
-DEFAULT_SEARCH = "none"
+DEFAULT_SEARCH = "default"
 """The search of a compilation that names none."""
 OBJECTIVES = ("time", "peak", "C", "D")
 """What may be minimized: the cost model's cost, the peak of memory, operations, bytes moved."""
