@@ -4,7 +4,8 @@ Checked, in this order: the importer takes what ONNX's checker and a peer take; 
 as the same graph, before and after the passes; the compiled results under every binding are those
 of the reference (``judge``); a second binding compiles no kernel; a second run, the replayed
 schedule and two threads give the same bits; so are, for some seeds, a graph with ops that do
-nothing put in, and kernels with settings drawn at random (``varied``); the reference agrees with
+nothing put in, kernels with settings drawn at random (``varied``), and schedules drawn at random
+(``regrouped``); the reference agrees with
 ONNX Runtime, or where it does not, with ONNX's reference evaluator.
 """
 
@@ -30,12 +31,15 @@ from . import peers
 from .generate import Example
 from .judge import SLACK, Judge, same_bits
 from .loosen import loosened
+from .regrouped import regrouped
 from .varied import varied
 
 LOOSE = 5
 """Every so many seeds, the graph is also compiled with ops that do nothing (``loosen``)."""
 VARIED = 3
 """Every so many seeds, kernels with random settings are compiled as well."""
+REGROUPED = 2
+"""Every so many seeds, another schedule drawn at random is run as well."""
 FAILURES = ("crash", "hang", "error", "refused", "text", "wrong", "recompiled", "rerun", "threads",
             "replay", "meaning")
 """Kinds of failure; ``meaning`` is that both peers, or the only one, contradict the reference."""
@@ -118,6 +122,8 @@ def _check(given: Example, found: Outcome, cache: str | bool, with_peers: bool) 
     _same_again(given, compiled, first, cache)
     if given.seed % VARIED == 0:
         _otherwise(given, compiled, judges[0], cache)
+    if given.seed % REGROUPED == 0:
+        _elsewise(given, compiled, judges[0], cache)
     if given.seed % LOOSE == 0:
         _loosely(given, graph, found, judges[0], cache)
     if with_peers:
@@ -198,6 +204,20 @@ def _otherwise(given: Example, compiled: Compiled, judge: Judge, cache: str | bo
         return
     other = compile(given.model, threads=2, cache=cache, schedule=str(schedule))
     _compare("wrong", judge.wrong(_named(other, feeds)), "with other kernels: ")
+
+
+def _elsewise(given: Example, compiled: Compiled, judge: Judge, cache: str | bool) -> None:
+    """Other groups, by the same judge, on one thread and two."""
+    feeds = given.feeds()
+    schedule = regrouped(compiled.graph, compiled.executable.target,
+                         np.random.default_rng([given.seed, 5]))
+    if schedule is None:
+        return
+    other = compile(given.model, threads=1, cache=cache, schedule=str(schedule))
+    got = _named(other, feeds)
+    _compare("wrong", judge.wrong(got), "with other groups: ")
+    both = compile(given.model, threads=2, cache=cache, schedule=str(schedule))
+    _bits("threads", got, _named(both, feeds))
 
 
 def _loosely(given: Example, graph: Graph, found: Outcome, judge: Judge, cache: str | bool) -> None:
