@@ -17,7 +17,8 @@ RULES = ("postdominator", "priority", "score")
 """Greedy rules that others have published; see ``rules``."""
 SEARCHES = ("none", "default", "exact", *RULES)
 """Names of searches that are no strategies. ``none`` is greedy fusion alone; ``default`` proves the
-optimum where that is quick and anneals where it is not, ``exact`` where it takes longer."""
+optimum where that is quick and anneals where it is not, from candidates near greedy fusion's and
+leaning to these; ``exact`` takes more candidates and more time."""
 DEFAULT_SEARCH = "default"
 """The search of a compilation that names none."""
 OBJECTIVES = ("time", "peak", "C", "D")
@@ -46,7 +47,8 @@ class Search:
     """Evaluations of a strategy."""
     seed: int = 0
     threads: int = 1
-    """Threads that the cost model counts on."""
+    """Threads that the cost model counts on: the cores of the target in a compilation, so that the
+    schedule, and with it every bit of a result, is the same for any number of threads."""
     expect: Mapping[str, int] = field(default_factory=dict)
     """Sizes by symbol that the cost model counts on; a symbol that is not named counts as
     ``ASSUMED``."""
