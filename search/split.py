@@ -7,6 +7,10 @@ needs, so the cost of a solution is the sum over the parts, each solved on its o
 such as the layers of a transformer, have equal keys and are solved once.
 
 Under a memory limit this does not hold: parts may have to take turns, so the problem stays whole.
+It would hold at a waist, where all nodes of one part run before all of the other whatever the order
+(every last node of the one leads to every first node of the other): what is live there is the same
+in all orders, so the parts do not compete. But the later part begins with values that it did not
+make, which a problem does not know; such problems are not split either.
 """
 
 from __future__ import annotations
