@@ -16,10 +16,13 @@ from ..ir.errors import CompileError
 from ..ir.graph import Graph, Node
 from ..ir.ops import lookup
 from ..ir.schedule import Group, Schedule
+from ..ir.tiles import ContractionSpace
 from ..ir.types import BF16, F32
 from .judge import Judge
-from .legality import alone
+from .legality import Verdict, alone
 
+PIECE = 16
+"""Neighboring columns of a product that have to stay together: a vector of 512 bits."""
 _RANK = {"solo": 0, "map": 1, "reduce": 2, "contract": 3}
 
 
@@ -120,7 +123,21 @@ class Fuser:
         if reason:
             return reason
         verdict = self.judge.verdict([*theirs.nodes, *mine.nodes])
+        if verdict.implementation is not None and self.scatters_columns(theirs, verdict):
+            return f"it would cut the columns of the product into pieces of less than {PIECE}"
         return None if verdict.implementation is not None else verdict.reason
+
+    def scatters_columns(self, theirs: _Group, verdict: Verdict) -> bool:
+        """Whether what follows a product leaves so few neighboring columns that micro-kernels,
+        which compute vectors of them, would waste most of their work."""
+        after = verdict.tiles
+        if theirs.kind != "contract" or not isinstance(after, ContractionSpace):
+            return False
+        before = self.judge.verdict(theirs.nodes).tiles
+        if not isinstance(before, ContractionSpace) or not before.columns or not after.columns:
+            return False
+        columns, left = before.columns[-1].hi, after.columns[-1].hi
+        return isinstance(left, int) and left < PIECE and columns != left
 
     def is_view(self, node: Node) -> bool:
         return lookup(node.op).has("view")
