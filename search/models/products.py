@@ -142,8 +142,10 @@ class _Sizes:
             streamed += 4.0 * self.padded * steps  # and the panel does not stay
         visits = math.ceil(depth / chunk) if chunk > 0 else 1.0
         crowded = _CROWDED if self.crowded and h > WAYS else 1.0
-        return Phase(fma=2 * steps * h * self.padded * crowded, spilled=streamed,
-                     loads=4 * steps * (_BROADCAST * h * self.lanes + self.padded),
+        slower = self.machine.load_rate / self.machine.l2_rate  # prefetched: they only take turns
+        return Phase(fma=2 * steps * h * self.padded * crowded,
+                     loads=4 * steps * (_BROADCAST * h * self.lanes + self.padded)
+                     + streamed * slower,
                      entries=calls * (call * visits + pieces))
 
 
