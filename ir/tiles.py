@@ -513,6 +513,19 @@ def _needed_later(graph: Graph, nodes: Sequence[Node], after: Node) -> set[Value
     return found
 
 
+def _byte_pixels(ex: Ex) -> tuple[Ex, float] | None:
+    """The loaded byte and the zero point of a pixel ``cast(byte) - zero``."""
+    zero = 0.0
+    if ex.kind == "fn" and ex.data[0] == "sub" and ex.args[1].kind == "const":
+        ex, zero = ex.args[0], float(ex.args[1].data)
+    if ex.kind != "fn" or ex.data[0] != "cast" or ex.dtype != F32:
+        return None
+    byte, low = ex.args[0], -128 if ex.args[0].dtype == I8 else 0
+    if byte.kind != "load" or byte.dtype not in (I8, U8) or zero not in range(low, low + 256):
+        return None
+    return byte, zero
+
+
 def _whole_groups(run: Sequence[Axis]) -> bool:
     """Whether a row of bytes ends with a group of four, so that nothing behind it is read."""
     klen = product(a.hi for a in run)
@@ -546,6 +559,9 @@ class ContractionSpace(TileSpace):
             raise Refused(f"micro-kernels multiply f32, or u8 by i8 into i32, not {kinds}")
         self.bytes = self.anchor.out.dtype == I32
         """Whether unsigned bytes meet signed ones and are summed in 32 bits."""
+        self.pixels, self.zero = F32, 0.0
+        """Of a depthwise convolution: the type its pixels are read in, and what is taken away from
+        bytes."""
         self.find_tiles()
         if self.early:
             raise Refused("an output does not depend on the contraction")
@@ -599,6 +615,10 @@ class ContractionSpace(TileSpace):
             raise Refused("a depthwise window of bytes has its own loops")
         if len(self.batch) != 1 or not self.body.reduced:
             raise Refused("a contraction without columns and not depthwise has its own loops")
+        found = _byte_pixels(self.a)
+        if found is not None:
+            self.a, self.zero = found
+            self.pixels = self.a.dtype
         channel = self.batch[0]
         name = name_of(channel.var)
         step: Dim = channel.hi

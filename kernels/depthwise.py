@@ -1,15 +1,14 @@
 """Depthwise convolution on its micro-kernels, with the epilogue fused.
 
-A tile is a few rows of the output image. Where the windows of neighboring pixels lie inside the
-image from left to right, the micro-kernel ``window`` computes a few of them at once: it needs no
-table, loads each input pixel once per row of the window, and what lies above or below the image is
-left out by giving it fewer rows of the window. Pixels at the left and right border, and windows
-that ``window`` has no form of, go through a table of addresses (zeros outside the image) to the
-micro-kernel ``depthwise``. Groups of pixels at the end of a run begin earlier instead of being cut,
-so some pixels are computed twice, but none is padded.
+A tile is a few rows of the output image. The micro-kernel ``window`` computes a few neighboring
+pixels at once: it needs no table, loads each input pixel once per row of the windows, reads a row
+of zeros for columns to the left and right of the image, and what lies above or below the image is
+left out by giving it fewer rows. Windows that it has no form of go through a table of addresses
+(zeros outside the image) to the micro-kernel ``depthwise``. The last pixels of a line begin earlier
+instead of being cut, so some are computed twice, but none is padded.
 
 Bias and limits are applied in registers (``epilogue``); what else follows is a loop nest over a
-strip of scratch.
+strip of scratch. Pixels of a quantized image are read as bytes (``ContractionSpace.pixels``).
 """
 
 from __future__ import annotations
@@ -26,7 +25,8 @@ from ..ir.epilogue import Finish, finish_of
 from ..ir.graph import Graph
 from ..ir.target import Target
 from ..ir.tiles import ContractionSpace
-from ..ir.types import F32, I64
+from ..ir.types import F32, I8, I64, U8
+from ..ir.variants import best_height
 from .lower import Lowering, rows_per_tile
 from .micro import MicroKernel, depthwise, window
 from .nest import (
@@ -44,8 +44,12 @@ from .nest import (
 
 BLOCK_ELEMENTS = 1 << 14
 """Output elements of a tile: 64 KB of float32."""
+STRIP_ELEMENTS = 1 << 10
+"""Sums that wait for their epilogue: a small part of a level-1 cache."""
 WIDEST = 9
 """Widest window that ``window`` is written for: its weights stay in registers."""
+_NAMES = {F32: "f32", U8: "u8", I8: "s8"}
+"""Element type of pixels -> how micro-kernels call it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,24 +63,43 @@ class _Segment:
 
 
 @dataclass(frozen=True, slots=True)
-class _Inside:
-    """What ``window`` needs to know of a convolution."""
+class _Grid:
+    """A convolution as ``window`` sees it: windows on a grid of columns and rows."""
 
     stride: int
-    """Pixels from one window to the next."""
-    pixel: Dim
-    """Elements from one pixel of a window to the next."""
+    """Columns from one window to the next."""
+    dilation: int
+    """Columns from one tap to the next."""
+    column: Dim
+    """Elements from one column to the next."""
     row: Dim
     """Elements from one row of a window to the next."""
     width: int
-    first_row: Dim
+    """Taps of a row."""
+    first_row: Dim = 0
     """First row of the window that lies inside the image."""
-    rows: Dim
+    rows: Dim = 1
     """How many do."""
-    start: Dim
-    """First pixel of the line whose window lies inside the image from left to right."""
-    count: Dim
-    """How many do."""
+    at: int = 0
+    """Where column 0 of the line's first window lies, in the units of ``lo`` and ``hi``."""
+    unit: int = 1
+    """What a column is in these units."""
+    lo: int | None = None
+    hi: Dim = 0
+    """Which positions are inside the image; ``lo`` is None where all are."""
+
+    def inside(self, first: Dim, pixels: Dim) -> tuple[Dim, Dim]:
+        """The first column inside the image, and the first one behind it, of the windows from
+        pixel ``first`` of the line on."""
+        columns = (pixels - 1) * self.stride + ((self.width - 1) * self.dilation + 1)
+        if self.lo is None:
+            return 0, columns
+        start = self.at + first * (self.stride * self.unit)
+
+        def column(position: Dim) -> Dim:
+            return dmin(dmax(floordiv(position - start + (self.unit - 1), self.unit), 0), columns)
+
+        return column(self.lo), column(self.hi)
 
 
 class _Writer:
@@ -92,8 +115,9 @@ class _Writer:
         self.lead = rows[:-1]
         self.line = rows[-1] if rows else Axis(0, 1)
         self.taps = product(a.hi for a in self.space.taps)
+        self.dtype = _NAMES[self.space.pixels]
         self.most = depthwise(target).mr
-        self.inside = self.find_inside() if windows else None
+        self.grid = self.find_grid() if windows else None
         self.pixel = self.low.names.var(self.line.hi, "r")
 
     def nest(self) -> tuple[Nest, tuple[str, ...]]:
@@ -102,16 +126,17 @@ class _Writer:
         segments = self.segments()
         most = max((s.tile.mr for s in segments), default=1)
         self.table = low.new_scratch(I64, self.taps * most)
-        self.zeros = low.new_scratch(F32, c)
+        self.zeros = low.new_scratch(self.space.pixels, c)
         self.strip = low.first_scratch + len(low.scratch)
         self.finish = self.epilogue(0)[1]
         if self.finish is None:
-            low.new_scratch(F32, c * most)
+            low.new_scratch(F32, c * max((self.together(s) for s in segments), default=1))
         steps: list[Step] = []
         if self.space.body.conds:
-            z = low.names.var(c)
+            z, kind = low.names.var(c), self.space.pixels
+            zero = Ex("const", kind, (), 0.0 if kind == F32 else int(self.space.zero))
             steps.append(Loop((Axis(z, c),) if isinstance(z, Expr) else (),
-                              (Store(self.zeros, z, Ex("const", F32, (), 0.0)),)))
+                              (Store(self.zeros, z, zero),)))
         steps += [self.segment(s) for s in segments]
         work = self.line.hi * c
         per = dmax(1, BLOCK_ELEMENTS // work) if isinstance(work, int) and work else dmax(
@@ -125,131 +150,138 @@ class _Writer:
 
     def segments(self) -> list[_Segment]:
         """The pixels of a line by micro-kernel."""
-        length, inside = self.line.hi, self.inside
-        if inside is None:
+        length, grid = self.line.hi, self.grid
+        if grid is None:
             return self.by_table(0, length)
-        tile = window(self.target, inside.width, inside.stride)
-        first, count = inside.start, inside.count
-        if isinstance(first, int) and isinstance(count, int) and isinstance(length, int):
-            if count < tile.mr:
-                return self.by_table(0, length)
-            end = first + count
-            return [*self.by_table(0, first), _Segment(first, count, tile),
-                    *self.by_table(end, length - end)]
-        one = depthwise(self.target, mr=1)
-        left = dmin(first, length)
-        count = dmin(1, count // tile.mr) * count  # too few for one call are at the border, too
-        return [_Segment(0, left, one), _Segment(first, count, tile),
-                _Segment(left + count, length - left - count, one)]
+        shape = self.target, grid.width, grid.stride, self.dtype
+        most = window(*shape).mr
+        if isinstance(length, int):
+            pixels = best_height(range(min(most, length), 0, -1), length)
+            return [_Segment(0, length, window(*shape, pixels, grid.dilation))]
+        whole = length // most * most
+        return [_Segment(0, whole, window(*shape, most, grid.dilation)),
+                _Segment(whole, length - whole, window(*shape, 1, grid.dilation))]
 
     def by_table(self, first: Dim, count: Dim) -> list[_Segment]:
         """Segments through a table of addresses."""
         if isinstance(count, int):
-            tile = depthwise(self.target, mr=max(1, min(self.most, count)))
+            tile = depthwise(self.target, self.dtype, max(1, min(self.most, count)))
             return [_Segment(first, count, tile)] if count else []
         whole = count // self.most * self.most
-        return [_Segment(first, whole, depthwise(self.target)),
-                _Segment(first + whole, count - whole, depthwise(self.target, mr=1))]
+        return [_Segment(first, whole, depthwise(self.target, self.dtype)),
+                _Segment(first + whole, count - whole, depthwise(self.target, self.dtype, 1))]
 
-    def find_inside(self) -> _Inside | None:
+    def find_grid(self) -> _Grid | None:
         """The convolution as ``window`` sees it, if it is of that form."""
         taps, position = self.space.taps, self.space.a.data[1]
         if not isinstance(self.line.var, Expr) or not taps or len(taps) > 2:
             return None
         line, across = name_of(self.line.var), taps[-1]
-        pixel, step = (coefficient(position, n) for n in (name_of(across.var), line))
+        tap, step = (coefficient(position, n) for n in (name_of(across.var), line))
         width = across.hi
-        if pixel is None or step is None or not isinstance(width, int) or width > WIDEST:
+        if tap is None or step is None or not isinstance(width, int) or width > WIDEST:
             return None
-        stride = floordiv(step, pixel) if pixel != 0 else 0
-        if not isinstance(stride, int) or stride < 1 or stride * pixel != step:
-            return None
+        found = _columns(tap, step)
         down = taps[0] if len(taps) == 2 else None
         row = coefficient(position, name_of(down.var)) if down is not None else 0
-        if row is None:
+        if found is None or row is None:
             return None
-        start: Dim = 0
-        count: Dim = self.line.hi
-        first_row: Dim = 0
-        rows: Dim = down.hi if down is not None else 1
+        column, dilation, stride = found
+        grid = _Grid(stride, dilation, column, row, width, 0, 1 if down is None else down.hi)
+        seen: set[str] = set()
         for c in self.space.body.conds:
             names = free_vars(c.expr)
-            if line in names:
-                found = self.horizontal(c, line, name_of(across.var), width, stride)
-                if found is None or start != 0 or count != self.line.hi:
-                    return None
-                start, count = found
-            elif down is not None and coefficient(c.expr, name_of(down.var)) == 1 and (
-                name_of(across.var) not in names and first_row == 0 and rows == down.hi
-            ):
-                at = substitute(c.expr, {name_of(down.var): 0})
-                first_row = dmax(0, c.lo - at)
-                rows = dmax(0, dmin(down.hi, c.hi - at) - first_row)
-            else:
+            new: _Grid | None = None
+            if line in names and "across" not in seen:
+                seen.add("across")
+                new = self.horizontal(grid, c, line, name_of(across.var))
+            elif down is not None and name_of(across.var) not in names and "down" not in seen:
+                seen.add("down")
+                new = self.vertical(grid, c, down)
+            if new is None:
                 return None
-        return _Inside(stride, pixel, row, width, first_row, rows, start, count)
+            grid = new
+        return grid
 
-    def horizontal(self, c: Cond, line: str, across: str, width: int, stride: int
-                   ) -> tuple[Dim, Dim] | None:
-        """(first pixel, number of pixels) whose windows satisfy ``c`` at every tap."""
-        step = coefficient(c.expr, across)
+    def horizontal(self, grid: _Grid, c: Cond, line: str, across: str) -> _Grid | None:
+        """The grid with the condition on its columns."""
+        step, move = coefficient(c.expr, across), coefficient(c.expr, line)
         at = substitute(c.expr, {line: 0, across: 0})
-        if not isinstance(step, int) or step < 1 or not isinstance(at, int) or (
-            not isinstance(c.lo, int)
-        ):
+        if not isinstance(move, int) or not isinstance(at, int) or not isinstance(c.lo, int):
             return None
-        move = stride * step
-        if coefficient(c.expr, line) != move:
+        unit = move // grid.stride
+        if unit < 1 or (move, step) != (unit * grid.stride, unit * grid.dilation):
             return None
-        start = max(0, -((at - c.lo) // move))
-        # The last tap of the last window: move * x + step * (width - 1) + at < hi.
-        end = dmin(self.line.hi, floordiv(c.hi - 1 - at - step * (width - 1), move) + 1)
-        return start, dmax(0, end - start)
+        return replace(grid, at=at, unit=unit, lo=c.lo, hi=c.hi)
+
+    @staticmethod
+    def vertical(grid: _Grid, c: Cond, down: Axis) -> _Grid | None:
+        """The grid without the rows that the condition leaves out."""
+        step = coefficient(c.expr, name_of(down.var))
+        if not isinstance(step, int) or step < 1:
+            return None
+        at = substitute(c.expr, {name_of(down.var): 0})
+        first = dmax(0, floordiv(c.lo - at + (step - 1), step))
+        end = dmin(down.hi, floordiv(c.hi - at + (step - 1), step))
+        return replace(grid, first_row=first, rows=dmax(0, end - first))
 
     # -- one run ---------------------------------------------------------------------------
 
-    def segment(self, s: _Segment) -> Nested:
+    def together(self, s: _Segment) -> int:
+        """Pixels of a strip: ``window`` goes on by itself from tile to tile, as far as the strip
+        stays in the level-1 cache."""
+        c, tile = self.channel.hi, s.tile.mr
+        if self.grid is None or not isinstance(c, int):
+            return tile
+        tiles = max(1, STRIP_ELEMENTS // (max(c, 1) * tile))
+        if not isinstance(s.count, int):
+            return tile
+        return min(tiles * tile, max(s.count, 1)) if s.count > tile else tile
+
+    def segment(self, s: _Segment) -> Step:
         """The calls for one run of pixels, each with its epilogue."""
-        q = self.low.names.var(ceil_div(s.count, s.tile.mr))
-        first = s.first + dmin(q * s.tile.mr, s.count - s.tile.mr) if isinstance(
-            q, Expr) else s.first
-        inside = s.tile.symbol.startswith("mk_window")
-        steps: list[Step] = [] if inside else [self.fill_table(first, s.tile.mr)]
-        steps.append(self.call(first, s.tile, inside))
+        if self.grid is not None and self.finish is not None:
+            return self.call(s.first, s.count, s.tile)
+        size = self.together(s)
+        q = self.low.names.var(ceil_div(s.count, size))
+        first = s.first + dmin(q * size, s.count - size) if isinstance(q, Expr) else s.first
+        steps: list[Step] = [] if self.grid else [self.fill_table(first, size)]
+        steps.append(self.call(first, size, s.tile))
         if self.finish is None:
             loop, _ = self.epilogue(first)
-            end = first + s.tile.mr
-            axes = (Axis(self.pixel, end, s.first + q * s.tile.mr),) if isinstance(
+            axes = (Axis(self.pixel, first + size, s.first + q * size),) if isinstance(
                 self.pixel, Expr) else ()
             steps.append(replace(loop, axes=(*axes, *loop.axes)))
-        return Nested((Axis(q, ceil_div(s.count, s.tile.mr)),) if isinstance(q, Expr) else (),
+        return Nested((Axis(q, ceil_div(s.count, size)),) if isinstance(q, Expr) else (),
                       tuple(steps))
 
-    def call(self, first: Dim, tile: MicroKernel, inside: bool) -> Call:
-        """The micro-kernel for pixels from ``first`` on."""
+    def call(self, first: Dim, pixels: Dim, tile: MicroKernel) -> Call:
+        """The micro-kernel for ``pixels`` from ``first`` on."""
         c, (weights, _) = self.channel.hi, self.space.b.data
-        end = self.finishing(first)
-        if not inside:
+        end, grid = self.finishing(first), self.grid
+        if grid is None:
             return Call(tile.symbol, (Address(self.table, 0), self.taps, Address(weights, 0), c, c,
                                       *end))
-        i = self.inside
-        assert i is not None
         mapping: dict[str, Dim] = {name_of(a.var): 0 for a in self.space.taps}
         mapping |= {name_of(self.line.var): first}
         if isinstance(self.channel.var, Expr):
             mapping[name_of(self.channel.var)] = 0
         buffer, position = self.space.a.data
-        x = Address(buffer, renamer(mapping)(position) + i.first_row * i.row)
-        w = Address(weights, i.first_row * (i.width * c))
-        return Call(tile.symbol, (x, i.pixel, i.row, i.rows, w, c, c, *end))
+        x = Address(buffer, renamer(mapping)(position) + grid.first_row * grid.row)
+        w = Address(weights, grid.first_row * (grid.width * c))
+        left, right = grid.inside(first, pixels)
+        return Call(tile.symbol, (pixels, x, grid.column, grid.row, grid.rows, left, right,
+                                  Address(self.zeros, 0), w, c, c, *end))
 
     def finishing(self, first: Dim) -> tuple[Address | Dim | Ex, ...]:
-        """Output, bias and limits: the last arguments of a call."""
+        """Output, bias, limits and zero point: the last arguments of a call."""
         finish = self.finish
+        bytes_ = self.space.pixels != F32
+        zero = (Ex("const", F32, (), self.space.zero),) if bytes_ else ()
         if finish is None:
             bounds = (-math.inf, math.inf)
             return (Address(self.strip, 0), self.channel.hi, 0,
-                    *(Ex("const", F32, (), b) for b in bounds))
+                    *(Ex("const", F32, (), b) for b in bounds), *zero)
         mapping: dict[str, Dim] = {name_of(v): at for v, at in (
             (self.pixel, first), (self.channel.var, 0)) if isinstance(v, Expr)}
         out = Address(finish.out.buffer, substitute(finish.out.position, mapping))
@@ -257,7 +289,7 @@ class _Writer:
         if finish.bias is not None:
             bias = Address(finish.bias.buffer, substitute(finish.bias.position, mapping))
         bounds = (finish.lo, finish.hi)
-        return (out, finish.out.stride, bias, *(Ex("const", F32, (), b) for b in bounds))
+        return (out, finish.out.stride, bias, *(Ex("const", F32, (), b) for b in bounds), *zero)
 
     def fill_table(self, first: Dim, mr: int) -> SetRows:
         """Addresses of what ``mr`` neighboring pixels read."""
@@ -302,6 +334,17 @@ class _Writer:
         finish = finish_of(only.buffer, only.position, only.value, cell, row,
                            name_of(self.channel.var))
         return None if finish is None or finish.residual is not None else finish
+
+
+def _columns(tap: Dim, step: Dim) -> tuple[Dim, int, int] | None:
+    """``(elements of a column, dilation, stride)`` of taps ``tap`` and windows ``step`` elements
+    apart, if they lie on a grid."""
+    if isinstance(tap, int) and isinstance(step, int):
+        unit = math.gcd(tap, step)
+        return (unit, tap // unit, step // unit) if tap > 0 and step > 0 else None
+    stride = floordiv(step, tap) if tap != 0 else 0
+    ok = isinstance(stride, int) and stride > 0 and stride * tap == step
+    return (tap, 1, int(stride)) if ok else None  # type: ignore[arg-type]
 
 
 def lower_depthwise(graph: Graph, target: Target, windows: bool = True

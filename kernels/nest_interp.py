@@ -172,8 +172,8 @@ class _Machine:
         return self.address(a) if isinstance(a, Address) else self.size(a)
 
     def address(self, a: Address) -> int:
-        """Buffers count from 1 here, so that no address is 0."""
-        return (a.buffer + 1 << _SHIFT) + self.at(a.buffer, a.position)
+        """Buffers count from 1 here, so that no address is 0. What is read there is checked."""
+        return (a.buffer + 1 << _SHIFT) + self.size(a.position)
 
     def memory(self, address: int, count: int) -> np.ndarray:
         """``count`` elements from an address on, checked."""
@@ -186,8 +186,8 @@ class _Machine:
     def call(self, step: Call) -> None:
         args = [self.argument(a) for a in step.args]
         gemm = re.fullmatch(r"mk_igemm_f32_(\d+)x\d+h?(?:of\d+)?(?:_bf16)?", step.name)
-        table = re.fullmatch(r"mk_depthwise_f32_(\d+)", step.name)
-        window = re.fullmatch(r"mk_window_f32_k(\d+)s(\d+)_(\d+)", step.name)
+        table = re.fullmatch(r"mk_depthwise_(?:f32|u8|s8)_(\d+)", step.name)
+        window = re.fullmatch(r"mk_window_(?:f32|u8|s8)_k(\d+)s(\d+)d(\d+)_(\d+)", step.name)
         if gemm:
             self.gemm(int(gemm[1]), self.panel, *args)
         elif table:
@@ -214,28 +214,37 @@ class _Machine:
                 value = value + self.memory(res + r * ldr, n)
             self.memory(c + r * ldc, n)[:] = np.minimum(np.maximum(value, lo), hi)
 
-    def depthwise(self, mr: int, rows: int, taps: int, w: int, ldw: int, channels: int,
-                  *finish: Any) -> None:
+    def depthwise(self, mr: int, rows: int, taps: int, w: int, ldw: int, channels: int, out: int,
+                  ldo: int, bias: int, lo: float, hi: float, zero: float = 0.0) -> None:
+        """See ``micro.depthwise.table_parameters``."""
         table = self.memory(rows, taps * mr).reshape(taps, mr)
         for r in range(mr):
             total = np.zeros(channels, np.float32)
             for t in range(taps):
-                total += self.memory(int(table[t, r]), channels) * self.memory(
-                    w + t * ldw, channels)
-            self.finish(total, r, *finish)
+                pixel = self.memory(int(table[t, r]), channels).astype(np.float32) - zero
+                total += pixel * self.memory(w + t * ldw, channels)
+            self.finish(total, r, out, ldo, bias, lo, hi)
 
-    def window(self, kw: int, stride: int, mr: int, x: int, ldx: int, ldy: int, kh: int, w: int,
-               ldw: int, channels: int, *finish: Any) -> None:
-        for r in range(mr):
+    def window(self, kw: int, stride: int, dilation: int, mr: int, pixels: int, x: int, ldx: int,
+               ldy: int, kh: int, left: int, right: int, outside: int, w: int, ldw: int,
+               channels: int, out: int, ldo: int, bias: int, lo: float, hi: float,
+               zero: float = 0.0) -> None:
+        """See ``micro.depthwise.window_parameters``."""
+        if pixels < mr:
+            raise VerifyError(f"{pixels} pixels are fewer than the {mr} of the tile")
+        for r in range(pixels):
             total = np.zeros(channels, np.float32)
             for ky, kx in np.ndindex(kh, kw):
-                total += self.memory(x + ky * ldy + (r * stride + kx) * ldx, channels) * (
+                column = r * stride + kx * dilation
+                inside = left <= column < right
+                pixel = self.memory(x + ky * ldy + column * ldx if inside else outside, channels)
+                total += (pixel.astype(np.float32) - zero) * (
                     self.memory(w + (ky * kw + kx) * ldw, channels))
-            self.finish(total, r, *finish)
+            self.finish(total, r, out, ldo, bias, lo, hi)
 
     def finish(self, total: np.ndarray, r: int, out: int, ldo: int, bias: int, lo: float,
                hi: float) -> None:
-        """The last arguments of the depthwise tiles, for pixel ``r``."""
+        """Bias, limits and store of pixel ``r`` of the depthwise tiles."""
         value = total + self.memory(bias, total.size) if bias else total
         self.memory(out + r * ldo, total.size)[:] = np.minimum(np.maximum(value, lo), hi)
 

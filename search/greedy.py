@@ -88,7 +88,7 @@ class Fuser:
         mine = _Group([node], node_kind(node), bit, ancestors)
         self.groups.append(mine)
         self.of[node] = mine
-        if mine.kind == "solo":
+        if mine.kind == "solo" or self.widened(node) is not None:
             return
         producers = [v.node for v in node.operands if v.node in self.of]
         for producer in sorted(dict.fromkeys(producers),
@@ -102,6 +102,25 @@ class Fuser:
             else:
                 self.refusals.setdefault((producer, node), reason)
 
+    def widened(self, node: Node) -> Node | None:
+        """The depthwise convolution that reads its pixels as the bytes which ``node`` widens: that
+        goes with the reader, for a quarter of the traffic. None for other nodes."""
+        if node.op != "cast" or node.operands[0].dtype.bits != 8 or node.out.dtype != F32:
+            return None
+        chain = [node]
+        while chain[-1].op != "conv":
+            users = self.graph.users(chain[-1].out)
+            if len(users) != 1 or chain[-1].out in self.graph.output_values:
+                return None
+            user, = users
+            if user.op not in ("sub", "conv") or len(chain) == 3 or user.operands[1] in (
+                n.out for n in chain
+            ):
+                return None
+            chain.append(user)
+        conv = chain[-1]
+        return conv if self.judge.verdict(chain).implementation == "contract" else None
+
     def refuse(self, theirs: _Group, mine: _Group, producer: Node, node: Node) -> str | None:
         """Why the producer's group may not be merged into the consumer's; None if it may."""
         kinds = (theirs.kind, mine.kind)
@@ -113,7 +132,8 @@ class Fuser:
         if kinds == ("map", "contract"):
             free = all(moves(n) or widens_weights(n) and n.out == node.operands[1]
                        for n in theirs.nodes)
-            if not free or node.op not in ("dot", "attention"):
+            bytes_ = self.widened(theirs.nodes[0]) is node
+            if not bytes_ and (not free or node.op not in ("dot", "attention")):
                 return "operands of a micro-kernel are only moved, not computed, on the way in"
         if self.is_view(node) and self.escapes_besides(theirs, node):
             return "a view of a value that others need costs nothing"

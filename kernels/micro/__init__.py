@@ -10,10 +10,8 @@ Pointers may be passed as typed pointers or as int64 addresses. All symbols star
 ===================  =====================================================================
 ``igemm(...)``       ``(rows, taps, first, klen, b, ahead, step, c, ldc, m, n, part, more,
                      bias, res, ldr, lo, hi[, ldk])``, see ``gemm.Tile``
-``depthwise(...)``   ``(rows, taps, w, ldw, channels, out, ldo, bias, lo, hi)``, see
-                     ``depthwise``
-``window(...)``      ``(x, ldx, ldy, kh, w, ldw, channels, out, ldo, bias, lo, hi)``, see
-                     ``depthwise``
+``depthwise(...)``   see ``depthwise.table_parameters``
+``window(...)``      see ``depthwise.window_parameters``
 ``pack(...)``        ``(src, stride_k, stride_n, k, n, dst)``, see ``packing``
 ``igemm_i8(...)``    ``(rows, taps, klen, b, c, ldc)``, see ``quantized``
 ``pack_i8(...)``     ``(src, stride_k, stride_n, k, n, dst, bias)``, see ``quantized``
@@ -124,11 +122,12 @@ def igemm_rows(target: Target, dtype: str = "f32") -> tuple[int, ...]:
 
 
 def depthwise(target: Target, dtype: str = "f32", mr: int | None = None) -> MicroKernel:
-    """The depthwise tile with ``mr`` pixels (default: the full tile)."""
+    """The depthwise tile with ``mr`` pixels (default: the full tile) of ``dtype``: floats, or bytes
+    (``u8``, ``s8``)."""
     full_mr, nv, width = _depthwise.tile_shape(target, dtype)
     rows = mr or full_mr
     symbol = f"mk_depthwise_{dtype}_{rows}"
-    arguments = ("rows", "taps", "w", "ldw", "channels", "out", "ldo", "bias", "lo", "hi")
+    arguments = tuple(name for _, name in _depthwise.table_parameters(dtype))
 
     def text() -> str:
         return _depthwise.depthwise_text(symbol, target, dtype, rows, nv)
@@ -137,20 +136,22 @@ def depthwise(target: Target, dtype: str = "f32", mr: int | None = None) -> Micr
 
 
 def window(
-    target: Target, kw: int, stride: int, dtype: str = "f32", mr: int | None = None
+    target: Target,
+    kw: int,
+    stride: int,
+    dtype: str = "f32",
+    mr: int | None = None,
+    dilation: int = 1,
 ) -> MicroKernel:
-    """The depthwise tile for windows inside the image, ``kw`` pixels wide, no dilation in x.
-
-    ``x`` is the first input pixel, ``ldx`` the distance of neighboring pixels, ``ldy`` that of
-    the rows of the window, ``w`` is ``[kh][kw][ldw]``.
-    """
-    full_mr, nv, width = _depthwise.window_shape(target, kw, dtype)
-    rows = mr or full_mr
-    symbol = f"mk_window_{dtype}_k{kw}s{stride}_{rows}"
-    arguments = ("x", "ldx", "ldy", "kh", "w", "ldw", "channels", "out", "ldo", "bias", "lo", "hi")
+    """The depthwise tile for windows of ``kw`` pixels that are ``dilation`` columns apart, outputs
+    ``stride`` columns apart; pixels as in ``depthwise``."""
+    rows = mr or _depthwise.window_rows(target)
+    nv, width = _depthwise.window_shape(target, kw, rows, dtype)
+    symbol = f"mk_window_{dtype}_k{kw}s{stride}d{dilation}_{rows}"
+    arguments = tuple(name for _, name in _depthwise.window_parameters(dtype))
 
     def text() -> str:
-        return _depthwise.window_text(symbol, target, dtype, kw, stride, rows, nv)
+        return _depthwise.window_text(symbol, target, dtype, kw, stride, dilation, rows, nv)
 
     return MicroKernel(symbol, target, rows, nv, nv * width, arguments, text)
 
@@ -204,8 +205,9 @@ _NAMES = re.compile(
     r"mk_(?:igemm(?P<strided>k?)_(?P<gemm>f32|f64)"
     r"_(?P<rows>\d+)x(?P<nv>\d+)(?P<half>h?)(?:of(?P<panel>\d+))?(?P<brief>_bf16)?"
     r"|igemm_(?P<byte>[us])8_(?P<byte_rows>\d+)x(?P<byte_nv>\d+)(?P<byte_half>h?)"
-    r"|depthwise_(?P<table_type>f32|f64)_(?P<table_rows>\d+)"
-    r"|window_(?P<window_type>f32|f64)_k(?P<kw>\d+)s(?P<stride>\d+)_(?P<window_rows>\d+)"
+    r"|depthwise_(?P<table_type>f32|f64|u8|s8)_(?P<table_rows>\d+)"
+    r"|window_(?P<window_type>f32|f64|u8|s8)_k(?P<kw>\d+)s(?P<stride>\d+)d(?P<dilation>\d+)"
+    r"_(?P<window_rows>\d+)"
     r"|pack_(?P<pack>f32|f64|i8))"
 )
 
@@ -233,7 +235,8 @@ def named(symbol: str, target: Target) -> MicroKernel:
         return depthwise(target, part["table_type"], int(part["table_rows"]))
     if part["kw"]:
         shape = int(part["kw"]), int(part["stride"])
-        return window(target, *shape, part["window_type"], int(part["window_rows"]))
+        rows, dilation = int(part["window_rows"]), int(part["dilation"])
+        return window(target, *shape, part["window_type"], rows, dilation)
     return pack_i8(target) if part["pack"] == "i8" else pack(target, part["pack"])
 
 

@@ -10,9 +10,11 @@ import pytest
 from evonnx.ir.dims import Dim, sym
 from evonnx.ir.graph import Builder, Value
 from evonnx.ir.target import Target
+from evonnx.ir.types import F32, I8, U8, DType, TensorType
 from evonnx.kernels.depthwise import lower_depthwise
+from evonnx.search.greedy import greedy
 
-from .test_groups import array, check, tensor
+from .test_groups import RNG, array, check, tensor
 
 CASES = [
     # image, kernel, strides, dilations, pads_lo, pads_hi
@@ -103,8 +105,45 @@ def test_special_values_stay_where_they_are() -> None:
         check(y, b, given)
 
 
-def test_wide_images_need_no_table_inside() -> None:
+def test_images_need_no_table() -> None:
+    """Borders, dilations and strides are the window's own; windows of three axes have a table."""
+    for case, symbol in ((0, "mk_window_f32_k3s1d1"), (6, "mk_window_f32_k3s1d2"),
+                         (4, "mk_window_f32_k3s3d1"), (15, "mk_depthwise_f32")):
+        b = Builder()
+        y, _ = depthwise(b, CASES[case], CASES[case][0])
+        _, symbols = lower_depthwise(b.build({"y": y}), Target.named("generic"))
+        assert len(symbols) == 1 and symbols[0].startswith(symbol)
+
+
+# quantized images ---------------------------------------------------------------------------------
+
+
+def quantized(case: tuple[Any, ...], kind: DType, zero: float) -> tuple[Builder, Value]:
+    """A depthwise convolution of bytes, as quantized networks have it."""
     b = Builder()
-    y, _ = depthwise(b, CASES[0], CASES[0][0])
-    _, symbols = lower_depthwise(b.build({"y": y}), Target.named("generic"))
-    assert any(s.startswith("mk_window_f32_k3s1") for s in symbols)
+    c = case[0][-1]
+    pixels = b.op("cast", b.input("x", TensorType(kind, case[0])), to=F32)
+    pixels = b.op("sub", pixels, zero) if zero else pixels
+    keys = ("strides", "dilations", "pads_lo", "pads_hi")
+    y = b.op("conv", pixels, b.const(array(*case[1], 1, c)), groups=c, layout="last",
+             **dict(zip(keys, case[2:], strict=True)))
+    return b, b.op("relu", b.op("add", y, b.const(array(c))))
+
+
+@pytest.mark.parametrize("target", ["cpu", "avx2", "generic"])
+@pytest.mark.parametrize("case", [1, 4, 6, 9, 12, 15])
+@pytest.mark.parametrize("kind,zero", [(U8, 130.0), (I8, -128.0), (U8, 0.0)])
+def test_bytes_are_read_as_they_are(case: int, target: str, kind: DType, zero: float) -> None:
+    """The conversion goes with the convolution: what lies between is a quarter of the size."""
+    b, y = quantized(CASES[case], kind, zero)
+    low, high = (0, 256) if kind == U8 else (-128, 128)
+    x = RNG.integers(low, high, CASES[case][0]).astype(kind.np)
+    assert check(y, b, {"x": x}, target=target, tolerance=2e-3) == "contract"
+
+
+@pytest.mark.parametrize("zero,together", [(3.0, True), (0.5, False), (300.0, False)])
+def test_fusion_takes_bytes_along(zero: float, together: bool) -> None:
+    b, y = quantized(CASES[0], U8, zero)
+    graph = b.build({"y": y})
+    groups = [[graph.nodes[k].op for k in g.nodes] for g in greedy(graph).groups]
+    assert (groups == [["cast", "sub", "conv", "add", "relu"]]) == together

@@ -144,26 +144,42 @@ def test_depthwise(target, call_micro, dtype, mr):
             assert (out[:, channels:] == 7).all()
 
 
-@pytest.mark.parametrize("dtype", KINDS)
+@pytest.mark.parametrize("dtype", [*KINDS, "u8", "s8"])
 def test_window(target, call_micro, dtype):
-    kind, tolerance = KINDS[dtype]
-    for kh, kw, stride, mr in ((3, 3, 1, None), (3, 3, 2, None), (5, 5, 1, 2), (7, 7, 1, None),
-                               (1, 2, 3, 1), (0, 3, 1, 1)):  # fmt: skip
-        tile = micro.window(target, kw, stride, dtype, mr)
+    """Windows on a grid whose first and last columns lie outside the image."""
+    kind, tolerance = KINDS.get(dtype, KINDS["f32"])
+    low, high, stored = (0, 256, np.uint8) if dtype == "u8" else (-128, 128, np.int8)
+    zero = {"u8": (7.0,), "s8": (-5.0,)}.get(dtype, ())
+    for kh, kw, stride, dilation, mr in ((3, 3, 1, 1, None), (3, 3, 2, 1, None), (5, 5, 1, 1, 2),
+                                         (7, 7, 1, 1, None), (1, 2, 3, 1, 1), (0, 3, 1, 1, 1),
+                                         (3, 3, 1, 2, None), (2, 3, 2, 3, 3)):  # fmt: skip
+        tile = micro.window(target, kw, stride, dtype, mr, dilation)
         call = call_micro(tile)
-        columns = (tile.mr - 1) * stride + kw
-        for channels in (1, 16, 17, 65, 130):
-            x = rng.standard_normal((max(kh, 1), columns, channels + 1)).astype(kind)
+        pixels = 2 * tile.mr + tile.mr // 2
+        columns = (pixels - 1) * stride + (kw - 1) * dilation + 1
+        for channels, left, right in ((1, 0, columns), (16, 1, columns), (17, 1, columns - 1),
+                                      (65, 0, columns - 1), (130, columns, columns),
+                                      (96, 2, 4), (32, 0, 1)):  # fmt: skip
+            shape = (max(kh, 1), columns, channels + 1)
+            x = rng.standard_normal(shape).astype(kind)
+            if zero:
+                x = rng.integers(low, high, shape).astype(stored)
+            outside = np.full(channels, zero[0] if zero else 0, x.dtype)
             w = rng.standard_normal((kh, kw, channels)).astype(kind)
-            out = np.full((tile.mr, channels + 2), 7, kind)
+            out = np.full((pixels, channels + 2), 7, kind)
             bias, limits, after = finish_of(channels, kind)
-            call(x.ctypes.data, channels + 1, columns * (channels + 1), kh, w.ctypes.data,
-                 channels, channels, out.ctypes.data, channels + 2, bias, *limits)  # fmt: skip
-            exact = np.zeros((tile.mr, channels))
-            for r in range(tile.mr):
-                part = x[:kh, r * stride : r * stride + kw, :channels].astype(np.float64)
-                exact[r] = (part * w).sum((0, 1))
-            np.testing.assert_allclose(out[:, :channels], after(exact), atol=50 * tolerance)
+            call(pixels, x.ctypes.data, channels + 1, columns * (channels + 1), kh, left, right,
+                 outside.ctypes.data, w.ctypes.data, channels, channels, out.ctypes.data,
+                 channels + 2, bias, *limits, *zero)  # fmt: skip
+            image = x.astype(np.float64) - (zero[0] if zero else 0)
+            image[:, :left] = image[:, right:] = 0
+            exact = np.zeros((pixels, channels))
+            for r in range(pixels):
+                at = r * stride + np.arange(kw) * dilation
+                exact[r] = (image[:kh, at, :channels] * w).sum((0, 1))
+            size = 256 if zero else 1
+            np.testing.assert_allclose(
+                out[:, :channels], after(exact), atol=50 * tolerance * size)
             assert (out[:, channels:] == 7).all()
 
 
@@ -227,7 +243,8 @@ def test_symbols_name_their_kernel(target):
     made = [
         micro.igemm(target, "f64", 2, 1), micro.igemm(target), micro.igemm_i8(target, 4),
         micro.igemm_i8(target, flip=True), micro.depthwise(target, "f64"), micro.pack_i8(target),
-        micro.window(target, 3, 2), micro.pack(target), micro.igemm(target, nv=0, half=True),
+        micro.window(target, 3, 2), micro.window(target, 3, 1, "s8", 2, 4), micro.pack(target),
+        micro.depthwise(target, "u8", 3), micro.igemm(target, nv=0, half=True),
         micro.igemm_i8(target, 3, 1, half=target.vector_bits >= 512),
     ]  # fmt: skip
     for kernel in made:
