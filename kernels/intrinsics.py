@@ -231,10 +231,24 @@ def ccall(context: Any, name: types.Type, *args: types.Type) -> Any:
     symbol, plain = name.literal_value, tuple(types.unliteral(a) for a in args)
 
     def build(target: Any, builder: ir.IRBuilder, signature: Any, values: list[Any]) -> Any:
+        _check_call(builder, symbol, len(values) - 1)
         call(builder, symbol, ir.VoidType(), values[1:])
         return target.get_dummy_value()
 
     return types.void(name, *plain), build
+
+
+def _check_call(builder: ir.IRBuilder, symbol: str, count: int) -> None:
+    """A call with other arguments than the micro-kernel has would read what is on the stack."""
+    from .micro import known, named
+
+    target = getattr(builder.module, "evonnx_target", None)
+    if target is None or not known(symbol):
+        return
+    wanted = named(symbol, target).arguments
+    if count != len(wanted):
+        raise types_error(f"{symbol} takes {len(wanted)} arguments ({', '.join(wanted)}), "
+                          f"not {count}")
 
 
 def widen(builder: ir.IRBuilder, raw: Any, dtype: str) -> Any:

@@ -220,6 +220,11 @@ def _parts(symbol: str) -> dict[str, str | Any]:
     return found.groupdict()
 
 
+def known(symbol: str) -> bool:
+    """Whether a symbol names a micro-kernel."""
+    return _NAMES.fullmatch(symbol) is not None
+
+
 def named(symbol: str, target: Target) -> MicroKernel:
     """The micro-kernel with this symbol, the inverse of ``symbol``; raises ``CompileError``."""
     part = _parts(symbol)
@@ -241,7 +246,7 @@ def named(symbol: str, target: Target) -> MicroKernel:
 
 
 __all__ = [
-    "named", "narrowed",
+    "known", "named", "narrowed",
     "MicroKernel", "igemm", "igemm_rows", "depthwise", "window", "pack", "pack_b", "igemm_i8",
     "pack_i8", "pack_b_i8",
 ]  # fmt: skip

@@ -294,6 +294,12 @@ def test_float_to_integer(run, name):
         assert got.tolist() == [info.max, info.min, info.max, info.min]
 
 
+def test_calls_of_micro_kernels_have_all_arguments(target):
+    source = 'def kernel(bufs, params, begin, end):\n    ccall("mk_depthwise_f32_1", 1, 2, 3)\n'
+    with pytest.raises(CompileError, match=r"takes 10 arguments .rows, taps, w.*, not 3"):
+        jit.compile_source(source, "k", target, ("mk_depthwise_f32_1",))
+
+
 FLOATS = np.concatenate(
     [
         rng.standard_normal(3000) * rng.choice([1e-3, 1, 1e3, 1e7], 3000),
