@@ -213,9 +213,12 @@ def set_graphs(compiled: Compiled, model: str) -> Iterator[tuple[str, Graph, int
 
 def _neighbors(graph: Graph, members: Sequence[Sequence[Node]]) -> Iterator[tuple[int, int]]:
     """Groups of which the first feeds the second, directly and by no detour."""
-    home = {n: k for k, nodes in enumerate(members) for n in nodes}
-    before = [{home[d] for n in nodes for d in graph.dependencies(n) if d in home} - {k}
-              for k, nodes in enumerate(members)]  # fmt: skip
+    home: dict[Node, int] = {}
+    for k, nodes in enumerate(members):
+        for n in nodes:
+            home.setdefault(n, k)  # what is computed again is there before
+    before = [{home[d] for n in nodes for d in graph.dependencies(n)
+               if d in home and d not in nodes} for nodes in members]
     above: list[set[int]] = []
     for sources in before:
         above.append(sources.union(*(above[k] for k in sources)))
