@@ -723,23 +723,38 @@ def substitute(d: Dim, mapping: Mapping[str, Dim]) -> Dim:
 def evaluate(d: Dim, binding: Mapping[str, int]) -> int:
     """The value of ``d``; raises ``ModelError`` for an unbound symbol, or sizes that do not
     broadcast."""
+    return _evaluate(d, binding, _APPLY)
+
+
+def estimate(d: Dim, binding: Mapping[str, int]) -> int:
+    """The value of ``d`` at sizes that need not go together: of those that do not broadcast the
+    largest counts, and what would be below zero is zero. Raises ``ModelError`` for an unbound
+    symbol."""
+    return max(0, _evaluate(d, binding, _ESTIMATE))
+
+
+_ESTIMATE: dict[str, Callable[..., Dim]] = {**_APPLY, "bcast": max}
+
+
+def _evaluate(d: Dim, binding: Mapping[str, int], apply: Mapping[str, Callable[..., Dim]]) -> int:
     if not isinstance(d, Expr):
         return int(d)
     total = 0
     for m, c in d.terms:
         term = c
         for atom, p in m:
-            term *= _evaluate_atom(atom, binding) ** p
+            term *= _evaluate_atom(atom, binding, apply) ** p
         total += term
     return total
 
 
-def _evaluate_atom(atom: Atom, binding: Mapping[str, int]) -> int:
+def _evaluate_atom(atom: Atom, binding: Mapping[str, int],
+                   apply: Mapping[str, Callable[..., Dim]]) -> int:
     if atom.kind in ("sym", "var"):
         if atom.name not in binding:
             raise ModelError(f"size {atom.name} is not known here")
         return int(binding[atom.name])
-    value = _APPLY[atom.kind](*(evaluate(a, binding) for a in atom.args))
+    value = apply[atom.kind](*(_evaluate(a, binding, apply) for a in atom.args))
     assert isinstance(value, int)
     return value
 

@@ -24,7 +24,8 @@ DEFAULT_SEARCH = "default"
 OBJECTIVES = ("time", "peak", "C", "D")
 """What may be minimized: the cost model's cost, the peak of memory, operations, bytes moved."""
 ASSUMED = 32
-"""Size that a symbol counts as where none is expected."""
+"""Size that a symbol counts as where none is expected, unless that leaves a shape without
+elements: then twice as much, and so on."""
 BUDGET = 200_000
 """Evaluations of a strategy, if nothing else is said."""
 

@@ -8,7 +8,7 @@ the plan can only be smaller.
 *Stages.* Groups that do not depend on one another may run side by side, each on its share of the
 threads. Such a set is one more candidate, priced by ``together``, so that searches and proofs weigh
 it against everything else. Candidates for it come from a schedule that is already good: two groups
-of it that are independent and near one another, where running side by side saves time.
+of it or more that are independent and near one another, where running side by side saves time.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..ir.dims import Dim, evaluate
-from ..ir.errors import EvonnxError
+from ..ir.dims import Dim, estimate
 from ..ir.graph import Graph, Node, Value
 from ..ir.ops import lookup
 from ..ir.schedule import KERNELS, Schedule
@@ -39,6 +38,8 @@ from .variants import better
 QUICK_CHECKS, QUICK_EACH = 400, 8
 """Structures that ``default`` asks for, at most: in all, which takes under half a second, and per
 distinct group of greedy fusion, which takes a small part of the time its kernel is compiled in."""
+_DOUBLED = 5
+"""Times that the sizes assumed are doubled, at most."""
 NEAR = 16
 """Groups behind one of a schedule that are tried side by side with it."""
 
@@ -207,7 +208,8 @@ class Survey:
         return tuple(sorted(v for k in parts for v in self.members[k]))
 
     def stages(self, chosen: Sequence[int], model: CostModel | None = None) -> list[Stage]:
-        """Pairs of a solution's groups that the model says run faster side by side."""
+        """Groups of a solution that the model says run faster side by side: pairs, and what the
+        pair of each group that saves most grows to while one more group saves more."""
         threads = self.context.threads
         if threads < 2:
             return []
@@ -216,19 +218,44 @@ class Survey:
         kernels = [k for k in chosen
                    if self.facts[k].implementation in KERNELS and costs[k] > self.target.sync_s]
         found = []
-        for place, a in enumerate(kernels):
-            for b in kernels[place + 1 : place + 1 + NEAR]:
-                if len(self.members[a]) + len(self.members[b]) > MOST_NODES:
-                    continue
-                if not self.table.independent(self.members[a], self.members[b]):
-                    continue
-                share = round(threads * costs[a] / (costs[a] + costs[b]))
-                share = min(max(share, 1), threads - 1)
-                shares = (share, threads - share)
-                seconds = together(model, [self.facts[a], self.facts[b]], shares, self.context)
-                if seconds < costs[a] + costs[b]:
-                    found.append(Stage((a, b), shares))
+        for place, first in enumerate(kernels):
+            best, saves = Stage((first,), (threads,)), 0.0
+            others = kernels[place + 1 : place + 1 + NEAR]
+            while len(best.parts) < threads:
+                wider = [s for k in others if (s := self._wider(best, k, costs)) is not None]
+                gains = [(gain, s) for s in wider if (gain := self._saved(s, model, costs)) > saves]
+                if not gains:
+                    break
+                if len(best.parts) == 1:
+                    found += [s for _, s in gains]
+                saves, best = max(gains, key=lambda known: known[0])
+                if len(best.parts) > 2:
+                    found.append(best)
+                others = [s.parts[-1] for _, s in gains if s is not best]
         return found
+
+    def _wider(self, stage: Stage, k: int, costs: np.ndarray) -> Stage | None:
+        """A stage with one group more, unless that depends on another of it."""
+        parts = (*stage.parts, k)
+        if sum(len(self.members[p]) for p in parts) > MOST_NODES:
+            return None
+        if not all(self.table.independent(self.members[p], self.members[k]) for p in stage.parts):
+            return None
+        return Stage(parts, shares(self.context.threads, [float(costs[p]) for p in parts]))
+
+    def _saved(self, stage: Stage, model: CostModel, costs: np.ndarray) -> float:
+        """Seconds by which groups are faster side by side than one after the other."""
+        side = together(model, [self.facts[k] for k in stage.parts], stage.threads, self.context)
+        return float(sum(costs[k] for k in stage.parts)) - side
+
+
+def shares(threads: int, costs: Sequence[float]) -> tuple[int, ...]:
+    """``threads`` among as many groups or fewer: one for each, and the rest one by one to the group
+    that has the most to do for each of its threads."""
+    given = [1] * len(costs)
+    for _ in range(threads - len(costs)):
+        given[max(range(len(costs)), key=lambda k: costs[k] / given[k])] += 1
+    return tuple(given)
 
 
 def space_of(graph: Graph, greedy: Schedule, target: Target, how: Search) -> Space:
@@ -253,9 +280,18 @@ def constant_bytes(graph: Graph) -> float:
 
 
 def sizes_of(graph: Graph, expect: Mapping[str, int]) -> dict[str, int]:
-    """A size for every symbol of the graph: the one expected, or ``ASSUMED``."""
-    symbols = {s for n in graph.nodes for t in n.types for s in type_symbols(t)}
-    return {s: expect.get(s, ASSUMED) for s in symbols}
+    """A size for every symbol of the graph: the one expected, or ``ASSUMED``, or twice as much and
+    so on where it takes that to leave no dimension of the graph without elements."""
+    types = [t for n in graph.nodes for t in n.types]
+    symbols = {s for t in types for s in type_symbols(t)}
+    dims = {d for t in types if isinstance(t, TensorType) for d in t.shape
+            if not isinstance(d, int)}
+    sizes = {s: expect.get(s, ASSUMED) for s in symbols}
+    for doubled in range(_DOUBLED + 1):
+        tried = {s: expect.get(s, ASSUMED << doubled) for s in symbols}
+        if all(estimate(d, tried) > 0 for d in dims):
+            return tried
+    return sizes
 
 
 def memory(graph: Graph, table: Candidates, sizes: Mapping[str, int]
@@ -266,10 +302,7 @@ def memory(graph: Graph, table: Candidates, sizes: Mapping[str, int]
         if not isinstance(v.type, TensorType) or v in graph.output_values:
             return 0.0
         size = v.type.nbytes()
-        try:
-            return float(size if isinstance(size, int) else evaluate(size, sizes))
-        except EvonnxError:  # sizes that do not go together at the sizes assumed
-            return 0.0
+        return float(size if isinstance(size, int) else estimate(size, sizes))
 
     values = []
     for node, units in table.of.items():

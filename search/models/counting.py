@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from ...ir.dims import Dim, evaluate
+from ...ir.dims import Dim, estimate
 from ...ir.graph import Graph, Node
 from ...ir.target import Target
 from ...ir.tiles import BLOCK, SPLITS, tile_rows
@@ -31,7 +31,7 @@ def facts(cost: GroupCost, sizes: Mapping[str, int], target: Target | None = Non
     registers of 512 bits). Raises ``EvonnxError`` where a symbol has no size."""
 
     def number(d: Dim) -> float:
-        return float(d if isinstance(d, int) else evaluate(d, sizes))
+        return float(d if isinstance(d, int) else estimate(d, sizes))
 
     flops, special = number(cost.flops), number(cost.special)
     tiles = _tiles(cost.implementation, number(cost.positions), number(cost.points),

@@ -9,6 +9,7 @@ import pytest
 
 import evonnx
 from evonnx.compiler.options import check_schedule
+from evonnx.ir.dims import sym
 from evonnx.ir.errors import OptionError
 from evonnx.ir.graph import Builder, Graph
 from evonnx.ir.groups import escaping
@@ -25,6 +26,7 @@ from evonnx.search.greedy import Fuser, greedy
 from evonnx.search.judge import Judge
 from evonnx.search.legality import implementation
 from evonnx.search.settings import RULES, SEARCHES, Search, searches
+from evonnx.search.space import sizes_of, space_of
 
 TARGET = Target.named("generic")
 STRATEGIES = ("genetic", "swarm", "annealing", "beam", "random", "nsga2")
@@ -210,3 +212,34 @@ def test_a_model_of_ones_own() -> None:
     assert compiled.report().program == "cache is off"
     schedule = schedule_of(graph, [])
     assert schedule.groups == ()
+
+
+def apart() -> Graph:
+    """Sizes that go together only where A = 2 B, and only from 101 on have elements everywhere."""
+    b = Builder()
+    x, y = (b.input(n, TensorType(F32, (sym(s),))) for n, s in (("x", "A"), ("y", "B")))
+    both = b.op("add", x, b.op("concat", y, y, axis=0))
+    rest = b.op("slice", b.op("exp", both), starts=(100,), sizes=(both.shape[0] - 100,), steps=(1,))
+    return b.build({"z": b.op("softmax", b.op("tanh", b.op("softmax", rest, axis=0)), axis=0)})
+
+
+@pytest.mark.parametrize("name", ["default", "exact", *RULES])
+def test_sizes_assumed_need_not_go_together(name: str) -> None:
+    graph = apart()
+    compiled = evonnx.compile(graph, search=name)
+    feeds = {n: np.linspace(0, 1, size, dtype=np.float32) for n, size in (("x", 240), ("y", 120))}
+    got, want = compiled.run(None, feeds)[0], run(graph, feeds)["z"]
+    np.testing.assert_allclose(got, want, rtol=1e-5)
+    how = compiled.report().search
+    assert 0 < how["cost"] <= how["greedy"] or name in RULES
+    assert sizes_of(graph, {}) == {"A": 64, "B": 64}
+    assert sizes_of(graph, {"A": 3}) == {"A": 3, "B": 64}
+
+
+def test_memory_of_sizes_that_do_not_go_together() -> None:
+    graph = apart()
+    how = Search("exact", objective="peak", expect={"A": 200, "B": 150})
+    space = space_of(graph, Fuser(graph).run(), Target.detect(), how)
+    assert space.problem.flat.nbytes.max() == 4 * 300
+    with pytest.raises(evonnx.LimitError, match="sizes expected do not go together"):
+        evonnx.compile(graph, max_memory=1 << 20, expect={"A": 200, "B": 150})
