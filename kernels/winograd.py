@@ -20,11 +20,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import chain
 
 from ..ir.access import Cond, linear_index
-from ..ir.axes import Axis, name_of
-from ..ir.dims import Dim, Expr, ceil_div, dmax, dmin, product, within
-from ..ir.elements import Ex, Refused, map_dims, renamer
+from ..ir.axes import Axis, coefficient, name_of
+from ..ir.dims import Dim, Expr, ceil_div, dmax, dmin, free_vars, product, within
+from ..ir.elements import Ex, Names, Refused, map_dims, renamer
 from ..ir.graph import Graph
 from ..ir.types import F32, I64
 from ..ir.variants import WAY_BYTES, Tiling
@@ -94,48 +95,70 @@ class _WinogradWriter(_Writer):
         rows = (Axis(r, self.block),) if isinstance(r, Expr) else ()
         table = SetRows(rows, self.table, r, Address(self.pixels, r * self.row_stride), (), -1)
         t = n.var(self.block)
-        place, lets = self.places(self.first_row + t)
+        lets = _Lets(n)
+        place = self.places(self.first_row + t, lets)
         count = self.last_row - self.first_row
         c = self.reduced[2]
-        values = _both_ways([[self.element_at(place, i, j) for j in range(SIZE)]
-                             for i in range(SIZE)], _transformed)
-        local = t * self.row_stride + c.var
-        body = tuple(
-            Store(self.pixels, (i * SIZE + j) * self.block * self.row_stride + local, values[i][j])
-            for i in range(SIZE) for j in range(SIZE))  # fmt: skip
+        pixels = _both_ways(self.square(place, lets), _transformed)
+        starts = lets.run(t * self.row_stride, self.block * self.row_stride)
+        body = tuple(Store(self.pixels, start + c.var, pixel)
+                     for start, pixel in zip(starts, chain(*pixels), strict=True))
         axes = (Axis(t, count),) if isinstance(t, Expr) else ()
-        return [table, Nested(axes, (Loop((c,), body),), lets)]
+        return [table, Nested(axes, (Loop((c,), body),), lets.made())]
 
-    def places(self, tile: Dim) -> tuple[tuple[Dim, ...], tuple[tuple[Dim, Dim], ...]]:
-        """Variables (image, row of tiles, column of tiles), and what they are for a tile."""
-        _, down, across = self.counts
-        variables = tuple(self.names.var(count) for count in self.counts)
-        values = tile // (down * across), tile // across % down, tile % across
-        return variables, tuple((v, value) for v, value in zip(variables, values, strict=True)
-                                if isinstance(v, Expr))
+    def places(self, tile: Dim, lets: _Lets) -> tuple[Dim, Dim, Dim]:
+        """Image, row of tiles and column of tiles of a tile."""
+        image, down, across = self.counts
+        return (lets.name(tile // (down * across), image), lets.name(tile // across % down, down),
+                lets.name(tile % across, across))
 
-    def element_at(self, place: tuple[Dim, ...], i: int, j: int) -> Ex:
-        """Pixel (i, j) of the 4x4 that a tile reads; zero outside the image."""
+    def square(self, place: tuple[Dim, Dim, Dim], lets: _Lets) -> list[list[Ex]]:
+        """The 4x4 pixels that a tile reads; zero outside the image."""
         node = self.space.anchor
-        image, down, across = place
-        conds: list[Cond] = []
-        at: list[Dim] = []
-        for start, offset, lo, size in zip((down, across), (i, j), node.attrs["pads_lo"],
-                                           node.operands[0].shape[1:3], strict=True):
-            position = start * 2 + (offset - lo)
-            if within(position, 0, size) is not True:
-                conds.append(Cond(position, 0, size))
-                position = dmin(dmax(position, 0), size - 1)
-            at.append(position + lo)
-        ky, kx, _ = self.reduced
-        mapping: dict[str, Dim] = {name_of(ky.var): 0, name_of(kx.var): 0,
-                                   name_of(self.line): at[0], name_of(self.pixel): at[1]}
+        sides: list[list[tuple[tuple[Cond, ...], Dim]]] = []
+        for start, lo, size in zip(place[1:], node.attrs["pads_lo"],
+                                   node.operands[0].shape[1:3], strict=True):
+            side: list[tuple[tuple[Cond, ...], Dim]] = []
+            for offset in range(SIZE):
+                position = start * 2 + (offset - lo)
+                conds: tuple[Cond, ...] = ()
+                if within(position, 0, size) is not True:
+                    conds = (Cond(position, 0, size),)
+                    position = dmin(dmax(position, 0), size - 1)
+                side.append((conds, lets.name(position + lo, size + lo)))
+            sides.append(side)
+        down, across = sides
+        loads = self.loads(place[0], [at for _, at in down], [at for _, at in across], lets)
+        return [[_where((*down[i][0], *across[j][0]), loads[i][j]) for j in range(SIZE)]
+                for i in range(SIZE)]
+
+    def loads(self, image: Dim, lines: Sequence[Dim], pixels: Sequence[Dim], lets: _Lets
+              ) -> list[list[Ex]]:
+        """What is read at the given lines and pixels, as the convolution counts them.
+
+        Where both lie at even strides, the position is a line's and a pixel's: eight positions per
+        tile are computed instead of sixteen."""
+        ky, kx, channel = self.reduced
+        line, pixel = name_of(self.line), name_of(self.pixel)
+        fixed: dict[str, Dim] = {name_of(ky.var): 0, name_of(kx.var): 0}
         if isinstance(self.image, Expr):
-            mapping[name_of(self.image)] = image
-        value = map_dims(self.space.a, renamer(mapping))
-        if not conds:
-            return value
-        return Ex("fn", F32, (all_hold(conds), value, _ZERO), ("select", ()))
+            fixed[name_of(self.image)] = image
+        a = map_dims(self.space.a, renamer(fixed))
+        buffer, position = a.data
+        steps = [coefficient(position, name) for name in (line, pixel)]
+        if any(step is None or free_vars(step) for step in steps):
+            return [[map_dims(a, renamer({line: y, pixel: x})) for x in pixels] for y in lines]
+        size = product(self.low.graph.inputs[buffer].shape)
+        first = self.space.anchor.attrs["pads_lo"][1]
+        begin: dict[str, Dim] = {pixel: first}
+        if isinstance(channel.var, Expr):
+            begin[name_of(channel.var)] = 0
+        rows = [lets.name(renamer({**begin, line: y})(position), size) for y in lines]
+        columns = [lets.name((x - first) * steps[1], size) for x in pixels]
+        corner = renamer({line: 0, pixel: 0})(position)
+        depth = corner - renamer(begin)(corner)
+        return [[Ex("load", a.dtype, (), (buffer, r + c + depth)) for c in columns]
+                for r in rows]
 
     # -- products and results --------------------------------------------------------------
 
@@ -155,38 +178,54 @@ class _WinogradWriter(_Writer):
             Address(self.table, q * self.mr), 1, e * (self.block * self.row_stride) + first,
             dmin(CHAIN, self.channels - first), b, 0, 0, to, self.nr, self.mr, self.nr, to,
             dmin(k, 1), 0, 0, 0, *NO_LIMITS)
-        results = self.results(j)
-        return [Nested(panels, (Call(tile.symbol, arguments, inner), results))
-                for tile, panels in self.pieces(j)]
+        panels = (Axis(j, self.last_panel, self.first_panel),) if isinstance(j, Expr) else ()
+        calls = [Call(tile.symbol, arguments, (*once, *inner)) for tile, once in self.tiles(j)]
+        return [Nested(panels, (*calls, self.results(j)))]
+
+    def tiles(self, j: Dim) -> list[tuple[MicroKernel, tuple[Axis, ...]]]:
+        """The micro-kernels of panel ``j``, each in a loop that runs once for its panels and not at
+        all for others: so the way back is written once."""
+        pieces = self.pieces(j)
+        if len(pieces) == 1:
+            return [(pieces[0][0], ())]
+        assert isinstance(self.panel_count, int)
+        last = dmax(j - (self.panel_count - 2), 0)
+        (full, _), (narrow, _) = pieces
+        return [(tile, (Axis(self.names.var(2), times),))
+                for tile, times in ((full, 1 - last), (narrow, last))]
 
     def results(self, j: Dim) -> Nested:
         """The outputs of a panel: one loop where no tile sticks out of the image, else one for
         each of the four outputs of a tile."""
         n = self.names
         tile, lane = n.var(self.row_count, "r"), n.var(self.nr, "c")
-        local = (tile - self.first_row) * self.nr + lane
-        cells = [[Ex("load", F32, (), (self.strip, (i * SIZE + k) * (self.block * self.nr) + local))
+        lets = _Lets(n)
+        starts = lets.run((tile - self.first_row) * self.nr, self.block * self.nr)
+        cells = [[Ex("load", F32, (), (self.strip, starts[i * SIZE + k] + lane))
                   for k in range(SIZE)] for i in range(SIZE)]
         values = _both_ways(cells, _collected)
-        (image, down, across), lets = self.places(tile)
+        image, down, across = self.places(tile, lets)
+        lines, pixels = ([lets.name(start * 2 + k, 2 * count) for k in range(2)]
+                         for start, count in zip((down, across), self.counts[1:], strict=True))
         width = dmin(self.nr, self.column.hi - j * self.nr)
         lanes = (Axis(lane, width, most=self.nr),) if isinstance(lane, Expr) else ()
         loops: list[Loop] = []
         for y, x in ((0, 0), (0, 1), (1, 0), (1, 1)):
-            at = (down * 2 + y, across * 2 + x)
+            at = lines[y], pixels[x]
             mapping: dict[str, Dim] = {
                 name_of(self.line): at[0], name_of(self.pixel): at[1],
                 name_of(self.column.var): j * self.nr + lane}
             if isinstance(self.image, Expr):
                 mapping[name_of(self.image)] = image
-            guard = tuple(Cond(p, 0, size) for p, size in zip(at, self.extents, strict=True)
-                          if within(p, 0, size) is not True)
+            guard = tuple(Cond(p, 0, size) for p, size, place in zip(
+                at, self.extents, (down * 2 + y, across * 2 + x), strict=True)
+                if within(place, 0, size) is not True)
             body = tuple(self.late_stores(values[y][x], mapping))
             loops.append(Loop(lanes, body, guard=guard))
         if not any(loop.guard for loop in loops):
             loops = [Loop(lanes, tuple(item for loop in loops for item in loop.body))]
         axes = (Axis(tile, self.last_row, self.first_row),) if isinstance(tile, Expr) else ()
-        return Nested(axes, tuple(loops), lets)
+        return Nested(axes, tuple(loops), lets.made())
 
     def late_stores(self, value: Ex, mapping: dict[str, Dim]) -> list[Store | Accumulate]:
         """What follows the convolution, for one of a tile's outputs."""
@@ -201,8 +240,42 @@ class _WinogradWriter(_Writer):
         return low.rename(body, mapping)
 
 
+class _Lets:
+    """Positions that a tile computes once: a loop that repeats none of their terms is a fraction
+    of the code, and of the time to compile it."""
+
+    def __init__(self, names: Names) -> None:
+        self.names = names
+        self.pairs: list[tuple[Dim, Dim]] = []
+
+    def name(self, value: Dim, extent: Dim) -> Dim:
+        """A variable for ``value``, which is below ``extent``."""
+        variable = self.names.var(extent)
+        if isinstance(variable, Expr):
+            self.pairs.append((variable, value))
+        return variable
+
+    def run(self, first: Dim, step: Dim) -> list[Dim]:
+        """Variables for the ``POINTS`` positions from ``first`` on that are ``step`` apart."""
+        end = step * POINTS
+        step = self.name(step, step + 1)
+        found = [self.name(first, end)]
+        while len(found) < POINTS:
+            found.append(self.name(found[-1] + step, end))
+        return found
+
+    def made(self) -> tuple[tuple[Dim, Dim], ...]:
+        """(variable, value) of all, in order."""
+        return tuple(self.pairs)
+
+
 def _fn(op: str, a: Ex, b: Ex) -> Ex:
     return Ex("fn", F32, (a, b), (op, ()))
+
+
+def _where(conds: tuple[Cond, ...], value: Ex) -> Ex:
+    """``value`` where the conditions hold, else zero."""
+    return Ex("fn", F32, (all_hold(list(conds)), value, _ZERO), ("select", ())) if conds else value
 
 
 def _transformed(d: Sequence[Ex]) -> list[Ex]:

@@ -12,6 +12,7 @@ from evonnx.ir.graph import Builder, Value
 from evonnx.ir.groups import extract
 from evonnx.ir.target import Target
 from evonnx.ir.variants import form_of, tiling
+from evonnx.kernels.group import Kernel, group_kernels
 
 from .test_groups import array, check, run_as_one, tensor
 
@@ -118,3 +119,36 @@ def test_thin_images_and_images_of_few_tiles_are_summed_directly() -> None:
     b = Builder()
     assert not used(b, conv(b, tensor(b, "x", 1, 20, 20, 8), weights(8, 32), (1, 1), (1, 1)))
     assert not used(b, conv(b, tensor(b, "z", 1, 1, 3, 64), weights(64, 64), (1, 1), (1, 1)))
+
+
+def test_pixels_at_uneven_strides() -> None:
+    """Behind a pixel shuffle a line's place in memory is no multiple of its number."""
+    b = Builder()
+    x = tensor(b, "x", 1, 6, 7, 2, 2, 16)
+    shuffled = b.op("transpose", x, perm=(0, 1, 3, 2, 4, 5))
+    y = conv(b, b.op("reshape", shuffled, shape=(1, 12, 14, 16)), weights(16, 40), (1, 1), (1, 1))
+    graph = b.build({"y": y})
+    (kernel,) = kernels_of(b, y)
+    assert kernel.source.count("ccall(") == 2
+    check(graph.outputs[0][1], b, {"x": array(1, 6, 7, 2, 2, 16)}, tolerance=2e-6)
+
+
+def test_what_surrounds_the_products_is_written_once() -> None:
+    """A narrower last panel has its own products; positions are a few sums, not a size each."""
+    b = Builder()
+    x = tensor(b, "x", 1, 13, 13, 16)
+    (kernel,) = kernels_of(b, conv(b, x, weights(16, 40), (1, 1), (1, 1)))
+    assert kernel.source.count("ccall(") == 2
+    outputs = kernel.source.count("st(b3, ")
+    assert outputs == 4
+    assert len(kernel.params) < 100
+
+
+def kernels_of(b: Builder, y: Value) -> tuple[Kernel, ...]:
+    """Kernels of all nodes that lead to ``y``, as one group for AVX-512 with Winograd's method."""
+    graph = b.build({"y": y})
+    nodes = [n for n in graph.nodes if n.op not in ("input", "const")]
+    cut = extract(graph, nodes)
+    constants = frozenset(k for k, v in enumerate(cut.inputs) if v.node.op == "const")
+    return group_kernels(cut.graph, "contract", Target.named("avx512"), constants,
+                         (("winograd", 2),)).kernels
