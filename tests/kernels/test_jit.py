@@ -116,6 +116,26 @@ def test_a_name_keeps_its_type():
         jit.compile_source(source, "k", Target.named("generic"))
 
 
+@pytest.mark.parametrize(("line", "around", "counts"), [
+    ("st(x, i, ld(x, i * n))", False, True),
+    ("st(x, i, ld(x, i * n))", True, True),
+    ("st(a, i, addr(x, i * n))", False, True),
+    ("st(a, i, addr(x, i * n))", True, False),
+    ("st(a, ld(a, i) * i, addr(x, i * n))", True, True),
+    ("ccall('mk_f', ld(a, i) * i, i * n)", True, False),
+    ("st(x, i, ld(x, i))", True, False),
+])  # fmt: skip
+def test_multiplications_that_matter_in_loops(line, around, counts):
+    """Loop strength reduction is worth its time for these only."""
+    source = body(
+        "a = ptr_i64(bufs, 0)", "x = ptr_f32(bufs, 1)", "n = prm(params, 0)",
+        "for t in range(begin, end):", *(["    ccall('mk_f', t, n)"] if around else []),
+        "    for i in range(n):", f"        {line}")  # fmt: skip
+    target = Target.named("generic")
+    assert jit._multiplies_in_loop(jit.optimized_ir(jit.lower(source, "k", target), target)) == (
+        counts)
+
+
 def test_unknown_functions_are_refused():
     source = body('ccall("system", 1)')
     with pytest.raises(CompileError, match="system"):
