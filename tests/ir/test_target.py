@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
@@ -87,3 +88,19 @@ def test_speed_and_improvement_cover_every_constant() -> None:
     assert improved["launch_s"].launch_s == machine.launch_s / 2
     assert all(other != machine for other in improved.values())
     assert all(module.unit_of(name) for name in improved)
+
+
+def test_the_clock_of_a_virtual_machine_is_its_base(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = tmp_path / "cpuinfo"
+    monkeypatch.setattr(module, "_SYS_CPU", tmp_path)
+    monkeypatch.setattr(module, "_CPUINFO", told)
+    assert module._clock() == 3.0e9
+    told.write_text("flags\t\t: fpu avx\ncpu MHz\t\t: 2000.0\ncpu MHz\t\t: 2500.0\n")
+    assert module._clock() == 2.5e9
+    told.write_text("cpu MHz\t\t: 2500.0\nflags\t\t: fpu hypervisor avx\n")
+    assert module._clock() == pytest.approx(3.5e9)
+    (tmp_path / "cpu0" / "cpufreq").mkdir(parents=True)
+    (tmp_path / "cpu0" / "cpufreq" / "cpuinfo_max_freq").write_text("4100000\n")
+    assert module._clock() == 4.1e9
