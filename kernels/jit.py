@@ -32,6 +32,7 @@ _KNOWN = ("llvm.", "mk_")
 _ELEMENTS = re.compile(r" = load (?!i64|<\d+ x i64>)|\bstore (?!i64|<\d+ x i64>)")
 """Accesses of LLVM IR to other memory than int64, which addresses are."""
 _PRODUCT = re.compile(r" = mul [a-z ]*i64 ")
+_TARGET = re.compile(r"\blabel %([\w.]+)")
 
 
 def compile_source(
@@ -169,13 +170,13 @@ def _multiplies_in_loop(text: str) -> bool:
     over taps: there the pass gains up to 2 % of a convolution of few channels."""
     around = "@mk_" in text
     for block in re.split(r"\n\n|\n(?=[\w.]+:)", text):
+        products = len(_PRODUCT.findall(block))
+        if products == 0 or around and "@mk_" in block:
+            continue
         label = re.match(r"\s*([\w.]+):", block)
-        if label is None or not re.search(rf"label %{re.escape(label[1])}\b(?!\.)", block):
+        if label is None or label[1] not in _TARGET.findall(block):
             continue
-        if around and "@mk_" in block:
-            continue
-        few = 1 if around and not _ELEMENTS.search(block) else 0
-        if len(_PRODUCT.findall(block)) > few:
+        if products > 1 or not around or _ELEMENTS.search(block):
             return True
     return False
 
