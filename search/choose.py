@@ -24,7 +24,7 @@ from ..ir.target import Target
 from .greedy import Fuser
 from .models import CD, SECONDS, Context, CostModel
 from .models import model as model_of
-from .narrow import prove_narrow
+from .narrow import narrow_beam, prove_narrow
 from .problem import Found, InfeasibleError, Proof, floor, peak
 from .settings import RULES, Search
 from .space import Space, Survey, constant_bytes, sizes_of
@@ -37,8 +37,11 @@ NARROW = 20_000
 """Ideals that are visited in plain Python at most, before anything is compiled for the search."""
 IDEALS = 300_000
 """Ideals that a proof visits at most."""
+BEAM = 10_000
+"""Ideals that ``default`` follows in plain Python where the optimum cannot be proved: what searches
+on compiled loops would cost a fresh installation half a minute to compile."""
 QUICK = 20_000
-"""Moves of ``default`` where the optimum cannot be proved."""
+"""Moves of ``default`` where the optimum under a memory limit cannot be proved."""
 LEAN = 0.02
 """Part by which ``default`` wants seconds predicted for a group to be less than greedy fusion's
 groups take before it prefers it: what is closer, the cost model cannot tell apart."""
@@ -180,8 +183,9 @@ class Solver:
             proof = prove_narrow(leaning, NARROW)
             if proof is not None:
                 return _leant(proof, space, float(factors.max(initial=1.0))), ""
-        else:
-            proof = prove_narrow(space.problem, NARROW)
+            return (_followed(narrow_beam(leaning, BEAM), space),
+                    "too many ideals for a proof: the best of each size followed")
+        proof = prove_narrow(space.problem, NARROW)
         if proof is None and (self.how.name == "exact" or space.problem.limit < inf):
             from .exact import prove  # compiled by Numba, which takes seconds the first time
 
@@ -250,6 +254,12 @@ def _leant(proof: Proof, space: Space, most: float) -> Found:
     bound = min(proof.cost / most, cost)
     proven = cost <= bound * (1 + 1e-8)
     return Found(cost, proof.chosen, proof.ideals, bound, proven, peak=proof.peak)
+
+
+def _followed(found: Found, space: Space) -> Found:
+    """What a search of leaning costs found, at the costs that are meant."""
+    cost = float(sum(space.problem.cost[k] for k in found.chosen))
+    return replace(found, cost=cost, bound=min(floor(space.problem), cost))
 
 
 def _proven(proof: Proof) -> Found:

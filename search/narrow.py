@@ -1,7 +1,8 @@
 """The proven optimum of narrow graphs in plain Python: what ``exact`` does, nothing to compile.
 
-``true_front`` follows all sums of two objectives that no other dominates instead of the least one:
-the exact front of small problems.
+``narrow_beam`` keeps the best ideals of each size only: what is left of the program where a graph
+is too wide for it. ``true_front`` follows all sums of two objectives that no other dominates
+instead of the least one: the exact front of small problems.
 
 The same dynamic program over ideals as ``exact``, which explains it, with sets as long integers. A
 network is narrow: most have a few ideals per node, and Python visits some ten thousand of them in
@@ -13,7 +14,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from .problem import Point, Problem, Proof, peak
+import numpy as np
+
+from .problem import Found, Point, Problem, Proof, floor, peak, shares
 
 _Label = tuple[float, float, int, int, int]
 """(first objective, second, the ideal before, place among its labels, candidate that led here)."""
@@ -23,16 +26,36 @@ def prove_narrow(problem: Problem, limit: int = 20_000) -> Proof | None:
     """The optimum over all partitions into candidates that can be put in order; None where the
     graph has more than ``limit`` ideals, or a memory limit (then the order matters, and ``exact``
     has to look at all ideals)."""
-    if problem.limit < float("inf"):
-        return None
+    return None if problem.limit < float("inf") else _walk(problem, limit, None)
+
+
+def narrow_beam(problem: Problem, states: int) -> Found:
+    """A good partition of a problem without a memory limit; about ``states`` ideals are followed.
+    Of the ideals of one size those are kept that cost least beyond their nodes' cheapest shares
+    (``problem.shares``), which is the same as with a lower bound for the rest of the nodes."""
+    width = max(2, states // max(problem.nodes, 1))
+    walked = _walk(problem, problem.nodes * width + 1, width)
+    assert walked is not None  # no level is wider
+    return Found(walked.cost, walked.chosen, walked.ideals, floor(problem), peak=walked.peak)
+
+
+def _walk(problem: Problem, limit: int, width: int | None) -> Proof | None:
+    """The program over ideals, ``width`` of each size if that is given; None where more than
+    ``limit`` are visited."""
     n = problem.nodes
     table = _Table(problem)
     costs = problem.cost.tolist()
+    beyond = (problem.cost - _shares_of(problem)).tolist() if width is not None else []
     best: list[dict[int, tuple[float, int, int]]] = [{} for _ in range(n + 1)]
     best[0][0] = (0.0, 0, -1)
     ready: dict[int, int] = {0: table.sources}
+    rank: dict[int, float] = {0: 0.0}
     visited = tried = 0
     for size in range(n):
+        if width is not None and len(best[size]) > width:
+            kept = sorted(best[size], key=rank.__getitem__)
+            for ideal in kept[width:]:
+                del best[size][ideal], ready[ideal]
         visited += len(best[size])
         if visited > limit:
             return None
@@ -48,6 +71,8 @@ def prove_narrow(problem: Problem, limit: int = 20_000) -> Proof | None:
                     ready[after] = table.ready(after, now, g)
                 if known is None or total < known[0]:
                     level[after] = (total, ideal, g)
+                    if width is not None:
+                        rank[after] = rank[ideal] + beyond[g]
     whole = (1 << n) - 1
     chosen = []
     at = whole
@@ -56,6 +81,12 @@ def prove_narrow(problem: Problem, limit: int = 20_000) -> Proof | None:
         chosen.append(g)
         at = before
     return Proof(best[n][whole][0], tuple(reversed(chosen)), visited + 1, tried)
+
+
+def _shares_of(problem: Problem) -> np.ndarray:
+    """f8[g]: what the members of each candidate cost at their cheapest shares."""
+    share = shares(problem)
+    return np.array([share[list(problem.group(g))].sum() for g in range(problem.candidates)])
 
 
 def true_front(problem: Problem, limit: int = 100_000) -> tuple[Point, ...] | None:

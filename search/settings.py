@@ -17,8 +17,8 @@ RULES = ("postdominator", "priority", "score")
 """Greedy rules that others have published; see ``rules``."""
 SEARCHES = ("none", "default", "exact", *RULES)
 """Names of searches that are no strategies. ``none`` is greedy fusion alone; ``default`` proves the
-optimum where that is quick and anneals where it is not, from candidates near greedy fusion's and
-leaning to these; ``exact`` takes more candidates and more time."""
+optimum where that is quick and else follows the best beginnings, with candidates near greedy
+fusion's and leaning to these; ``exact`` takes more candidates and more time."""
 DEFAULT_SEARCH = "default"
 """The search of a compilation that names none."""
 OBJECTIVES = ("time", "peak", "C", "D")

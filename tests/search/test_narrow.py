@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 
+from evonnx.search import choose
 from evonnx.search.exact import exhaustive, prove
-from evonnx.search.generate import generated
-from evonnx.search.narrow import prove_narrow, true_front
+from evonnx.search.generate import generated, towers
+from evonnx.search.narrow import narrow_beam, prove_narrow, true_front
 from evonnx.search.problem import Problem, check_solution, make_problem
+from evonnx.search.settings import Search
+from evonnx.search.space import Space
 
 
 @pytest.mark.parametrize("nodes", [1, 2, 5, 9, 12])
@@ -82,3 +87,31 @@ def test_the_true_front(nodes: int) -> None:
 def test_fronts_that_are_too_large_are_refused() -> None:
     assert true_front(two_objectives(12, 0), limit=3) is None
     assert true_front(generated(5, 0)) is None  # one objective
+
+
+@pytest.mark.parametrize("tall", [False, True])
+def test_a_beam_is_valid_and_the_optimum_where_it_is_wide_enough(tall: bool) -> None:
+    for seed in range(3):
+        problem = generated(60, seed, 4, towers(60, seed) if tall else None)
+        proof = prove_narrow(problem, 1 << 20)
+        assert proof is not None
+        before = float("inf")
+        for states in (0, 60 * 8, 60 * 64, 60 * proof.ideals):
+            found = narrow_beam(problem, states)
+            assert check_solution(problem, found.chosen) == ""
+            assert found.cost == pytest.approx(problem.cost[list(found.chosen)].sum())
+            assert proof.cost <= found.cost * (1 + 1e-12) and found.bound <= proof.cost
+            assert found.evaluations <= 60 * max(2, states // 60) + 1
+            before = min(before, found.cost)
+        assert before == pytest.approx(proof.cost, rel=1e-12)
+
+
+def test_default_compiles_nothing_for_its_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there are too many ideals for a proof it follows the best of each size."""
+    monkeypatch.setattr(choose, "NARROW", 3)
+    monkeypatch.setitem(sys.modules, "evonnx.search.exact", None)
+    monkeypatch.setitem(sys.modules, "evonnx.search.evaluate", None)
+    problem = generated(60, 0)
+    found, note = choose.Solver(Search("default")).solve(Space.plain(problem))
+    assert note.startswith("too many ideals")
+    assert not found.proven and found.bound <= found.cost <= problem.cost[:60].sum()
