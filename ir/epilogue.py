@@ -10,10 +10,11 @@ moves evenly with rows and columns.
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from .axes import coefficient
-from .dims import Dim
+from .dims import Dim, Expr, free_vars
 from .elements import Ex
 from .types import F32
 
@@ -39,12 +40,16 @@ class Finish:
     hi: float = math.inf
 
 
-def finish_of(buffer: int, position: Dim, value: Ex, is_sum: Ex, row: str, column: str
-              ) -> Finish | None:
+def finish_of(buffer: int, position: Dim, value: Ex, is_sum: Ex, row: str, column: str,
+              gathered: Collection[str]) -> Finish | None:
     """The epilogue that storing ``value`` is, if it is of that form; ``is_sum`` is the element of
-    C, ``row`` and ``column`` are the names of its variables ("" where there is only one row)."""
+    C, ``row`` and ``column`` are the names of its variables ("" where there is only one row).
+    ``gathered`` are names of positions that are read from memory: what lies at such moves in ways
+    that no stride tells."""
 
     def operand(where: int, at: Dim) -> Operand | None:
+        if isinstance(at, Expr) and not free_vars(at).isdisjoint(gathered):
+            return None
         stride = coefficient(at, row) if row else 0
         even = stride is not None and coefficient(at, column) == 1
         return Operand(where, at, stride) if even and stride is not None else None

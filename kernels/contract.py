@@ -451,7 +451,8 @@ class _Writer(_Plan):
         if not isinstance(only, Store) or self.sum != F32:
             return loop, None
         return loop, finish_of(only.buffer, only.position, only.value, cell,
-                               name_of(row) if isinstance(row, Expr) else "", name_of(lane))
+                               name_of(row) if isinstance(row, Expr) else "", name_of(lane),
+                               low.puller.gathers)
 
     # -- operand B -------------------------------------------------------------------------
 

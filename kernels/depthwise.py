@@ -332,7 +332,7 @@ class _Writer:
             return None
         row = name_of(self.pixel) if isinstance(self.pixel, Expr) else ""
         finish = finish_of(only.buffer, only.position, only.value, cell, row,
-                           name_of(self.channel.var))
+                           name_of(self.channel.var), self.low.puller.gathers)
         return None if finish is None or finish.residual is not None else finish
 
 

@@ -510,7 +510,8 @@ def _epilogue(s: ContractionSpace, outside: Sequence[Axis], column: Axis
         rename = renamer(mapping)
         row = name_of(merged[0].var) if merged else ""
         at, value = stores[0]
-        finish = finish_of(0, rename(at), map_dims(value, rename), cell, row, name_of(column.var))
+        finish = finish_of(0, rename(at), map_dims(value, rename), cell, row, name_of(column.var),
+                           low.puller.gathers)
         if finish is not None and (finish.residual is None or s.channel is None):
             return None, int(finish.residual is not None)
     work = _loop(low, outside, [column], stores, shared=True)

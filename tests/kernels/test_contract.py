@@ -12,7 +12,7 @@ from evonnx.ir.graph import Builder, Graph, Value
 from evonnx.ir.groups import extract
 from evonnx.ir.target import Target
 from evonnx.ir.tiles import ContractionSpace, Space
-from evonnx.ir.types import F32, I32, U8, TensorType
+from evonnx.ir.types import F32, I32, I64, U8, TensorType
 from evonnx.ir.variants import contraction_form, tiling
 from evonnx.kernels.contract import lower_contraction
 from evonnx.kernels.micro import igemm
@@ -212,3 +212,18 @@ def test_a_batch_of_unknown_size_is_cut_like_one_image(images: int) -> None:
     y = b.op("relu", conv(b, x, array(1, 1, 24, 80)))
     assert check(y, b, {"x": array(images, 14, 14, 24)}, threads=2) == "contract"
     assert heights(N * 49, 100) == heights(49, 100) != 14
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("rows", [0, 1, 5, 37])
+@pytest.mark.parametrize("biased", [False, True])
+def test_rows_that_are_gathered_are_no_residual_in_registers(rows: int, biased: bool, target: str
+                                                            ) -> None:
+    """Messages along the edges of a graph: the row that is added lies where an index says."""
+    b = Builder()
+    nodes, index = tensor(b, "nodes", 9, 40), tensor(b, "index", rows, dtype=I64)
+    y = b.op("dot", tensor(b, "x", rows, 24), b.const(array(24, 40)), ta=False, tb=False)
+    y = _bias(b, y, rows, 40) if biased else y
+    y = b.op("relu", b.op("add", b.op("gather", nodes, index, axis=0), y))
+    feeds = {"nodes": array(9, 40), "index": RNG.integers(0, 9, rows), "x": array(rows, 24)}
+    assert check(y, b, feeds, target=target, threads=2) == "contract"
