@@ -187,7 +187,8 @@ def contractions(compiled: Compiled, model: str) -> Iterator[tuple[str, Graph]]:
     for line in sorted(lines, key=lambda item: -_seconds(item.estimate)):
         if line.implementation == "contract":
             cut = cut_out(graph, members[line.number])
-            if cut.digest not in seen and not seen.add(cut.digest):  # type: ignore[func-returns-value]
+            if cut.digest not in seen:
+                seen.add(cut.digest)
                 yield line.ops, cut
 
 

@@ -32,7 +32,7 @@ from ..search.choose import NARROW, Choice, Solver, objective_model
 from ..search.models import Bounds, CostModel, Roofline
 from ..search.narrow import prove_narrow
 from ..search.settings import ASSUMED, RULES, Search
-from ..search.space import Space, Survey
+from ..search.space import Space, Survey, sizes_of
 from .feeds import random_feeds
 from .request import Clock, Stages
 
@@ -88,7 +88,8 @@ class Contest:
         for c in self.contenders:
             self._build(c)
         self.clock.stage("measure")
-        feeds = random_feeds(self.executable.inputs, self.how.expect, others=ASSUMED)
+        feeds = random_feeds(self.executable.inputs, sizes_of(self.graph, self.how.expect),
+                             others=ASSUMED)
         mixed = self._mixed(self._groups(feeds, seconds / 2))
         if mixed is not None:
             self._build(mixed)

@@ -1,7 +1,7 @@
 """Candidate groups of a graph: which sets of nodes may be one kernel, and what each moves.
 
 A set is a candidate if it is convex (no path leaves it and comes back) and legal
-(``legality.implementation``). First come the neighbors of the given schedules: their groups, what
+(``legality.judge``). First come the neighbors of the given schedules: their groups, what
 is left of a group when its first or last nodes are cut off, a group with one node more, two groups
 joined along an edge, and two that read the same value (siblings in one kernel). Then groups grow
 from single nodes along edges, one node at a time, smaller ones first, bounded per first node and

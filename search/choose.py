@@ -183,7 +183,7 @@ class Solver:
             proof = prove_narrow(leaning, NARROW)
             if proof is not None:
                 return _leant(proof, space, float(factors.max(initial=1.0))), ""
-            return (_followed(narrow_beam(leaning, BEAM), space),
+            return (_followed(narrow_beam(leaning, min(BEAM, self.how.budget)), space),
                     "too many ideals for a proof: the best of each size followed")
         proof = prove_narrow(space.problem, NARROW)
         if proof is None and (self.how.name == "exact" or space.problem.limit < inf):

@@ -45,7 +45,7 @@ class Search:
     model: str | CostModel = "bounds"
     """Cost model, or its name."""
     budget: int = BUDGET
-    """Evaluations of a strategy."""
+    """Evaluations of a strategy, at most; ideals that ``default`` follows where no proof ends."""
     seed: int = 0
     threads: int = 1
     """Threads that the cost model counts on: the cores of the target in a compilation, so that the

@@ -286,12 +286,8 @@ def sizes_of(graph: Graph, expect: Mapping[str, int]) -> dict[str, int]:
     symbols = {s for t in types for s in type_symbols(t)}
     dims = {d for t in types if isinstance(t, TensorType) for d in t.shape
             if not isinstance(d, int)}
-    sizes = {s: expect.get(s, ASSUMED) for s in symbols}
-    for doubled in range(_DOUBLED + 1):
-        tried = {s: expect.get(s, ASSUMED << doubled) for s in symbols}
-        if all(estimate(d, tried) > 0 for d in dims):
-            return tried
-    return sizes
+    tried = [{s: expect.get(s, ASSUMED << k) for s in symbols} for k in range(_DOUBLED + 1)]
+    return next((t for t in tried if all(estimate(d, t) > 0 for d in dims)), tried[0])
 
 
 def memory(graph: Graph, table: Candidates, sizes: Mapping[str, int]

@@ -115,3 +115,12 @@ def test_default_compiles_nothing_for_its_search(monkeypatch: pytest.MonkeyPatch
     found, note = choose.Solver(Search("default")).solve(Space.plain(problem))
     assert note.startswith("too many ideals")
     assert not found.proven and found.bound <= found.cost <= problem.cost[:60].sum()
+
+
+def test_default_keeps_its_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choose, "NARROW", 3)
+    space = Space.plain(generated(60, 0, 4, towers(60, 0)))
+    spent = [choose.Solver(Search("default", budget=budget)).solve(space)[0].evaluations
+             for budget in (150, 300)]
+    assert spent[0] < spent[1]
+    assert all(n <= budget + 1 for n, budget in zip(spent, (150, 300), strict=True))
