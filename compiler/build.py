@@ -32,6 +32,7 @@ from ..runtime.program import (
     side_by_side,
 )  # fmt: skip
 from ..search.cost import group_work
+from .indices import index_ranges
 from .sizes import size_checks
 
 Lowered = dict[tuple[Any, ...], GroupKernels]
@@ -65,7 +66,8 @@ class ProgramBuilder:
         self.steps = _side_by_side(self.steps)
         outputs = tuple((name, self.buffer(v)) for name, v in self.graph.outputs)
         return Program(tuple(self.buffers), tuple(self.steps), inputs, outputs, self.kernels,
-                       self.constants, tuple(size_checks(self.graph)))
+                       self.constants, tuple(size_checks(self.graph)),
+                       index_ranges(self.graph))
 
     # -- buffers ---------------------------------------------------------------------------
 

@@ -1,6 +1,6 @@
 r"""A compiled program as one file: program, machine code, packed constants.
 
-    evonnx artefact 2\n | head bytes: u64 | SHA-256 of the head | head | blobs
+    evonnx artefact 3\n | head bytes: u64 | SHA-256 of the head | head | blobs
 
 The head is JSON: the caller's key text and notes, the program (sizes as numbers or the text of
 ``ir.dims``, types and attributes in the words of the IR text), and where each blob lies. Blobs are
@@ -43,14 +43,16 @@ from .program import (
     ConstSpec,
     ControlStep,
     HostStep,
+    IndexRange,
     KernelCode,
     KernelStep,
     Program,
+    SizeCheck,
     Step,
 )  # fmt: skip
 
 _NAME = b"evonnx artefact "
-_MAGIC = _NAME + b"2\n"
+_MAGIC = _NAME + b"3\n"
 _START = struct.Struct("<Q32s")
 _MAX_HEAD = 1 << 28
 _BLOCK = 1 << 16
@@ -261,7 +263,8 @@ def _program_out(program: Program) -> dict[str, Any]:
         "outputs": program.outputs,
         "kernels": [[name, k.source, k.symbol, k.externs] for name, k in program.kernels.items()],
         "constants": [[b, c.digest, c.transform] for b, c in program.constants.items()],
-        "checks": [[_dim_out(a), _dim_out(b), text] for a, b, text in program.checks],
+        "checks": [[c.relation, _dim_out(c.a), _dim_out(c.b), c.message] for c in program.checks],
+        "ranges": [[r.input, r.column, _dim_out(r.extent), r.message] for r in program.ranges],
     }  # fmt: skip
 
 
@@ -275,7 +278,10 @@ def _program_in(value: Mapping[str, Any]) -> Program:
         {name: KernelCode(source, symbol, tuple(externs))
          for name, source, symbol, externs in value["kernels"]},
         {b: ConstSpec(digest, _tuples(transform)) for b, digest, transform in value["constants"]},
-        tuple((_dim_in(a), _dim_in(b), text) for a, b, text in value["checks"]),
+        tuple(SizeCheck(relation, _dim_in(a), _dim_in(b), text)
+              for relation, a, b, text in value["checks"]),
+        tuple(IndexRange(k, column, _dim_in(extent), text)
+              for k, column, extent, text in value["ranges"]),
     )  # fmt: skip
 
 

@@ -200,8 +200,8 @@ def _used_symbols(program: Program) -> frozenset[str]:
                 used |= free_symbols(dim)
     for _, b in program.outputs:
         used |= type_symbols(program.buffers[b].type)
-    for left, right, _ in program.checks:
-        used |= free_symbols(left) | free_symbols(right)
+    for check in program.checks:
+        used |= free_symbols(check.a) | free_symbols(check.b)
     return frozenset(used)
 
 

@@ -125,6 +125,49 @@ class HostStep:
 Step = KernelStep | BindStep | ControlStep | HostStep
 
 
+RELATIONS = {
+    "equal": "sizes {} and {} differ",
+    "broadcast": "sizes {} and {} do not broadcast",
+    "at_most": "size {} is larger than {}",
+}
+"""Relations between sizes, with what is said where they do not hold."""
+
+
+@dataclass(frozen=True, slots=True)
+class SizeCheck:
+    """What must hold between two sizes at every binding."""
+
+    relation: str
+    """``equal``; ``broadcast``: ``a`` may also be 1; ``at_most``: ``a <= b``."""
+    a: Dim
+    b: Dim
+    message: str
+    """What assumes it, for people."""
+
+    def __post_init__(self) -> None:
+        if self.relation not in RELATIONS:
+            raise VerifyError(f"size check: {quote(self.relation)} is not one of {[*RELATIONS]}")
+
+    def holds(self, a: int, b: int) -> bool:
+        """Whether these values of the sizes keep to it."""
+        return a == b or self.relation == "broadcast" and a == 1 \
+            or self.relation == "at_most" and a < b
+
+
+@dataclass(frozen=True, slots=True)
+class IndexRange:
+    """Every element of an input, or of a column of its last axis, lies in ``[-extent, extent)``."""
+
+    input: int
+    """Number of the input."""
+    column: int | None
+    """Position along the input's last axis; None: all elements."""
+    extent: Dim
+    """Size of the axis that the elements are positions of."""
+    message: str
+    """What reads them, for people."""
+
+
 @dataclass(frozen=True)
 class Program:
     """A whole compiled model, or the body of a control step."""
@@ -138,8 +181,10 @@ class Program:
     kernels: Mapping[str, KernelCode] = field(default_factory=dict)
     constants: Mapping[int, ConstSpec] = field(default_factory=dict)
     """Buffer number -> where the constant comes from."""
-    checks: tuple[tuple[Dim, Dim, str], ...] = ()
-    """(a, b, message): ``a == b`` or ``a == 1`` must hold at every binding."""
+    checks: tuple[SizeCheck, ...] = ()
+    """What must hold between sizes at every binding."""
+    ranges: tuple[IndexRange, ...] = ()
+    """What must hold of the values of inputs at every call; sizes of inputs only."""
 
     @cached_property
     def roots(self) -> tuple[int, ...]:
@@ -243,8 +288,11 @@ def _lines(program: Program) -> Iterator[str]:
     for number, buffer in enumerate(program.buffers):
         yield "  " + _buffer_line(program, number, buffer)
     yield "  inputs " + ", ".join(f"{quote(name)}=%{b}" for name, b in program.inputs)
-    for a, b, message in program.checks:
-        yield f"  check {a} == {b}  # {message}"
+    for c in program.checks:
+        yield f"  check {c.relation} {c.a}, {c.b}  # {c.message}"
+    for r in program.ranges:
+        column = "" if r.column is None else f"[..., {r.column}]"
+        yield f"  range {quote(program.inputs[r.input][0])}{column} in {r.extent}  # {r.message}"
     for step in program.steps:
         yield "  " + step_line(step)
         if isinstance(step, ControlStep):
@@ -335,6 +383,8 @@ def _check_buffers(program: Program) -> None:
     for what, numbers in (("input", fed), ("output", [b for _, b in program.outputs])):
         if bad := [b for b in numbers if not 0 <= b < count]:
             raise VerifyError(f"{what} refers to buffer {bad[0]} of {count}")
+    if bad := [r.input for r in program.ranges if not 0 <= r.input < len(fed)]:
+        raise VerifyError(f"a range is that of input {bad[0]} of {len(fed)}")
     for number, buffer in enumerate(program.buffers):
         if buffer.role == "input" and buffer.view_of is None and number not in fed:
             raise VerifyError(f"input buffer {number} belongs to no input")

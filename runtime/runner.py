@@ -26,6 +26,7 @@ from .frame import Block, Direct, Frame, data_address
 from .host import lookup
 from .plan import HostItem, Layout, Segment, layout
 from .program import BindStep, ControlStep, HostStep, Program, bare_symbol
+from .ranges import check_ranges
 from .tables import Binding, PeriodTemplate
 from .team import Holder, Team
 
@@ -110,6 +111,7 @@ class Runner:
         }
         roots = self.layout.roots
         self._input_roots = [b for _, b, _ in self.layout.inputs]
+        self._names = [name for name, _, _ in self.layout.inputs]
         self._input_slots = [roots[b].slot for b in self._input_roots]
         self._attached = [r.slot for r in roots.values() if r.kind in ("input", "dynamic")]
         self.direct = (
@@ -147,6 +149,8 @@ class Runner:
         binding = self._bindings.get((shapes, given))
         if binding is None:
             binding = self._bind(shapes, given)
+        if binding.ranges:
+            check_ranges(binding.ranges, arrays, self._names)
         frame = self._frame()
         try:
             frame.enter(0, binding, self.machine.threads)
@@ -171,6 +175,8 @@ class Runner:
         binding = self._bindings.latest
         if binding is None or binding.shapes != shapes:
             binding = self._bindings.get((shapes, ())) or self._bind(shapes, ())
+        if binding.ranges:
+            check_ranges(binding.ranges, arrays, self._names)
         try:
             frame = self._frames.pop()
         except IndexError:

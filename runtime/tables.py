@@ -23,7 +23,8 @@ from .arena import Arena, Plan
 from .driver import ROW_PARAMS, ROW_REFS, ROW_TILES, ROW_WORDS
 from .phases import Shape, arrange, has_stages, share
 from .plan import ALIGN, HostItem, Layout, Segment, aligned
-from .program import KernelStep, step_writes
+from .program import RELATIONS, KernelStep, step_writes
+from .ranges import Range
 from .sizes import Sizes
 
 _SLACK = 16
@@ -89,6 +90,8 @@ class Binding:
     """Bytes of address table at the start of a thread's private memory."""
     stride: int
     """Bytes of private memory per thread: address table, scratch, distance to the next."""
+    ranges: Sequence[Range] = ()
+    """What the values of the inputs must keep to; of the first period only."""
 
     @property
     def nbytes(self) -> int:
@@ -212,9 +215,12 @@ class PeriodTemplate:
         ]
         self.readable = {b: self._spec(b) for b in self._read_by_python()}
         self.checks = [
-            (self.sizes.slot(a), self.sizes.slot(b), message)
-            for a, b, message in program.checks
-            if max(shape.period_of(a), shape.period_of(b)) == period
+            (c, self.sizes.slot(c.a), self.sizes.slot(c.b))
+            for c in program.checks
+            if max(shape.period_of(c.a), shape.period_of(c.b)) == period
+        ]
+        self.ranges = [
+            (r, self.sizes.slot(r.extent)) for r in (program.ranges if period == 0 else ())
         ]
         self._input_dims = [
             (k, axis, self.sizes.slot(dim), dim)
@@ -279,9 +285,10 @@ class PeriodTemplate:
         if max(map(abs, sizes), default=0) >= 1 << 62:
             raise LimitError("a size of the model does not fit 64 bits")
         self._check_inputs(sizes, shapes)
-        for a, b, message in self.checks:
-            if sizes[a] not in (sizes[b], 1):
-                raise FeedError(f"sizes {sizes[a]} and {sizes[b]} differ: {message}")
+        for check, a, b in self.checks:
+            if not check.holds(sizes[a], sizes[b]):
+                text = RELATIONS[check.relation].format(sizes[a], sizes[b])
+                raise FeedError(f"{text}: {check.message}")
         array = np.array(sizes, np.int64)
         needed = array[self._arena_slots]
         if needed.min(initial=0) < 0:
@@ -314,6 +321,7 @@ class PeriodTemplate:
                 for b, (slot, offset, dtype, dims) in self.readable.items()
             },
             sizes=sizes,
+            ranges=[Range(r.input, r.column, sizes[k], r.message) for r, k in self.ranges],
             parent=parent,
             shift=shift,
             stride=shift + scratch + 2 * ALIGN,

@@ -17,7 +17,15 @@ from evonnx.runtime import store
 from evonnx.runtime.artefact import read_artefact, write_artefact
 from evonnx.runtime.executable import Executable, Parts
 from evonnx.runtime.objects import link
-from evonnx.runtime.program import Buffer, ConstSpec, ControlStep, HostStep, Program, print_program
+from evonnx.runtime.program import (
+    Buffer,
+    ConstSpec,
+    ControlStep,
+    HostStep,
+    Program,
+    SizeCheck,
+    print_program,
+)
 from evonnx.runtime.store import ProgramCache
 
 NOTES = {"stamps": [["w.bin", 3, 4]]}
@@ -32,7 +40,7 @@ def exe(maker: Any, cache: Any) -> Executable:
     maker.input("s", ("N",))
     c = maker.const(W, ("chain", ("transpose", (1, 0)), ("reshape", (4, 3))), (4, 3))
     y = maker.buffer((4, 3))
-    maker.checks.append((n, n * 2 // 2, "same"))
+    maker.checks.append(SizeCheck("equal", n, n * 2 // 2, "same"))
     maker.add(x, c, y)
     maker.output("y", y)
     return Executable(maker.program(), maker.constants, threads=1, cache=cache)

@@ -14,7 +14,7 @@ from evonnx.runtime.driver import BARRIER, PARALLEL, ROW_FLAGS, ROW_WORDS
 from evonnx.runtime.executable import Executable, measure_peak, resident_peak
 from evonnx.runtime.phases import Shape
 from evonnx.runtime.plan import layout
-from evonnx.runtime.program import BindStep, KernelStep, print_program
+from evonnx.runtime.program import BindStep, KernelStep, SizeCheck, print_program
 
 
 @pytest.fixture(params=[1, 2, 4])
@@ -303,11 +303,11 @@ def test_scalars(maker: Any, cache: Any) -> None:
 
 def test_checks(maker: Any, cache: Any) -> None:
     a, b, y = maker.input("a", ("N",)), maker.input("b", ("M",)), maker.buffer(("N",))
-    maker.checks.append((sym("M"), sym("N"), "Add 'sum'"))
+    maker.checks.append(SizeCheck("broadcast", sym("M"), sym("N"), "Add 'sum'"))
     maker.add(a, b, y)
     maker.output("y", y)
     exe = Executable(maker.program(), maker.constants, cache=cache)
-    with pytest.raises(FeedError, match="sizes 3 and 4 differ: Add 'sum'"):
+    with pytest.raises(FeedError, match="sizes 3 and 4 do not broadcast: Add 'sum'"):
         exe.run({"a": np.zeros(4, np.float32), "b": np.zeros(3, np.float32)})
 
 
