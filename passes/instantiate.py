@@ -166,7 +166,7 @@ class Draw:
     def position_dtype(self, op: str, k: int, operand: DType) -> DType:
         if op == "select":
             return BOOL if k == 0 else operand
-        if op in ("gather", "gather_elements") and k == 1:
+        if op in ("gather", "gather_elements", "scatter_elements") and k == 1:
             return I64
         return operand
 
@@ -297,6 +297,8 @@ def random_attributes(d: Draw, op: str, args: list[Value | None]) -> dict[str, A
         "pad": lambda: _pad(d, rank),
         "concat": lambda: {"axis": d.attrs.get("axis!", 0)},
         "gather": lambda: {"axis": _axis(d, rank)},
+        "scatter_elements": lambda: {"axis": 0,
+                                     "reduction": d.pick("none", "add", "mul", "max", "min")},
         "dims": lambda: {"values": d.pick((0,), (1,), (0, 1), (2, 1, 0)), "shape": None},
         "reduce": lambda: {"kind": d.pick("max", "min", "sum", "mean", "prod"),
                            "axes": _axes(d, rank), "keepdims": bool(d.rng.random() < 0.5)},

@@ -63,6 +63,10 @@ def attend(b: Builder, q: Value, k: Value, t: bool, v: Value, mask: Value | None
     q = _turned(b, q, turn)
     on_k, k, turn = _peel(b, k)
     n = len(turn)
+    if not t and is_identity(turn):
+        k = _units_moved_in(b, k)
+        on_more, k, turn = _peel(b, k)
+        on_k *= on_more
     if not t:
         if is_identity(turn):
             raise Refusal("the keys are stored as columns")
@@ -86,6 +90,19 @@ def _peel(b: Builder, v: Value) -> tuple[float, Value, tuple[int, ...]]:
             v = v.node.operands[0]
         else:
             return scale, v, perm
+
+
+def _units_moved_in(b: Builder, v: Value) -> Value:
+    """``transpose(reshape(x))`` for ``reshape(transpose(x))`` where the reshape only adds axes of
+    size 1 in front (one head); any other value as it is."""
+    inner = v.node.operands[0] if v.node.op == "reshape" else v
+    lead = v.rank - inner.rank
+    if inner.node.op != "transpose" or lead <= 0 or v.shape != (1,) * lead + inner.shape:
+        return v
+    source = inner.node.operands[0]
+    wide = b.op("reshape", source, shape=(*v.shape[:lead], *source.shape))
+    perm = (*range(lead), *(lead + p for p in inner.node.attrs["perm"]))
+    return b.op("transpose", wide, perm=perm)  # type: ignore[no-any-return]
 
 
 def _turned(b: Builder, v: Value, perm: tuple[int, ...]) -> Value:

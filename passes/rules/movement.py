@@ -169,6 +169,13 @@ def _unit_axes(m: Match) -> Answer:
     return any(shape[a] == 1 for a in m["a"]) or "no reduced axis has size 1"
 
 
+def _whole_rows(m: Match) -> Answer:
+    x, i, u = m["x"], m.root.operands[1], m["u"]
+    if x.rank == 0 or i.shape[1:] != x.shape[1:] or i.shape != u.shape:
+        return "only a part of each row is written"
+    return True
+
+
 def _rows(m: Match) -> Answer:
     x, w = m["x"], m["W"]
     if w.rank != 2 or x.rank < 2:
@@ -295,6 +302,20 @@ def _progression(b: Builder, index: Value) -> tuple[Any, int, int]:
     if any(isinstance(v, int) and v < 0 for v in flat):
         raise Refusal("several positions count from the end")
     return flat[0], len(flat), step
+
+
+@term
+def row_numbers(b: Builder, index: Value) -> Value:
+    """Positions ``[n, ...]`` that are the same along all axes but the first, as ``[n, 1]``."""
+    rows = index.shape[0]
+    while any(d != 1 for d in index.shape[1:]):
+        source = index.node.operands[0] if index.node.op in ("expand", "reshape") else None
+        if source is None or source.rank == 0 or source.shape[0] != rows:
+            raise Refusal("the positions may differ inside a row")
+        if index.node.op == "expand" and source.rank != index.rank:
+            raise Refusal("the positions are broadcast to more axes")
+        index = source
+    return index if index.rank == 2 else b.op("reshape", index, shape=(rows, 1))
 
 
 @term
@@ -430,6 +451,10 @@ RULES: tuple[Rule, ...] = (
     # a gather at known, evenly spaced positions is a slice
     Rule("gather_slice", "gather(x, I, axis=k)", "pick(x, I, k)"),
     Rule("gather_dims", "gather(x, (y := dims()), axis=k)", "pick(x, y, k)"),
+    # positions that are the same for all of a row address whole rows
+    Rule("scatter_rows", "scatter_elements(x, expand(i), u, axis=0, reduction=r)",
+         "scatter_nd(x, row_numbers(i), u, reduction=r)", when=(_whole_rows,), shared=True,
+         sizes="x[a,b] i[c,1] u[c,b]"),
     # a reduction does not care for the order of the axes
     Rule("reduce_transpose", "reduce(transpose(x, perm=p), kind=kd, axes=a, keepdims=k)",
          "reduce(x, kind=kd, axes=source_axes(a, p), keepdims=k)", when=(_order_kept,),
