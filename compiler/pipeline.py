@@ -26,6 +26,7 @@ PIPELINE = [
     "conv_transpose",  # as convolutions
     "layout",  # image ops channels-last from end to end
     "canon",
+    "linear",  # images multiplied where they are small
     "thin",  # padding of three-channel images made explicit
     "fold:all",  # what is still constant is computed once, not in every call
 ]

@@ -12,6 +12,7 @@ from . import expand as expand_pass
 from . import fold as fold_pass
 from . import halves as halves_pass
 from . import layout as layout_pass
+from . import linear as linear_pass
 from . import siblings as siblings_pass
 from . import thin as thin_pass
 from .manager import GraphPass, Pass, RulePass
@@ -50,6 +51,10 @@ def _layout(graph: Graph, fired: Counter[str], options: Sequence[str]) -> Graph:
     return layout_pass.to_channels_last(graph, fired)
 
 
+def _linear(graph: Graph, fired: Counter[str], options: Sequence[str]) -> Graph:
+    return linear_pass.move_products(graph, fired)
+
+
 def _thin(graph: Graph, fired: Counter[str], options: Sequence[str]) -> Graph:
     return thin_pass.pad_thin_images(graph, fired)
 
@@ -79,6 +84,7 @@ _ALL: tuple[Pass, ...] = (
     GraphPass("halves", _halves, "products of half-precision numbers done in float32"),
     GraphPass("layout", _layout, "image ops channels-last, transposes carried to the edges",
               post=(layout_pass.images_are_last,)),
+    GraphPass("linear", _linear, "products over channels before resampling, in a row as one"),
     GraphPass("thin", _thin, "padding of images with few channels as an op of its own"),
     GraphPass("wide_attention", _wide_attention, "attention that has no kernel into core ops"),
     GraphPass("brief_weights", _brief_weights, "constant weights of dots rounded to bfloat16"),
