@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 
-def _status(field: str) -> int | None:
+def status(field: str) -> int | None:
     """One size of /proc/self/status in bytes; None where the system has no such file."""
     path = Path("/proc/self/status")
     if not path.is_file():
@@ -36,7 +36,7 @@ def _memory(compiled: Any, feeds: Any) -> dict[str, int | None]:
 
 def measure(model: str, threads: int, feeds_file: str) -> dict[str, Any]:
     """Compile once, run once; see the module docstring."""
-    before = _status("VmRSS")
+    before = status("VmRSS")
     began = time.perf_counter()
     from .. import compile as compile_model
 
@@ -49,7 +49,7 @@ def measure(model: str, threads: int, feeds_file: str) -> dict[str, Any]:
     ready = time.perf_counter()
     compiled.run(None, feeds)
     ran = time.perf_counter()
-    peak = _status("VmHWM")
+    peak = status("VmHWM")
     return {
         "import": imported - began,
         "total": done - began,

@@ -55,7 +55,7 @@ def resolve(names: Sequence[str]) -> list[str]:
     return list(chosen)
 
 
-def _python(module: str, *arguments: str) -> list[str]:
+def python(module: str, *arguments: str) -> list[str]:
     return [sys.executable, "-m", f"{__package__}.{module}", *arguments]
 
 
@@ -67,7 +67,7 @@ def _ending(code: int, output: str) -> str:
     return one_line(lines[-1]) if lines else f"exit code {code}"
 
 
-def _child(
+def child(
     command: list[str], timeout: float, environment: dict[str, str] | None = None
 ) -> tuple[str, str]:
     """Runs a child; returns its standard output and, if it failed, why."""
@@ -86,7 +86,7 @@ def _attempt(job: Job, timeout: float) -> Result:
     with tempfile.TemporaryDirectory(prefix="evonnx-bench-") as folder:
         source, target = Path(folder, "job.json"), Path(folder, "result.json")
         source.write_text(json.dumps(asdict(job)))
-        _, failure = _child(_python("worker", str(source), str(target)), timeout)
+        _, failure = child(python("worker", str(source), str(target)), timeout)
         if target.is_file():
             return Result.from_json(json.loads(target.read_text()))
         stage_file = target.with_suffix(".stage")
@@ -122,8 +122,8 @@ def measure_cold(job: Job, timeout: float = TIMEOUT) -> ColdResult:
     with tempfile.TemporaryDirectory(prefix="evonnx-cache-") as folder:
         environment = {"EVONNX_CACHE": folder, "XDG_CACHE_HOME": folder}
         for kind in ("cold", "cached"):
-            output, failure = _child(
-                _python("coldstart", job.path, str(job.threads), job.feeds), timeout, environment
+            output, failure = child(
+                python("coldstart", job.path, str(job.threads), job.feeds), timeout, environment
             )
             if failure:
                 result.error = f"{kind}: {failure}"

@@ -123,7 +123,7 @@ def job(tmp_path: Path) -> Job:
 def test_a_child_that_dies_or_hangs_is_a_row(
     script: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run, "_python", lambda module, *args: [sys.executable, "-c", script])
+    monkeypatch.setattr(run, "python", lambda module, *args: [sys.executable, "-c", script])
     outcome = run.measure_job(job(tmp_path), timeout=1.0)
     assert outcome.error == expected
     assert outcome.ratio is None
