@@ -13,7 +13,7 @@ from typing import Any
 
 from ..ir.errors import CompileError
 from ..ir.graph import Graph, Node, Value
-from ..ir.groups import extract
+from ..ir.groups import extract, overwritable
 from ..ir.schedule import Group, Schedule
 from ..ir.target import Target
 from ..ir.types import F32, TensorType
@@ -33,6 +33,7 @@ from ..runtime.program import (
 )  # fmt: skip
 from ..search.cost import group_work
 from .indices import index_ranges
+from .reuse import in_place
 from .sizes import size_checks
 
 Lowered = dict[tuple[Any, ...], GroupKernels]
@@ -54,6 +55,8 @@ class ProgramBuilder:
         self.kernels: dict[str, KernelCode] = {}
         self.constants: dict[int, ConstSpec] = {}
         self.packed: dict[tuple[str, tuple[Any, ...]], int] = {}
+        self.over: dict[int, tuple[int, ...]] = {}
+        """Buffers that the kernel which writes one may overwrite with it."""
 
     def run(self, progress: Progress | None = None) -> Program:
         """Walks the schedule once; ``progress(stage, done, total)`` before each group."""
@@ -65,9 +68,9 @@ class ProgramBuilder:
             self.group(k, group, written[k])
         self.steps = _side_by_side(self.steps)
         outputs = tuple((name, self.buffer(v)) for name, v in self.graph.outputs)
-        return Program(tuple(self.buffers), tuple(self.steps), inputs, outputs, self.kernels,
-                       self.constants, tuple(size_checks(self.graph)),
-                       index_ranges(self.graph))
+        buffers = in_place(self.buffers, self.steps, [b for _, b in outputs], self.over)
+        return Program(buffers, tuple(self.steps), inputs, outputs, self.kernels,
+                       self.constants, tuple(size_checks(self.graph)), index_ranges(self.graph))
 
     # -- buffers ---------------------------------------------------------------------------
 
@@ -132,6 +135,9 @@ class ProgramBuilder:
                                     group.variant)
             self.lowered[key] = kernels
         self.launch(kernels, list(cut.inputs), list(cut.outputs), nodes)
+        if group.implementation in ("loops", "contract"):
+            for v in written:
+                self.over[self.of[v]] = tuple(map(self.buffer, overwritable(nodes, written)))
 
     def launch(self, kernels: GroupKernels, ins: list[Value], outs: list[Value],
                nodes: list[Node]) -> None:

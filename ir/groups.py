@@ -8,11 +8,12 @@ only.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from .graph import Builder, Graph, Node, Value, copy_node
 from .ops import lookup
+from .types import TensorType
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,33 @@ def escaping(graph: Graph, members: Iterable[Node]) -> tuple[Value, ...]:
         for v in node.outputs:
             if v in graph.output_values or any(u not in inside for u in graph.users(v)):
                 found.append(v)
+    return tuple(found)
+
+
+def overwritable(members: Collection[Node], written: Sequence[Value]) -> tuple[Value, ...]:
+    """Values from outside in whose memory the group may write its result, if nobody needs them
+    afterwards: the result is the only one, and each of its elements takes of the value the element
+    at its own place and no other, so that this is read before it is written. That is so where all
+    nodes of the group that depend on the value are elementwise and of its shape."""
+    if len(written) != 1 or not isinstance(written[0].type, TensorType):
+        return ()
+    result, inside = written[0], set(members)
+    outside = dict.fromkeys(v for n in members for v in n.operands if v.node not in inside)
+    found = []
+    for value in outside:
+        kind = value.type
+        if (value.node.op == "const" or not isinstance(kind, TensorType)
+                or kind.shape != result.shape or kind.nbytes() != result.tensor.nbytes()):
+            continue
+        behind: set[Value] = {value}
+        for n in members:
+            if behind.isdisjoint(n.operands):
+                continue
+            if not lookup(n.op).has("elementwise") or n.out.shape != kind.shape:
+                break
+            behind.add(n.out)
+        else:
+            found.append(value)
     return tuple(found)
 
 

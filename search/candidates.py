@@ -194,6 +194,13 @@ class Candidates:
         mask = sum(1 << v for v in other)
         return not any((self._above[v] | self._below[v]) & mask for v in one)
 
+    def before(self, members: Sequence[int]) -> int:
+        """Bits of the units that run before one of the members in every order."""
+        mask = 0
+        for v in members:
+            mask |= self._above[v]
+        return mask
+
     @property
     def edges(self) -> list[tuple[int, int]]:
         """(before, after), units."""

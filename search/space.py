@@ -2,8 +2,9 @@
 
 *Memory.* A value occupies memory from the group that writes it to the last that reads it, through
 views as well. Outputs of the model are memory of the caller's and are left out, as are inputs and
-constants: what is planned here is the arena. Copies of a recomputed node count one by one, so that
-the plan can only be smaller.
+constants: what is planned here is the arena. A result that is written over an operand takes
+nothing. Copies of a recomputed node count one by one even where they are one buffer, so that the
+plan can only be smaller; where memory is what is minimized or limited, nothing is computed again.
 
 *Stages.* Groups that do not depend on one another may run side by side, each on its share of the
 threads. Such a set is one more candidate, priced by ``together``, so that searches and proofs weigh
@@ -22,6 +23,7 @@ import numpy as np
 
 from ..ir.dims import Dim, estimate
 from ..ir.graph import Graph, Node, Value
+from ..ir.groups import overwritable
 from ..ir.ops import lookup
 from ..ir.schedule import KERNELS, Schedule
 from ..ir.target import Target
@@ -120,7 +122,8 @@ class Survey:
         checks = None
         if how.name == "default":
             checks = min(QUICK_CHECKS, QUICK_EACH * distinct(graph, greedy, judge))
-        self.table = Candidates(graph, [greedy], checks=checks, judge=judge)
+        self.table = Candidates(graph, [greedy], checks=checks, judge=judge,
+                                recompute=how.objective != "peak" and how.memory is None)
         self.context = Context(target, max(1, how.threads), constant_bytes(graph))
         self.sizes = sizes_of(graph, how.expect)
 
@@ -310,9 +313,34 @@ def memory(graph: Graph, table: Candidates, sizes: Mapping[str, int]
             consumers = sorted({w for r in readers for w in table.of[r]})
             if consumers:
                 values.append((u, size, consumers, False))
-    written = [0.0 if c.implementation == "view" else sum(map(nbytes, c.written))
-               for c in table.found.values()]
+    written = [0.0 if c.implementation == "view" or _in_place(graph, table, units, c)
+               else sum(map(nbytes, c.written)) for units, c in table.found.items()]
     return values, written
+
+
+def _in_place(graph: Graph, table: Candidates, units: tuple[int, ...], found: Candidate) -> bool:
+    """Whether a candidate surely writes its result over an operand: all who read that are in it or
+    run before it in every order. The runtime finds further cases, once the order is known."""
+    if found.implementation not in ("loops", "contract"):
+        return False
+    nodes = [graph.nodes[k] for k in found.nodes]
+    for value in overwritable(nodes, found.written):
+        base = value
+        while lookup(base.node.op).has("view"):
+            base = base.node.operands[0]
+        definition = lookup(base.node.op)
+        if (base.node not in table.of or base in graph.output_values
+                or definition.has("control") or definition.has("host")):
+            continue
+        readers = {r for u in table.of[base.node] for r in _behind(graph, table.readers(u))}
+        views = [r for r in readers if lookup(r.op).has("view")]
+        if any(v.out in graph.output_values for v in views):
+            continue
+        early = table.before(units)
+        if all(w in units or early >> w & 1 for r in readers.difference(views)
+               for w in table.of[r]):
+            return True
+    return False
 
 
 def _behind(graph: Graph, users: Sequence[Node]) -> list[Node]:

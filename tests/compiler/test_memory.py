@@ -1,0 +1,166 @@
+"""Memory: results in place, and what the search predicts against what the program takes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import evonnx
+from evonnx.compiler import build
+from evonnx.compiler.feeds import random_feeds
+from evonnx.compiler.pipeline import run_pipeline
+from evonnx.ir.graph import Builder, Graph, Node, Value
+from evonnx.ir.groups import overwritable
+from evonnx.ir.interp import run
+from evonnx.ir.random_graphs import random_graph
+from evonnx.ir.schedule import Group, Schedule
+from evonnx.ir.types import F32, F64, I32, TensorType
+from evonnx.search.greedy import Fuser
+
+
+def conv(b: Builder, x: Value, channels: int, kernel: int = 1, groups: int = 1) -> Value:
+    """A channels-last convolution that keeps the image's size, with random weights."""
+    rng = np.random.default_rng(channels * kernel + groups)
+    inner = int(x.shape[-1]) // groups  # type: ignore[call-overload]
+    w = b.const(rng.standard_normal((kernel, kernel, inner, channels)).astype(np.float32)
+                / np.float32(kernel * inner**0.5))
+    pads = (kernel // 2,) * 2
+    made: Value = b.op("conv", x, w, strides=(1, 1), dilations=(1, 1), groups=groups, layout="last",
+                       pads_lo=pads, pads_hi=pads)
+    return made
+
+
+def residuals(channels: int, kernel: int, groups: int, size: tuple[int, int]) -> Graph:
+    """Three residual blocks behind one another."""
+    b = Builder()
+    x = b.input("x", TensorType(F32, (2, *size, channels)))
+    y = b.op("tanh", x)
+    for _ in range(3):
+        y = b.op("add", conv(b, y, channels, kernel, groups), y)
+        y = b.op("relu", y)
+    return b.build({"y": b.op("neg", y)})
+
+
+def arena(compiled: evonnx.Compiled) -> int:
+    return compiled._executable.predicted_peak().arena
+
+
+def without_reuse(graph: Graph, monkeypatch: pytest.MonkeyPatch, **how: object) -> evonnx.Compiled:
+    with monkeypatch.context() as patch:
+        patch.setattr(build, "in_place", lambda buffers, *_: tuple(buffers))
+        return evonnx.compile(graph, cache=False, pipeline="", **how)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("channels", "kernel", "groups"), [
+    (1, 1, 1), (37, 1, 1), (24, 3, 1), (64, 3, 1), (19, 3, 19), (32, 5, 32), (12, 3, 4),
+])  # fmt: skip
+@pytest.mark.parametrize("size", [(1, 1), (7, 5), (12, 13)])
+def test_residuals_are_added_in_place(channels: int, kernel: int, groups: int,
+                                      size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+                                      ) -> None:
+    """Bit by bit what separate buffers give, on every kind of convolution kernel."""
+    graph = residuals(channels, kernel, groups, size)
+    apart = without_reuse(graph, monkeypatch, search="none", threads=2)
+    compiled = evonnx.compile(graph, pipeline="", search="none", threads=2)
+    feeds = random_feeds(compiled.inputs)
+    feeds["x"].reshape(-1)[::7] = np.nan
+    feeds["x"].reshape(-1)[3::11] = np.inf
+    for _ in range(2):
+        assert np.array_equal(compiled(**feeds), apart(**feeds), equal_nan=True)
+    want = run(graph, feeds)["y"]
+    assert np.allclose(compiled(**feeds), want, rtol=1e-4, atol=1e-4, equal_nan=True)
+    assert arena(compiled) <= arena(apart)
+
+
+def test_a_chain_of_residuals_takes_two_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A convolution cannot be in place, its sum with an operand can."""
+    graph = residuals(16, 3, 1, (16, 16))
+    one = 2 * 16 * 16 * 16 * 4
+    each = evonnx.compile(graph, pipeline="", schedule=every_node_alone(graph))
+    assert arena(each) == 2 * one
+    assert arena(without_reuse(graph, monkeypatch, schedule=every_node_alone(graph))) == 3 * one
+
+
+def every_node_alone(graph: Graph) -> Schedule:
+    fuser = Fuser(graph)
+    groups = []
+    for k, node in enumerate(graph.nodes):
+        if node.op not in ("input", "const"):
+            kind = fuser.judge.verdict([node]).implementation
+            assert kind is not None
+            groups.append(Group((k,), kind))
+    return Schedule(graph.digest, tuple(groups))
+
+
+def test_what_may_be_overwritten() -> None:
+    b = Builder()
+    x, z = (b.input(name, TensorType(F32, (4, 6))) for name in "xz")
+    row = b.input("row", TensorType(F32, (6,)))
+    ints = b.input("i", TensorType(I32, (4, 6)))
+    product = b.op("dot", x, b.op("transpose", z, perm=(1, 0)), ta=False, tb=False)
+    summed = b.op("add", b.op("add", x, z), row)
+    turned = b.op("add", x, b.op("reshape", b.op("transpose", x, perm=(1, 0)), shape=(4, 6)))
+    wide = b.op("cast", x, to=F64)
+    same = b.op("cast", ints, to=F32)
+    b.build({"p": product, "s": summed, "t": turned, "w": wide, "i": same})
+
+    def found(*values: Value) -> set[str]:
+        members: list[Node] = []
+        todo = [v.node for v in values]
+        while todo:
+            node = todo.pop()
+            if node.op not in ("input", "const") and node not in members:
+                members.insert(0, node)
+                todo += [v.node for v in node.operands]
+        return {v.node.attrs["name"] for v in overwritable(members, values)}
+
+    assert found(summed) == {"x", "z"}
+    assert found(product) == found(wide) == set()
+    assert found(turned) == set()  # x is read elsewhere, too
+    assert found(same) == {"i"}
+    assert found(summed, same) == set()
+
+
+def test_outputs_and_inputs_stay() -> None:
+    b = Builder()
+    x = b.input("x", TensorType(F32, (64,)))
+    a = b.op("tanh", x)
+    c = b.op("add", a, x)
+    d = b.op("neg", c)
+    graph = b.build({"a": a, "c": b.op("reshape", c, shape=(8, 8)), "d": b.op("exp", d)})
+    compiled = evonnx.compile(graph, pipeline="", schedule=every_node_alone(graph))
+    feeds = random_feeds(compiled.inputs)
+    kept = feeds["x"].copy()
+    got = compiled.run(None, feeds)
+    for name, value in zip(graph_names(graph), got, strict=True):
+        assert np.allclose(value, run(graph, feeds)[name])
+    assert np.array_equal(feeds["x"], kept)
+
+
+def graph_names(graph: Graph) -> list[str]:
+    return [name for name, _ in graph.outputs]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_random_graphs_node_by_node(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = run_pipeline(random_graph(seed + 700))
+    schedule = every_node_alone(graph)
+    compiled = evonnx.compile(graph, pipeline="", schedule=schedule)
+    apart = without_reuse(graph, monkeypatch, schedule=schedule)
+    feeds = random_feeds(compiled.inputs)
+    for got, want in zip(compiled.run(None, feeds), apart.run(None, feeds), strict=True):
+        assert np.asarray(got).tobytes() == np.asarray(want).tobytes()
+    after, before = (c._executable.last_call() for c in (compiled, apart))
+    assert after is not None
+    assert before is not None
+    assert after[1].bound <= before[1].bound
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_the_search_knows_what_is_in_place(kernel: int) -> None:
+    """The arena is what the search said, to the padding of its buffers."""
+    graph = residuals(16, kernel, 1, (16, 16))
+    compiled = evonnx.compile(graph, pipeline="", objective="peak", search="exact", cache=False)
+    choice = compiled._stages.choice
+    assert choice is not None
+    assert choice.peak == arena(compiled)
