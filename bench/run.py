@@ -56,6 +56,7 @@ def resolve(names: Sequence[str]) -> list[str]:
 
 
 def python(module: str, *arguments: str) -> list[str]:
+    """The command that runs a module of the bench."""
     return [sys.executable, "-m", f"{__package__}.{module}", *arguments]
 
 
