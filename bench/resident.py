@@ -37,8 +37,10 @@ def _import(engine: str) -> None:
         from .. import compile  # noqa: F401
     elif engine == LOAD:
         from .. import load as load_artefact  # noqa: F401
+    elif engine == "onnxruntime":
+        import onnxruntime  # noqa: F401
     else:
-        __import__(engine)
+        import openvino  # noqa: F401
 
 
 def _loaded(engine: str, model: str, threads: int) -> Callable[[Mapping[str, Any]], list[Any]]:
