@@ -347,7 +347,9 @@ def _compiled(request: Request, threads: int | None, objects: ObjectCache | None
         if parts is not None and program is not None:
             executable = Executable(program, Constants(), where, threads, objects, parts=parts)
             clock.stage("")
-            known = request if schedule is None else replace(request, schedule=schedule)
+            known = request
+            if schedule is not None:
+                known = replace(request, schedule=schedule, known=request.digest)
             return Compiled(known, executable, None, clock.seconds, found)
     stages = request.derive(clock)
     options.check_rounded(stages.passes)

@@ -9,7 +9,6 @@ asks a program from the cache for its graph, and answers the same then.
 from __future__ import annotations
 
 import hashlib
-import mmap
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +17,7 @@ from functools import cache as memo
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
 
 import numpy as np
 
@@ -30,6 +29,7 @@ from ..ir.target import Target
 from ..runtime.cache import code_digest, toolchain
 from ..runtime.seen import SeenFiles
 from ..search.settings import Search
+from .modelfile import ModelFile, model_file
 
 if TYPE_CHECKING:
     import onnx
@@ -137,10 +137,21 @@ class Request:
     seen: SeenFiles | None = field(default=None, compare=False)
     """Digests of files that were read before."""
 
+    known: str = field(default="", compare=False)
+    """``digest``, where it was computed before."""
+    _read: list[ModelFile] = field(default_factory=list, compare=False, repr=False)
+    """The model's file between ``digest``, if that had to read it, and ``derive``."""
+
     @cached_property
     def digest(self) -> str:
         """Content digest of the model; raises ``ModelError`` for a file that cannot be read."""
-        return model_digest(self.model, self.seen)
+        if self.known or isinstance(self.model, Graph) or _is_proto(self.model):
+            return self.known or model_digest(self.model)
+        file = model_file(self.model)
+        digest = f"onnx {file.digest(self.seen)}"
+        if file.was_read:
+            self._read.append(file)
+        return digest
 
     @cached_property
     def key(self) -> str:
@@ -204,7 +215,8 @@ class Request:
             return self.model
         from .importer import import_model
 
-        return import_model(self.model, shapes=self.shapes, sizes=self.sizes,
+        model = self._read.pop() if self._read else self.model
+        return import_model(model, shapes=self.shapes, sizes=self.sizes,
                             constants=self.constants, stamps=stamps)
 
 
@@ -214,18 +226,13 @@ def _others() -> str:
     return "\n".join(f"{name} {metadata.version(name)}" for name in ("numpy", "onnx", "ml_dtypes"))
 
 
-def model_digest(model: Model, seen: SeenFiles | None = None) -> str:
-    """SHA-256 of a model's content; data files beside it are not read (see ``stamp``), nor is the
-    model's own if ``seen`` knows it. Raises ``ModelError`` for a file that cannot be read or an
-    object that is no model."""
+def model_digest(model: Model) -> str:
+    """SHA-256 of a model's content; data files beside it are not read (see ``stamp``). Raises
+    ``ModelError`` for a file that cannot be read or an object that is no model."""
     if isinstance(model, Graph):
         return f"graph {model.digest}"
-    if isinstance(model, (bytes, bytearray, memoryview)):
-        return f"onnx {hashlib.sha256(model).hexdigest()}"
-    if isinstance(model, (str, os.PathLike)):
-        return f"onnx {_file_digest(Path(model), seen)}"
-    if not hasattr(model, "SerializeToString"):
-        raise ModelError(f"a model is a path, bytes or a ModelProto, not {type(model).__name__}")
+    if not _is_proto(model):
+        return f"onnx {model_file(model).digest()}"
     try:
         data = model.SerializeToString(deterministic=True)
     except ValueError as error:  # protobuf serializes at most 2 GiB
@@ -233,21 +240,8 @@ def model_digest(model: Model, seen: SeenFiles | None = None) -> str:
     return f"onnx {hashlib.sha256(data).hexdigest()}"
 
 
-def _file_digest(path: Path, seen: SeenFiles | None) -> str:
-    try:
-        with open(path, "rb") as file:
-            info = os.fstat(file.fileno())
-            if info.st_size == 0:
-                return "empty"
-
-            def read() -> str:
-                with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                    return hashlib.sha256(data).hexdigest()
-
-            return read() if seen is None else seen.digest("SHA-256", [info], read)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ModelError(f"cannot read the model {quote(path, 200)}: {reason}") from None
+def _is_proto(model: Model) -> TypeGuard[onnx.ModelProto]:
+    return hasattr(model, "SerializeToString")
 
 
 def stamp(location: str, info: os.stat_result) -> tuple[Any, ...]:

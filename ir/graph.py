@@ -158,8 +158,9 @@ class Value:
 class Constants:
     """Content-addressed table of constant arrays, shared by all graphs of one compilation.
 
-    The digest is SHA-256 over dtype, shape and bytes. ``add_lazy`` keeps a loader instead of an
-    array (memory-mapped external data), keyed by a digest its caller vouches for."""
+    The digest is SHA-256 over dtype, shape and the SHA-256 of the bytes. ``add_lazy`` keeps a
+    loader instead of an array (weights still in a file), keyed by a digest its caller vouches
+    for."""
 
     def __init__(self) -> None:
         self._arrays: dict[str, np.ndarray] = {}
@@ -168,14 +169,19 @@ class Constants:
     @staticmethod
     def digest_of(array: np.ndarray) -> str:
         """Content digest of an array (16 hexadecimal digits are printed; 40 are kept)."""
-        h = hashlib.sha256(f"{DType.of(array.dtype)}{array.shape}".encode())
+        h = hashlib.sha256()
         if array.dtype == object:
             for item in array.ravel():
                 text = item if isinstance(item, bytes) else str(item).encode()
                 h.update(len(text).to_bytes(8, "little") + text)
         else:
             h.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-        return h.hexdigest()[:40]
+        return Constants.digest_of_bytes(h.hexdigest(), DType.of(array.dtype), array.shape)
+
+    @staticmethod
+    def digest_of_bytes(digest: str, dtype: DType, shape: Sequence[Dim]) -> str:
+        """Digest of the array whose bytes have the SHA-256 ``digest`` (hexadecimal)."""
+        return hashlib.sha256(f"{dtype}{tuple(shape)}{digest}".encode()).hexdigest()[:40]
 
     def add(self, array: np.ndarray, digest: str | None = None) -> str:
         """Stores ``array`` (made read-only) and returns its digest (``digest``, where the caller

@@ -219,7 +219,7 @@ def prepare(
 
 
 def _prepare(spec: ConstSpec, table: Constants) -> np.ndarray:
-    array = table.get(spec.digest)
+    array = table.read(spec.digest)
     if array.dtype == object:
         return array
     try:

@@ -187,11 +187,14 @@ class Importer:
         """(name, (digest, type)) of the initializers; those of the main graph are read once."""
         tensors = list(graph.initializer)
         if not main:
-            loaded = load_constants(tensors, self.constants, self.source.files)
+            loaded = load_constants(tensors, self.constants, self.source.files, {})
             return [(t.name, entry) for t, entry in zip(tensors, loaded, strict=True)]
-        if self.source.initializers is None:
-            self.source.initializers = load_constants(tensors, self.constants, self.source.files)
-        return [(t.name, e) for t, e in zip(tensors, self.source.initializers, strict=True)]
+        source = self.source
+        if source.initializers is None:
+            source.initializers = load_constants(
+                tensors, self.constants, source.files, source.left_out
+            )
+        return [(t.name, e) for t, e in zip(tensors, source.initializers, strict=True)]
 
     def _nodes(self, nodes: Sequence[NodeProto], frame: Frame) -> None:
         self._depth += 1

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Union
 
 import onnx
@@ -19,9 +18,10 @@ from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProt
 from ...ir.errors import LimitError, ModelError, UnsupportedError, quote
 from ...ir.graph import Constants
 from ...ir.types import TensorType
+from ..modelfile import Contents, ModelFile, model_file
 from .external import ExternalFiles
 
-Model = Union[str, "os.PathLike[str]", bytes, ModelProto]
+Model = Union[str, "os.PathLike[str]", bytes, ModelFile, ModelProto]
 
 MIN_OPSET = 1
 """Oldest opset of the default domain."""
@@ -44,6 +44,8 @@ class Source:
     """Arrays of the initializers, shared by all imports of this source."""
     initializers: list[tuple[str, TensorType]] | None = None
     """(digest, type) of each initializer of the main graph, once they have been read."""
+    left_out: dict[int, tuple[ModelFile, Contents]] = field(default_factory=dict)
+    """Where the data of initializers lie that ``proto`` lacks, by position in the main graph."""
 
 
 def canonical_domain(domain: str) -> str:
@@ -53,7 +55,11 @@ def canonical_domain(domain: str) -> str:
 
 def read(model: Model) -> Source:
     """Parses and checks ``model``; raises ``ModelError``, ``UnsupportedError``, ``LimitError``."""
-    proto, folder = _parse(model)
+    if isinstance(model, ModelProto):
+        proto, file = model, None
+    else:
+        file = model if isinstance(model, ModelFile) else model_file(model)
+        proto = _parse(file)
     if not proto.HasField("graph"):
         raise ModelError("the model holds no graph (not an ONNX model, or a truncated one)")
     check_nesting(proto)
@@ -66,34 +72,20 @@ def read(model: Model) -> Source:
         if key in functions:
             raise ModelError(f"function {quote(f.name)} of {quote(f.domain)} is defined twice")
         functions[key] = f
-    return Source(proto, ExternalFiles(folder), opsets, functions)
+    folder = None if file is None else file.folder
+    left_out = {} if file is None else {c.initializer: (file, c) for c in file.contents}
+    return Source(proto, ExternalFiles(folder), opsets, functions, left_out=left_out)
 
 
-def _parse(model: Model) -> tuple[ModelProto, Path | None]:
-    if isinstance(model, ModelProto):
-        return model, None
-    folder = None
-    if isinstance(model, (bytes, bytearray, memoryview)):
-        data, name = bytes(model), "the given bytes"
-    elif isinstance(model, (str, os.PathLike)):
-        path = Path(model)
-        name, folder = quote(path, 200), path.parent
-        try:
-            data = path.read_bytes()
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise ModelError(f"cannot read the model {name}: {reason}") from None
-    else:
-        raise ModelError(f"a model is a path, bytes or a ModelProto, not {type(model).__name__}")
-    if not data:
-        raise ModelError(f"{name}: the model is empty (0 bytes)")
+def _parse(file: ModelFile) -> ModelProto:
+    if file.size == 0:
+        raise ModelError(f"{file.name}: the model is empty (0 bytes)")
     try:
-        proto = ModelProto.FromString(data)
+        return ModelProto.FromString(file.outline)
     except (DecodeError, RuntimeError, ValueError) as error:
         raise ModelError(
-            f"{name} ({len(data)} bytes) is not an ONNX model, or is truncated: {quote(error)}"
+            f"{file.name} ({file.size} bytes) is not an ONNX model, or is truncated: {quote(error)}"
         ) from None
-    return proto, folder
 
 
 def read_opsets(imports: Any, what: str) -> dict[str, int]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +51,7 @@ from ...ir.types import (
 )  # fmt: skip
 
 if TYPE_CHECKING:
+    from ..modelfile import Contents, ModelFile
     from .external import ExternalFiles
 
 DTYPE_OF: dict[int, DType] = {
@@ -163,11 +164,17 @@ def _inline(proto: TensorProto, type_: TensorType) -> np.ndarray:
         return out.reshape(type_.shape)  # type: ignore[arg-type]
     if proto.HasField("raw_data"):
         raw = proto.raw_data
-        stored = (n * dtype.bits + 7) // 8
-        if len(raw) != stored:
-            raise ModelError(f"{what} is {type_}, {stored} bytes, but holds {len(raw)} bytes")
+        _check_stored(len(raw), type_, what)
         return from_bytes(raw, type_)
     return _typed_field(proto, type_, n, what)
+
+
+def _check_stored(size: int, type_: TensorType, what: str) -> None:
+    if type_.dtype == STR:
+        raise ModelError(f"{what} is {type_} but holds raw bytes")
+    stored = (type_.numel() * type_.dtype.bits + 7) // 8  # type: ignore[operator]
+    if size != stored:
+        raise ModelError(f"{what} is {type_}, {stored} bytes, but holds {size} bytes")
 
 
 def _typed_field(proto: TensorProto, type_: TensorType, n: int, what: str) -> np.ndarray:
@@ -199,15 +206,23 @@ def _typed_field(proto: TensorProto, type_: TensorType, n: int, what: str) -> np
 
 
 def load_constants(
-    protos: Sequence[TensorProto], constants: Constants, files: ExternalFiles
+    protos: Sequence[TensorProto],
+    constants: Constants,
+    files: ExternalFiles,
+    left_out: Mapping[int, tuple[ModelFile, Contents]],
 ) -> list[tuple[str, TensorType]]:
-    """Puts tensors into the table; (digest, type) of each. Large external data stays on disk
-    until it is used; large inline data is digested on several threads."""
+    """Puts tensors into the table; (digest, type) of each. ``left_out``: where the data of those
+    lie whose protos lack it, by position. Large data in files stays there until it is used; large
+    inline data is digested on several threads."""
     from .external import eager
 
     found: list[tuple[str, TensorType]] = []
     arrays: list[tuple[int, np.ndarray]] = []
     for i, proto in enumerate(protos):
+        if i in left_out:
+            type_ = tensor_type(proto)
+            found.append((_add_left_out(proto, type_, constants, *left_out[i]), type_))
+            continue
         if proto.data_location == TensorProto.EXTERNAL:
             type_ = tensor_type(proto)
             if not eager(type_):
@@ -226,6 +241,18 @@ def load_constants(
     for (i, array), digest in zip(arrays, digests, strict=True):
         found[i] = (constants.add(array, digest), found[i][1])
     return found
+
+
+def _add_left_out(
+    proto: TensorProto, type_: TensorType, constants: Constants, file: ModelFile,
+    contents: Contents,
+) -> str:  # fmt: skip
+    """Puts a tensor into the table whose bytes the file has; its digest."""
+    _check_stored(contents.size, type_, f"tensor {quote(proto.name)}")
+    if type_.dtype.bits < 8:  # unpacked, its digest is another one
+        return constants.add(from_bytes(file.read(contents), type_))
+    digest = constants.digest_of_bytes(file.digests[contents], type_.dtype, type_.shape)
+    return constants.add_lazy(digest, lambda: from_bytes(file.read(contents), type_))
 
 
 def sparse_to_array(proto: SparseTensorProto, files: ExternalFiles | None = None) -> np.ndarray:
