@@ -19,6 +19,7 @@ from ..ir.schedule import Schedule
 from ..ir.target import Target
 from ..ir.types import Type
 from ..runtime.cache import CacheRecord, ObjectCache
+from ..runtime.crew import Crew
 from ..runtime.executable import Executable, Parts, measure_peak
 from ..runtime.objects import link
 from ..runtime.program import Program
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
     from .request import Model
     from .specialize import Shapes
 
+_MANY_NODES = 60
+"""Operations of an imported graph from which on a compile worker is started ahead."""
 _VISIBLE = 1 << 20
 """Bytes of growth from which on resident memory says something."""
 
@@ -351,19 +354,20 @@ def _compiled(request: Request, threads: int | None, objects: ObjectCache | None
             if schedule is not None:
                 known = replace(request, schedule=schedule, known=request.digest)
             return Compiled(known, executable, None, clock.seconds, found)
-    stages = request.derive(clock)
-    options.check_rounded(stages.passes)
-    if request.search.measure and stages.fuser is not None:
-        from .contest import Contest
+    with Crew(where) as crew:
+        stages = request.derive(clock, lambda graph: _foresee(graph, crew))
+        options.check_rounded(stages.passes)
+        if request.search.measure and stages.fuser is not None:
+            from .contest import Contest
 
-        contest = Contest(stages, where, request.search, threads, objects, clock)
-        stages = contest.run(request.search.measure)
-    executable = _executable(stages, where, threads, objects, clock)
-    if request.search.max_memory is not None and stages.fuser is not None:
-        from .memory import within
+            contest = Contest(stages, where, request.search, threads, objects, clock)
+            stages = contest.run(request.search.measure)
+        executable = _executable(stages, where, threads, objects, clock, crew)
+        if request.search.max_memory is not None and stages.fuser is not None:
+            from .memory import within
 
-        stages, executable = within(request, stages, executable, lambda s: _executable(
-            s, where, threads, objects, clock))
+            stages, executable = within(request, stages, executable, lambda s: _executable(
+                s, where, threads, objects, clock, crew))
     if programs is not None:
         clock.stage("keep")
         found += _keep(programs, request, stages, executable)
@@ -377,13 +381,20 @@ def _compiled(request: Request, threads: int | None, objects: ObjectCache | None
     return compiled
 
 
+def _foresee(graph: Graph, crew: Crew) -> None:
+    """A graph of some size has kernels enough for a worker, which is up when they are known."""
+    if sum(n.op not in ("input", "const") for n in graph.nodes) >= _MANY_NODES:
+        crew.start_early()
+
+
 def _executable(stages: Stages, target: Target, threads: int | None, objects: ObjectCache | None,
-                clock: Clock) -> Executable:
+                clock: Clock, crew: Crew) -> Executable:
     """The program of the stages' schedule, loaded."""
     clock.stage("lower")
     program = program_of(stages.graph, stages.schedule, target, clock.progress)
     clock.stage("kernels")
-    return Executable(program, stages.graph.constants, target, threads, objects, clock.progress)
+    return Executable(program, stages.graph.constants, target, threads, objects, clock.progress,
+                      crew)
 
 
 def _specialized(request: Request, needed: DependsOnFeeds, threads: int | None,

@@ -18,7 +18,7 @@ from ..ir.schedule import Group, Schedule
 from ..ir.target import Target
 from ..ir.types import F32, TensorType
 from ..kernels.group import GroupKernels, Kernel, group_kernels, opaque_kernel
-from ..runtime.objects import Progress
+from ..runtime.crew import Progress
 from ..runtime.program import (
     BindStep,
     Buffer,

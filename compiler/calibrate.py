@@ -41,8 +41,8 @@ from ..ir.tiles import BLOCK
 from ..ir.types import F32, TensorType
 from ..kernels import micro
 from ..kernels.jit import compile_source, load_objects
+from ..runtime.crew import Progress
 from ..runtime.executable import Executable
-from ..runtime.objects import Progress
 from .build import build_program
 
 _RUN_S = 1e-3

@@ -178,8 +178,10 @@ class Request:
         """Where the model's data files lie; None for a model without a path."""
         return Path(self.model).parent if isinstance(self.model, (str, os.PathLike)) else None
 
-    def derive(self, clock: Clock | None = None) -> Stages:
-        """Import, passes, schedule; raises what these raise."""
+    def derive(self, clock: Clock | None = None, show: Callable[[Graph], None] | None = None
+               ) -> Stages:
+        """Import, passes, schedule; raises what these raise. ``show`` gets the graph as soon
+        as it is imported."""
         from ..search.choose import choose
         from ..search.greedy import Fuser
         from . import options
@@ -189,6 +191,8 @@ class Request:
         clock.stage("import")
         stamps: list[tuple[Any, ...]] = []
         imported = self._import(stamps)
+        if show is not None:
+            show(imported)
         clock.stage("passes")
         passes: list[PassReport] = []
         graph = run_pipeline(imported, self.pipeline, passes, clock.progress)

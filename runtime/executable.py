@@ -25,9 +25,10 @@ from ..ir.types import TensorType, Type
 from .bindings import Kept
 from .cache import CacheRecord, ObjectCache
 from .constants import Key, prepare
+from .crew import Crew, Progress
 from .driver import driver
 from .feeds import Feeds
-from .objects import Built, Progress, build
+from .objects import Built, build
 from .program import Program, check_program
 from .runner import Lease, Machine, Runner
 from .tables import Binding
@@ -62,7 +63,7 @@ class Parts:
     code: Built
     constants: Mapping[Key, np.ndarray]
     seconds: Mapping[str, float]
-    """Wall time of each step that made them."""
+    """Wall time of each step that made them; ``pack`` goes on beside ``compile``."""
 
 
 def make_parts(
@@ -72,16 +73,25 @@ def make_parts(
     threads: int = 1,
     cache: ObjectCache | None = None,
     progress: Progress | None = None,
-    workers: int | None = None,
+    crew: Crew | None = None,
     known: Mapping[Key, np.ndarray] | None = None,
 ) -> Parts:
-    """Compiles (or finds) and loads every kernel, and packs every constant that is not ``known``;
-    raises ``CompileError``."""
+    """Compiles (or finds) and loads every kernel, and packs every constant that is not ``known``,
+    at the same time; raises ``CompileError``."""
+    from concurrent.futures import ThreadPoolExecutor  # slow to import
+
     programs = list(program.walk())
-    code = build(programs, target, cache, progress, workers)
-    start = time.perf_counter()
-    packed = prepare(programs, constants, threads, known)
-    return Parts(code, packed, {**code.seconds, "pack": time.perf_counter() - start})
+
+    def pack() -> tuple[dict[Key, np.ndarray], float]:
+        start = time.perf_counter()
+        packed = prepare(programs, constants, threads, known)
+        return packed, time.perf_counter() - start
+
+    with ThreadPoolExecutor(1, "evonnx-pack") as pool:
+        packing = pool.submit(pack)
+        code = build(programs, target, cache, progress, crew)
+        packed, seconds = packing.result()
+    return Parts(code, packed, {**code.seconds, "pack": seconds})
 
 
 class Executable:
@@ -103,7 +113,7 @@ class Executable:
         threads: int | None = None,
         cache: ObjectCache | None = None,
         progress: Progress | None = None,
-        workers: int | None = None,
+        crew: Crew | None = None,
         parts: Parts | None = None,
         known: Mapping[Key, np.ndarray] | None = None,
     ) -> None:
@@ -117,7 +127,7 @@ class Executable:
             raise ValueError(f"threads must be at least 1, got {threads}")
         if parts is None:
             parts = make_parts(
-                program, constants, self.target, self.threads, cache, progress, workers, known
+                program, constants, self.target, self.threads, cache, progress, crew, known
             )
         self.parts = parts
         """Machine code and packed constants."""

@@ -21,7 +21,7 @@ def main() -> None:
     os.dup2(2, 1)  # nothing but answers may go where answers go
     target = Target.parse(json.loads(source.readline()))
     from ..kernels import frontend  # noqa: F401  (imports Numba before the first job comes)
-    from .objects import Job
+    from .crew import Job
 
     sink.write(b"ready\n")
     sink.flush()

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from evonnx.ir.errors import CompileError
 from evonnx.ir.target import Target
 from evonnx.runtime import disk as module
 from evonnx.runtime.cache import ObjectCache, key_text
+from evonnx.runtime.crew import Crew
 from evonnx.runtime.disk import default_folder
 from evonnx.runtime.executable import Executable
-from evonnx.runtime.objects import build, micro_text
+from evonnx.runtime.objects import Built, build, collect, micro_text
 from evonnx.runtime.program import KernelCode, Program
 
 TARGET = Target.named("generic")
@@ -235,11 +237,17 @@ def kernels(source: str, count: int) -> Program:
     return Program((), (), (), (), codes)
 
 
+def built(program: Program, workers: int, progress: Any = None) -> Built:
+    target = Target.detect()
+    with Crew(target, workers) as crew:
+        return build([program], target, None, progress, crew)
+
+
 def test_workers_make_the_same_objects(sources: Any) -> None:
-    program, target = kernels(sources["affine"], 6), Target.detect()
+    program = kernels(sources["affine"], 6)
     seen: list[tuple[str, int, int]] = []
-    alone = build([program], target, None, workers=0)
-    helped = build([program], target, None, lambda *a: seen.append(a), workers=2)
+    alone = built(program, 0)
+    helped = built(program, 2, lambda *a: seen.append(a))
     assert [r.symbol for r in alone.records] == [r.symbol for r in helped.records]
     assert [r.nbytes for r in alone.records] == [r.nbytes for r in helped.records]
     assert set(helped.addresses) == set(program.kernels)
@@ -248,14 +256,13 @@ def test_workers_make_the_same_objects(sources: Any) -> None:
 
 def test_workers_that_do_not_start(sources: Any, monkeypatch: Any) -> None:
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
-    built = build([kernels(sources["affine"], 3)], Target.detect(), None, workers=2)
-    assert len(built.addresses) == 3
+    assert len(built(kernels(sources["affine"], 3), 2).addresses) == 3
 
 
 def test_workers_that_die(sources: Any, monkeypatch: Any) -> None:
-    from evonnx.runtime import objects
+    from evonnx.runtime import crew
 
-    start = objects._start_worker
+    start = crew._start_process
 
     def mortal(target: Target) -> Any:
         process = start(target)
@@ -263,9 +270,26 @@ def test_workers_that_die(sources: Any, monkeypatch: Any) -> None:
         process.wait()
         return process
 
-    monkeypatch.setattr(objects, "_start_worker", mortal)
-    built = build([kernels(sources["affine"], 4)], Target.detect(), None, workers=1)
-    assert len(built.addresses) == 4
+    monkeypatch.setattr(crew, "_start_process", mortal)
+    assert len(built(kernels(sources["affine"], 4), 1).addresses) == 4
+
+
+def test_a_worker_that_is_ready_ahead_and_one_that_nobody_needs(sources: Any) -> None:
+    target = Target.detect()
+    with Crew(target, 1) as crew:
+        (worker,) = crew._workers
+        while worker.process is None or not worker.ready:
+            assert worker.is_alive()
+            time.sleep(0.01)
+        done = crew.compile(collect([kernels(sources["affine"], 4)], target))
+        assert len(done) == 4
+        again = crew.compile(collect([kernels(sources["add"], 2)], target))
+        assert len(again) == 2
+    assert worker.process.poll() is not None
+    with Crew(target, 1) as idle:
+        pass
+    idle._workers[0].join(30)
+    assert not idle._workers[0].is_alive()
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -273,7 +297,7 @@ def test_kernels_that_do_not_compile(sources: Any, workers: int) -> None:
     program = kernels(sources["affine"], 4)
     program.kernels["k2"] = KernelCode("def kernel(bufs, params, begin, end):\n    nope(1)\n", "k2")
     with pytest.raises(CompileError):
-        build([program], Target.detect(), None, workers=workers)
+        built(program, workers)
 
 
 def test_symbols_are_not_used_twice(sources: Any) -> None:
