@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from ..ir.access import linear_index
 from ..ir.attention import AttentionSpace, axis, coefficient_of
 from ..ir.axes import Axis, name_of
-from ..ir.dims import Dim, Expr, ceil_div, dmin, free_vars
+from ..ir.dims import Dim, Expr, ceil_div, dmin, free_vars, substitute
 from ..ir.elements import Ex, map_dims, positions, renamer
 from ..ir.graph import Graph
 from ..ir.target import Target
@@ -30,7 +30,7 @@ from ..ir.types import BOOL, F32, I64
 from ..ir.variants import best_height
 from .contract import NO_LIMITS
 from .lower import Lowering
-from .micro import MicroKernel, igemm, igemm_rows, pack
+from .micro import MicroKernel, igemm, igemm_rows, pack, turn
 from .micro.gemm import CHAIN
 from .nest import Accumulate, Address, Call, Domain, Loop, Nest, Nested, SetRows, Step, Store
 
@@ -72,7 +72,7 @@ class _Writer:
         keys = dmin(s.keys, KEYS) if isinstance(s.keys, int) else KEYS
         self.scores = igemm(target, mr=best_height(heights, keys), nv=nv, strided=not unit)
         self.values = igemm(target, mr=best_height(heights, s.columns), nv=nv, strided=True)
-        self.pack = pack(target)
+        self.pack, self.turn = pack(target), turn(target)
         self.externs: dict[str, None] = {}
         self.sizes()
 
@@ -84,6 +84,8 @@ class _Writer:
             blocks = -(-s.keys // KEYS)
             self.block = -(-s.keys // (blocks * mr)) * mr
         self.blocks = ceil_div(s.keys, self.block)
+        self.alone = self.blocks == 1
+        """Whether one block has all keys: then there are no sums before it."""
         self.panels = ceil_div(s.rows, self.nr)
         self.panel = n.var(self.panels)
         self.first_row = self.panel * self.nr
@@ -169,6 +171,8 @@ class _Writer:
 
     def start(self) -> list[Step]:
         """No key seen: over no keys at all the result is 0, not 0 / 0."""
+        if self.alone:
+            return []
         e = self.names.var(self.out_rows)
         none = Ex("index", F32, (), 1 - dmin(self.space.keys, 1))
         return [self.lanes_loop(Store(self.top, self.lane, _constant(-math.inf)),
@@ -215,24 +219,34 @@ class _Writer:
                            _constant(0.0), self.each(self.next))
         kept = [] if score.kind == "load" else [Store(self.weights, at, score)]
         power = self.power(Ex("load", F32, (), (self.weights, at)))
-        e = self.names.var(self.out_rows)
-        out = self.cell(e)
-        scaled = _fn("mul", Ex("load", F32, (), (self.out, out)), self.each(self.gain))
-        lane = self.lane
+        lane, least = self.lane, _constant(-math.inf)
+        total = self.total if self.alone else self.part
         return [
             *steps,
-            self.lanes_loop(Store(self.next, lane, self.each(self.top))),
+            self.lanes_loop(Store(self.next, lane, least if self.alone else self.each(self.top))),
             self.lanes_loop(*kept, Accumulate("max", score, buffer=self.next, position=lane),
                             over=over),
-            self.lanes_loop(Store(self.shift, lane, shift), Store(self.part, lane, _constant(0.0))),
-            self.lanes_loop(Store(self.gain, lane, self.power(self.each(self.top)))),
-            self.lanes_loop(Store(self.top, lane, self.each(self.next))),
+            self.lanes_loop(Store(self.shift, lane, shift), Store(total, lane, _constant(0.0))),
+            *([] if self.alone else self.scaled_gain()),
             self.lanes_loop(Store(self.weights, at, power), Accumulate(
-                "sum", power, buffer=self.part, position=lane), over=over),
-            self.lanes_loop(Store(self.total, lane, _fn("add", _fn(
-                "mul", self.each(self.total), self.each(self.gain)), self.each(self.part)))),
-            self.lanes_loop(Store(self.out, out, scaled), over=axis(e, self.out_rows)),
+                "sum", power, buffer=total, position=lane), over=over),
+            *([] if self.alone else self.scaled_sums()),
         ]
+
+    def scaled_gain(self) -> list[Step]:
+        """What the sums so far are scaled by, and the new maximum."""
+        return [self.lanes_loop(Store(self.gain, self.lane, self.power(self.each(self.top)))),
+                self.lanes_loop(Store(self.top, self.lane, self.each(self.next)))]
+
+    def scaled_sums(self) -> list[Step]:
+        """The sums so far relative to the new maximum."""
+        e, gain = self.names.var(self.out_rows), self.each(self.gain)
+        out = self.cell(e)
+        before = _fn("mul", self.each(self.total), gain)
+        scaled = _fn("mul", Ex("load", F32, (), (self.out, out)), gain)
+        return [self.lanes_loop(Store(self.total, self.lane,
+                                      _fn("add", before, self.each(self.part)))),
+                self.lanes_loop(Store(self.out, out, scaled), over=axis(e, self.out_rows))]
 
     def late_scale(self) -> float:
         """What differences of scores are multiplied by: the scale where there is no mask, so that
@@ -268,9 +282,10 @@ class _Writer:
         tiles = ceil_div(s.columns, mr)
         q = n.var(tiles)
         out = Address(self.out, q * (mr * self.nr))
+        part: tuple[Address | Dim, int] = (0, 0) if self.alone else (out, 1)
         return [self.call(
             self.values, Address(self.value_rows, q * mr), 1, self.first_key, self.count,
-            Address(self.weights, 0), 0, 0, out, self.nr, mr, self.nr, out, 1, 0, 0, 0,
+            Address(self.weights, 0), 0, 0, out, self.nr, mr, self.nr, *part, 0, 0, 0,
             *NO_LIMITS, s.value_step, loop=axis(q, tiles))]
 
     def finish(self) -> list[Step]:
@@ -294,9 +309,24 @@ class _Writer:
             v = low.graph.outputs[k][1]
             store = Store(low.first_output + k, linear_index(v.shape, index),
                           low.puller.element(v, index))
-            steps.append(Loop((*axis(s.row, self.first_row + self.row_count, self.first_row),
-                               *axis(s.column, s.columns)), (store,)))
+            steps.append(self.turned(store) or Loop(
+                (*axis(s.row, self.first_row + self.row_count, self.first_row),
+                 *axis(s.column, s.columns)), (store,)))
         return steps
+
+    def turned(self, store: Store) -> Call | None:
+        """The store of a result that is only moved, rows somewhere and columns side by side."""
+        s = self.space
+        step, unit = (coefficient_of(store.position, v) for v in (s.row, s.column))
+        if store.value.kind != "load" or store.value.data[0] != self.out:
+            return None
+        if step is None or unit != 1:
+            return None
+        origin = {name_of(v): at for v, at in ((s.row, self.first_row), (s.column, 0))
+                  if isinstance(v, Expr)}
+        to = Address(store.buffer, substitute(store.position, origin))
+        return self.call(self.turn, Address(self.out, 0), self.nr, s.columns, self.row_count,
+                         to, step)
 
 
 def _fn_select(condition: Ex, yes: Ex, no: Ex) -> Ex:

@@ -13,6 +13,7 @@ Pointers may be passed as typed pointers or as int64 addresses. All symbols star
 ``depthwise(...)``   see ``depthwise.table_parameters``
 ``window(...)``      see ``depthwise.window_parameters``
 ``pack(...)``        ``(src, stride_k, stride_n, k, n, dst)``, see ``packing``
+``turn(...)``        ``(src, lds, m, n, dst, ldd)``, see ``packing.turn_text``
 ``igemm_i8(...)``    ``(rows, taps, klen, b, c, ldc)``, see ``quantized``
 ``pack_i8(...)``     ``(src, stride_k, stride_n, k, n, dst, bias)``, see ``quantized``
 ===================  =====================================================================
@@ -168,6 +169,16 @@ def pack(target: Target, dtype: str = "f32") -> MicroKernel:
     return MicroKernel(symbol, target, 0, nv, nv * width, arguments, text)
 
 
+def turn(target: Target) -> MicroKernel:
+    """The transpose of a float32 matrix whose rows lie any distance apart."""
+    arguments = ("src", "lds", "m", "n", "dst", "ldd")
+
+    def text() -> str:
+        return _packing.turn_text("mk_turn_f32", target)
+
+    return MicroKernel("mk_turn_f32", target, 0, 1, target.lanes(32), arguments, text)
+
+
 def igemm_i8(
     target: Target,
     mr: int | None = None,
@@ -208,7 +219,7 @@ _NAMES = re.compile(
     r"|depthwise_(?P<table_type>f32|f64|u8|s8)_(?P<table_rows>\d+)"
     r"|window_(?P<window_type>f32|f64|u8|s8)_k(?P<kw>\d+)s(?P<stride>\d+)d(?P<dilation>\d+)"
     r"_(?P<window_rows>\d+)"
-    r"|pack_(?P<pack>f32|f64|i8))"
+    r"|pack_(?P<pack>f32|f64|i8)|(?P<turn>turn_f32))"
 )
 
 
@@ -242,11 +253,13 @@ def named(symbol: str, target: Target) -> MicroKernel:
         shape = int(part["kw"]), int(part["stride"])
         rows, dilation = int(part["window_rows"]), int(part["dilation"])
         return window(target, *shape, part["window_type"], rows, dilation)
+    if part["turn"]:
+        return turn(target)
     return pack_i8(target) if part["pack"] == "i8" else pack(target, part["pack"])
 
 
 __all__ = [
     "known", "named", "narrowed",
     "MicroKernel", "igemm", "igemm_rows", "depthwise", "window", "pack", "pack_b", "igemm_i8",
-    "pack_i8", "pack_b_i8",
+    "pack_i8", "pack_b_i8", "turn",
 ]  # fmt: skip

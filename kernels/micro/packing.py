@@ -6,6 +6,9 @@ by NumPy (``pack_b``); values computed at run time (attention) by a compiled ker
 paths: rows with unit stride are copied vector by vector, and columns with unit stride (``B`` given
 transposed) are transposed in registers, ``width`` by ``width`` elements in log2(width) rounds of
 two-input shuffles (the butterfly of J. Eklundh, 1972). Other strides are copied one by one.
+
+The same butterfly turns any matrix (``turn_text``); blocks at its edges are read and written under
+masks.
 """
 
 from __future__ import annotations
@@ -61,7 +64,6 @@ class _Packer:
             rows = code.let("icmp eq i64 %sn, 1")
             full = code.let(f"icmp sge i64 {left}, {self.width}")
             columns = code.let("icmp eq i64 %sk, 1")
-            columns = code.let(f"and i1 {columns}, {full}")
             code.branch(
                 rows,
                 lambda: code.branch(
@@ -71,8 +73,8 @@ class _Packer:
                 ),
                 lambda: code.branch(
                     columns,
-                    lambda: self._transpose(origin, to),
-                    lambda: self._one_by_one(origin, to, left, "0"),
+                    lambda: self._transpose(origin, to, left),
+                    lambda: self._one_by_one(origin, to, left),
                 ),
             )
             return []
@@ -105,48 +107,22 @@ class _Packer:
         address = code.at(self.kind, to, code.let(f"mul nsw i64 {k}, {self.nr}"))
         code.store(self.vector, value, address, self.size)
 
-    def _transpose(self, origin: str, to: str) -> None:
-        """Blocks of ``width`` k by ``width`` columns; the rest of k one by one."""
+    def _transpose(self, origin: str, to: str, left: str) -> None:
+        """Blocks of ``width`` k by ``width`` columns, of which ``left`` are there."""
         code, width = self.code, self.width
-        whole = code.let(f"and i64 %k, {-width}")
 
         def block(k: str, _: Carried) -> Carried:
-            rows = []
-            for column in range(width):
-                at = code.let(f"mul nsw i64 %sn, {column}")
-                source = code.at(self.kind, origin, code.let(f"add nsw i64 {at}, {k}"))
-                rows.append(code.load(self.vector, source, self.size))
-            for step, row in enumerate(self._butterfly(rows)):
-                self._store(to, code.let(f"add nsw i64 {k}, {step}"), row)
+            sources = rows_from(code, self.kind, code.at(self.kind, origin, k), "%sn", width)
+            first = code.at(self.kind, to, code.let(f"mul nsw i64 {k}, {self.nr}"))
+            targets = rows_from(code, self.kind, first, self.nr, width)
+            steps = code.let(f"sub nsw i64 %k, {k}")
+            turn_block(code, self.kind, sources, targets, left, steps, filled=True)
             return []
 
-        code.loop(0, whole, width, [], block)
-        self._one_by_one(origin, to, str(width), whole)
+        code.loop(0, "%k", width, [], block)
 
-    def _butterfly(self, rows: list[str]) -> list[str]:
-        """Transpose ``width`` vectors: swap off-diagonal blocks of 1, 2, 4, ... lanes."""
-        width, distance = self.width, 1
-        while distance < width:
-            swapped = list(rows)
-            for i in range(width):
-                if i & distance:
-                    continue
-                a, b = rows[i], rows[i + distance]
-                low = [
-                    lane if not lane & distance else width + lane - distance
-                    for lane in range(width)
-                ]
-                high = [
-                    lane + distance if not lane & distance else width + lane
-                    for lane in range(width)
-                ]
-                swapped[i] = self.code.shuffle(self.vector, a, b, low)
-                swapped[i + distance] = self.code.shuffle(self.vector, a, b, high)
-            rows, distance = swapped, distance * 2
-        return rows
-
-    def _one_by_one(self, origin: str, to: str, left: str, start: str) -> None:
-        """Rows ``start`` to k, element by element; zero from column ``left`` on."""
+    def _one_by_one(self, origin: str, to: str, left: str) -> None:
+        """All k, element by element; zero from column ``left`` on."""
         code = self.code
 
         def row(k: str, _: Carried) -> Carried:
@@ -173,4 +149,85 @@ class _Packer:
         some = code.let(f"select i1 {inside}, i64 {left}, i64 {self.width}")
         positive = code.let(f"icmp sgt i64 {some}, 0")
         used = code.let(f"select i1 {positive}, i64 {some}, i64 0")
-        code.loop(start, "%k", 1, [], row)
+        code.loop(0, "%k", 1, [], row)
+
+
+def butterfly(code: Code, vector: str, rows: list[str]) -> list[str]:
+    """Transposes as many vectors as they have lanes: swaps off-diagonal blocks of 1, 2, 4, ...
+    lanes."""
+    width, distance = len(rows), 1
+    while distance < width:
+        swapped = list(rows)
+        for i in range(width):
+            if i & distance:
+                continue
+            a, b = rows[i], rows[i + distance]
+            low = [lane if not lane & distance else width + lane - distance
+                   for lane in range(width)]
+            high = [lane + distance if not lane & distance else width + lane
+                    for lane in range(width)]
+            swapped[i] = code.shuffle(vector, a, b, low)
+            swapped[i + distance] = code.shuffle(vector, a, b, high)
+        rows, distance = swapped, distance * 2
+    return rows
+
+
+def rows_from(code: Code, kind: str, base: str, step: str | int, count: int) -> list[str]:
+    """Addresses of ``count`` rows, ``step`` elements apart."""
+    return [code.at(kind, base, code.let(f"mul nsw i64 {step}, {r}")) for r in range(count)]
+
+
+def turn_block(code: Code, kind: str, sources: list[str], targets: list[str], rows: str,
+               columns: str, filled: bool = False) -> None:
+    """Transposes the first ``rows`` by ``columns`` elements of a block as large as the vectors;
+    with ``filled``, rows that are missing become zeros in what is written."""
+    width = len(sources)
+    vector, size = f"<{width} x {kind}>", SIZES[kind]
+
+    def masks(lanes: str, count: str) -> list[str]:
+        """Per row: the first ``lanes`` lanes, none from row ``count`` on."""
+        kept, kind = code.lane_mask(width, lanes), f"<{width} x i1>"
+        return [code.let(f"select i1 {code.let(f'icmp slt i64 {r}, {count}')}, {kind} {kept}, "
+                         f"{kind} zeroinitializer") for r in range(width)]
+
+    def whole() -> None:
+        loaded = [code.load(vector, at, size) for at in sources]
+        for at, value in zip(targets, butterfly(code, vector, loaded)):
+            code.store(vector, value, at, size)
+
+    def edge() -> None:
+        loaded = [code.masked_load(kind, width, at, mask)
+                  for at, mask in zip(sources, masks(columns, rows))]
+        lanes = str(width) if filled else rows
+        turned = butterfly(code, vector, loaded)
+        for at, value, mask in zip(targets, turned, masks(lanes, columns)):
+            code.masked_store(kind, width, value, at, mask)
+
+    code.branch(code.let(f"icmp sge i64 {code.least(rows, columns)}, {width}"), whole, edge)
+
+
+def turn_text(name: str, target: Target) -> str:
+    """LLVM IR of ``turn(src, lds, m, n, dst, ldd)``: ``dst[j, i] = src[i, j]`` of float32 for
+    ``i < m`` and ``j < n``; rows are ``lds`` and ``ldd`` elements apart."""
+    width = target.lanes(32)
+    code = Code(name, [("ptr noalias readonly", "src"), ("i64", "lds"), ("i64", "m"), ("i64", "n"),
+                       ("ptr noalias", "dst"), ("i64", "ldd")], target)  # fmt: skip
+
+    def corner(base: str, row: str, step: str, column: str) -> list[str]:
+        at = code.let(f"add nsw i64 {code.let(f'mul nsw i64 {row}, {step}')}, {column}")
+        return rows_from(code, "float", code.at("float", base, at), step, width)
+
+    def across(i: str, _: Carried) -> Carried:
+        rows = code.let(f"sub nsw i64 %m, {i}")
+
+        def along(j: str, _: Carried) -> Carried:
+            columns = code.let(f"sub nsw i64 %n, {j}")
+            turn_block(code, "float", corner("%src", i, "%lds", j), corner("%dst", j, "%ldd", i),
+                       rows, columns)
+            return []
+
+        code.loop(0, "%n", width, [], along)
+        return []
+
+    code.loop(0, "%m", width, [], across)
+    return code.text()

@@ -199,6 +199,19 @@ def test_pack(target, call_micro, dtype):
                 assert (out == expected).all(), (k, n, sk, sn)
 
 
+def test_turn(target, call_micro):
+    """Whole blocks and edges; nothing outside is written or read."""
+    call = call_micro(micro.turn(target))
+    for m, n in ((0, 3), (3, 0), (1, 1), (5, 40), (16, 16), (17, 33), (64, 7), (32, 48)):
+        a = rng.standard_normal((max(m, 1), n + 3)).astype(np.float32)
+        a[:, n:] = np.nan
+        out = np.full((n + 1, m + 2), 7, np.float32)
+        call(a.ctypes.data, n + 3, m, n, out.ctypes.data, m + 2)
+        assert (out[:n, :m] == a[:m, :n].T).all(), (m, n)
+        assert (out[n:] == 7).all()
+        assert (out[:, m:] == 7).all()
+
+
 @pytest.mark.parametrize("flip", [False, True], ids=["u8", "s8"])
 def test_igemm_i8(target, call_micro, flip):
     """Exact on all bytes, extremes included, for k that do not fill a group of four."""
@@ -245,7 +258,7 @@ def test_symbols_name_their_kernel(target):
         micro.igemm_i8(target, flip=True), micro.depthwise(target, "f64"), micro.pack_i8(target),
         micro.window(target, 3, 2), micro.window(target, 3, 1, "s8", 2, 4), micro.pack(target),
         micro.depthwise(target, "u8", 3), micro.igemm(target, nv=0, half=True),
-        micro.igemm_i8(target, 3, 1, half=target.vector_bits >= 512),
+        micro.igemm_i8(target, 3, 1, half=target.vector_bits >= 512), micro.turn(target),
     ]  # fmt: skip
     for kernel in made:
         assert micro.named(kernel.symbol, target) == kernel
