@@ -27,6 +27,7 @@ from .depthwise import lower_depthwise
 from .emit import Emitted, emit
 from .lower import lower_loops
 from .micro import igemm, igemm_i8
+from .nest import called
 from .opaque import OPAQUE
 from .winograd import lower_winograd
 
@@ -84,7 +85,7 @@ def group_kernels(
         if implementation == "contract":
             return _contraction(graph, target, constants, ins, outs, given)
         nest = lower_loops(graph, bool(given.get("unroll", 1)))
-        return GroupKernels((_kernel(emit(nest), [*ins, *outs]),))
+        return GroupKernels((_kernel(emit(nest), [*ins, *outs], called(nest)),))
     except Refused as refusal:
         ops = " ".join(n.op for n in graph.nodes if n.op not in ("input", "const"))
         raise CompileError(f"the group ({ops}) cannot be lowered: {refusal}") from refusal
@@ -111,7 +112,7 @@ def _contraction(graph: Graph, target: Target, constants: frozenset[int],
     if c.panels is not None:
         return GroupKernels((main,), c.packed_elements, c.panels)
     assert c.pack is not None
-    first = _kernel(emit(c.pack), [*ins, packed])
+    first = _kernel(emit(c.pack), [*ins, packed], called(c.pack))
     return GroupKernels((first, main), c.packed_elements)
 
 

@@ -14,11 +14,11 @@ in blocks (N. Higham, "Accuracy and Stability of Numerical Algorithms", 2002, se
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from ..ir.access import Cond, linear_index
-from ..ir.axes import Axis, fresh_axes, merge_axes, name_of
+from ..ir.axes import Axis, coefficient, fresh_axes, merge_axes, name_of
 from ..ir.dims import Dim, Expr, ceil_div, dmax, dmin, free_vars, product, substitute
 from ..ir.elements import (
     Ex,
@@ -46,13 +46,15 @@ from ..ir.tiles import (
     reduction_body,
     tile_rows,
 )  # fmt: skip
-from ..ir.types import DType
+from ..ir.types import F32, DType
 from ..ir.variants import small_windows
 from ..ir.windows import write_out
 from .borders import border_cut, decided, joins
 from .nest import (
     Accumulate,
+    Address,
     BufferDecl,
+    Call,
     Domain,
     Loop,
     Nest,
@@ -64,6 +66,10 @@ from .nest import (
 
 CHAIN = 256
 """Terms that one lane adds up in a row."""
+TURN = 4 * SIDE
+"""Elements along a side of the blocks that a micro-kernel transposes: two of them, 16 KB each, stay
+in the level-1 cache."""
+TURN_KERNEL = "mk_turn_f32"
 LONG = 64 * CHAIN
 """Terms of a row that are added up in a row: some 64 lanes do it together."""
 
@@ -254,23 +260,55 @@ def rows_per_tile(rows: Sequence[Axis], most: Dim) -> Dim:
 
 def _blocked(axes: Sequence[Axis], body: Sequence[Store | Accumulate], k: int, names: Names
              ) -> Domain:
-    """A loop nest in blocks of ``SIDE`` by ``SIDE`` along axis ``k`` and the innermost one: every
-    line of memory that a block touches is used up before it leaves the level-1 cache."""
+    """A loop nest in square blocks along axis ``k`` and the innermost one: every line of memory
+    that a block touches is used up before it leaves the level-1 cache. A block that only moves
+    float32 is turned by a micro-kernel."""
+    turn = _turn(axes, body, k)
+    side = SIDE if turn is None else TURN
     pair: list[tuple[Axis, Axis]] = []
     for axis in (axes[k], axes[-1]):
-        blocks = ceil_div(axis.hi, SIDE)
+        blocks = ceil_div(axis.hi, side)
         b = names.var(blocks)
-        inner = Axis(axis.var, dmin(axis.hi, b * SIDE + SIDE), b * SIDE)
+        inner = Axis(axis.var, dmin(axis.hi, b * side + side), b * side)
         pair.append((Axis(b, blocks), inner))
     others = [a for i, a in enumerate(axes[:-1]) if i != k]
-    (across, _), (along, _) = pair
+    (across, first), (along, last) = pair
     # Where a block leaves the rest of its lines to the next axis, that axis follows it.
     order = [across, along] if isinstance(across.var, Expr) else [along]
-    full = isinstance(across.var, Expr) or axes[k].hi == SIDE
+    full = isinstance(across.var, Expr) or axes[k].hi == side
     rows = [a for a in ((*others, *order) if full else (*order, *others))
             if isinstance(a.var, Expr)]
-    loop = Loop(tuple(inner for _, inner in pair), tuple(body))
-    return Domain(tuple(rows), (loop,), rows_per_tile(rows, max(1, BLOCK // (SIDE * SIDE))))
+    step = Loop((first, last), tuple(body)) if turn is None else turn(first, last)
+    return Domain(tuple(rows), (step,), rows_per_tile(rows, max(1, BLOCK // (side * side))))
+
+
+def _turn(axes: Sequence[Axis], body: Sequence[Store | Accumulate], k: int
+          ) -> Callable[[Axis, Axis], Call] | None:
+    """How a block along axis ``k`` and the innermost one is turned where all it does is to move
+    float32 to where they are side by side along the other axis; else None."""
+    item, size = body[0], axes[k].hi
+    if len(body) != 1 or not isinstance(item, Store) or not isinstance(size, int) or size < SIDE:
+        return None
+    if item.value.kind != "load" or item.value.dtype != F32:
+        return None
+    source, position = item.value.data
+    known = frozenset(name_of(a.var) for a in axes)
+    if any(not free_vars(d) <= known for d in (position, item.position) if isinstance(d, Expr)):
+        return None  # what is gathered lies anywhere
+    row, column = (name_of(axes[i].var) for i in (-1, k))
+    lds, ldd = coefficient(position, row), coefficient(item.position, column)
+    if lds is None or ldd is None or (
+            coefficient(position, column), coefficient(item.position, row)) != (1, 1):
+        return None
+    target = item
+
+    def call(first: Axis, last: Axis) -> Call:
+        origin = {column: first.lo, row: last.lo}
+        return Call(TURN_KERNEL, (
+            Address(source, substitute(position, origin)), lds, last.hi - last.lo,
+            first.hi - first.lo, Address(target.buffer, substitute(target.position, origin)), ldd))
+
+    return call
 
 
 # -- reductions --------------------------------------------------------------------------------

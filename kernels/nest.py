@@ -142,3 +142,16 @@ def substitute_body(
 ) -> Store | Accumulate:
     """A store or accumulation with its positions rewritten."""
     return replace(item, position=fn(item.position), value=map_dims(item.value, fn, memo))
+
+
+def called(nest: Nest) -> tuple[str, ...]:
+    """Symbols of the micro-kernels that a nest calls."""
+    found: dict[str, None] = {}
+    stack: list[Step] = [step for domain in nest.domains for step in domain.steps]
+    while stack:
+        step = stack.pop()
+        if isinstance(step, Call):
+            found[step.name] = None
+        elif isinstance(step, Nested):
+            stack.extend(step.steps)
+    return tuple(found)

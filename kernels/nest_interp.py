@@ -194,8 +194,15 @@ class _Machine:
             self.depthwise(int(table[1]), *args)
         elif window:
             self.window(*map(int, window.groups()), *args)
+        elif step.name == "mk_turn_f32":
+            self.turn(*args)
         else:
             raise VerifyError(f"the interpreter knows no micro-kernel {step.name}")
+
+    def turn(self, src: int, lds: int, m: int, n: int, dst: int, ldd: int) -> None:
+        """See ``micro.packing.turn_text``."""
+        for i, j in np.ndindex(m, n):
+            self.memory(dst + j * ldd + i, 1)[:] = self.memory(src + i * lds + j, 1)
 
     def gemm(self, mr: int, nr: int, rows: int, taps: int, first: int, klen: int, b: int,
              ahead: int, step: int, c: int, ldc: int, m: int, n: int, part: int, more: int,
