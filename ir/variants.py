@@ -47,6 +47,15 @@ CHAIN = 256
 """Products that one accumulator takes in a row: no chunk is shorter."""
 MOST_BLOCK = 64
 """Micro-tiles of rows in a parallel tile, at most."""
+CHAINS = 4
+"""Vectors of sums that the multiply-adds of a core keep under way."""
+BURST, STRIP_BURST = 12, 14
+"""Vectors of results that leave a micro-tile while the next one's products begin, about half of
+what a store buffer holds: into the result, and into a strip of scratch."""
+CALL, PIECE, PANEL, LINES = 16, 8, 0.25, 4
+"""Cycles that a call of a micro-kernel takes, and each piece that its rows lie in; that a step
+waits for each vector of a panel from the level-2 cache; that the lines of a row wait which leave
+a tile in a burst. Measured on Zen 4."""
 TAPS = 32
 """Elements of a window that is written out, at most: 5x5, 3x3x3."""
 
@@ -216,14 +225,49 @@ def tiling(form: Form, target: Target, given: Mapping[str, int]) -> Tiling:
     side = given.get("winograd", -1)
     if side < 0:
         side = unasked(form.images) if isinstance(form.images, Images) else 0
-    rows = form.rows
-    if side and isinstance(form.images, Images):
-        rows = product(form.images.squares(side))
-    heights = range(most_rows(target, panel), 0, -1)
+    height = given.get("rows") or _height(form, target, panel, side)
+    return Tiling(side, height, panel, given.get("depth", CHUNK), given.get("block"))
+
+
+def _height(form: Form, target: Target, panel: int, side: int) -> int:
+    """Rows of the micro-tiles that take the fewest cycles; of equal ones those that stick out the
+    least, then the taller.
+
+    A step of a tile's sums takes a cycle per vector, but no less than an addition takes; calls, and
+    an L2-cache's panel that every tile reads again, come on top. Where the result does not stay in
+    the level-1 cache, its lines wait for one another unless so few leave a tile at once that the
+    next tile's products hide them (``BURST``)."""
+    heights: Sequence[int] = range(most_rows(target, panel), 0, -1)
     if form.crowded and not side:
         heights = range(min(heights[0], WAYS), 0, -1)
-    height = given.get("rows") or best_height(heights, rows)
-    return Tiling(side, height, panel, given.get("depth", CHUNK), given.get("block"))
+    rows, depth = form.rows, form.depth
+    if side and isinstance(form.images, Images):
+        rows, depth = product(form.images.squares(side)), form.images.channels
+    least, lanes = least_rows(rows), target.lanes(32)
+    known = isinstance(rows, int) or least >= 2 * heights[0]
+    if form.kind != "product" or not (least and known and isinstance(depth, int)
+                                      and isinstance(form.columns, int) and form.columns):
+        return best_height(heights, rows)
+    whole, rest = divmod(form.columns, panel * lanes)
+    vectors, half = narrowest(target, panel, rest) if rest else (0, False)
+    last = vectors + half / 2
+    pieces = depth // form.run if isinstance(form.run, int) and form.run and not side else 1
+    call = CALL + PIECE * pieces
+    line = F32.itemsize * panel * lanes
+    again = PANEL * panel if line * min(depth, CHUNK) > target.l1_bytes // 2 else 0.0
+    burst = STRIP_BURST if side else BURST
+    far = bool(side) or F32.itemsize * least * form.columns > target.l1_bytes
+
+    def cycles(height: int) -> tuple[float, int]:
+        count = -(-least // height)
+        total = 0.0
+        for many, width in ((whole, float(panel)), (1 if rest else 0, last)):
+            step = max(height * width, CHAINS) + again
+            waits = LINES * height if far and height * width > burst else 0.0
+            total += many * (depth * step + call + waits)
+        return count * total, count * height
+
+    return min(heights, key=cycles)
 
 
 def best_height(heights: Sequence[int], rows: Dim) -> int:

@@ -41,6 +41,8 @@ POINTS = SIZE * SIZE
 CHAIN = 64
 """Products that one accumulator takes in a row. Fewer than elsewhere (``micro.gemm``), so that the
 errors of sums make up for those of the transforms."""
+LINE = 16
+"""Elements of a cache line."""
 _ZERO = Ex("const", F32, (), 0.0)
 
 
@@ -62,7 +64,7 @@ class _WinogradWriter(_Writer):
         assert isinstance(self.channels, int)
         self.row_stride = self.channels
         if self.channels * F32.itemsize % WAY_BYTES == 0:
-            self.row_stride += 16  # rows off multiples of a cache way, see `variants.tiling`
+            self.row_stride += LINE  # rows off multiples of a cache way, see `variants.tiling`
         self.element, self.sum, self.slack = F32, F32, 0
         self.panel_depth = self.depth = POINTS * self.channels
         self.row_count = product(self.counts)
@@ -71,6 +73,11 @@ class _WinogradWriter(_Writer):
         self.batches = self.chunks = 1
         self.together, self.dear = False, True
         self.cut_panels(self.block_rows())
+        assert isinstance(self.block, int)
+        self.pixel_plane = _apart(self.block * self.row_stride)
+        """Elements from the pixels of one of the sixteen points to those of the next."""
+        self.sum_plane = _apart(self.block * self.nr)
+        """The same of sums."""
 
     def block_rows(self) -> Dim:
         most = self.tile.target.l2_bytes // 4 // (POINTS * F32.itemsize * self.row_stride)
@@ -89,7 +96,7 @@ class _WinogradWriter(_Writer):
     def rows_of_a(self) -> list[Step]:
         """Transforms the block's pixels, and writes the table of its rows."""
         n, low = self.names, self.low
-        self.pixels = low.new_scratch(F32, POINTS * self.block * self.row_stride)
+        self.pixels = low.new_scratch(F32, POINTS * self.pixel_plane)
         self.table = low.new_scratch(I64, self.block)
         r = n.var(self.block)
         rows = (Axis(r, self.block),) if isinstance(r, Expr) else ()
@@ -100,7 +107,7 @@ class _WinogradWriter(_Writer):
         count = self.last_row - self.first_row
         c = self.reduced[2]
         pixels = _both_ways(self.square(place, lets), _transformed)
-        starts = lets.run(t * self.row_stride, self.block * self.row_stride)
+        starts = lets.run(t * self.row_stride, self.pixel_plane)
         body = tuple(Store(self.pixels, start + c.var, pixel)
                      for start, pixel in zip(starts, chain(*pixels), strict=True))
         axes = (Axis(t, count),) if isinstance(t, Expr) else ()
@@ -167,15 +174,15 @@ class _WinogradWriter(_Writer):
         n = self.names
         j, q, e = n.var(self.panels, "j"), n.var(ceil_div(self.block, self.mr)), n.var(POINTS)
         k = n.var(ceil_div(self.channels, CHAIN))
-        self.strip = self.low.new_scratch(F32, POINTS * self.block * self.nr)
+        self.strip = self.low.new_scratch(F32, POINTS * self.sum_plane)
         assert isinstance(e, Expr)
-        to = Address(self.strip, e * (self.block * self.nr) + q * (self.mr * self.nr))
+        to = Address(self.strip, e * self.sum_plane + q * (self.mr * self.nr))
         first = k * CHAIN
         b = Address(self.packed, ((j * POINTS + e) * self.channels + first) * self.nr)
         axes = ((e, POINTS), (q, self.micro_tiles), (k, ceil_div(self.channels, CHAIN)))
         inner = tuple(Axis(v, hi) for v, hi in axes if isinstance(v, Expr))
         arguments = (
-            Address(self.table, q * self.mr), 1, e * (self.block * self.row_stride) + first,
+            Address(self.table, q * self.mr), 1, e * self.pixel_plane + first,
             dmin(CHAIN, self.channels - first), b, 0, 0, to, self.nr, self.mr, self.nr, to,
             dmin(k, 1), 0, 0, 0, *NO_LIMITS)
         panels = (Axis(j, self.last_panel, self.first_panel),) if isinstance(j, Expr) else ()
@@ -200,7 +207,7 @@ class _WinogradWriter(_Writer):
         n = self.names
         tile, lane = n.var(self.row_count, "r"), n.var(self.nr, "c")
         lets = _Lets(n)
-        starts = lets.run((tile - self.first_row) * self.nr, self.block * self.nr)
+        starts = lets.run((tile - self.first_row) * self.nr, self.sum_plane)
         cells = [[Ex("load", F32, (), (self.strip, starts[i * SIZE + k] + lane))
                   for k in range(SIZE)] for i in range(SIZE)]
         values = _both_ways(cells, _collected)
@@ -267,6 +274,12 @@ class _Lets:
     def made(self) -> tuple[tuple[Dim, Dim], ...]:
         """(variable, value) of all, in order."""
         return tuple(self.pairs)
+
+
+def _apart(elements: int) -> int:
+    """As many elements, or a line more where sixteen planes of so many would compete for the same
+    sets of a level-1 cache: multiples of half a way."""
+    return elements + (LINE if elements * F32.itemsize % (WAY_BYTES // 2) == 0 else 0)
 
 
 def _fn(op: str, a: Ex, b: Ex) -> Ex:

@@ -31,7 +31,8 @@ class Phase:
     """Numbers of one loop nest, or of one micro-kernel with its calls, in all of its iterations."""
 
     fma: float = 0.0
-    """Operations of micro-kernels, what pads a vector included."""
+    """Operations of micro-kernels, what pads a vector included; as many as take as long where sums
+    are so few that additions wait for one another."""
     plain: float = 0.0
     """Operations of the innermost loop."""
     special: float = 0.0

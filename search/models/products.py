@@ -20,7 +20,17 @@ from dataclasses import dataclass, replace
 from ...ir.dims import Dim
 from ...ir.target import Target
 from ...ir.tiles import panels_together, rows_of_block
-from ...ir.variants import WAYS, Tiling, Variant, micro_tile, narrowest, tiling
+from ...ir.variants import (
+    BURST,
+    CHAINS,
+    STRIP_BURST,
+    WAYS,
+    Tiling,
+    Variant,
+    micro_tile,
+    narrowest,
+    tiling,
+)
 from ...ir.winograd import Images
 from ..phases import TABLE, ProductWork, row_division
 from .base import Phase
@@ -96,13 +106,17 @@ class _Sizes:
         """Columns of a panel."""
         count = math.ceil(self.columns / self.width)
         self.panels = self.outer * count
-        self.padded = float(self.width)
-        """Those that are computed, on average: the last panel has a narrower micro-tile."""
+        self.padded = self.busy = float(self.width)
+        """Those that are computed, on average: the last panel has a narrower micro-tile; and those
+        that take as long, since an addition waits for the one before."""
         if isinstance(p.form.columns, int) and count and (count == 1 or self.outer == 1):
             last = int(self.columns) - (count - 1) * self.width
             vectors, half = narrowest(machine, plan.panel, last)
             narrow = self.lanes * (vectors + half / 2)
+            waits = max(narrow, self.lanes * CHAINS / plan.rows)
             self.padded = ((count - 1) * self.width + narrow) / count
+            self.busy = ((count - 1) * self.width + waits) / count
+        self.busy = max(self.busy, self.lanes * CHAINS / plan.rows)
         self.crowded = p.form.crowded and not plan.winograd
 
     def cut(self, rows: float, most: float) -> None:
@@ -143,10 +157,20 @@ class _Sizes:
         visits = math.ceil(depth / chunk) if chunk > 0 else 1.0
         crowded = _CROWDED if self.crowded and h > WAYS else 1.0
         slower = self.machine.load_rate / self.machine.l2_rate  # prefetched: they only take turns
-        return Phase(fma=2 * steps * h * self.padded * crowded,
+        return Phase(fma=2 * steps * h * self.busy * crowded,
                      loads=4 * steps * (_BROADCAST * h * self.lanes + self.padded)
                      + streamed * slower,
                      entries=calls * (call * visits + pieces))
+
+
+    def bursts(self, nbytes: float, most: int, room: float) -> float:
+        """Bytes, of so many results, whose lines wait for one another: where ``room`` bytes do not
+        stay in the level-1 cache and more than ``most`` vectors leave a micro-tile at once. Lines
+        side by side come together."""
+        vectors = self.padded / self.lanes
+        part = min(max(2 * (self.plan.rows * vectors / most - 1.0), 0.0), 1.0)
+        missed = min(max(2 * room / self.machine.l1_bytes - 1.0, 0.0), 1.0)
+        return nbytes * part * missed * min(2.0 / vectors, 2.0)
 
 
 class _Direct(_Sizes):
@@ -186,9 +210,12 @@ class _Direct(_Sizes):
             spilled += again * max(self.machine.l2_rate / self.machine.l3_rate - 1.0, 0.0)
         moved = 4 * self.batches * rows * self.columns * self.outer
         if p.epilogue is None:  # what comes out of the registers is the result
+            spilled += 2 * self.bursts(moved, BURST, moved)
             found.append(replace(product, stores=moved + waiting / 2, spilled=spilled,
                                  loads=product.loads + p.residuals * moved))
         else:
+            strip = 4.0 * min(self.block, rows) * self.width
+            spilled += 2 * self.bursts(sums, STRIP_BURST, 2 * strip)
             found.append(replace(product, stores=sums + waiting / 2, spilled=spilled))
             found += strips(p.epilogue, number, self.width)
         return ProductCount(found, self.tiles)
@@ -226,8 +253,10 @@ class _Winograd(_Sizes):
         product = self.product(channels, min(channels, _CHAIN), points, call=_CALL + _PART)
         sums = 4 * points * self.squares * self.panels * self.padded
         visits = math.ceil(channels / _CHAIN)
+        strip = 4.0 * points * min(self.block, self.squares) * self.width
         found.append(replace(product, stores=sums * visits,
-                             loads=product.loads + sums * (visits - 1)))
+                             loads=product.loads + sums * (visits - 1),
+                             spilled=2 * self.bursts(sums * visits, STRIP_BURST, strip)))
         results = self.squares * self.columns
         after, loads, special = 0.0, 0.0, 0.0
         if self.p.epilogue is not None:

@@ -81,7 +81,8 @@ def test_facts_are_the_costs_at_sizes() -> None:
     calls = 8 * 2  # of 14 rows and a panel of 32 columns each, rows streaming past the panel
     assert product == Phase(
         fma=2 * 112 * 64 * 32, loads=calls * 32 * 4 * (14 * 16 / 2 + 32 + 2 * 14),
-        stores=4 * 112 * 64, entries=(1 + 1) * calls)  # fmt: skip
+        stores=4 * 112 * 64, entries=(1 + 1) * calls,
+        spilled=2 * 4 * 112 * 64 * 0.75)  # fmt: skip  # bursts into 14 KB, read with as many
     assert epilogue == Phase(
         special=12 * 7168, loads=4 * 7168, stores=4 * 7168, entries=224, length=32)
     with pytest.raises(EvonnxError, match="N"):

@@ -58,7 +58,7 @@ def _in(graph: Graph, target: Target = WIDE, **settings: int) -> GroupFacts:
 
 def test_unasked_costs_what_the_same_settings_cost() -> None:
     graph = _image(20, 20, 64, 64)
-    assert _in(graph) == _in(graph, winograd=2, rows=10, columns=32)
+    assert _in(graph) == _in(graph, winograd=2, rows=5, columns=32)
 
 
 def test_winograd_multiplies_less_and_moves_more() -> None:
@@ -79,14 +79,15 @@ def test_micro_tiles_count_in_full(rows: int, height: int, computed: int) -> Non
 
 
 @pytest.mark.parametrize("columns,width,computed", [(48, 32, 48), (48, 48, 48), (36, 32, 40),
-                                                    (16, 64, 16), (70, 64, 72), (31, 32, 32)])
-def test_panels_count_what_is_computed(columns: int, width: int, computed: int) -> None:
+                                                    (16, 64, 16), (70, 64, 76.8), (31, 32, 32)])
+def test_panels_count_what_is_computed(columns: int, width: int, computed: float) -> None:
+    """70 columns: five rows of half a vector are fewer sums than additions are under way."""
     graph = layer(14, columns)
     dot = next(n for n in graph.nodes if n.op == "dot")
     cost = dataclasses.replace(group_cost(graph, "contract", [dot]), variant=(("columns", width),))
     products = max(p.fma for p in facts(cost, {}, WIDE).phases)
     height = 14 if width <= 32 else 7 if width == 48 else 5  # five rows three times are 15
-    assert products == 2 * height * math.ceil(14 / height) * 32 * computed
+    assert products == pytest.approx(2 * height * math.ceil(14 / height) * 32 * computed)
 
 
 @pytest.mark.parametrize("settings", [{}, {"columns": 48}, {"block": 2}, {"rows": 5, "columns": 16},
