@@ -30,7 +30,7 @@ from ..ir.types import BOOL, F32, I64
 from ..ir.variants import best_height
 from .contract import NO_LIMITS
 from .lower import Lowering
-from .micro import MicroKernel, igemm, igemm_rows, pack, turn
+from .micro import MicroKernel, igemm, igemm_rows, narrowed, pack, turn
 from .micro.gemm import CHAIN
 from .nest import Accumulate, Address, Call, Domain, Loop, Nest, Nested, SetRows, Step, Store
 
@@ -203,11 +203,24 @@ class _Writer:
         rows = Nested((*axis(q, tiles), *axis(i, mr)),
                       (SetRows((), self.key_rows, at, address, (), -1),), lets)
         more: tuple[Dim, ...] = (s.key_step,) if "ldk" in self.scores.arguments else ()
-        product = self.call(
-            self.scores, Address(self.key_rows, q * mr), 1, 0, s.depth, Address(self.queries, 0),
+        products = [self.call(
+            kernel, Address(self.key_rows, q * mr), 1, 0, s.depth, Address(self.queries, 0),
             0, 0, Address(self.weights, q * (mr * self.nr)), self.nr, mr, self.nr, 0, 0, 0, 0, 0,
-            *NO_LIMITS, *more, loop=axis(q, tiles))
-        return [rows, product]
+            *NO_LIMITS, *more, loop=loop) for kernel, loop in self.by_width(self.scores, q, tiles)]
+        return [rows, *products]
+
+    def by_width(self, kernel: MicroKernel, q: Dim, tiles: Dim
+                 ) -> list[tuple[MicroKernel, tuple[Axis, ...]]]:
+        """The micro-kernels of a loop over ``tiles``, each with the part of it that it takes: the
+        last panel has a narrower one of its own where queries do not fill it."""
+        rows, panels = self.space.rows, self.panels
+        if not isinstance(rows, int) or not isinstance(panels, int) or not rows:
+            return [(kernel, axis(q, tiles))]
+        last = narrowed(kernel, rows - (panels - 1) * self.nr)
+        if last == kernel or panels == 1 or not isinstance(q, Expr):
+            return [(last if panels == 1 else kernel, axis(q, tiles))]
+        others = tiles * dmin(1, panels - 1 - self.panel)
+        return [(kernel, axis(q, others)), (last, axis(q, tiles, others))]
 
     def softmax(self) -> list[Step]:
         """Weights of a block, and the sums before it scaled to the new maximum."""
@@ -284,9 +297,10 @@ class _Writer:
         out = Address(self.out, q * (mr * self.nr))
         part: tuple[Address | Dim, int] = (0, 0) if self.alone else (out, 1)
         return [self.call(
-            self.values, Address(self.value_rows, q * mr), 1, self.first_key, self.count,
+            kernel, Address(self.value_rows, q * mr), 1, self.first_key, self.count,
             Address(self.weights, 0), 0, 0, out, self.nr, mr, self.nr, *part, 0, 0, 0,
-            *NO_LIMITS, s.value_step, loop=axis(q, tiles))]
+            *NO_LIMITS, s.value_step, loop=loop)
+            for kernel, loop in self.by_width(self.values, q, tiles)]
 
     def finish(self) -> list[Step]:
         """Divides by the sum of weights and stores the outputs."""
