@@ -135,7 +135,7 @@ class _Mover:
         if not self.private(part) or not all(
                 self.private(n.out, nodes) for n in inside) or outs > width:
             return 0.0
-        if pixels is None or fewer is None or not pixels or part.node.op == "expand":
+        if pixels is None or fewer is None or not pixels:
             return 0.0
         return 2.0 * width * (1 - fewer / pixels)
 
@@ -164,8 +164,7 @@ class _Mover:
     def resample(self, b: Builder, v: Value, source: Value, y: Value, new: New) -> Value:
         """The nodes between ``source`` and ``v``, done to ``y``."""
         done = {source: y}
-        order = [n for n in self.graph.nodes if n in set(self.between(v, source))]
-        for n in order:
+        for n in sorted(self.between(v, source), key=self.graph.index.__getitem__):
             done[n.out] = b.op(n.op, *(done.get(u, new(u)) for u in n.operands), **n.attrs)
         return done[v]
 
