@@ -3,15 +3,16 @@
 ``choose`` collects the candidate groups, prices them with a cost model at the sizes given (or
 assumed), and searches the partitions. ``default`` and ``exact`` prove the optimum over all of them
 by dynamic programming over ideals, a strategy looks for it within a budget of evaluations;
-``default`` does not begin where no schedule could be noticeably faster (``worth``). Greedy's
-schedule is among the candidates and is where strategies start, so the result is never worse than
-greedy under the model that chose it. On several threads the groups of the result that may run side
-by side become candidates as well, and the search is run again.
+``default`` does not begin where no schedule could be noticeably faster (``worth``). The schedules
+of greedy fusion and of the published rules (``rules``) are among the candidates and are where
+strategies start, so the result is never worse than any of them under the model that chose it, but
+for what ``default`` leaves to greedy fusion's groups (``LEAN``). On several threads the groups of
+the result that may run side by side become candidates as well, and the search is run again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from math import inf
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,7 @@ from .greedy import Fuser
 from .models import CD, SECONDS, Context, CostModel
 from .models import model as model_of
 from .narrow import narrow_beam, prove_narrow
-from .problem import Found, InfeasibleError, Proof, floor, peak
+from .problem import Found, InfeasibleError, Problem, Proof, floor, peak
 from .settings import RULES, Search
 from .space import Space, Survey, constant_bytes, sizes_of
 from .worth import HARDLY, fusible, spare
@@ -108,8 +109,8 @@ def choose(
     if how.name in RULES:
         return _by_rule(survey, how)
     solver = Solver(how, progress)
-    if solver.strategy is not None:  # strategies also start where the published rules end
-        solver.also = [survey.solution(s) for s in [survey.rule(name) for name in RULES]]
+    ruled = [survey.rule(name) for name in RULES]  # before the table is complete
+    solver.also = [survey.solution(schedule) for schedule in ruled]
     model = objective_model(how)
     space = survey.space(model)
     found, note = solver.solve(space)
@@ -168,7 +169,7 @@ class Solver:
     def __init__(self, how: Search, progress: Progress | None = None) -> None:
         self.how, self.progress = how, progress
         self.also: list[tuple[int, ...]] = []
-        """Solutions that strategies start from, besides greedy's."""
+        """Known solutions besides greedy's: where strategies start, and not to be worse than."""
         self.strategy = _strategy(how)
 
     def solve(self, space: Space) -> tuple[Found, str]:
@@ -183,7 +184,8 @@ class Solver:
             proof = prove_narrow(leaning, NARROW)
             if proof is not None:
                 return _leant(proof, space, float(factors.max(initial=1.0))), ""
-            return (_followed(narrow_beam(leaning, min(BEAM, self.how.budget)), space),
+            beam = narrow_beam(leaning, min(BEAM, self.how.budget))
+            return (_followed(beam, leaning, self.also, space),
                     "too many ideals for a proof: the best of each size followed")
         proof = prove_narrow(space.problem, NARROW)
         if proof is None and (self.how.name == "exact" or space.problem.limit < inf):
@@ -256,10 +258,13 @@ def _leant(proof: Proof, space: Space, most: float) -> Found:
     return Found(cost, proof.chosen, proof.ideals, bound, proven, peak=proof.peak)
 
 
-def _followed(found: Found, space: Space) -> Found:
-    """What a search of leaning costs found, at the costs that are meant."""
-    cost = float(sum(space.problem.cost[k] for k in found.chosen))
-    return replace(found, cost=cost, bound=min(floor(space.problem), cost))
+def _followed(found: Found, leaning: Problem, known: Sequence[tuple[int, ...]], space: Space
+              ) -> Found:
+    """What a search of leaning costs found, or a known solution that costs less, at the costs that
+    are meant."""
+    chosen = min([found.chosen, *known], key=lambda s: float(leaning.cost[list(s)].sum()))
+    cost = float(sum(space.problem.cost[k] for k in chosen))
+    return replace(found, chosen=chosen, cost=cost, bound=min(floor(space.problem), cost))
 
 
 def _proven(proof: Proof) -> Found:

@@ -29,6 +29,7 @@ from ..ir.schedule import KERNELS, Schedule
 from ..ir.target import Target
 from ..ir.types import TensorType, type_symbols
 from .candidates import Candidate, Candidates, schedule_of
+from .cost import GroupCost
 from .judge import Judge
 from .models import Context, CostModel, GroupFacts, facts
 from .models import model as model_of
@@ -164,14 +165,21 @@ class Survey:
         from .rules import RULES
 
         model = model_of("cd" if name == "score" else self.how.model)
-        known: dict[int, float] = {}
+
+        def priced(costs: Sequence[GroupCost]) -> list[float]:
+            numbers = [facts(c, self.sizes, self.target) for c in costs]
+            found: np.ndarray = (model.parts(numbers, self.context)[:, 1]  # type: ignore[attr-defined]
+                                 if name == "score" else model.costs(numbers, self.context))
+            return found.tolist()
+
+        # Candidates of one structure share their cost; most that a rule asks for are known.
+        every = list({id(c.cost): c.cost for c in self.table.found.values()}.values())
+        known = dict(zip(map(id, every), priced(every) if every else [], strict=True))
 
         def price(c: Candidate) -> float:
-            key = id(c.cost)  # candidates of one structure share their cost
+            key = id(c.cost)
             if key not in known:
-                numbers = [facts(c.cost, self.sizes, self.target)]
-                known[key] = float(model.parts(numbers, self.context)[0, 1]  # type: ignore[attr-defined]
-                                   if name == "score" else model.costs(numbers, self.context)[0])
+                known[key], = priced([c.cost])
             return known[key]
 
         return RULES[name](self.table, price)

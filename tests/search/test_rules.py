@@ -14,10 +14,11 @@ from evonnx.ir.random_graphs import random_graph
 from evonnx.ir.schedule import Schedule
 from evonnx.ir.target import Target
 from evonnx.ir.types import F32, TensorType
-from evonnx.search.choose import choose
+from evonnx.search.choose import LEAN, choose
 from evonnx.search.greedy import Fuser
 from evonnx.search.models import CD
 from evonnx.search.settings import RULES, Search
+from evonnx.search.worth import HARDLY
 
 TARGET = Target.named("generic")
 
@@ -87,3 +88,18 @@ def test_score_joins_readers_of_one_value() -> None:
     h = b.op("reduce", x, kind="max", axes=(0,), keepdims=True)
     graph = b.build({"p": b.op("exp", h), "q": b.op("tanh", h)})
     assert max(len(g) for g in groups(graph, "score")) >= 2
+
+
+@pytest.mark.parametrize("ideals", [0, 20_000], ids=["beam", "proof"])
+def test_a_search_is_not_worse_than_the_rules(ideals: int, monkeypatch: pytest.MonkeyPatch
+                                              ) -> None:
+    """But for the part that ``default`` leaves to greedy fusion's groups; also where few ideals
+    are followed."""
+    monkeypatch.setattr("evonnx.search.choose.NARROW", ideals)
+    target = Target.named("cpu")
+    for seed in range(2):
+        graph = run_pipeline(random_graph(np.random.default_rng(seed), 15), "expand:attention")
+        found = choose(graph, Fuser(graph), target, Search("default", budget=20))
+        for name in RULES:
+            rule = choose(graph, Fuser(graph), target, Search(name))
+            assert found.cost <= rule.cost * (1 + LEAN) + HARDLY
