@@ -76,14 +76,18 @@ class Crew:
             self._grow(min(1, _free_cores() - 1))
 
     def compile(
-        self, jobs: Sequence[Job], progress: Progress | None = None
-    ) -> list[tuple[Job, bytes, float]]:
+        self, jobs: Sequence[Job], progress: Progress | None = None,
+        meanwhile: Callable[[], None] = lambda: None,
+    ) -> list[tuple[Job, bytes, float]]:  # fmt: skip
         """(job, object, seconds) of every job, in the order they were done; those listed first are
-        begun first. Raises ``CompileError``."""
+        begun first. ``meanwhile`` is called before this thread takes jobs, too: work in C without
+        the interpreter's lock would crawl beside the front end, which holds it. Raises
+        ``CompileError``."""
         if not self._fixed and len(jobs) >= _WORTH:
             self._grow(min(_MOST, _free_cores() - 1, len(jobs) // _PER_WORKER))
         for job in jobs:
             self._todo.put(job)
+        meanwhile()
         done: list[tuple[Job, bytes, float]] = []
         while len(done) < len(jobs):
             try:

@@ -63,7 +63,8 @@ class Parts:
     code: Built
     constants: Mapping[Key, np.ndarray]
     seconds: Mapping[str, float]
-    """Wall time of each step that made them; ``pack`` goes on beside ``compile``."""
+    """Wall time of each step that made them; ``pack`` is part of ``compile``, since workers compile
+    meanwhile."""
 
 
 def make_parts(
@@ -76,21 +77,19 @@ def make_parts(
     crew: Crew | None = None,
     known: Mapping[Key, np.ndarray] | None = None,
 ) -> Parts:
-    """Compiles (or finds) and loads every kernel, and packs every constant that is not ``known``,
-    at the same time; raises ``CompileError``."""
-    from concurrent.futures import ThreadPoolExecutor  # slow to import
-
+    """Compiles (or finds) and loads every kernel, and packs every constant that is not ``known``;
+    raises ``CompileError``."""
     programs = list(program.walk())
+    packed: dict[Key, np.ndarray] = {}
+    seconds = 0.0
 
-    def pack() -> tuple[dict[Key, np.ndarray], float]:
+    def pack() -> None:
+        nonlocal seconds
         start = time.perf_counter()
-        packed = prepare(programs, constants, threads, known)
-        return packed, time.perf_counter() - start
+        packed.update(prepare(programs, constants, threads, known))
+        seconds = time.perf_counter() - start
 
-    with ThreadPoolExecutor(1, "evonnx-pack") as pool:
-        packing = pool.submit(pack)
-        code = build(programs, target, cache, progress, crew)
-        packed, seconds = packing.result()
+    code = build(programs, target, cache, progress, crew, pack)
     return Parts(code, packed, {**code.seconds, "pack": seconds})
 
 

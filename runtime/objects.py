@@ -7,7 +7,8 @@ have is compiled by a ``crew``. When nothing is missing, Numba is never imported
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 from ..ir.errors import CompileError, quote
@@ -40,9 +41,11 @@ def build(
     cache: ObjectCache | None,
     progress: Progress | None = None,
     crew: Crew | None = None,
+    meanwhile: Callable[[], None] = lambda: None,
 ) -> Built:
     """Compiles (or finds) and loads every kernel of the programs. ``crew`` compiles them, or one
-    made for it. Raises ``CompileError`` naming the kernel."""
+    made for it; ``meanwhile`` is called once its workers have begun. Raises ``CompileError`` naming
+    the kernel."""
     jobs = collect(programs, target)
     records: dict[str, CacheRecord] = {}
     objects: dict[str, bytes] = {}
@@ -59,12 +62,11 @@ def build(
         seconds = time.perf_counter() - began
         records[job.symbol] = CacheRecord(job.symbol, True, why, seconds, len(data))
         objects[job.symbol] = data
-    if missing:
-        if crew is None:
-            with Crew(target) as own:
-                _compile_all(missing, own, cache, objects, records, progress)
-        else:
-            _compile_all(missing, crew, cache, objects, records, progress)
+    if not missing:
+        meanwhile()
+    else:
+        with Crew(target) if crew is None else nullcontext(crew) as compiling:
+            _compile_all(missing, compiling, cache, objects, records, progress, meanwhile)
         if cache is not None:
             cache.clean_if_grown()
     seconds = time.perf_counter() - start
@@ -110,11 +112,12 @@ def _compile_all(
     objects: dict[str, bytes],
     records: dict[str, CacheRecord],
     progress: Progress | None,
+    meanwhile: Callable[[], None],
 ) -> None:
     """Compiles what is missing, largest source first."""
     reasons = {job.symbol: why for job, why in missing}
     jobs = sorted((job for job, _ in missing), key=lambda j: (j.is_ir, -len(j.text)))
-    for job, data, seconds in crew.compile(jobs, progress):
+    for job, data, seconds in crew.compile(jobs, progress, meanwhile):
         objects[job.symbol] = data
         why = reasons[job.symbol]
         fault = cache.put(job.symbol, job.text, crew.target, data) if cache is not None else ""
