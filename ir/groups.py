@@ -8,7 +8,7 @@ only.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from .graph import Builder, Graph, Node, Value, copy_node
@@ -39,11 +39,12 @@ def escaping(graph: Graph, members: Iterable[Node]) -> tuple[Value, ...]:
     return tuple(found)
 
 
-def overwritable(members: Collection[Node], written: Sequence[Value]) -> tuple[Value, ...]:
+def overwritable(members: Sequence[Node], written: Sequence[Value]) -> tuple[Value, ...]:
     """Values from outside in whose memory the group may write its result, if nobody needs them
     afterwards: the result is the only one, and each of its elements takes of the value the element
     at its own place and no other, so that this is read before it is written. That is so where all
-    nodes of the group that depend on the value are elementwise and of its shape."""
+    nodes of the group that depend on the value are elementwise and of its shape. ``members`` come
+    in the order of the graph."""
     if len(written) != 1 or not isinstance(written[0].type, TensorType):
         return ()
     result, inside = written[0], set(members)

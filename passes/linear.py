@@ -51,6 +51,11 @@ class _Mover:
     def __init__(self, graph: Graph, fired: Counter[str]) -> None:
         self.graph, self.fired = graph, fired
         self.sources: dict[Value, Value] = {}
+        """By resampled value, the image it is a resampling of."""
+        for node in graph.nodes:
+            inner = {self.source(u) for u in _resampled(node)}
+            if len(inner) == 1:
+                self.sources[node.out] = inner.pop()
 
     def moved(self, b: Builder, node: Node, new: New) -> tuple[Value, ...] | None:
         """What stands for a product; None for other nodes and where nothing is gained."""
@@ -103,12 +108,7 @@ class _Mover:
 
     def source(self, v: Value) -> Value:
         """The image of which ``v`` is a resampling; ``v`` itself where it is none."""
-        if v not in self.sources:
-            self.sources[v] = v  # until more is known
-            inner = [self.source(u) for u in _resampled(v)]
-            if inner and all(u == inner[0] for u in inner):
-                self.sources[v] = inner[0]
-        return self.sources[v]
+        return self.sources.get(v, v)
 
     def between(self, v: Value, source: Value) -> list[Node]:
         """The nodes that resample ``source`` to ``v``."""
@@ -118,7 +118,7 @@ class _Mover:
             u = stack.pop()
             if u != source and u.node not in found:
                 found[u.node] = None
-                stack.extend(_resampled(u))
+                stack.extend(_resampled(u.node))
         return list(found)
 
     def saved(self, part: Value, w: Value, product: Node) -> float:
@@ -233,9 +233,11 @@ def _rows(b: Builder, matrix: Value, first: int, count: int) -> Value:
     return b.op("slice", matrix, starts=(first, 0), sizes=sizes, steps=(1, 1))  # type: ignore[no-any-return]
 
 
-def _resampled(v: Value) -> tuple[Value, ...]:
-    """The operands in which a value is linear, channel by channel; none where it is not."""
-    node, rank = v.node, v.rank
+def _resampled(node: Node) -> tuple[Value, ...]:
+    """The operands in which a node is linear, channel by channel; none where it is not."""
+    if node.op not in ("gather", "add", "mul"):
+        return ()
+    v, rank = node.out, node.out.rank
     if rank < 2 or v.dtype not in (F32, F64):
         return ()
     if node.op == "gather":

@@ -116,6 +116,11 @@ class Feeds:
     def _tensor(self, name: str, kind: TensorType, value: Any) -> np.ndarray:
         if kind.dtype.kind == "s":
             return self._strings(name, kind, value)
+        if isinstance(value, Mapping):
+            raise FeedError(
+                f"input {quote(name)} is {kind}, got a dictionary: feed arrays by name as keywords "
+                "or through run(None, feeds)"
+            )
         array = _as_array(name, kind, value)
         if array.dtype != kind.dtype.np:
             swapped = array.dtype.newbyteorder("=") == kind.dtype.np

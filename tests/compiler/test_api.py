@@ -135,6 +135,13 @@ def test_a_single_output_comes_alone_and_any_name_can_be_fed() -> None:
     np.testing.assert_array_equal(compiled(self=data), -data)
 
 
+def test_a_dictionary_by_position_says_how_to_feed_by_name() -> None:
+    b = Builder()
+    one = evonnx.compile(b.build({"y": b.op("neg", b.input("x", TensorType(F32, (2,))))}))
+    with pytest.raises(evonnx.FeedError, match=r"dictionary.*run\(None, feeds\)"):
+        one({"x": np.zeros(2, np.float32)})
+
+
 def test_inputs_are_read_in_place_and_outputs_are_the_callers() -> None:
     b = Builder()
     x = b.input("x", TensorType(F32, (1 << 20,)))

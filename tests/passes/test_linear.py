@@ -131,3 +131,12 @@ def kept(name: str) -> Graph:
 def test_nothing_is_moved(name: str) -> None:
     graph = kept(name)
     assert move_products(graph) is graph
+
+
+def test_long_chains_of_sums() -> None:
+    b = Builder()
+    x, y = image(b, "x", 4, 8), image(b, "y", 4, 8)
+    for _ in range(3000):
+        x = b.op("add", x, y)
+    graph = b.build({"z": b.op("dot", x, const(b, 8, 8), ta=False, tb=False)})
+    assert move_products(graph).digest == graph.digest
