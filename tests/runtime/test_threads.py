@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -232,6 +233,8 @@ def test_the_interpreter_ends(cache: Any, sources: Any, tail: str) -> None:
 def test_interrupted_calls(cache: Any, sources: Any) -> None:
     """Control-C between or during calls leaves a runtime that works."""
     tail = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts behind ignores it
 print("ready", flush=True)
 caught = 0
 while caught < 20:
@@ -250,6 +253,9 @@ print("free" if exe._team.acquire(weakref.ref(call)) else "stuck", flush=True)
     for _ in range(20):
         time.sleep(0.01)
         process.send_signal(signal.SIGINT)
+        if not select.select([process.stdout], [], [], 30)[0]:
+            process.kill()
+            pytest.fail("an interrupt was not answered")
         assert process.stdout.readline() == "caught\n"
     assert process.stdout.read() == "free\n"
     assert process.wait(30) == 0
