@@ -47,6 +47,21 @@ class _Chain:
     offset: Value | None
 
 
+@dataclass(frozen=True)
+class _Part:
+    """One operand of a concatenation of channels, or all that a product multiplies."""
+
+    value: Value
+    source: Value
+    """The image of which ``value`` is a resampling; ``value`` itself where it is none."""
+    between: Sequence[Node]
+    """The nodes that resample ``source`` to ``value``, in the graph's order."""
+
+    @property
+    def resampled(self) -> bool:
+        return self.source != self.value
+
+
 class _Mover:
     def __init__(self, graph: Graph, fired: Counter[str]) -> None:
         self.graph, self.fired = graph, fired
@@ -63,9 +78,10 @@ class _Mover:
             return None
         x, w = node.operands
         concat = x.node.op == "concat" and x.node.attrs["axis"] == x.rank - 1 and self.private(x)
-        parts = x.node.operands if concat else (x,)
-        if not all(isinstance(part.shape[-1], int) for part in parts):
+        values = x.node.operands if concat else (x,)
+        if not all(isinstance(value.shape[-1], int) for value in values):
             return None
+        parts = [self.part(value) for value in values]
         wanted = [self.saved(part, w, node) >= SAVES for part in parts]
         if not any(wanted) or not self.moderate(w):
             return None
@@ -76,15 +92,15 @@ class _Mover:
         offsets: list[Value] = []
         at = 0
         for part, gains in zip(parts, wanted, strict=True):
-            width = part.shape[-1]
+            width = part.value.shape[-1]
             assert isinstance(width, int)
             rows = _rows(b, matrix, at, width)
             at += width
             if not gains:
-                plain.append((new(part), rows))
+                plain.append((new(part.value), rows))
                 continue
             y, offset = self.term(b, part, fold_tree(b, rows), new)
-            (products if self.source(part) == part else resampled).append(y)
+            (resampled if part.resampled else products).append(y)
             offsets.extend(() if offset is None else (offset,))
         if plain:
             joined = [values[0] if len(values) == 1 else b.op("concat", *values, axis=axis)
@@ -110,8 +126,8 @@ class _Mover:
         """The image of which ``v`` is a resampling; ``v`` itself where it is none."""
         return self.sources.get(v, v)
 
-    def between(self, v: Value, source: Value) -> list[Node]:
-        """The nodes that resample ``source`` to ``v``."""
+    def part(self, v: Value) -> _Part:
+        source = self.source(v)
         found: dict[Node, None] = {}
         stack = [v]
         while stack:
@@ -119,30 +135,29 @@ class _Mover:
             if u != source and u.node not in found:
                 found[u.node] = None
                 stack.extend(_resampled(u.node))
-        return list(found)
+        return _Part(v, source, sorted(found, key=self.graph.index.__getitem__))
 
-    def saved(self, part: Value, w: Value, product: Node) -> float:
+    def saved(self, part: _Part, w: Value, product: Node) -> float:
         """Operations that are saved per element of the result."""
-        source = self.source(part)
-        width, outs = part.shape[-1], product.out.shape[-1]
-        pixels, fewer = (_pixels(v) for v in (part, source))
+        width, outs = part.value.shape[-1], product.out.shape[-1]
         if not isinstance(width, int) or not isinstance(outs, int) or not outs:
             return 0.0
-        if source == part:
-            return self.chained(part, outs) if self.private(part) else 0.0
-        inside = self.between(part, source)
-        nodes = [*inside, *self.graph.users(part)]
-        if not self.private(part) or not all(
-                self.private(n.out, nodes) for n in inside) or outs > width:
+        if not self.private(part.value):
             return 0.0
+        if not part.resampled:
+            return self.chained(part.value, outs)
+        nodes = [*part.between, *self.graph.users(part.value)]
+        if outs > width or not all(self.private(n.out, nodes) for n in part.between):
+            return 0.0
+        pixels, fewer = _pixels(part.value), _pixels(part.source)
         if pixels is None or fewer is None or not pixels:
             return 0.0
         return 2.0 * width * (1 - fewer / pixels)
 
-    def term(self, b: Builder, part: Value, rows: Value, new: New) -> tuple[Value, Value | None]:
+    def term(self, b: Builder, part: _Part, rows: Value, new: New) -> tuple[Value, Value | None]:
         """``part`` times ``rows``, multiplied before it is resampled; and what is to be added."""
-        source, outs = self.source(part), rows.shape[-1]
-        alone = source == part or self.private(source, self.between(part, source))
+        source, outs = part.source, rows.shape[-1]
+        alone = not part.resampled or self.private(source, part.between)
         chain = self.chain(source) if alone and isinstance(outs, int) and self.chained(
             source, outs) > 0 else None
         offset: Value | None = None
@@ -152,21 +167,21 @@ class _Mover:
             y, offset = _joined(b, chain, rows, new)
             self.fired["products in a row"] += 1
         y_shape = (*source.shape[:-1], outs)
-        if source == part:
+        if not part.resampled:
             return y if y.shape == y_shape else b.op("reshape", y, shape=y_shape), offset
         if offset is not None:
             y = b.op("add", y, offset)
         if y.shape != y_shape:
             y = b.op("reshape", y, shape=y_shape)
         self.fired["product before resampling"] += 1
-        return self.resample(b, part, source, y, new), None
+        return self.resample(b, part, y, new), None
 
-    def resample(self, b: Builder, v: Value, source: Value, y: Value, new: New) -> Value:
-        """The nodes between ``source`` and ``v``, done to ``y``."""
-        done = {source: y}
-        for n in sorted(self.between(v, source), key=self.graph.index.__getitem__):
+    def resample(self, b: Builder, part: _Part, y: Value, new: New) -> Value:
+        """The nodes between ``part``'s source and its value, done to ``y``."""
+        done = {part.source: y}
+        for n in part.between:
             done[n.out] = b.op(n.op, *(done.get(u, new(u)) for u in n.operands), **n.attrs)
-        return done[v]
+        return done[part.value]
 
     # -- products in a row -----------------------------------------------------------------
 
