@@ -20,7 +20,6 @@ from __future__ import annotations
 import json
 import math
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -37,6 +36,7 @@ from ..compiler.calibrate import Calibration
 from ..ir.target import Target
 from ..runtime.profile import StepTime, profile
 from .engines import NAMES, OURS, load
+from .measure import interleave
 from .models import feeds, get, is_present, path_of
 
 OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -188,20 +188,16 @@ def attainable(shape: Shape, target: Target) -> float:
     return float(min(target.flops, bandwidth * shape.flops / shape.nbytes))
 
 
-def fastest(call: Callable[[], Any], seconds: float = 0.25) -> float:
-    """Seconds of the fastest call within a while, after a pause for other engines' workers."""
-    time.sleep(0.06)
-    call()
-    best, end = math.inf, time.perf_counter() + seconds
-    while (began := time.perf_counter()) < end:
-        call()
-        best = min(best, time.perf_counter() - began)
-    return best
+def fastest(calls: Mapping[str, Callable[[], Any]], turns: int = 3, seconds: float = 0.1
+            ) -> dict[str, float]:
+    """Seconds of the fastest call of each engine; they take turns of a while as in ``measure``."""
+    taken = interleave(calls, rounds=turns, seconds=seconds, number=min)
+    return {name: min(times) for name, times in taken.items()}
 
 
 def measure(shape: Shape, count: int, target: Target, engines: Sequence[str], rounds: int) -> Row:
     """Times one layer on one thread."""
-    rng, calls = np.random.default_rng(1), {}
+    rng, calls = np.random.default_rng(1), dict[str, float]()
     with tempfile.TemporaryDirectory(prefix="evonnx-layer-") as folder:
         path = Path(folder, "layer.onnx")
         onnx.save(single(shape, last=True), path)
@@ -210,9 +206,9 @@ def measure(shape: Shape, count: int, target: Target, engines: Sequence[str], ro
         seconds = _kernel(profile(ours.handle.executable, {"x": inner}, rounds)).seconds
         x = rng.standard_normal(shape.x).astype(np.float32)
         onnx.save(single(shape), path)
-        for name in (OURS, *engines) if engines else ():
-            engine = load(name, path, 1)
-            calls[name] = fastest(partial(engine.call, {"x": x}))
+        if engines:
+            loaded = [load(name, path, 1) for name in (OURS, *engines)]
+            calls = fastest({e.name: partial(e.call, {"x": x}) for e in loaded})
     return Row(str(shape), count, shape.flops, shape.nbytes, seconds, shape.flops / seconds,
                attainable(shape, target), calls)
 
@@ -223,7 +219,7 @@ def _kernel(steps: Sequence[StepTime]) -> StepTime:
 
 
 def markdown(rows: Sequence[Row], target: Target) -> str:
-    """The rows as a table, the ones that lose most time first."""
+    """The rows as a table."""
     peers = [n for n in NAMES if n != OURS and any(n in row.calls for row in rows)]
     heads = ["layer", "times", "us", "GFLOP/s", "attainable", "share"]
     if peers:
@@ -233,7 +229,7 @@ def markdown(rows: Sequence[Row], target: Target) -> str:
         f"L2 {target.l2_rate / 1e9:.0f}, L3 {target.l3_rate / 1e9:.0f}, "
         f"memory {target.dram_rate / 1e9:.0f} GB/s, one thread.", "",
         "| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]  # fmt: skip
-    for row in sorted(rows, key=lost, reverse=True):
+    for row in rows:
         cells = [row.layer, str(row.count), f"{row.seconds * 1e6:.1f}", f"{row.rate / 1e9:.1f}",
                  f"{row.attainable / 1e9:.1f}", f"{row.share:.2f}"]  # fmt: skip
         if peers:
@@ -313,6 +309,7 @@ def main(models: tuple[str, ...], peers: bool, rounds: int, most: int, folder: P
         engines = [n for n in NAMES if n != OURS] if peers else []
         rows = [measure(shape, count, target, engines, rounds)
                 for shape, count in (shapes[:most] if most else shapes)]
+        rows.sort(key=lost, reverse=True)
         console.print(f"## {name}\n\n{markdown(rows, target)}\n", markup=False, highlight=False)
         if folder is not None:
             plot(rows, target, f"{name}, one thread", folder / f"{Path(name).stem}.svg")

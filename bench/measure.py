@@ -12,9 +12,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from statistics import median
 from typing import Any
-
-from .stats import summarize
 
 BLOCK = 0.25
 """Seconds of one block."""
@@ -48,14 +47,15 @@ def interleave(
     seconds: float = BLOCK,
     pause: float = PAUSE,
     run_block: Callable[..., list[float]] = block,
+    number: Callable[[Sequence[float]], float] = median,
 ) -> dict[str, list[float]]:
-    """Block medians in seconds, one per round, for every engine."""
+    """What ``number`` makes of each block in seconds, one per round, for every engine."""
     names = list(calls)
-    medians: dict[str, list[float]] = {name: [] for name in names}
+    found: dict[str, list[float]] = {name: [] for name in names}
     for index in range(rounds):
         for name in rotated(names, index):
-            medians[name].append(summarize(run_block(calls[name], seconds, pause)).median)
-    return medians
+            found[name].append(number(run_block(calls[name], seconds, pause)))
+    return found
 
 
 def rotated(names: Sequence[str], by: int) -> list[str]:
