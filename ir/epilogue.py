@@ -4,7 +4,9 @@ A micro-tile of C leaves the registers as ``limit(C + bias[column] + residual[ro
 ``micro.gemm``). Anything else that follows a contraction runs as a loop over a strip of C in
 scratch. The form is read off the stored expression: limits are peeled from the outside (``relu``,
 ``max`` and ``min`` with a constant), then the terms of a sum; every term must be an element that
-moves evenly with rows and columns.
+moves evenly with rows and columns. Where the result lies side by side along the rows, as
+channels-first images do, the sum is finished on its way into a strip of scratch, which is stored
+turned.
 """
 
 from __future__ import annotations
@@ -34,10 +36,12 @@ class Finish:
     """``out = limit(C + bias + residual)``."""
 
     out: Operand
+    """Where it is ``turned``: columns ``stride`` elements apart, rows side by side."""
     bias: Operand | None = None
     residual: Operand | None = None
     lo: float = -math.inf
     hi: float = math.inf
+    turned: bool = False
 
 
 def finish_of(buffer: int, position: Dim, value: Ex, is_sum: Ex, row: str, column: str,
@@ -55,6 +59,8 @@ def finish_of(buffer: int, position: Dim, value: Ex, is_sum: Ex, row: str, colum
         return Operand(where, at, stride) if even and stride is not None else None
 
     out = operand(buffer, position)
+    turned = _turned(buffer, position, row, column, gathered) if out is None else None
+    out = turned if out is None else out
     ex, lo, hi = _limits(value)
     terms = _terms(ex)
     if out is None or value.dtype != F32 or terms.count(is_sum) != 1:
@@ -73,7 +79,18 @@ def finish_of(buffer: int, position: Dim, value: Ex, is_sum: Ex, row: str, colum
         moving.append(level.pop())
     if len(level) > 1 or len(moving) > 1:
         return None
-    return Finish(out, level[0] if level else None, moving[0] if moving else None, lo, hi)
+    return Finish(out, level[0] if level else None, moving[0] if moving else None, lo, hi,
+                  turned is not None)
+
+
+def _turned(buffer: int, position: Dim, row: str, column: str, gathered: Collection[str]
+            ) -> Operand | None:
+    """The transpose of a matrix of C's shape, if that is what is stored."""
+    if not row or not isinstance(position, Expr) or not free_vars(position).isdisjoint(gathered):
+        return None
+    stride = coefficient(position, column)
+    even = stride is not None and coefficient(position, row) == 1
+    return Operand(buffer, position, stride) if even and stride is not None else None
 
 
 def _limits(ex: Ex) -> tuple[Ex, float, float]:

@@ -5,8 +5,9 @@ width (constants once, at load; others by a kernel of their own). A tile is a bl
 block of panels: the addresses of its rows of A are written to a table, one entry per row and tap
 (the indirection buffer of Dukhan 2019, which makes convolution a matrix product without im2col);
 what is not addressable is computed into scratch first. What follows the contraction is done in
-registers by the micro-kernel's store where it can (``epilogue``); else the micro-kernel fills a
-strip of C in scratch per panel, and one loop nest applies the epilogue and stores the outputs.
+registers by the micro-kernel's store where it can (``epilogue``); a result whose rows lie side by
+side goes through a strip of scratch per panel, which a micro-kernel stores turned. Else the
+micro-kernel fills a strip of C, and one loop nest applies the epilogue and stores the outputs.
 
 A long sum is cut into chunks of k, outside the loop over panels, so that a chunk of a panel stays
 in the level-2 cache for all rows of the tile (K. Goto and R. van de Geijn, 2008); between chunks
@@ -34,7 +35,7 @@ from ..ir.tiles import (
 )  # fmt: skip
 from ..ir.types import BF16, F32, I64, DType
 from ..ir.variants import WAY_BYTES, Tiling
-from .lower import Lowering, tile_map
+from .lower import TURN_KERNEL, Lowering, tile_map
 from .micro import MicroKernel, narrowed
 from .nest import (
     Accumulate,
@@ -48,6 +49,7 @@ from .nest import (
     SetRows,
     Step,
     Store,
+    called,
 )  # fmt: skip
 
 NO_LIMITS = tuple(Ex("const", F32, (), sign * math.inf) for sign in (-1, 1))
@@ -215,9 +217,8 @@ class _Writer(_Plan):
         panels = self.constant_panels()
         size = self.batches * self.panels * self.panel_depth * self.nr
         pack = None if panels is not None else self.packing()
-        symbols = tuple(tile.symbol for tile, _ in self.pieces(0))
         nest = replace(nest, buffers=buffers, shared=True)
-        return Contraction(nest, size, panels, pack, symbols)
+        return Contraction(nest, size, panels, pack, called(nest))
 
     def domain(self, steps: tuple[Step, ...]) -> Domain:
         """The tile space. A thread has a run of tiles: rows before panels, so that it has whole
@@ -323,7 +324,7 @@ class _Writer(_Plan):
         self.strip = low.first_scratch + len(low.scratch)
         strip = (j - self.first_panel) * (self.block * self.nr) if self.chunks != 1 else 0
         loop, finish = self.epilogue(j, strip)
-        if self.chunks != 1 or finish is None:
+        if self.chunks != 1 or finish is None or finish.turned:
             count = self.panel_block if self.chunks != 1 else 1
             low.new_scratch(self.sum, count * self.block * self.nr)
         steps: list[Step] = []
@@ -341,7 +342,7 @@ class _Writer(_Plan):
                 steps.append(Nested(panels, (call, loop)))
             else:
                 call = self.finish_call(tile, q, j, last, strip, finish)
-                steps.append(Nested(panels, (call,)))
+                steps.append(Nested(panels, (call, *self.turn(j, strip, finish))))
         return steps
 
     def pieces(self, j: Dim) -> list[tuple[MicroKernel, tuple[Axis, ...]]]:
@@ -380,16 +381,27 @@ class _Writer(_Plan):
             return 0 if operand is None else Address(
                 operand.buffer, substitute(operand.position, origin))
 
-        part: Address | Dim = 0
-        if self.chunks != 1:
-            part = Address(self.strip, strip + q * (self.mr * self.nr))
+        own = Address(self.strip, strip + q * (self.mr * self.nr))
+        part: Address | Dim = own if self.chunks != 1 else 0
+        to = (own, self.nr) if finish.turned else (at(finish.out), finish.out.stride)
         residual = finish.residual
         limits = (Ex("const", F32, (), bound) for bound in (finish.lo, finish.hi))
         return Call(tile.symbol, (
-            *self.chunk_of(q, j, t), at(finish.out), finish.out.stride,
+            *self.chunk_of(q, j, t), *to,
             self.last_row - self.first_row - q * self.mr, self.panel_width(j),
             part, self.more(t), at(finish.bias), at(residual),
             0 if residual is None else residual.stride, *limits), self.micro)
+
+    def turn(self, j: Dim, strip: Dim, finish: Finish) -> tuple[Call, ...]:
+        """Stores the strip of panel ``j`` turned, where the result lies so."""
+        if not finish.turned:
+            return ()
+        origin = {name_of(v): at for v, at in (
+            (self.epilogue_row, self.first_row), (self.epilogue_lane, 0)) if isinstance(v, Expr)}
+        out = Address(finish.out.buffer, substitute(finish.out.position, origin))
+        return (Call(TURN_KERNEL, (
+            Address(self.strip, strip), self.nr, self.last_row - self.first_row,
+            self.panel_width(j), out, finish.out.stride)),)
 
     def more(self, t: Dim) -> Dim:
         """Whether chunk ``t`` adds to the chunks before it."""

@@ -1,14 +1,16 @@
 """Depthwise convolution on its micro-kernels, with the epilogue fused.
 
-A tile is a few rows of the output image. The micro-kernel ``window`` computes a few neighboring
-pixels at once: it needs no table, loads each input pixel once per row of the windows, reads a row
-of zeros for columns to the left and right of the image, and what lies above or below the image is
-left out by giving it fewer rows. Windows that it has no form of go through a table of addresses
-(zeros outside the image) to the micro-kernel ``depthwise``. The last pixels of a line begin earlier
-instead of being cut, so some are computed twice, but none is padded.
+A tile is a few lines of the output image, or a part of one where there are few. The micro-kernel
+``window`` computes a few neighboring pixels at once: it needs no table, loads each input pixel once
+per row of the windows, reads a row of zeros for columns to the left and right of the image, and
+what lies above or below the image, or in planes before or behind it, is left out by giving it fewer
+rows and planes. Windows that it has no form of go through a table of addresses (zeros outside the
+image) to the micro-kernel ``depthwise``. The last pixels of a line begin earlier instead of being
+cut, so some are computed twice, but none is padded.
 
-Bias and limits are applied in registers (``epilogue``); what else follows is a loop nest over a
-strip of scratch. Pixels of a quantized image are read as bytes (``ContractionSpace.pixels``).
+Bias and limits are applied in registers (``epilogue``), and a channels-first result leaves a strip
+of scratch turned; what else follows is a loop nest over a strip. Pixels of a quantized image are
+read as bytes (``ContractionSpace.pixels``).
 """
 
 from __future__ import annotations
@@ -24,11 +26,12 @@ from ..ir.elements import Ex, renamer
 from ..ir.epilogue import Finish, finish_of
 from ..ir.graph import Graph
 from ..ir.target import Target
-from ..ir.tiles import ContractionSpace
+from ..ir.tiles import SPLITS, ContractionSpace, least_rows
 from ..ir.types import F32, I8, I64, U8
 from ..ir.variants import best_height
-from .lower import Lowering, rows_per_tile
+from .lower import TURN_KERNEL, Lowering, rows_per_tile
 from .micro import MicroKernel, depthwise, window
+from .micro.depthwise import window_rows
 from .nest import (
     Accumulate,
     Address,
@@ -40,14 +43,18 @@ from .nest import (
     SetRows,
     Step,
     Store,
+    called,
 )  # fmt: skip
 
 BLOCK_ELEMENTS = 1 << 14
 """Output elements of a tile: 64 KB of float32."""
 STRIP_ELEMENTS = 1 << 10
 """Sums that wait for their epilogue: a small part of a level-1 cache."""
-WIDEST = 9
-"""Widest window that ``window`` is written for: its weights stay in registers."""
+SHORTEST = 4
+"""Micro-tiles of the shortest part of a line that is a tile of its own."""
+BLOCK_PIXELS, BLOCK_CHANNELS = 64, 64
+"""Pixels of a part of a line whose length is not known or whose result is turned, and channels that
+are turned at once: 16 KB."""
 _NAMES = {F32: "f32", U8: "u8", I8: "s8"}
 """Element type of pixels -> how micro-kernels call it."""
 
@@ -76,9 +83,17 @@ class _Grid:
     """Elements from one row of a window to the next."""
     width: int
     """Taps of a row."""
+    height: Dim = 1
+    """Rows of a plane of weights."""
     first_row: Dim = 0
     """First row of the window that lies inside the image."""
     rows: Dim = 1
+    """How many do."""
+    plane: Dim = 0
+    """Elements from one plane of a window to the next."""
+    first_plane: Dim = 0
+    """First plane of the window that lies inside the image."""
+    planes: Dim = 1
     """How many do."""
     at: int = 0
     """Where column 0 of the line's first window lies, in the units of ``lo`` and ``hi``."""
@@ -123,85 +138,130 @@ class _Writer:
     def nest(self) -> tuple[Nest, tuple[str, ...]]:
         """The whole kernel, and the micro-kernels it calls."""
         low, c = self.low, self.channel.hi
-        segments = self.segments()
-        most = max((s.tile.mr for s in segments), default=1)
-        self.table = low.new_scratch(I64, self.taps * most)
         self.zeros = low.new_scratch(self.space.pixels, c)
         self.strip = low.first_scratch + len(low.scratch)
         self.finish = self.epilogue(0)[1]
-        if self.finish is None:
+        if self.finish is not None and self.finish.turned and self.grid is None:
+            self.finish = None
+        self.cut_line()
+        segments = self.segments()
+        if self.turned:
+            low.new_scratch(F32, BLOCK_CHANNELS * BLOCK_PIXELS)
+        elif self.finish is None:
             low.new_scratch(F32, c * max((self.together(s) for s in segments), default=1))
+        if self.grid is None:
+            most = max((s.tile.mr for s in segments), default=1)
+            self.table = low.new_scratch(I64, self.taps * most)
         steps: list[Step] = []
         if self.space.body.conds:
             z, kind = low.names.var(c), self.space.pixels
             zero = Ex("const", kind, (), 0.0 if kind == F32 else int(self.space.zero))
             steps.append(Loop((Axis(z, c),) if isinstance(z, Expr) else (),
                               (Store(self.zeros, z, zero),)))
-        steps += [self.segment(s) for s in segments]
-        work = self.line.hi * c
+        steps += [self.turned_part(segments)] if self.turned else map(self.segment, segments)
+        work = self.part * c
         per = dmax(1, BLOCK_ELEMENTS // work) if isinstance(work, int) and work else dmax(
             1, ceil_div(BLOCK_ELEMENTS, dmax(work, 1)))
-        lead = tuple(self.lead)
-        low.domains.append(Domain(lead, tuple(steps), rows_per_tile(lead, per)))
+        parts = ceil_div(self.line.hi, self.part) if self.part != 0 else 1
+        rows = (*self.lead, Axis(self.line_part, parts)) if isinstance(
+            self.line_part, Expr) else tuple(self.lead)
+        low.domains.append(Domain(rows, tuple(steps), rows_per_tile(rows, per)))
         nest = replace(low.nest(), shared=True, unrolled=True)
-        return nest, tuple(dict.fromkeys(s.tile.symbol for s in segments))
+        return nest, called(nest)
+
+    @property
+    def turned(self) -> bool:
+        """Whether the result is stored turned."""
+        return self.finish is not None and self.finish.turned
+
+    def cut_line(self) -> None:
+        """Parts of a line: the whole, or so many that there are tiles enough."""
+        length, lines = self.line.hi, least_rows(product(a.hi for a in self.lead))
+        most = window_rows(self.target) if self.grid else self.most
+        self.part: Dim = length
+        """Pixels of a part."""
+        if isinstance(length, int):
+            count = min(-(-SPLITS // max(lines, 1)), length // (SHORTEST * most))
+            if self.turned:
+                count = max(count, -(-length // BLOCK_PIXELS))
+            if count > 1:
+                self.part = min(-(-length // (count * most)) * most, length)
+        elif lines < SPLITS or self.turned:
+            self.part = BLOCK_PIXELS
+        parts = ceil_div(length, self.part) if self.part != 0 else 1
+        self.line_part = self.low.names.var(parts)
+        self.first: Dim = 0
+        self.count: Dim = self.part
+        """The part's first pixel, and how many it has."""
+        if isinstance(self.line_part, Expr):
+            self.first = self.line_part * self.part
+            if isinstance(length, int):
+                self.first = dmin(self.first, length - self.part)
+            else:
+                self.count = dmin(self.part, length - self.first)
 
     # -- runs of pixels --------------------------------------------------------------------
 
     def segments(self) -> list[_Segment]:
-        """The pixels of a line by micro-kernel."""
-        length, grid = self.line.hi, self.grid
-        if grid is None:
-            return self.by_table(0, length)
-        shape = self.target, grid.width, grid.stride, self.dtype
-        most = window(*shape).mr
-        if isinstance(length, int):
-            pixels = best_height(range(min(most, length), 0, -1), length)
-            return [_Segment(0, length, window(*shape, pixels, grid.dilation))]
-        whole = length // most * most
-        return [_Segment(0, whole, window(*shape, most, grid.dilation)),
-                _Segment(whole, length - whole, window(*shape, 1, grid.dilation))]
+        """The pixels of a part of a line by micro-kernel."""
+        first, count, grid = self.first, self.count, self.grid
 
-    def by_table(self, first: Dim, count: Dim) -> list[_Segment]:
-        """Segments through a table of addresses."""
+        def tile(pixels: int) -> MicroKernel:
+            if grid is None:
+                return depthwise(self.target, self.dtype, pixels)
+            return window(self.target, grid.width, grid.stride, self.dtype, pixels, grid.dilation)
+
+        most = self.most if grid is None else window_rows(self.target)
         if isinstance(count, int):
-            tile = depthwise(self.target, self.dtype, max(1, min(self.most, count)))
-            return [_Segment(first, count, tile)] if count else []
-        whole = count // self.most * self.most
-        return [_Segment(first, whole, depthwise(self.target, self.dtype)),
-                _Segment(first + whole, count - whole, depthwise(self.target, self.dtype, 1))]
+            pixels = max(1, min(most, count)) if grid is None else best_height(
+                range(min(most, count), 0, -1), count) if count else 1
+            return [_Segment(first, count, tile(pixels))] if count else []
+        whole = count // most * most
+        return [_Segment(first, whole, tile(most)),
+                _Segment(first + whole, count - whole, tile(1))]
 
     def find_grid(self) -> _Grid | None:
         """The convolution as ``window`` sees it, if it is of that form."""
         taps, position = self.space.taps, self.space.a.data[1]
-        if not isinstance(self.line.var, Expr) or not taps or len(taps) > 2:
+        if not isinstance(self.line.var, Expr) or not taps or len(taps) > 3:
             return None
         line, across = name_of(self.line.var), taps[-1]
         tap, step = (coefficient(position, n) for n in (name_of(across.var), line))
         width = across.hi
-        if tap is None or step is None or not isinstance(width, int) or width > WIDEST:
+        if tap is None or step is None or not isinstance(width, int):
             return None
         found = _columns(tap, step)
-        down = taps[0] if len(taps) == 2 else None
-        row = coefficient(position, name_of(down.var)) if down is not None else 0
-        if found is None or row is None:
+        down = taps[-2] if len(taps) > 1 else None
+        deep = taps[-3] if len(taps) > 2 else None
+        row, plane = (0 if axis is None else coefficient(position, name_of(axis.var))
+                      for axis in (down, deep))
+        if found is None or row is None or plane is None:
             return None
         column, dilation, stride = found
-        grid = _Grid(stride, dilation, column, row, width, 0, 1 if down is None else down.hi)
-        seen: set[str] = set()
+        height, planes = (1 if axis is None else axis.hi for axis in (down, deep))
+        grid = _Grid(stride, dilation, column, row, width, height, 0, height, plane, 0, planes)
+        left = [axis for axis in (across, down, deep) if axis is not None]
         for c in self.space.body.conds:
-            names = free_vars(c.expr)
-            new: _Grid | None = None
-            if line in names and "across" not in seen:
-                seen.add("across")
-                new = self.horizontal(grid, c, line, name_of(across.var))
-            elif down is not None and name_of(across.var) not in names and "down" not in seen:
-                seen.add("down")
-                new = self.vertical(grid, c, down)
+            moved = [axis for axis in left if name_of(axis.var) in free_vars(c.expr)]
+            new = self.cut(grid, c, moved[0], deep) if len(moved) == 1 else None
             if new is None:
                 return None
             grid = new
+            left.remove(moved[0])
         return grid
+
+    def cut(self, grid: _Grid, c: Cond, axis: Axis, deep: Axis | None) -> _Grid | None:
+        """The grid with the condition on one axis of its windows."""
+        line = name_of(self.line.var)
+        if axis is self.space.taps[-1]:
+            return self.horizontal(grid, c, line, name_of(axis.var))
+        inside = None if line in free_vars(c.expr) else self.vertical(c, axis)
+        if inside is None:
+            return None
+        first, count = inside
+        if axis is deep:
+            return replace(grid, first_plane=first, planes=count)
+        return replace(grid, first_row=first, rows=count)
 
     def horizontal(self, grid: _Grid, c: Cond, line: str, across: str) -> _Grid | None:
         """The grid with the condition on its columns."""
@@ -215,15 +275,15 @@ class _Writer:
         return replace(grid, at=at, unit=unit, lo=c.lo, hi=c.hi)
 
     @staticmethod
-    def vertical(grid: _Grid, c: Cond, down: Axis) -> _Grid | None:
-        """The grid without the rows that the condition leaves out."""
-        step = coefficient(c.expr, name_of(down.var))
+    def vertical(c: Cond, axis: Axis) -> tuple[Dim, Dim] | None:
+        """The first row (or plane) of a window that the condition leaves, and how many."""
+        step = coefficient(c.expr, name_of(axis.var))
         if not isinstance(step, int) or step < 1:
             return None
-        at = substitute(c.expr, {name_of(down.var): 0})
+        at = substitute(c.expr, {name_of(axis.var): 0})
         first = dmax(0, floordiv(c.lo - at + (step - 1), step))
-        end = dmin(down.hi, floordiv(c.hi - at + (step - 1), step))
-        return replace(grid, first_row=first, rows=dmax(0, end - first))
+        end = dmin(axis.hi, floordiv(c.hi - at + (step - 1), step))
+        return first, dmax(0, end - first)
 
     # -- one run ---------------------------------------------------------------------------
 
@@ -243,7 +303,7 @@ class _Writer:
         if self.grid is not None and self.finish is not None:
             return self.call(s.first, s.count, s.tile)
         size = self.together(s)
-        q = self.low.names.var(ceil_div(s.count, size))
+        q = self.low.names.var(ceil_div(self.part if isinstance(s.count, Expr) else s.count, size))
         first = s.first + dmin(q * size, s.count - size) if isinstance(q, Expr) else s.first
         steps: list[Step] = [] if self.grid else [self.fill_table(first, size)]
         steps.append(self.call(first, size, s.tile))
@@ -255,26 +315,48 @@ class _Writer:
         return Nested((Axis(q, ceil_div(s.count, size)),) if isinstance(q, Expr) else (),
                       tuple(steps))
 
-    def call(self, first: Dim, pixels: Dim, tile: MicroKernel) -> Call:
-        """The micro-kernel for ``pixels`` from ``first`` on."""
+    def turned_part(self, segments: Sequence[_Segment]) -> Step:
+        """A part of a line, a few channels at a time: into a strip, which is stored turned."""
+        c, n, finish = self.channel.hi, self.low.names, self.finish
+        assert finish is not None
+        b = n.var(ceil_div(c, BLOCK_CHANNELS))
+        origin, channels = b * BLOCK_CHANNELS, dmin(BLOCK_CHANNELS, c - b * BLOCK_CHANNELS)
+        calls = [self.call(s.first, s.count, s.tile, (origin, channels)) for s in segments]
+        mapping: dict[str, Dim] = {name_of(v): at for v, at in (
+            (self.pixel, self.first), (self.channel.var, origin)) if isinstance(v, Expr)}
+        out = Address(finish.out.buffer, substitute(finish.out.position, mapping))
+        turn = Call(TURN_KERNEL, (Address(self.strip, 0), BLOCK_CHANNELS, self.count, channels, out,
+                                  finish.out.stride))
+        axes = (Axis(b, ceil_div(c, BLOCK_CHANNELS)),) if isinstance(b, Expr) else ()
+        return Nested(axes, (*calls, turn))
+
+    def call(self, first: Dim, pixels: Dim, tile: MicroKernel,
+             part: tuple[Dim, Dim] | None = None) -> Call:
+        """The micro-kernel for ``pixels`` from ``first`` on, of all channels or of ``part``: the
+        first and how many."""
         c, (weights, _) = self.channel.hi, self.space.b.data
-        end, grid = self.finishing(first), self.grid
+        origin, channels = (0, c) if part is None else part
+        end, grid = self.finishing(first, origin), self.grid
         if grid is None:
             return Call(tile.symbol, (Address(self.table, 0), self.taps, Address(weights, 0), c, c,
                                       *end))
         mapping: dict[str, Dim] = {name_of(a.var): 0 for a in self.space.taps}
         mapping |= {name_of(self.line.var): first}
         if isinstance(self.channel.var, Expr):
-            mapping[name_of(self.channel.var)] = 0
+            mapping[name_of(self.channel.var)] = origin
         buffer, position = self.space.a.data
-        x = Address(buffer, renamer(mapping)(position) + grid.first_row * grid.row)
-        w = Address(weights, grid.first_row * (grid.width * c))
+        x = Address(buffer, renamer(mapping)(position) + grid.first_row * grid.row
+                    + grid.first_plane * grid.plane)
+        row = grid.width * c
+        w = Address(weights, (grid.first_plane * grid.height + grid.first_row) * row + origin)
         left, right = grid.inside(first, pixels)
-        return Call(tile.symbol, (pixels, x, grid.column, grid.row, grid.rows, left, right,
-                                  Address(self.zeros, 0), w, c, c, *end))
+        return Call(tile.symbol, (
+            pixels, x, grid.column, grid.row, grid.rows, grid.plane, grid.planes, left, right,
+            Address(self.zeros, 0), w, c, grid.height * row, channels, *end))
 
-    def finishing(self, first: Dim) -> tuple[Address | Dim | Ex, ...]:
-        """Output, bias, limits and zero point: the last arguments of a call."""
+    def finishing(self, first: Dim, origin: Dim = 0) -> tuple[Address | Dim | Ex, ...]:
+        """Output, bias, limits and zero point: the last arguments of a call for pixels from
+        ``first`` and channels from ``origin`` on."""
         finish = self.finish
         bytes_ = self.space.pixels != F32
         zero = (Ex("const", F32, (), self.space.zero),) if bytes_ else ()
@@ -283,13 +365,17 @@ class _Writer:
             return (Address(self.strip, 0), self.channel.hi, 0,
                     *(Ex("const", F32, (), b) for b in bounds), *zero)
         mapping: dict[str, Dim] = {name_of(v): at for v, at in (
-            (self.pixel, first), (self.channel.var, 0)) if isinstance(v, Expr)}
-        out = Address(finish.out.buffer, substitute(finish.out.position, mapping))
+            (self.pixel, first), (self.channel.var, origin)) if isinstance(v, Expr)}
+        out, stride = Address(finish.out.buffer, substitute(finish.out.position, mapping)), (
+            finish.out.stride)
+        if finish.turned:
+            stride = BLOCK_CHANNELS
+            out = Address(self.strip, (first - self.first) * stride)
         bias: Address | Dim = 0
         if finish.bias is not None:
             bias = Address(finish.bias.buffer, substitute(finish.bias.position, mapping))
         bounds = (finish.lo, finish.hi)
-        return (out, finish.out.stride, bias, *(Ex("const", F32, (), b) for b in bounds), *zero)
+        return (out, stride, bias, *(Ex("const", F32, (), b) for b in bounds), *zero)
 
     def fill_table(self, first: Dim, mr: int) -> SetRows:
         """Addresses of what ``mr`` neighboring pixels read."""

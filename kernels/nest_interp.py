@@ -233,20 +233,21 @@ class _Machine:
             self.finish(total, r, out, ldo, bias, lo, hi)
 
     def window(self, kw: int, stride: int, dilation: int, mr: int, pixels: int, x: int, ldx: int,
-               ldy: int, kh: int, left: int, right: int, outside: int, w: int, ldw: int,
-               channels: int, out: int, ldo: int, bias: int, lo: float, hi: float,
-               zero: float = 0.0) -> None:
+               ldy: int, kh: int, ldz: int, kd: int, left: int, right: int, outside: int, w: int,
+               ldw: int, ldv: int, channels: int, out: int, ldo: int, bias: int, lo: float,
+               hi: float, zero: float = 0.0) -> None:
         """See ``micro.depthwise.window_parameters``."""
         if pixels < mr:
             raise VerifyError(f"{pixels} pixels are fewer than the {mr} of the tile")
         for r in range(pixels):
             total = np.zeros(channels, np.float32)
-            for ky, kx in np.ndindex(kh, kw):
+            for kz, ky, kx in np.ndindex(kd, kh, kw):
                 column = r * stride + kx * dilation
                 inside = left <= column < right
-                pixel = self.memory(x + ky * ldy + column * ldx if inside else outside, channels)
+                at = x + kz * ldz + ky * ldy + column * ldx
+                pixel = self.memory(at if inside else outside, channels)
                 total += (pixel.astype(np.float32) - zero) * (
-                    self.memory(w + (ky * kw + kx) * ldw, channels))
+                    self.memory(w + kz * ldv + (ky * kw + kx) * ldw, channels))
             self.finish(total, r, out, ldo, bias, lo, hi)
 
     def finish(self, total: np.ndarray, r: int, out: int, ldo: int, bias: int, lo: float,

@@ -50,6 +50,8 @@ DIVISION = 8
 ROW_DIVISION, KNOWN_DIVISION = 24, 4
 """Operations of a row number taken apart by one more axis: of an unknown size, and of a known one,
 where the quotient is a product."""
+SHUFFLES = 4
+"""Operations per element of a matrix that a micro-kernel turns: a butterfly of 16 lanes."""
 TABLE = 4
 """Operations per entry of a table of row addresses."""
 
@@ -492,7 +494,8 @@ def _row_position(s: ContractionSpace) -> Dim:
 def _epilogue(s: ContractionSpace, outside: Sequence[Axis], column: Axis
               ) -> tuple[LoopWork | None, int]:
     """The loop over a contraction's result in scratch, contiguous along the columns; or None and
-    the operands that are added, where all of it is done as the result leaves the registers."""
+    the operands that are added, where all of it is done as the result leaves the registers. A
+    result that is stored turned is read from scratch and shuffled."""
     low = s.low
     low.puller.start()
     cell = Ex("load", s.anchor.out.dtype, (), (-1, column.var))
@@ -513,7 +516,11 @@ def _epilogue(s: ContractionSpace, outside: Sequence[Axis], column: Axis
         finish = finish_of(0, rename(at), map_dims(value, rename), cell, row, name_of(column.var),
                            low.puller.gathers)
         if finish is not None and (finish.residual is None or s.channel is None):
-            return None, int(finish.residual is not None)
+            residuals = int(finish.residual is not None)
+            if not finish.turned:
+                return None, residuals
+            times = product(a.hi for a in outside)
+            return LoopWork(times, column.hi, plain=SHUFFLES, loads=4, stores=4), residuals
     work = _loop(low, outside, [column], stores, shared=True)
     if len(merged) > 1:
         work.outer.append((sum(row_division(a.hi) for a in merged[1:]),

@@ -6,9 +6,11 @@ Two tiles, both for ``mr`` neighboring output pixels of a channels-last image:
 ``gemm``, so borders (a row of zeros outside the image), dilations and any stride are the
 caller's business: ``out[r, ch] = sum over taps t of x[t, r][ch] w[t, ch]``.
 
-``window_text`` is for windows on a grid of neighboring pixels: filter width, horizontal stride and
-dilation are fixed, so one load of an input pixel serves every output pixel it belongs to, and there
-is no table: ``out[r, ch] = sum over ky, kx of x[ky, r stride + kx dilation, ch] w[ky, kx, ch]``.
+``window_text`` is for windows on a grid of neighboring pixels, of up to three axes: filter width,
+horizontal stride and dilation are fixed, so one load of an input pixel serves every output pixel it
+belongs to, and there is no table: ``out[r, ch] = sum over kz, ky, kx of
+x[kz, ky, r stride + kx dilation, ch] w[kz, ky, kx, ch]``. A row of weights stays in registers; a
+wide one is taken in parts of a few taps.
 Columns of the grid that lie outside the image are read from a row of zeros instead; which ones is
 told by two numbers, so the borders of an image need no tile of their own.
 
@@ -32,6 +34,10 @@ from .irtext import SIZES, Carried, Code
 _LLVM = {"f32": "float", "f64": "double", "u8": "float", "s8": "float"}
 """Type of the pixels -> what is computed in."""
 BYTES = ("u8", "s8")
+WIDEST = 9
+"""Taps of the widest row whose weights are in registers at once."""
+PART = 7
+"""Taps of the parts of wider rows, at most."""
 
 
 def tile_shape(target: Target, dtype: str = "f32") -> tuple[int, int, int]:
@@ -45,11 +51,16 @@ def window_rows(target: Target) -> int:
     return 8 if target.registers >= 32 else 4
 
 
+def taps_together(kw: int) -> int:
+    """Taps of a row whose weights are in registers at once: all, or a part of a wide one."""
+    return kw if kw <= WIDEST else -(-kw // -(-kw // PART))
+
+
 def window_shape(target: Target, kw: int, mr: int, dtype: str = "f32") -> tuple[int, int]:
-    """``(nv, width)`` of the window tile: accumulators and a row of weights fit registers."""
+    """``(nv, width)`` of the window tile: accumulators and weights fit registers."""
     width = target.lanes(64 if dtype == "f64" else 32)
     spare = 3 if dtype in BYTES else 2
-    return max(1, (target.registers - spare) // (mr + kw)), width
+    return max(1, (target.registers - spare) // (mr + taps_together(kw))), width
 
 
 class _Vectors:
@@ -146,14 +157,16 @@ def window_parameters(dtype: str) -> list[tuple[str, str]]:
     """LLVM types and names of the arguments of the window tile.
 
     ``pixels``: outputs, at least those of the tile. ``x``: the pixel of column 0 in the first row
-    of the windows, which may lie outside; ``ldx`` and ``ldy``: elements between columns and rows;
-    ``kh``: rows. Columns below ``left`` and from ``right`` on are read at ``outside``. ``w``:
-    weights ``[kh][kw][ldw]``. ``out``: pixels ``ldo`` elements apart.
+    of the windows, which may lie outside; ``ldx``, ``ldy`` and ``ldz``: elements between columns,
+    rows and planes; ``kh``, ``kd``: rows and planes. Columns below ``left`` and from ``right`` on
+    are read at ``outside``. ``w``: weights ``[kd][kh][kw][ldw]``, planes of them ``ldv`` elements
+    apart. ``out``: pixels ``ldo`` elements apart.
     """
     return [
         ("i64", "pixels"), ("ptr noalias readonly", "x"), ("i64", "ldx"), ("i64", "ldy"),
-        ("i64", "kh"), ("i64", "left"), ("i64", "right"), ("ptr noalias readonly", "outside"),
-        ("ptr noalias readonly", "w"), ("i64", "ldw"), ("i64", "channels"),
+        ("i64", "kh"), ("i64", "ldz"), ("i64", "kd"), ("i64", "left"), ("i64", "right"),
+        ("ptr noalias readonly", "outside"), ("ptr noalias readonly", "w"), ("i64", "ldw"),
+        ("i64", "ldv"), ("i64", "channels"),
         *_finish_parameters(dtype),
     ]  # fmt: skip
 
@@ -224,95 +237,170 @@ def window_text(
 ) -> str:
     """LLVM IR of the window tile: filter rows of ``kw`` taps, ``dilation`` columns apart,
     ``stride`` columns per output."""
-    kind = _LLVM[dtype]
-    width = target.lanes(8 * SIZES[kind])
-    code = Code(name, window_parameters(dtype), target)
-    users: dict[int, list[tuple[int, int]]] = {}
-    """Column -> outputs and taps that it belongs to, in the order of columns."""
-    for number, r, kx in sorted(
-        (r * stride + kx * dilation, r, kx) for r in range(mr) for kx in range(kw)
-    ):
-        users.setdefault(number, []).append((r, kx))
-    row_of_weights = code.let(f"mul nsw i64 %ldw, {kw}")
-    inside, last = code.let("sub i64 %right, %left"), max(users)
-    table = code.let(f"alloca ptr, i64 {code.let(f'mul nsw i64 %kh, {len(users)}')}")
-    over_channels = _over_channels(code, dtype, width, nv)
-    plain = _Vectors(code, dtype, width, None)
+    return _Window(name, target, dtype, kw, stride, dilation, mr, nv).text()
 
-    def row_of(start: str, ky: str) -> str:
-        """The pixel of a tile's first column in one row of its windows."""
-        at = code.at(plain.pixel, "%x", code.let(f"mul nsw i64 {start}, %ldx"))
-        return code.at(plain.pixel, at, code.let(f"mul nsw i64 {ky}, %ldy"))
 
-    def walk(row: str) -> dict[int, str]:
-        """Where the columns of a row lie."""
-        found: dict[int, str] = {}
-        for number in range(last + 1):
-            if number in users:
-                found[number] = row
-            row = code.at(plain.pixel, row, "%ldx")
-        return found
+class _Window:
+    """Writes one window tile."""
 
-    def fill(start: str, ky: str) -> Carried:
-        """Writes where the columns of a row are read, of which some lie outside."""
-        before = code.let(f"sub i64 {start}, %left")
-        base = code.at("ptr", table, code.let(f"mul nsw i64 {ky}, {len(users)}"))
-        for k, (number, place) in enumerate(walk(row_of(start, ky)).items()):
-            beyond = code.let(f"add i64 {before}, {number}")
-            holds = code.let(f"icmp ult i64 {beyond}, {inside}")
-            chosen = code.let(f"select i1 {holds}, ptr {place}, ptr %outside")
-            code.store("ptr", chosen, code.at("ptr", base, k), 8)
-        return []
+    def __init__(self, name: str, target: Target, dtype: str, kw: int, stride: int, dilation: int,
+                 mr: int, nv: int) -> None:
+        self.kind = _LLVM[dtype]
+        self.mr, self.kw, self.stride, self.dilation = mr, kw, stride, dilation
+        self.code = code = Code(name, window_parameters(dtype), target)
+        width = target.lanes(8 * SIZES[self.kind])
+        self.plain = _Vectors(code, dtype, width, None)
+        self.taps = taps_together(kw)
+        self.parts, self.rest = divmod(kw, self.taps)
+        users: dict[int, list[tuple[int, int]]] = {}
+        for number, r, kx in sorted((r * stride + kx * dilation, r, kx)
+                                    for r in range(mr) for kx in range(self.taps)):
+            users.setdefault(number, []).append((r, kx))
+        self.users = users
+        """Column of a part -> outputs and taps that it belongs to, in the order of columns."""
+        self.last = (mr - 1) * stride + (kw - 1) * dilation
+        self.row_of_weights = code.let(f"mul nsw i64 %ldw, {kw}")
+        self.part_of_weights = code.let(f"mul nsw i64 %ldw, {self.taps}")
+        self.part_of_row = code.let(f"mul nsw i64 %ldx, {self.taps * dilation}")
+        self.inside = code.let("sub i64 %right, %left")
+        self.entries = (self.parts + (self.rest > 0)) * len(users)
+        """Columns of the parts of one row."""
+        rows = code.let("mul nsw i64 %kd, %kh")
+        self.table = code.let(f"alloca ptr, i64 {code.let(f'mul nsw i64 {rows}, {self.entries}')}")
+        self.over_channels = _over_channels(code, dtype, width, nv)
 
-    def places(start: str, ky: str, first: str, cut: bool) -> dict[int, str]:
-        """Where the columns of a row are read; ``cut``: as ``fill`` wrote."""
-        if not cut:
-            return walk(code.at(plain.pixel, row_of(start, ky), first))
-        base = code.at("ptr", table, code.let(f"mul nsw i64 {ky}, {len(users)}"))
-        found = [code.load("ptr", code.at("ptr", base, k), 8) for k in range(len(users))]
-        return {number: code.at(plain.pixel, place, first)
-                for number, place in zip(users, found, strict=True)}
+    def text(self) -> str:
+        """The whole function."""
+        self.code.loop(0, "%pixels", self.mr, [], self.tile)
+        return self.code.text()
 
-    def block(pixel: str, start: str, cut: bool, first: str, vectors: int, access: _Vectors
-              ) -> None:
-        """Outputs from ``pixel`` on, ``vectors`` of channels from ``first`` on."""
-
-        def row(ky: str, acc: Carried) -> Carried:
-            result = list(acc)
-            at = code.at(kind, "%w", code.let(f"mul nsw i64 {ky}, {row_of_weights}"))
-            at = code.at(kind, at, first)
-            ws = []
-            for _ in range(kw):
-                ws.append([access.load(at, v) for v in range(vectors)])
-                at = code.at(kind, at, "%ldw")
-            for number, place in places(start, ky, first, cut).items():
-                xs = [access.load_pixel(place, v) for v in range(vectors)]
-                for r, kx in users[number]:
-                    for v in range(vectors):
-                        cell = r * vectors + v
-                        result[cell] = code.multiply_add(
-                            access.vector, result[cell], xs[v], ws[kx][v]
-                        )
-            return result
-
-        acc = code.loop(0, "%kh", 1, _start(code, first, mr, vectors, access), row)
-        out = code.at(kind, "%out", code.let(f"mul nsw i64 {pixel}, %ldo"))
-        _write(code, acc, first, vectors, access, out)
-
-    def tile(pixel: str, _: Carried) -> Carried:
+    def tile(self, pixel: str, _: Carried) -> Carried:
         """The tile that begins at ``pixel``, or the last one."""
-        pixel = code.least(pixel, code.let(f"sub i64 %pixels, {mr}"))
-        start = code.let(f"mul nsw i64 {pixel}, {stride}")
+        code = self.code
+        pixel = code.least(pixel, code.let(f"sub i64 %pixels, {self.mr}"))
+        start = code.let(f"mul nsw i64 {pixel}, {self.stride}")
 
         def border() -> None:
-            code.loop(0, "%kh", 1, [], lambda ky, _: fill(start, ky))
-            over_channels(partial(block, pixel, start, True))
+            self.rows([], lambda z, y, _: self.fill(start, z, y))
+            self.over_channels(partial(self.block, pixel, start, True))
 
         after = code.let(f"icmp sge i64 {start}, %left")
-        before = code.let(f"icmp slt i64 {code.let(f'add i64 {start}, {last}')}, %right")
+        before = code.let(f"icmp slt i64 {code.let(f'add i64 {start}, {self.last}')}, %right")
         code.branch(code.let(f"and i1 {after}, {before}"),
-                    lambda: over_channels(partial(block, pixel, start, False)), border)
+                    lambda: self.over_channels(partial(self.block, pixel, start, False)), border)
         return []
 
-    code.loop(0, "%pixels", mr, [], tile)
-    return code.text()
+    def rows(self, carried: list[tuple[str, str]],
+             body: Callable[[str, str, Carried], Carried]) -> Carried:
+        """``body(plane, row, carried)`` for all rows of the windows."""
+        code, kinds = self.code, [kind for kind, _ in carried]
+
+        def plane(z: str, values: Carried) -> Carried:
+            return code.loop(0, "%kh", 1, list(zip(kinds, values, strict=True)),
+                             lambda y, inner: body(z, y, inner))
+
+        return code.loop(0, "%kd", 1, carried, plane)
+
+    # -- where columns are read ------------------------------------------------------------
+
+    def row_of(self, start: str, z: str, y: str) -> str:
+        """The pixel of a tile's first column in one row of its windows."""
+        code, pixel = self.code, self.plain.pixel
+        at = code.at(pixel, "%x", code.let(f"mul nsw i64 {start}, %ldx"))
+        at = code.at(pixel, at, code.let(f"mul nsw i64 {z}, %ldz"))
+        return code.at(pixel, at, code.let(f"mul nsw i64 {y}, %ldy"))
+
+    def walk(self, row: str) -> dict[int, str]:
+        """Where the columns of a part lie that begins at ``row``."""
+        found: dict[int, str] = {}
+        for number in range(max(self.users) + 1):
+            if number in self.users:
+                found[number] = row
+            row = self.code.at(self.plain.pixel, row, "%ldx")
+        return found
+
+    def table_of(self, z: str, y: str, part: str) -> str:
+        """Where the table tells the columns of a part."""
+        code = self.code
+        row = code.let(f"add nsw i64 {code.let(f'mul nsw i64 {z}, %kh')}, {y}")
+        first = code.let(f"mul nsw i64 {row}, {self.entries}")
+        inner = code.let(f"mul nsw i64 {part}, {len(self.users)}")
+        return code.at("ptr", self.table, code.let(f"add nsw i64 {first}, {inner}"))
+
+    def fill(self, start: str, z: str, y: str) -> Carried:
+        """Writes where the columns of a row are read, of which some lie outside."""
+        code = self.code
+        row = self.row_of(start, z, y)
+        before = code.let(f"sub i64 {start}, %left")
+
+        def part(p: str, _: Carried) -> Carried:
+            base = self.table_of(z, y, p)
+            moved = code.at(self.plain.pixel, row, code.let(f"mul nsw i64 {p}, {self.part_of_row}"))
+            passed = code.let(f"mul nsw i64 {p}, {self.taps * self.dilation}")
+            passed = code.let(f"add i64 {before}, {passed}")
+            for k, (number, place) in enumerate(self.walk(moved).items()):
+                beyond = code.let(f"add i64 {passed}, {number}")
+                holds = code.let(f"icmp ult i64 {beyond}, {self.inside}")
+                chosen = code.let(f"select i1 {holds}, ptr {place}, ptr %outside")
+                code.store("ptr", chosen, code.at("ptr", base, k), 8)
+            return []
+
+        return code.loop(0, str(self.parts + (self.rest > 0)), 1, [], part)
+
+    def places(self, row: str, z: str, y: str, part: str, first: str, cut: bool) -> dict[int, str]:
+        """Where the columns of a part are read; ``cut``: as ``fill`` wrote."""
+        code, pixel = self.code, self.plain.pixel
+        if not cut:
+            at = code.at(pixel, row, code.let(f"mul nsw i64 {part}, {self.part_of_row}"))
+            return self.walk(code.at(pixel, at, first))
+        base = self.table_of(z, y, part)
+        found = [code.load("ptr", code.at("ptr", base, k), 8) for k in range(len(self.users))]
+        return {number: code.at(pixel, place, first)
+                for number, place in zip(self.users, found, strict=True)}
+
+    # -- the sums --------------------------------------------------------------------------
+
+    def block(self, pixel: str, start: str, cut: bool, first: str, vectors: int, access: _Vectors
+              ) -> None:
+        """Outputs from ``pixel`` on, ``vectors`` of channels from ``first`` on."""
+        code, kinds = self.code, [access.vector] * (self.mr * vectors)
+
+        def row(z: str, y: str, acc: Carried) -> Carried:
+            at = code.at(self.kind, "%w", code.let(f"mul nsw i64 {z}, %ldv"))
+            at = code.at(self.kind, at, code.let(f"mul nsw i64 {y}, {self.row_of_weights}"))
+            at = code.at(self.kind, at, first)
+            pixels = self.row_of(start, z, y)
+
+            def part(p: str, taps: int, values: Carried) -> Carried:
+                skipped = code.let(f"mul nsw i64 {p}, {self.part_of_weights}")
+                weights = code.at(self.kind, at, skipped)
+                places = self.places(pixels, z, y, p, first, cut)
+                return self.part(places, weights, taps, vectors, access, values)
+
+            if self.parts == 1:
+                acc = part("0", self.taps, acc)
+            else:
+                acc = code.loop(0, str(self.parts), 1, list(zip(kinds, acc, strict=True)),
+                                lambda p, values: part(p, self.taps, values))
+            return part(str(self.parts), self.rest, acc) if self.rest else acc
+
+        acc = self.rows(_start(code, first, self.mr, vectors, access), row)
+        out = code.at(self.kind, "%out", code.let(f"mul nsw i64 {pixel}, %ldo"))
+        _write(code, acc, first, vectors, access, out)
+
+    def part(self, places: dict[int, str], at: str, taps: int, vectors: int, access: _Vectors,
+             acc: Carried) -> Carried:
+        """The sums with ``taps`` of a row added, whose weights are at ``at``."""
+        code, result = self.code, list(acc)
+        ws = []
+        for _ in range(taps):
+            ws.append([access.load(at, v) for v in range(vectors)])
+            at = code.at(self.kind, at, "%ldw")
+        for number, place in places.items():
+            used = [(r, kx) for r, kx in self.users[number] if kx < taps]
+            xs = [access.load_pixel(place, v) for v in range(vectors if used else 0)]
+            for r, kx in used:
+                for v in range(vectors):
+                    cell = r * vectors + v
+                    result[cell] = code.multiply_add(access.vector, result[cell], xs[v], ws[kx][v])
+        return result

@@ -99,6 +99,35 @@ def test_epilogues(name: str, m: int, k: int, n: int, target: str) -> None:
     assert check(y, b, {"x": x}, target=target) == "contract"
 
 
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("batch,m,k,n", [(1, 37, 5, 70), (1, 300, 40, 20), (3, 18, 2100, 33),
+                                         (1, 1, 8, 16), (1, 0, 8, 16), (2, 20, 7, 2)])
+def test_turned_results(batch: int, m: int, k: int, n: int, target: str) -> None:
+    """Rows side by side (channels-first images), beside an operand that lies as the sum does."""
+    b = Builder()
+    x, r = tensor(b, "x", batch, m, k), array(batch, m, n)
+    y = b.op("dot", x, b.const(array(k, n)), ta=False, tb=False)
+    y = _clip(b, b.op("add", b.op("add", y, b.const(array(n))), b.const(r)), m, n)
+    feed = array(batch, m, k)
+    if m:
+        feed[0, 0, :2] = np.nan, np.inf
+    turned = b.op("transpose", y, perm=(0, 2, 1))
+    assert check(turned, b, {"x": feed}, target=target, threads=2, tolerance=1e-4) == "contract"
+
+
+@pytest.mark.parametrize("size", [1, 30, 128])
+def test_turned_results_of_unknown_length(size: int) -> None:
+    b = Builder()
+    y = conv(b, tensor(b, "x", 1, S, 40), array(3, 40, 72), pads_lo=(1,), pads_hi=(1,))
+    y = b.op("relu", b.op("add", y, b.const(array(72))))
+    check(b.op("transpose", y, perm=(0, 2, 1)), b, {"x": array(1, size, 40)}, threads=2)
+
+
+def test_plain_turned_results_need_no_loop() -> None:
+    b, y = product((_bias, _clip), 20, 7, 40)
+    assert loops_over_strips(b.build({"y": b.op("transpose", y, perm=(1, 0))})) == 0
+
+
 def test_a_sum_that_others_need_is_stored_too() -> None:
     b, y = product((_bias,), 9, 12, 40)
     check({"y": y, "z": b.op("relu", y)}, b, {"x": array(9, 12)})

@@ -34,6 +34,10 @@ CASES = [
     ((1, 80, 12), (15,), (2,), (1,), (7,), (7,)),
     ((0, 6, 20, 3), (3, 3), (1, 1), (1, 1), (1, 1), (1, 1)),
     ((1, 3, 4, 22, 6), (2, 3, 3), (1, 1, 1), (1, 1, 1), (1, 1, 1), (0, 1, 1)),
+    ((2, 5, 7, 9, 19), (3, 3, 3), (2, 1, 2), (1, 2, 1), (1, 0, 2), (2, 1, 0)),
+    ((1, 150, 40), (31,), (1,), (1,), (15,), (15,)),
+    ((2, 90, 5), (10,), (2,), (3,), (0,), (9,)),
+    ((1, 300, 3), (128,), (1,), (1,), (64,), (63,)),
 ]  # fmt: skip
 
 
@@ -71,6 +75,25 @@ def test_other_epilogues(case: int) -> None:
     check({"y": b.op("mul", b.op("sigmoid", y), r), "z": y}, b, more)
 
 
+@pytest.mark.parametrize("target,late", [("cpu", False), ("avx2", False), ("cpu", True)])
+@pytest.mark.parametrize("case", [0, 3, 7, 9, 12, 14, 15, 16, 17])
+def test_channels_first_results(case: int, target: str, late: bool) -> None:
+    """Lines leave turned: the pixels of a channel side by side."""
+    b = Builder()
+    image = CASES[case][0]
+    rank = len(image)
+    shape = (image[0], *(sym(f"S{k}") for k in range(rank - 2)), image[-1]) if late else image
+    y, _ = depthwise(b, CASES[case], shape)
+    y = b.op("min", b.op("add", y, tensor(b, "b", image[-1])), 1.5)
+    y = b.op("transpose", y, perm=(0, rank - 1, *range(1, rank - 1)))
+    given = feeds(CASES[case])
+    if given["x"].size:
+        given["x"].reshape(-1)[::37] = np.inf
+        given["x"].reshape(-1)[5] = np.nan
+    with np.errstate(all="ignore"):
+        assert check(y, b, given, target=target, threads=2) == "contract"
+
+
 @pytest.mark.parametrize("case", range(len(CASES)))
 def test_sizes_known_late(case: int) -> None:
     """One kernel serves widths below and above a group of pixels."""
@@ -106,9 +129,11 @@ def test_special_values_stay_where_they_are() -> None:
 
 
 def test_images_need_no_table() -> None:
-    """Borders, dilations and strides are the window's own; windows of three axes have a table."""
+    """Borders, dilations and strides are the window's own, of up to three axes and any width;
+    windows of one column have a table."""
     for case, symbol in ((0, "mk_window_f32_k3s1d1"), (6, "mk_window_f32_k3s1d2"),
-                         (4, "mk_window_f32_k3s3d1"), (15, "mk_depthwise_f32")):
+                         (4, "mk_window_f32_k3s3d1"), (15, "mk_window_f32_k3s1d1"),
+                         (13, "mk_window_f32_k15s2d1"), (7, "mk_depthwise_f32")):
         b = Builder()
         y, _ = depthwise(b, CASES[case], CASES[case][0])
         _, symbols = lower_depthwise(b.build({"y": y}), Target.named("generic"))

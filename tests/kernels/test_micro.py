@@ -150,9 +150,11 @@ def test_window(target, call_micro, dtype):
     kind, tolerance = KINDS.get(dtype, KINDS["f32"])
     low, high, stored = (0, 256, np.uint8) if dtype == "u8" else (-128, 128, np.int8)
     zero = {"u8": (7.0,), "s8": (-5.0,)}.get(dtype, ())
-    for kh, kw, stride, dilation, mr in ((3, 3, 1, 1, None), (3, 3, 2, 1, None), (5, 5, 1, 1, 2),
-                                         (7, 7, 1, 1, None), (1, 2, 3, 1, 1), (0, 3, 1, 1, 1),
-                                         (3, 3, 1, 2, None), (2, 3, 2, 3, 3)):  # fmt: skip
+    for kd, kh, kw, stride, dilation, mr in (
+        (1, 3, 3, 1, 1, None), (1, 3, 3, 2, 1, None), (1, 5, 5, 1, 1, 2), (2, 7, 7, 1, 1, None),
+        (1, 1, 2, 3, 1, 1), (1, 0, 3, 1, 1, 1), (1, 3, 3, 1, 2, None), (3, 2, 3, 2, 3, 3),
+        (1, 1, 14, 1, 1, None), (1, 1, 31, 2, 1, 3), (2, 2, 10, 1, 2, None), (0, 2, 3, 1, 1, 2),
+    ):  # fmt: skip
         tile = micro.window(target, kw, stride, dtype, mr, dilation)
         call = call_micro(tile)
         pixels = 2 * tile.mr + tile.mr // 2
@@ -160,23 +162,24 @@ def test_window(target, call_micro, dtype):
         for channels, left, right in ((1, 0, columns), (16, 1, columns), (17, 1, columns - 1),
                                       (65, 0, columns - 1), (130, columns, columns),
                                       (96, 2, 4), (32, 0, 1)):  # fmt: skip
-            shape = (max(kh, 1), columns, channels + 1)
+            shape = (max(kd, 1), max(kh, 1), columns, channels + 1)
             x = rng.standard_normal(shape).astype(kind)
             if zero:
                 x = rng.integers(low, high, shape).astype(stored)
             outside = np.full(channels, zero[0] if zero else 0, x.dtype)
-            w = rng.standard_normal((kh, kw, channels)).astype(kind)
+            w = rng.standard_normal((kd, kh, kw, channels)).astype(kind)
             out = np.full((pixels, channels + 2), 7, kind)
             bias, limits, after = finish_of(channels, kind)
-            call(pixels, x.ctypes.data, channels + 1, columns * (channels + 1), kh, left, right,
-                 outside.ctypes.data, w.ctypes.data, channels, channels, out.ctypes.data,
-                 channels + 2, bias, *limits, *zero)  # fmt: skip
+            row = columns * (channels + 1)
+            call(pixels, x.ctypes.data, channels + 1, row, kh, max(kh, 1) * row, kd, left, right,
+                 outside.ctypes.data, w.ctypes.data, channels, kh * kw * channels, channels,
+                 out.ctypes.data, channels + 2, bias, *limits, *zero)  # fmt: skip
             image = x.astype(np.float64) - (zero[0] if zero else 0)
-            image[:, :left] = image[:, right:] = 0
+            image[:, :, :left] = image[:, :, right:] = 0
             exact = np.zeros((pixels, channels))
             for r in range(pixels):
                 at = r * stride + np.arange(kw) * dilation
-                exact[r] = (image[:kh, at, :channels] * w).sum((0, 1))
+                exact[r] = (image[:kd, :kh, at, :channels] * w).sum((0, 1, 2))
             size = 256 if zero else 1
             np.testing.assert_allclose(
                 out[:, :channels], after(exact), atol=50 * tolerance * size)

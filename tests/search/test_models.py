@@ -140,11 +140,21 @@ def test_lines_that_are_left_before_they_are_used_up() -> None:
     phase, = one(b.build({"y": b.op("transpose", x, perm=(1, 0))}), "transpose")
     assert phase.far == 1024 * 1024 / 16
     assert (phase.apart, phase.spilled) == (1024 * 1024 - phase.far, 0)
-    turned = b.op("transpose", b.op("dot", x, b.const(np.ones((1024, 512), np.float32)),
-                                    ta=False, tb=False), perm=(1, 0))
-    written = one(b.build({"y": turned}), "dot", "transpose", implementation="contract")
+    product = b.op("dot", x, b.const(np.ones((1024, 512), np.float32)), ta=False, tb=False)
+    turned = b.op("transpose", b.op("exp", product), perm=(1, 0))
+    written = one(b.build({"y": turned}), "dot", "exp", "transpose", implementation="contract")
     assert sum(p.spilled for p in written) >= 64 * 1024 * 512
     assert sum(p.far for p in written) == 0
+
+
+def test_a_turned_product_leaves_by_whole_lines() -> None:
+    """Limits are applied in registers; a micro-kernel turns the strip that follows."""
+    b = Builder()
+    x = b.input("x", TensorType(F32, (1024, 64)))
+    product = b.op("dot", x, b.const(np.ones((64, 512), np.float32)), ta=False, tb=False)
+    turned = b.op("transpose", b.op("relu", product), perm=(1, 0))
+    *_, last = one(b.build({"y": turned}), "dot", "relu", "transpose", implementation="contract")
+    assert (last.loads, last.stores, last.apart) == (4 * 1024 * 512, 4 * 1024 * 512, 0)
 
 
 @pytest.mark.parametrize("before", ["", "exp"])
@@ -173,8 +183,8 @@ def test_phases_of_contractions() -> None:
     plain = b.build({"y": b.op("relu", y)})
     assert [p.fma > 0 for p in one(plain, "dot", "relu", implementation="contract")] == [
         False, True]  # fmt: skip
-    turned = b.build({"y": b.op("transpose", y, perm=(1, 0))})
-    *_, epilogue = one(turned, "dot", "transpose", implementation="contract")
+    turned = b.build({"y": b.op("transpose", b.op("exp", y), perm=(1, 0))})
+    *_, epilogue = one(turned, "dot", "exp", "transpose", implementation="contract")
     assert epilogue.apart == 280 * 64
     computed = b.build({"y": b.op("dot", b.op("exp", x), w, ta=False, tb=False)})
     left, *_ = one(computed, "dot", "exp", implementation="contract")
