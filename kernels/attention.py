@@ -4,14 +4,17 @@ A tile is one panel of queries of one head, and walks over the keys in blocks. P
 the scores *transposed*, a column per query: keys are then the rows of a matrix product, read where
 they lie, and the queries its packed panel. The softmax runs down the columns, one query per vector
 lane, without a sum across lanes; and the weights it leaves are just the packed panel with which the
-transposed values are multiplied. So nothing but the queries (and a mask) is ever packed.
+transposed values are multiplied. So nothing but the queries (and a mask) is ever packed. A mask
+that differs from query to query is packed like the scores, which begin with it. (Queries are scaled
+first: scores overflow only if they do so scaled.)
 
 The softmax is that of M. Milakov and N. Gimelshein ("Online normalizer calculation for softmax",
 2018), blocked as by T. Dao et al. ("FlashAttention", 2022): per query a running maximum, the sum of
-weights relative to it, and the weighted sum of values; when a block raises the maximum, both sums
-are scaled down. A maximum of -inf (only masked keys so far) counts as 0 there, so that such keys
-weigh 0; a query all of whose keys are masked ends as 0 / 0, NaN as the definition says. A block has
-at most ``KEYS`` keys, hence sums are blocked as everywhere (``micro.gemm``).
+weights relative to it (both by ``micro.softmax``), and the weighted sum of values; when a block
+raises the maximum, both sums are scaled down. A maximum of -inf (only masked keys so far) counts as
+0 there, so that such keys weigh 0; a query all of whose keys are masked ends as 0 / 0, NaN as the
+definition says. A block has at most ``KEYS`` keys, hence sums are blocked as everywhere
+(``micro.gemm``).
 """
 
 from __future__ import annotations
@@ -30,8 +33,9 @@ from ..ir.types import BOOL, F32, I64
 from ..ir.variants import best_height
 from .contract import NO_LIMITS
 from .lower import Lowering
-from .micro import MicroKernel, igemm, igemm_rows, narrowed, pack, turn
+from .micro import MicroKernel, igemm, igemm_rows, narrowed, pack, softmax, turn
 from .micro.gemm import CHAIN
+from .micro.softmax import LOG2E
 from .nest import Accumulate, Address, Call, Domain, Loop, Nest, Nested, SetRows, Step, Store
 
 KEYS = CHAIN
@@ -63,16 +67,16 @@ class _Writer:
         self.space = s = AttentionSpace(self.low)
         self.names = self.low.names
         full = igemm(target)
-        self.nr, width = full.nr, full.nr // full.nv
-        vectors = min(-(-s.rows // width), full.nv) if isinstance(s.rows, int) else full.nv
+        self.nr, self.width = full.nr, full.nr // full.nv
+        vectors = min(-(-s.rows // self.width), full.nv) if isinstance(s.rows, int) else full.nv
         nv = max(vectors, 1)
-        self.lanes = nv * width
+        self.lanes = nv * self.width
         heights = igemm_rows(target)
         unit = s.key_step == 1 or s.depth == 1
         keys = dmin(s.keys, KEYS) if isinstance(s.keys, int) else KEYS
         self.scores = igemm(target, mr=best_height(heights, keys), nv=nv, strided=not unit)
         self.values = igemm(target, mr=best_height(heights, s.columns), nv=nv, strided=True)
-        self.pack, self.turn = pack(target), turn(target)
+        self.pack, self.turn, self.weigh = pack(target), turn(target), softmax(target)
         self.externs: dict[str, None] = {}
         self.sizes()
 
@@ -96,12 +100,21 @@ class _Writer:
         self.queries = new(F32, s.depth * self.nr)
         self.weights = new(F32, self.block * self.nr)
         self.out = new(F32, self.out_rows * self.nr)
-        self.top, self.next, self.shift, self.total, self.gain, self.part = (
-            new(F32, self.nr) for _ in range(6))
-        """Per query: the maximum, that with the next block, what is subtracted, the sum of
-        weights, what the sums so far are scaled by, the sum of the block."""
+        self.top, self.total, self.gain = (new(F32, self.nr) for _ in range(3))
+        """Per query: the maximum, the sum of weights, what the sums so far are scaled by."""
+        self.mask = new(F32, self.block * self.nr) if self.masks_queries() else -1
+        """The panel of a mask that differs from query to query."""
+        self.early = self.mask >= 0 and _moderate(s.anchor.attrs["scale"])
+        """Whether queries are scaled and scores begin with the mask."""
         self.key_rows = new(I64, self.block)
         self.value_rows = new(I64, self.out_rows)
+
+    def masks_queries(self) -> bool:
+        """Whether a mask depends on the query inside a panel."""
+        s = self.space
+        if s.mask is None or not isinstance(s.row, Expr):
+            return False
+        return any(name_of(s.row) in free_vars(at) for at in positions(s.mask))
 
     def lower(self) -> Attention:
         """The nest."""
@@ -167,7 +180,15 @@ class _Writer:
     # -- the steps of a tile ---------------------------------------------------------------
 
     def pack_queries(self) -> list[Step]:
-        return self.packed(self.space.q, self.queries, "inner", self.space.depth, 0)
+        """The panel of queries, scaled where scores begin with a mask."""
+        s, k = self.space, self.names.var(self.space.depth)
+        steps = self.packed(s.q, self.queries, "inner", s.depth, 0)
+        scale = s.anchor.attrs["scale"]
+        if self.early and scale != 1.0:
+            query = Ex("load", F32, (), (self.queries, self.cell(k)))
+            scaled = Store(self.queries, self.cell(k), _fn("mul", query, _constant(scale)))
+            steps.append(self.lanes_loop(scaled, over=axis(k, s.depth)))
+        return steps
 
     def start(self) -> list[Step]:
         """No key seen: over no keys at all the result is 0, not 0 / 0."""
@@ -182,32 +203,34 @@ class _Writer:
 
     def rows_of_values(self) -> Step:
         """Addresses of the columns of the values, once per tile."""
-        s, n, mr = self.space, self.names, self.values.mr
-        q, i = n.var(ceil_div(s.columns, mr)), n.var(mr)
-        at = q * mr + i
-        column = n.var(s.columns, "e")
+        s, n = self.space, self.names
+        at, column = n.var(self.out_rows), n.var(s.columns, "e")
         address = Address(*self.moved(s.v, key=0, column=column).data)
         lets = ((column, dmin(at, s.columns - 1)),) if isinstance(column, Expr) else ()
-        return Nested((*axis(q, ceil_div(s.columns, mr)), *axis(i, mr)),
+        return Nested(axis(at, self.out_rows),
                       (SetRows((), self.value_rows, at, address, (), -1),), lets)
 
     def block_scores(self) -> list[Step]:
         """``weights[key][query] = k q`` for a block of keys."""
         s, n, mr = self.space, self.names, self.scores.mr
         tiles = ceil_div(self.count, mr)
-        q, i = n.var(ceil_div(self.block, mr)), n.var(mr)
-        at = q * mr + i
+        q, at = n.var(ceil_div(self.block, mr)), n.var(self.block)
         key = n.var(s.keys, "k")
         address = Address(*self.moved(s.k, key=key, inner=0).data)
         lets = ((key, dmin(self.first_key + at, s.keys - 1)),) if isinstance(key, Expr) else ()
-        rows = Nested((*axis(q, tiles), *axis(i, mr)),
+        rows = Nested(axis(at, tiles * mr),
                       (SetRows((), self.key_rows, at, address, (), -1),), lets)
+        mask: tuple[Address | Dim, Dim] = (0, 0)
+        if self.early:
+            mask = Address(self.mask, q * (mr * self.nr)), self.nr
         more: tuple[Dim, ...] = (s.key_step,) if "ldk" in self.scores.arguments else ()
         products = [self.call(
             kernel, Address(self.key_rows, q * mr), 1, 0, s.depth, Address(self.queries, 0),
-            0, 0, Address(self.weights, q * (mr * self.nr)), self.nr, mr, self.nr, 0, 0, 0, 0, 0,
+            0, 0, Address(self.weights, q * (mr * self.nr)), self.nr, mr, self.nr, 0, 0, 0, *mask,
             *NO_LIMITS, *more, loop=loop) for kernel, loop in self.by_width(self.scores, q, tiles)]
-        return [rows, *products]
+        steps = [] if s.mask is None or self.mask < 0 else self.packed(
+            s.mask, self.mask, "key", self.count, self.first_key)
+        return [rows, *steps, *products]
 
     def by_width(self, kernel: MicroKernel, q: Dim, tiles: Dim
                  ) -> list[tuple[MicroKernel, tuple[Axis, ...]]]:
@@ -224,70 +247,42 @@ class _Writer:
 
     def softmax(self) -> list[Step]:
         """Weights of a block, and the sums before it scaled to the new maximum."""
-        at = self.cell(self.i)
-        score: Ex = Ex("load", F32, (), (self.weights, at))
-        over = axis(self.i, self.count)
-        steps, score = self.masked(score)
-        shift = _fn_select(_fn("eq", self.each(self.next), _constant(-math.inf)),
-                           _constant(0.0), self.each(self.next))
-        kept = [] if score.kind == "load" else [Store(self.weights, at, score)]
-        power = self.power(Ex("load", F32, (), (self.weights, at)))
-        lane, least = self.lane, _constant(-math.inf)
-        total = self.total if self.alone else self.part
-        return [
-            *steps,
-            self.lanes_loop(Store(self.next, lane, least if self.alone else self.each(self.top))),
-            self.lanes_loop(*kept, Accumulate("max", score, buffer=self.next, position=lane),
-                            over=over),
-            self.lanes_loop(Store(self.shift, lane, shift), Store(total, lane, _constant(0.0))),
-            *([] if self.alone else self.scaled_gain()),
-            self.lanes_loop(Store(self.weights, at, power), Accumulate(
-                "sum", power, buffer=total, position=lane), over=over),
-            *([] if self.alone else self.scaled_sums()),
-        ]
+        count = ceil_div(self.row_count, self.width) * self.width
+        more = 0 if self.alone else 1
+        factor = _constant(self.late_scale() * LOG2E)
+        weigh = self.call(self.weigh, Address(self.weights, 0), self.count, count, factor,
+                          Address(self.top, 0), Address(self.total, 0), Address(self.gain, 0), more)
+        return [*self.masked(), weigh, *([] if self.alone else [self.scaled_sums()])]
 
-    def scaled_gain(self) -> list[Step]:
-        """What the sums so far are scaled by, and the new maximum."""
-        return [self.lanes_loop(Store(self.gain, self.lane, self.power(self.each(self.top)))),
-                self.lanes_loop(Store(self.top, self.lane, self.each(self.next)))]
-
-    def scaled_sums(self) -> list[Step]:
+    def scaled_sums(self) -> Step:
         """The sums so far relative to the new maximum."""
-        e, gain = self.names.var(self.out_rows), self.each(self.gain)
-        out = self.cell(e)
-        before = _fn("mul", self.each(self.total), gain)
-        scaled = _fn("mul", Ex("load", F32, (), (self.out, out)), gain)
-        return [self.lanes_loop(Store(self.total, self.lane,
-                                      _fn("add", before, self.each(self.part)))),
-                self.lanes_loop(Store(self.out, out, scaled), over=axis(e, self.out_rows))]
+        out = self.cell(e := self.names.var(self.out_rows))
+        scaled = _fn("mul", Ex("load", F32, (), (self.out, out)), self.each(self.gain))
+        return self.lanes_loop(Store(self.out, out, scaled), over=axis(e, self.out_rows))
 
     def late_scale(self) -> float:
         """What differences of scores are multiplied by: the scale where there is no mask, so that
         scores are stored once and the largest one is found as it is. (A difference that overflows
         weighs 0 either way.)"""
         scale: float = self.space.anchor.attrs["scale"]
-        return scale if self.space.mask is None and 2.0**-20 <= scale <= 1.0 else 1.0
+        return scale if self.space.mask is None and _moderate(scale) else 1.0
 
-    def power(self, score: Ex) -> Ex:
-        """Weight of a score, relative to the largest one."""
-        below = _fn("sub", score, self.each(self.shift))
-        scale = self.late_scale()
-        return _fn("exp", below if scale == 1.0 else _fn("mul", below, _constant(scale)))
-
-    def masked(self, score: Ex) -> tuple[list[Step], Ex]:
-        """The score scaled and masked, and steps that prepare the mask."""
-        s = self.space
+    def masked(self) -> list[Step]:
+        """Scores scaled and masked, where they did not begin so and weights are not scaled."""
+        s, at = self.space, self.cell(self.i)
+        score = kept = Ex("load", F32, (), (self.weights, at))
         scale = s.anchor.attrs["scale"]
+        if self.early:
+            return []
         if scale not in (1.0, self.late_scale()):
             score = _fn("mul", score, _constant(scale))
-        if s.mask is None:
-            return [], score
-        variables = frozenset().union(*map(free_vars, positions(s.mask)))
-        if not (isinstance(s.row, Expr) and name_of(s.row) in variables):
-            return [], _fn("add", score, self.moved(s.mask, key=self.first_key + self.i))
-        panel = self.low.new_scratch(F32, self.block * self.nr)
-        steps = self.packed(s.mask, panel, "key", self.count, self.first_key)
-        return steps, _fn("add", score, Ex("load", F32, (), (panel, self.cell(self.i))))
+        if self.mask >= 0:
+            score = _fn("add", score, Ex("load", F32, (), (self.mask, at)))
+        elif s.mask is not None:
+            score = _fn("add", score, self.moved(s.mask, key=self.first_key + self.i))
+        if score is kept:
+            return []
+        return [self.lanes_loop(Store(self.weights, at, score), over=axis(self.i, self.count))]
 
     def block_values(self) -> list[Step]:
         """``out[column][query] += v weights`` over a block of keys."""
@@ -308,13 +303,15 @@ class _Writer:
         e = n.var(self.out_rows)
         at = self.cell(e)
         value = Ex("load", F32, (), (self.out, at))
-        mean = _fn("div", value, self.each(self.total))
+        mean = _fn("mul", value, self.each(self.gain))
         if s.anchor.attrs.get("safe"):  # weights that are NaN count as 0
             total = self.each(self.total)
             masked = _fn_select(_fn("eq", total, _constant(0.0)), value, _constant(0.0))
             mean = _fn_select(_fn("lt", _constant(0.0), total), mean, masked)
-        steps: list[Step] = [self.lanes_loop(Store(self.out, at, mean),
-                                             over=axis(e, self.out_rows))]
+        inverse = _fn("div", _constant(1.0), self.each(self.total))
+        steps: list[Step] = [
+            self.lanes_loop(Store(self.gain, self.lane, inverse)),
+            self.lanes_loop(Store(self.out, at, mean), over=axis(e, self.out_rows))]
         local = s.row - self.first_row
         low.puller.start()
         low.puller.provided[s.anchor.out] = lambda index: Ex(
@@ -341,6 +338,11 @@ class _Writer:
         to = Address(store.buffer, substitute(store.position, origin))
         return self.call(self.turn, Address(self.out, 0), self.nr, s.columns, self.row_count,
                          to, step)
+
+
+def _moderate(scale: float) -> bool:
+    """Whether a scale may be applied earlier or later: it moves no number out of range."""
+    return 2.0**-20 <= scale <= 1.0
 
 
 def _fn_select(condition: Ex, yes: Ex, no: Ex) -> Ex:

@@ -14,6 +14,7 @@ Pointers may be passed as typed pointers or as int64 addresses. All symbols star
 ``window(...)``      see ``depthwise.window_parameters``
 ``pack(...)``        ``(src, stride_k, stride_n, k, n, dst)``, see ``packing``
 ``turn(...)``        ``(src, lds, m, n, dst, ldd)``, see ``packing.turn_text``
+``softmax(...)``     ``(w, n, lanes, factor, top, total, gain, more)``, see ``softmax``
 ``igemm_i8(...)``    ``(rows, taps, klen, b, c, ldc)``, see ``quantized``
 ``pack_i8(...)``     ``(src, stride_k, stride_n, k, n, dst, bias)``, see ``quantized``
 ===================  =====================================================================
@@ -38,6 +39,7 @@ from . import depthwise as _depthwise
 from . import gemm as _gemm
 from . import packing as _packing
 from . import quantized as _quantized
+from . import softmax as _softmax
 from .packing import pack_b
 from .quantized import pack_b_i8
 
@@ -179,6 +181,17 @@ def turn(target: Target) -> MicroKernel:
     return MicroKernel("mk_turn_f32", target, 0, 1, target.lanes(32), arguments, text)
 
 
+def softmax(target: Target) -> MicroKernel:
+    """Scores of a panel of queries to weights, see ``micro.softmax``."""
+    _, nv, width = _gemm.tile_shape(target)
+    arguments = tuple(name for _, name in _softmax.parameters())
+
+    def text() -> str:
+        return _softmax.softmax_text("mk_softmax_f32", target, nv * width)
+
+    return MicroKernel("mk_softmax_f32", target, 0, nv, nv * width, arguments, text)
+
+
 def igemm_i8(
     target: Target,
     mr: int | None = None,
@@ -219,7 +232,7 @@ _NAMES = re.compile(
     r"|depthwise_(?P<table_type>f32|f64|u8|s8)_(?P<table_rows>\d+)"
     r"|window_(?P<window_type>f32|f64|u8|s8)_k(?P<kw>\d+)s(?P<stride>\d+)d(?P<dilation>\d+)"
     r"_(?P<window_rows>\d+)"
-    r"|pack_(?P<pack>f32|f64|i8)|(?P<turn>turn_f32))"
+    r"|pack_(?P<pack>f32|f64|i8)|(?P<turn>turn_f32)|(?P<softmax>softmax_f32))"
 )
 
 
@@ -255,11 +268,13 @@ def named(symbol: str, target: Target) -> MicroKernel:
         return window(target, *shape, part["window_type"], rows, dilation)
     if part["turn"]:
         return turn(target)
+    if part["softmax"]:
+        return softmax(target)
     return pack_i8(target) if part["pack"] == "i8" else pack(target, part["pack"])
 
 
 __all__ = [
     "known", "named", "narrowed",
     "MicroKernel", "igemm", "igemm_rows", "depthwise", "window", "pack", "pack_b", "igemm_i8",
-    "pack_i8", "pack_b_i8", "turn",
+    "pack_i8", "pack_b_i8", "softmax", "turn",
 ]  # fmt: skip

@@ -7,6 +7,7 @@ guarded against zero trips.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Sequence
 
 from ...ir.target import Target
@@ -162,6 +163,12 @@ class Code:
         vector = f"<{width} x {kind}>"
         one = self.let(f"insertelement {vector} poison, {kind} {scalar}, i32 0")
         return self.shuffle(vector, one, "poison", [0] * width)
+
+    def number(self, kind: str, width: int, value: float) -> str:
+        """A vector with the number ``value``, of ``kind`` float or double, in every lane."""
+        if kind == "float":  # written as the float64 of the same value
+            value = struct.unpack("f", struct.pack("f", value))[0]
+        return self.splat(kind, width, f"0x{struct.unpack('Q', struct.pack('d', value))[0]:016X}")
 
     def shuffle(self, vector: str, a: str, b: str, lanes: Sequence[int]) -> str:
         """Lanes of ``a`` then ``b`` picked by number."""

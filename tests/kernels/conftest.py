@@ -84,12 +84,13 @@ def run(target: Target) -> Runner:
 
 @pytest.fixture
 def call_micro() -> Callable[..., Callable[..., None]]:
-    """Micro-kernel -> callable of integers; limits and zero are floats."""
+    """Micro-kernel -> callable of integers; limits, zero and factor are floats."""
 
     def make(kernel: MicroKernel) -> Callable[..., None]:
         loader = load_objects([kernel.object_bytes()])
         real = ctypes.c_double if "_f64_" in kernel.symbol else ctypes.c_float
-        kinds = [real if a in ("lo", "hi", "zero") else ctypes.c_int64 for a in kernel.arguments]
+        reals = ("lo", "hi", "zero", "factor")
+        kinds = [real if a in reals else ctypes.c_int64 for a in kernel.arguments]
         function = ctypes.CFUNCTYPE(None, *kinds)(loader.address(kernel.symbol))
         function.loader = loader
         return function

@@ -80,7 +80,7 @@ def test_special_values(safe: bool) -> None:
     feeds["m"][0, 290] = -np.inf
     feeds["q"][0, 7, 1] = np.nan
     feeds["q"][0, 9, 1] = np.inf
-    feeds["q"][0, 11] = 3e38
+    feeds["q"][0, 11], feeds["k"][0, 5] = 3e38, 10.0
     feeds["m"][0, 20, 5] = np.inf
     graph = b.build({"y": y})
     got, found = run_as_one(graph, feeds)
@@ -90,11 +90,15 @@ def test_special_values(safe: bool) -> None:
     assert np.isnan(got["y"][0, 3]).all() != safe
 
 
-def test_large_scores_do_not_overflow() -> None:
+@pytest.mark.parametrize("scale,masked", [(30.0, False), (30.0, True), (-2.0, True), (1.0, True)])
+def test_large_scores_do_not_overflow(scale: float, masked: bool) -> None:
     b = Builder()
     q, k = tensor(b, "q", 1, 20, 8), tensor(b, "k", 1, 600, 8)
-    y = attention(b, q, k, tensor(b, "v", 1, 600, 8), scale=30.0)
+    mask = tensor(b, "m", 1, 20, 600) if masked else None
+    y = attention(b, q, k, tensor(b, "v", 1, 600, 8), mask, scale=scale)
     feeds = {"q": array(1, 20, 8), "k": np.sort(array(1, 600, 8), axis=1), "v": array(1, 600, 8)}
+    if masked:
+        feeds["m"] = array(1, 20, 600) * 50
     assert check(y, b, feeds, tolerance=3e-4) == "attention"
 
 

@@ -215,6 +215,57 @@ def test_turn(target, call_micro):
         assert (out[:, m:] == 7).all()
 
 
+@pytest.mark.parametrize("more", [0, 1])
+@pytest.mark.parametrize("n", [0, 1, 4, 7, 66])
+def test_softmax(target, call_micro, n, more):
+    """Weights, their sum and what was before them, in float64 and a lane at a time."""
+    kernel = micro.softmax(target)
+    call, width = call_micro(kernel), kernel.nr // kernel.nv
+    for lanes, factor in ((kernel.nr, 1.0), (width - 1, 0.18), (1, 1e30)):
+        scores = rng.standard_normal((n, kernel.nr)).astype(np.float32) * 20
+        top = rng.standard_normal(kernel.nr).astype(np.float32) * 30
+        total, gain = rng.uniform(1, 9, kernel.nr).astype(np.float32), np.full(kernel.nr, 7.0, "f4")
+        scores[n // 2 :, 0], top[0] = -np.inf, -np.inf
+        if lanes > 1:
+            scores[n // 3 : n // 2 + 1, 1] = np.nan
+            scores[:, 2], top[2] = -np.inf, -np.inf
+            scores[n // 2 :, 3] = np.inf
+        before = top.astype(float) if more else np.full(kernel.nr, -np.inf)
+        with np.errstate(all="ignore"):
+            largest = np.maximum(before, np.fmax.reduce(scores, 0, initial=-np.inf))
+            shift = np.where(largest == -np.inf, 0, largest)
+            weights = np.exp2((scores.astype(float) - shift) * factor)
+            gains = np.exp2((before - shift) * factor) if more else np.full(kernel.nr, 7.0)
+            sums = weights.sum(0) + (gains * total if more else 0)
+        got = scores.copy()
+        after, found = top.copy(), total.copy()
+        call(*(a.ctypes.data if isinstance(a, np.ndarray) else a for a in (
+            got, n, lanes, factor, after, found, gain, more)))  # fmt: skip
+        used = -(-lanes // width) * width
+        sound = ~np.isnan(weights).any(0)
+        sound[used:] = False
+        np.testing.assert_allclose(got[:, sound], weights[:, sound], 1e-5, 1e-37)
+        np.testing.assert_allclose(found[sound], sums[sound], 1e-5)
+        np.testing.assert_allclose(gain[sound], gains[sound], 1e-5, 1e-37)
+        assert (after[sound] == largest[sound]).all()
+        assert np.isnan(found[:used][~sound[:used]]).all()
+        assert (found[used:] == total[used:]).all()
+        assert (after[used:] == top[used:]).all()
+
+
+def test_weights_of_zero(target, call_micro):
+    """What is far below the largest score weighs nothing at all, the largest one exactly 1."""
+    call = call_micro(micro.softmax(target))
+    nr = micro.softmax(target).nr
+    scores = np.zeros((5, nr), np.float32)
+    scores[:4] = np.array([-126.6, -1e4, -3e38, -np.inf], np.float32)[:, None]
+    state = np.zeros((3, nr), np.float32)
+    call(scores.ctypes.data, 5, nr, 1.0, *(row.ctypes.data for row in state), 0)
+    assert (scores[:4] == 0).all()
+    assert (scores[4] == 1).all()
+    assert (state[1] == 1).all()
+
+
 @pytest.mark.parametrize("flip", [False, True], ids=["u8", "s8"])
 def test_igemm_i8(target, call_micro, flip):
     """Exact on all bytes, extremes included, for k that do not fill a group of four."""
@@ -262,6 +313,7 @@ def test_symbols_name_their_kernel(target):
         micro.window(target, 3, 2), micro.window(target, 3, 1, "s8", 2, 4), micro.pack(target),
         micro.depthwise(target, "u8", 3), micro.igemm(target, nv=0, half=True),
         micro.igemm_i8(target, 3, 1, half=target.vector_bits >= 512), micro.turn(target),
+        micro.softmax(target),
     ]  # fmt: skip
     for kernel in made:
         assert micro.named(kernel.symbol, target) == kernel
