@@ -10,7 +10,8 @@ A schedule may say of a group, by name and number (``g3 = contract [7] {winograd
 ``depth``     products that are summed between two visits of a strip of sums, about
 ``block``     micro-tiles of rows in a parallel tile
 ``window``    of a depthwise convolution: 1 if windows inside the image are read without a table of
-              addresses, else 0
+              addresses, else 0; of one of narrow groups: 1 if its vectors hold the channels of
+              several groups, 0 if each group is a product
 ``unroll``    of small windows in loops (pools): 1 if they are written out, else 0
 ============  ======================================================================================
 
@@ -28,6 +29,7 @@ from .axes import coefficient, name_of
 from .dims import Dim, product
 from .elements import Refused, is_reduction
 from .graph import Graph, Node
+from .grids import Fan, find_grid, narrow_groups
 from .ops import lookup
 from .ops.contraction import split_layout
 from .target import Target
@@ -56,6 +58,8 @@ CALL, PIECE, PANEL, LINES = 16, 8, 0.25, 4
 """Cycles that a call of a micro-kernel takes, and each piece that its rows lie in; that a step
 waits for each vector of a panel from the level-2 cache; that the lines of a row wait which leave
 a tile in a burst. Measured on Zen 4."""
+MOST_WEIGHTS = 96
+"""Vectors of weights of a row of windows, which are written out, at most."""
 TAPS = 32
 """Elements of a window that is written out, at most: 5x5, 3x3x3."""
 
@@ -78,6 +82,10 @@ class Form:
     """Whether the rows lie a multiple of a cache way apart and compete for the ways of one set."""
     images: Images | str = "it is no contraction"
     """Sizes for Winograd's convolution, or why it is none."""
+    fan: Fan | None = None
+    """Channels of a group of a convolution whose windows lie on a grid; None for other products."""
+    width: int = 1
+    """Taps of a row of such a window."""
 
 
 def form_of(graph: Graph, implementation: str, constants: frozenset[int]) -> Form:
@@ -99,9 +107,12 @@ def contraction_form(space: ContractionSpace, once: frozenset[int]) -> Form:
         space.direct and space.rows) else None
     crowded = isinstance(step, int) and step != 0 and step * F32.itemsize % WAY_BYTES == 0
     constant = space.b.kind == "load" and space.b.data[0] in once
+    fan = narrow_groups(space)
+    grid = None if fan is None else find_grid(space)
     return Form("bytes" if space.bytes else "product", rows, space.columns[-1].hi,
                 product(a.hi for a in space.body.reduced), product(a.hi for a in space.run),
-                crowded, winograd_form(space, constant))
+                crowded, winograd_form(space, constant), None if grid is None else fan,
+                1 if grid is None else grid.width)
 
 
 def read_once(graph: Graph, constants: frozenset[int]) -> frozenset[int]:
@@ -164,6 +175,8 @@ def values(form: Form, target: Target, given: Mapping[str, int] | None = None
     if form.kind not in ("product", "bytes"):
         return {}
     said, (_, full, lanes) = given or {}, micro_tile(target)
+    if in_windows(form, target, said):
+        return {"window": (0, 1)}
     widths = [v for v in (1, 2, 3, 4) if most_rows(target, v) >= 4]
     vectors = said.get("columns", full * lanes) // lanes
     tallest = most_rows(target, vectors if vectors in widths else full)
@@ -175,7 +188,26 @@ def values(form: Form, target: Target, given: Mapping[str, int] | None = None
         found["winograd"] = (0, *SQUARES) if isinstance(form.images, Images) else (0,)
         if side == 0:  # the transformed sums are short
             found["depth"] = range(CHAIN, 1 << 20)
+    if fits_lanes(form, target):
+        found["window"] = (0, 1)
     return found
+
+
+def fits_lanes(form: Form, target: Target) -> bool:
+    """Whether a vector holds whole groups of a convolution, or a group is one or two of them, whose
+    sums are short enough to be one chain."""
+    fan, lanes, depth = form.fan, target.lanes(32), form.depth
+    if fan is None or not isinstance(depth, int) or depth > 2 * CHAIN:
+        return False
+    if fan.after in (lanes, 2 * lanes):
+        return True
+    return lanes % fan.after == 0 and fan.before <= fan.after and (
+        fan.before * form.width <= MOST_WEIGHTS)
+
+
+def in_windows(form: Form, target: Target, given: Mapping[str, int]) -> bool:
+    """Whether a convolution of narrow groups is computed by windows."""
+    return fits_lanes(form, target) and bool(given.get("window", 1))
 
 
 def check_variant(form: Form, target: Target, variant: Variant) -> None:

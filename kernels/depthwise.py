@@ -1,12 +1,13 @@
-"""Depthwise convolution on its micro-kernels, with the epilogue fused.
+"""Depthwise convolution, and that of narrow groups, on micro-kernels, with the epilogue fused.
 
 A tile is a few lines of the output image, or a part of one where there are few. The micro-kernel
 ``window`` computes a few neighboring pixels at once: it needs no table, loads each input pixel once
 per row of the windows, reads a row of zeros for columns to the left and right of the image, and
 what lies above or below the image, or in planes before or behind it, is left out by giving it fewer
 rows and planes. Windows that it has no form of go through a table of addresses (zeros outside the
-image) to the micro-kernel ``depthwise``. The last pixels of a line begin earlier instead of being
-cut, so some are computed twice, but none is padded.
+image) to the micro-kernel ``depthwise``; those of groups are products (``contract``) instead. The
+last pixels of a line begin earlier instead of being cut, so some are computed twice, but none is
+padded.
 
 Bias and limits are applied in registers (``epilogue``), and a channels-first result leaves a strip
 of scratch turned; what else follows is a loop nest over a strip. Pixels of a quantized image are
@@ -20,11 +21,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ..ir.access import Cond, linear_index
-from ..ir.axes import Axis, coefficient, name_of
-from ..ir.dims import Dim, Expr, ceil_div, dmax, dmin, floordiv, free_vars, product, substitute
+from ..ir.axes import Axis, name_of
+from ..ir.dims import Dim, Expr, ceil_div, dmax, dmin, free_vars, product, substitute
 from ..ir.elements import Ex, renamer
 from ..ir.epilogue import Finish, finish_of
 from ..ir.graph import Graph
+from ..ir.grids import DEPTHWISE, find_grid, narrow_groups
 from ..ir.target import Target
 from ..ir.tiles import SPLITS, ContractionSpace, least_rows
 from ..ir.types import F32, I8, I64, U8
@@ -69,76 +71,37 @@ class _Segment:
     tile: MicroKernel
 
 
-@dataclass(frozen=True, slots=True)
-class _Grid:
-    """A convolution as ``window`` sees it: windows on a grid of columns and rows."""
-
-    stride: int
-    """Columns from one window to the next."""
-    dilation: int
-    """Columns from one tap to the next."""
-    column: Dim
-    """Elements from one column to the next."""
-    row: Dim
-    """Elements from one row of a window to the next."""
-    width: int
-    """Taps of a row."""
-    height: Dim = 1
-    """Rows of a plane of weights."""
-    first_row: Dim = 0
-    """First row of the window that lies inside the image."""
-    rows: Dim = 1
-    """How many do."""
-    plane: Dim = 0
-    """Elements from one plane of a window to the next."""
-    first_plane: Dim = 0
-    """First plane of the window that lies inside the image."""
-    planes: Dim = 1
-    """How many do."""
-    at: int = 0
-    """Where column 0 of the line's first window lies, in the units of ``lo`` and ``hi``."""
-    unit: int = 1
-    """What a column is in these units."""
-    lo: int | None = None
-    hi: Dim = 0
-    """Which positions are inside the image; ``lo`` is None where all are."""
-
-    def inside(self, first: Dim, pixels: Dim) -> tuple[Dim, Dim]:
-        """The first column inside the image, and the first one behind it, of the windows from
-        pixel ``first`` of the line on."""
-        columns = (pixels - 1) * self.stride + ((self.width - 1) * self.dilation + 1)
-        if self.lo is None:
-            return 0, columns
-        start = self.at + first * (self.stride * self.unit)
-
-        def column(position: Dim) -> Dim:
-            return dmin(dmax(floordiv(position - start + (self.unit - 1), self.unit), 0), columns)
-
-        return column(self.lo), column(self.hi)
-
-
 class _Writer:
-    """Writes the nest of one depthwise group."""
+    """Writes the nest of one group."""
 
     def __init__(self, graph: Graph, target: Target, windows: bool) -> None:
         self.low = Lowering(graph)
         self.space = ContractionSpace(self.low)
         self.target = target
-        assert self.space.channel is not None
-        self.channel = self.space.channel
-        rows = self.space.rows
+        channel, rows = self.space.channel, self.space.rows
+        fan = DEPTHWISE if channel is not None else narrow_groups(self.space)
+        assert fan is not None
+        self.fan = fan
+        """Channels that are summed into how many."""
+        self.channels = (channel,) if channel is not None else (
+            self.space.batch[0], self.space.columns[0])
+        """Axes of the channels of the result."""
+        self.before = self.channels[0].hi * fan.before
+        self.after = self.channels[0].hi * fan.after
+        """Channels of a pixel before and after the convolution."""
+        self.lane = self.low.names.var(self.after, "c")
         self.lead = rows[:-1]
         self.line = rows[-1] if rows else Axis(0, 1)
         self.taps = product(a.hi for a in self.space.taps)
         self.dtype = _NAMES[self.space.pixels]
         self.most = depthwise(target).mr
-        self.grid = self.find_grid() if windows else None
+        self.grid = find_grid(self.space) if windows else None
         self.pixel = self.low.names.var(self.line.hi, "r")
 
     def nest(self) -> tuple[Nest, tuple[str, ...]]:
         """The whole kernel, and the micro-kernels it calls."""
-        low, c = self.low, self.channel.hi
-        self.zeros = low.new_scratch(self.space.pixels, c)
+        low, c = self.low, self.after
+        self.zeros = low.new_scratch(self.space.pixels, self.before)
         self.strip = low.first_scratch + len(low.scratch)
         self.finish = self.epilogue(0)[1]
         if self.finish is not None and self.finish.turned and self.grid is None:
@@ -154,9 +117,9 @@ class _Writer:
             self.table = low.new_scratch(I64, self.taps * most)
         steps: list[Step] = []
         if self.space.body.conds:
-            z, kind = low.names.var(c), self.space.pixels
+            z, kind = low.names.var(self.before), self.space.pixels
             zero = Ex("const", kind, (), 0.0 if kind == F32 else int(self.space.zero))
-            steps.append(Loop((Axis(z, c),) if isinstance(z, Expr) else (),
+            steps.append(Loop((Axis(z, self.before),) if isinstance(z, Expr) else (),
                               (Store(self.zeros, z, zero),)))
         steps += [self.turned_part(segments)] if self.turned else map(self.segment, segments)
         work = self.part * c
@@ -177,7 +140,7 @@ class _Writer:
     def cut_line(self) -> None:
         """Parts of a line: the whole, or so many that there are tiles enough."""
         length, lines = self.line.hi, least_rows(product(a.hi for a in self.lead))
-        most = window_rows(self.target) if self.grid else self.most
+        most = window_rows(self.target, self.fan) if self.grid else self.most
         self.part: Dim = length
         """Pixels of a part."""
         if isinstance(length, int):
@@ -209,9 +172,10 @@ class _Writer:
         def tile(pixels: int) -> MicroKernel:
             if grid is None:
                 return depthwise(self.target, self.dtype, pixels)
-            return window(self.target, grid.width, grid.stride, self.dtype, pixels, grid.dilation)
+            return window(self.target, grid.width, grid.stride, self.dtype, pixels, grid.dilation,
+                          self.fan)
 
-        most = self.most if grid is None else window_rows(self.target)
+        most = self.most if grid is None else window_rows(self.target, self.fan)
         if isinstance(count, int):
             pixels = max(1, min(most, count)) if grid is None else best_height(
                 range(min(most, count), 0, -1), count) if count else 1
@@ -220,77 +184,12 @@ class _Writer:
         return [_Segment(first, whole, tile(most)),
                 _Segment(first + whole, count - whole, tile(1))]
 
-    def find_grid(self) -> _Grid | None:
-        """The convolution as ``window`` sees it, if it is of that form."""
-        taps, position = self.space.taps, self.space.a.data[1]
-        if not isinstance(self.line.var, Expr) or not taps or len(taps) > 3:
-            return None
-        line, across = name_of(self.line.var), taps[-1]
-        tap, step = (coefficient(position, n) for n in (name_of(across.var), line))
-        width = across.hi
-        if tap is None or step is None or not isinstance(width, int):
-            return None
-        found = _columns(tap, step)
-        down = taps[-2] if len(taps) > 1 else None
-        deep = taps[-3] if len(taps) > 2 else None
-        row, plane = (0 if axis is None else coefficient(position, name_of(axis.var))
-                      for axis in (down, deep))
-        if found is None or row is None or plane is None:
-            return None
-        column, dilation, stride = found
-        height, planes = (1 if axis is None else axis.hi for axis in (down, deep))
-        grid = _Grid(stride, dilation, column, row, width, height, 0, height, plane, 0, planes)
-        left = [axis for axis in (across, down, deep) if axis is not None]
-        for c in self.space.body.conds:
-            moved = [axis for axis in left if name_of(axis.var) in free_vars(c.expr)]
-            new = self.cut(grid, c, moved[0], deep) if len(moved) == 1 else None
-            if new is None:
-                return None
-            grid = new
-            left.remove(moved[0])
-        return grid
-
-    def cut(self, grid: _Grid, c: Cond, axis: Axis, deep: Axis | None) -> _Grid | None:
-        """The grid with the condition on one axis of its windows."""
-        line = name_of(self.line.var)
-        if axis is self.space.taps[-1]:
-            return self.horizontal(grid, c, line, name_of(axis.var))
-        inside = None if line in free_vars(c.expr) else self.vertical(c, axis)
-        if inside is None:
-            return None
-        first, count = inside
-        if axis is deep:
-            return replace(grid, first_plane=first, planes=count)
-        return replace(grid, first_row=first, rows=count)
-
-    def horizontal(self, grid: _Grid, c: Cond, line: str, across: str) -> _Grid | None:
-        """The grid with the condition on its columns."""
-        step, move = coefficient(c.expr, across), coefficient(c.expr, line)
-        at = substitute(c.expr, {line: 0, across: 0})
-        if not isinstance(move, int) or not isinstance(at, int) or not isinstance(c.lo, int):
-            return None
-        unit = move // grid.stride
-        if unit < 1 or (move, step) != (unit * grid.stride, unit * grid.dilation):
-            return None
-        return replace(grid, at=at, unit=unit, lo=c.lo, hi=c.hi)
-
-    @staticmethod
-    def vertical(c: Cond, axis: Axis) -> tuple[Dim, Dim] | None:
-        """The first row (or plane) of a window that the condition leaves, and how many."""
-        step = coefficient(c.expr, name_of(axis.var))
-        if not isinstance(step, int) or step < 1:
-            return None
-        at = substitute(c.expr, {name_of(axis.var): 0})
-        first = dmax(0, floordiv(c.lo - at + (step - 1), step))
-        end = dmin(axis.hi, floordiv(c.hi - at + (step - 1), step))
-        return first, dmax(0, end - first)
-
     # -- one run ---------------------------------------------------------------------------
 
     def together(self, s: _Segment) -> int:
         """Pixels of a strip: ``window`` goes on by itself from tile to tile, as far as the strip
         stays in the level-1 cache."""
-        c, tile = self.channel.hi, s.tile.mr
+        c, tile = self.after, s.tile.mr
         if self.grid is None or not isinstance(c, int):
             return tile
         tiles = max(1, STRIP_ELEMENTS // (max(c, 1) * tile))
@@ -317,13 +216,13 @@ class _Writer:
 
     def turned_part(self, segments: Sequence[_Segment]) -> Step:
         """A part of a line, a few channels at a time: into a strip, which is stored turned."""
-        c, n, finish = self.channel.hi, self.low.names, self.finish
+        c, n, finish = self.after, self.low.names, self.finish
         assert finish is not None
         b = n.var(ceil_div(c, BLOCK_CHANNELS))
         origin, channels = b * BLOCK_CHANNELS, dmin(BLOCK_CHANNELS, c - b * BLOCK_CHANNELS)
         calls = [self.call(s.first, s.count, s.tile, (origin, channels)) for s in segments]
         mapping: dict[str, Dim] = {name_of(v): at for v, at in (
-            (self.pixel, self.first), (self.channel.var, origin)) if isinstance(v, Expr)}
+            (self.pixel, self.first), (self.lane, origin)) if isinstance(v, Expr)}
         out = Address(finish.out.buffer, substitute(finish.out.position, mapping))
         turn = Call(TURN_KERNEL, (Address(self.strip, 0), BLOCK_CHANNELS, self.count, channels, out,
                                   finish.out.stride))
@@ -334,21 +233,22 @@ class _Writer:
              part: tuple[Dim, Dim] | None = None) -> Call:
         """The micro-kernel for ``pixels`` from ``first`` on, of all channels or of ``part``: the
         first and how many."""
-        c, (weights, _) = self.channel.hi, self.space.b.data
+        c, (weights, place) = self.after, self.space.b.data
+        place = substitute(place, dict.fromkeys(free_vars(place), 0))
         origin, channels = (0, c) if part is None else part
         end, grid = self.finishing(first, origin), self.grid
         if grid is None:
-            return Call(tile.symbol, (Address(self.table, 0), self.taps, Address(weights, 0), c, c,
-                                      *end))
-        mapping: dict[str, Dim] = {name_of(a.var): 0 for a in self.space.taps}
+            return Call(tile.symbol, (Address(self.table, 0), self.taps, Address(weights, place), c,
+                                      c, *end))
+        mapping: dict[str, Dim] = {name_of(a.var): 0 for a in self.space.body.reduced}
         mapping |= {name_of(self.line.var): first}
-        if isinstance(self.channel.var, Expr):
-            mapping[name_of(self.channel.var)] = origin
+        mapping |= self.channel_mapping(origin)
         buffer, position = self.space.a.data
         x = Address(buffer, renamer(mapping)(position) + grid.first_row * grid.row
                     + grid.first_plane * grid.plane)
-        row = grid.width * c
-        w = Address(weights, (grid.first_plane * grid.height + grid.first_row) * row + origin)
+        row = grid.width * self.fan.before * c
+        skipped = (grid.first_plane * grid.height + grid.first_row) * row
+        w = Address(weights, place + skipped + origin)
         left, right = grid.inside(first, pixels)
         return Call(tile.symbol, (
             pixels, x, grid.column, grid.row, grid.rows, grid.plane, grid.planes, left, right,
@@ -362,10 +262,10 @@ class _Writer:
         zero = (Ex("const", F32, (), self.space.zero),) if bytes_ else ()
         if finish is None:
             bounds = (-math.inf, math.inf)
-            return (Address(self.strip, 0), self.channel.hi, 0,
+            return (Address(self.strip, 0), self.after, 0,
                     *(Ex("const", F32, (), b) for b in bounds), *zero)
         mapping: dict[str, Dim] = {name_of(v): at for v, at in (
-            (self.pixel, first), (self.channel.var, origin)) if isinstance(v, Expr)}
+            (self.pixel, first), (self.lane, origin)) if isinstance(v, Expr)}
         out, stride = Address(finish.out.buffer, substitute(finish.out.position, mapping)), (
             finish.out.stride)
         if finish.turned:
@@ -377,13 +277,18 @@ class _Writer:
         bounds = (finish.lo, finish.hi)
         return (out, stride, bias, *(Ex("const", F32, (), b) for b in bounds), *zero)
 
+    def channel_mapping(self, origin: Dim) -> dict[str, Dim]:
+        """The variables of the channels at the first of a group, ``origin``."""
+        places = (origin // self.fan.after, 0)
+        return {name_of(a.var): at for a, at in zip(self.channels, places)
+                if isinstance(a.var, Expr)}
+
     def fill_table(self, first: Dim, mr: int) -> SetRows:
         """Addresses of what ``mr`` neighboring pixels read."""
         i = self.low.names.var(mr)
         rename = renamer({name_of(self.line.var): first + i} if isinstance(
             self.line.var, Expr) else {})
-        start = renamer({name_of(self.channel.var): 0} if isinstance(
-            self.channel.var, Expr) else {})
+        start = renamer(self.channel_mapping(0))
         buffer, position = self.space.a.data
         taps = self.space.taps
         tap = linear_index(tuple(a.hi for a in taps), tuple(a.var for a in taps))
@@ -396,9 +301,8 @@ class _Writer:
     def epilogue(self, first: Dim) -> tuple[Loop, Finish | None]:
         """Everything after the convolution: over channels of a pixel of the strip that begins at
         pixel ``first``, and in registers if it can be."""
-        low = self.low
-        at = (self.pixel - first) * self.channel.hi + self.channel.var
-        cell = Ex("load", F32, (), (self.strip, at))
+        low, lane = self.low, self.lane
+        cell = Ex("load", F32, (), (self.strip, (self.pixel - first) * self.after + lane))
         low.puller.start()
         low.puller.provided[self.space.anchor.out] = lambda index: cell
         body: list[Store | Accumulate] = []
@@ -406,35 +310,34 @@ class _Writer:
             v = low.graph.outputs[k][1]
             ex = low.puller.element(v, index)
             body.append(Store(low.first_output + k, linear_index(v.shape, index), ex))
+        axes, body = low.simplify([a for a in self.channels if isinstance(a.var, Expr)], body)
+        mapping: dict[str, Dim] = {}
         if isinstance(self.pixel, Expr):
-            body = low.rename(body, {name_of(self.line.var): self.pixel})
-        axes = (self.channel,) if isinstance(self.channel.var, Expr) else ()
-        return Loop(axes, tuple(body)), self.in_registers(body, cell)
+            mapping[name_of(self.line.var)] = self.pixel
+        if len(axes) == 1:
+            mapping[name_of(axes[0].var)] = lane
+            axes = [Axis(lane, self.after)]
+        elif axes:  # what follows takes the channels of a group apart
+            mapping[name_of(lane)] = linear_index(
+                tuple(a.hi for a in axes), tuple(a.var for a in axes))
+        body = low.rename(body, mapping)
+        finish = self.in_registers(body, cell) if len(axes) == 1 else None
+        return Loop(tuple(axes), tuple(body)), finish
 
     def in_registers(self, body: Sequence[Store | Accumulate], cell: Ex) -> Finish | None:
         """The epilogue as bias and limits, if it is no more."""
         only = body[0] if len(body) == 1 else None
-        if not isinstance(only, Store) or not isinstance(self.channel.var, Expr):
+        if not isinstance(only, Store):
             return None
         row = name_of(self.pixel) if isinstance(self.pixel, Expr) else ""
         finish = finish_of(only.buffer, only.position, only.value, cell, row,
-                           name_of(self.channel.var), self.low.puller.gathers)
+                           name_of(self.lane), self.low.puller.gathers)
         return None if finish is None or finish.residual is not None else finish
-
-
-def _columns(tap: Dim, step: Dim) -> tuple[Dim, int, int] | None:
-    """``(elements of a column, dilation, stride)`` of taps ``tap`` and windows ``step`` elements
-    apart, if they lie on a grid."""
-    if isinstance(tap, int) and isinstance(step, int):
-        unit = math.gcd(tap, step)
-        return (unit, tap // unit, step // unit) if tap > 0 and step > 0 else None
-    stride = floordiv(step, tap) if tap != 0 else 0
-    ok = isinstance(stride, int) and stride > 0 and stride * tap == step
-    return (tap, 1, int(stride)) if ok else None  # type: ignore[arg-type]
 
 
 def lower_depthwise(graph: Graph, target: Target, windows: bool = True
                     ) -> tuple[Nest, tuple[str, ...]]:
-    """Lowers a group around one depthwise convolution, and names the micro-kernels it calls;
-    ``windows`` False reads all pixels through the table. Raises ``Refused``."""
+    """Lowers a group around one convolution, depthwise or of narrow groups on a grid, and names the
+    micro-kernels it calls; ``windows`` False reads all pixels through the table, of a depthwise one
+    only. Raises ``Refused``."""
     return _Writer(graph, target, windows).nest()

@@ -17,6 +17,7 @@ from ..ir.variants import (
     check_variant,
     contraction_form,
     form_of,
+    in_windows,
     read_once,
     tiling,
 )  # fmt: skip
@@ -95,11 +96,12 @@ def _contraction(graph: Graph, target: Target, constants: frozenset[int],
                  ins: list[tuple[str, int]], outs: list[tuple[str, int]],
                  given: Mapping[str, int]) -> GroupKernels:
     space = ContractionSpace(Space(graph))
-    if space.channel is not None:
+    once = read_once(graph, constants)
+    form = contraction_form(space, once)
+    if space.channel is not None or in_windows(form, target, given):
         nest, externs = lower_depthwise(graph, target, bool(given.get("window", 1)))
         return GroupKernels((_kernel(emit(nest), [*ins, *outs], externs),))
-    once = read_once(graph, constants)
-    plan = tiling(contraction_form(space, once), target, given)
+    plan = tiling(form, target, given)
     if space.bytes:
         tile = igemm_i8(target, plan.rows)
         c = lower_byte_contraction(graph, tile, once, plan)

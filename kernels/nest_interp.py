@@ -187,13 +187,14 @@ class _Machine:
         args = [self.argument(a) for a in step.args]
         gemm = re.fullmatch(r"mk_igemm_f32_(\d+)x\d+h?(?:of\d+)?(?:_bf16)?", step.name)
         table = re.fullmatch(r"mk_depthwise_(?:f32|u8|s8)_(\d+)", step.name)
-        window = re.fullmatch(r"mk_window_(?:f32|u8|s8)_k(\d+)s(\d+)d(\d+)_(\d+)", step.name)
+        window = re.fullmatch(r"mk_window_(?:f32|u8|s8)_k(\d+)s(\d+)d(\d+)"
+                              r"(?:g(\d+)to(\d+))?_(\d+)", step.name)
         if gemm:
             self.gemm(int(gemm[1]), self.panel, *args)
         elif table:
             self.depthwise(int(table[1]), *args)
         elif window:
-            self.window(*map(int, window.groups()), *args)
+            self.window(*(int(g or 1) for g in window.groups()), *args)
         elif step.name == "mk_turn_f32":
             self.turn(*args)
         else:
@@ -232,10 +233,10 @@ class _Machine:
                 total += pixel * self.memory(w + t * ldw, channels)
             self.finish(total, r, out, ldo, bias, lo, hi)
 
-    def window(self, kw: int, stride: int, dilation: int, mr: int, pixels: int, x: int, ldx: int,
-               ldy: int, kh: int, ldz: int, kd: int, left: int, right: int, outside: int, w: int,
-               ldw: int, ldv: int, channels: int, out: int, ldo: int, bias: int, lo: float,
-               hi: float, zero: float = 0.0) -> None:
+    def window(self, kw: int, stride: int, dilation: int, before: int, after: int, mr: int,
+               pixels: int, x: int, ldx: int, ldy: int, kh: int, ldz: int, kd: int, left: int,
+               right: int, outside: int, w: int, ldw: int, ldv: int, channels: int, out: int,
+               ldo: int, bias: int, lo: float, hi: float, zero: float = 0.0) -> None:
         """See ``micro.depthwise.window_parameters``."""
         if pixels < mr:
             raise VerifyError(f"{pixels} pixels are fewer than the {mr} of the tile")
@@ -245,9 +246,11 @@ class _Machine:
                 column = r * stride + kx * dilation
                 inside = left <= column < right
                 at = x + kz * ldz + ky * ldy + column * ldx
-                pixel = self.memory(at if inside else outside, channels)
-                total += (pixel.astype(np.float32) - zero) * (
-                    self.memory(w + kz * ldv + (ky * kw + kx) * ldw, channels))
+                pixel = self.memory(at if inside else outside, channels // after * before)
+                own = np.repeat(pixel.reshape(-1, before).astype(np.float32) - zero, after, axis=0)
+                for i in range(before):
+                    tap = (ky * kw + kx) * before + i
+                    total += own[:, i] * self.memory(w + kz * ldv + tap * ldw, channels)
             self.finish(total, r, out, ldo, bias, lo, hi)
 
     def finish(self, total: np.ndarray, r: int, out: int, ldo: int, bias: int, lo: float,

@@ -107,7 +107,7 @@ class ProductWork:
     divisions: float = 0
     """Operations by which the number of a row is taken apart to know where it is."""
     channels: Dim = 0
-    """Channels of a depthwise window, which are neither rows nor columns; else 0."""
+    """Channels of a window, which are neither rows nor columns; else 0."""
     left: LoopWork | None = None
     """Computing the left operand's rows once, where they cannot be addressed."""
     pack: LoopWork | None = None
@@ -118,6 +118,8 @@ class ProductWork:
     """Elements it then reads per element."""
     form: Form = PRODUCT
     """What its variants depend on."""
+    windows: ProductWork | None = None
+    """The same as windows, of a convolution of narrow groups."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -458,28 +460,37 @@ def _product(s: ContractionSpace, constants: frozenset[int]) -> ProductWork:
     batches = product(a.hi for a in s.batch)
     depth = product(a.hi for a in s.body.reduced)
     taps = product(a.hi for a in s.taps)
+    once = read_once(graph, constants)
+    form = contraction_form(s, once)
     if s.channel is not None:
-        epilogue, _ = _epilogue(s, s.rows, s.channel)
-        return ProductWork(1, rows, 1, 1, depth, taps, channels=s.channel.hi, epilogue=epilogue,
-                           form=contraction_form(s, frozenset()))
+        return _windows(s, form, [s.channel])
     column = s.columns[-1]
     outer = list(s.columns[:-1])
     left = pack = None
     tile = [*s.batch, *s.rows]
     if not s.direct:
         left = _loop(low, tile, list(s.run), [(_row_position(s), s.a)], shared=True)
-    b, once = s.b, read_once(graph, constants)
+    b = s.b
     if not (b.kind == "load" and b.data[0] in once):
         step = low.names.var(column.hi)
         value = map_dims(b, renamer({name_of(column.var): step}))
         order = [*s.batch, *outer, *s.body.reduced]
         axes = [Axis(step, column.hi)] if isinstance(step, Expr) else []
         pack = _loop(low, order, axes, [(step, value)], cut=True, shared=True)
-    epilogue, residuals = _epilogue(s, tile + outer, column)
+    epilogue, residuals = _epilogue(s, tile + outer, [column])
     divisions = sum(row_division(a.hi) for a in s.rows[1:])
     return ProductWork(batches, rows, column.hi, product(a.hi for a in outer), depth, taps,
                        divisions, left=left, pack=pack, epilogue=epilogue,
-                       residuals=residuals, form=contraction_form(s, once))
+                       residuals=residuals, form=form, windows=None if form.fan is None else
+                       _windows(s, form, [*s.batch, *s.columns]))
+
+
+def _windows(s: ContractionSpace, form: Form, channels: Sequence[Axis]) -> ProductWork:
+    """A convolution by windows, its channels side by side in vectors."""
+    epilogue, _ = _epilogue(s, s.rows, channels, lines=True)
+    return ProductWork(1, product(a.hi for a in s.rows), 1, 1,
+                       product(a.hi for a in s.body.reduced), product(a.hi for a in s.taps),
+                       channels=product(a.hi for a in channels), epilogue=epilogue, form=form)
 
 
 def row_division(size: Dim) -> float:
@@ -491,37 +502,40 @@ def _row_position(s: ContractionSpace) -> Dim:
     return linear_index(tuple(a.hi for a in s.run), tuple(a.var for a in s.run))
 
 
-def _epilogue(s: ContractionSpace, outside: Sequence[Axis], column: Axis
-              ) -> tuple[LoopWork | None, int]:
+def _epilogue(s: ContractionSpace, outside: Sequence[Axis], columns: Sequence[Axis],
+              lines: bool = False) -> tuple[LoopWork | None, int]:
     """The loop over a contraction's result in scratch, contiguous along the columns; or None and
     the operands that are added, where all of it is done as the result leaves the registers. A
-    result that is stored turned is read from scratch and shuffled."""
+    result that is stored turned is read from scratch and shuffled. With ``lines`` a tile is a line
+    of an image, the columns are its channels and nothing is added but a bias."""
     low = s.low
     low.puller.start()
-    cell = Ex("load", s.anchor.out.dtype, (), (-1, column.var))
+    cell = Ex("load", s.anchor.out.dtype, (), (-1, linear_index(
+        tuple(a.hi for a in columns), tuple(a.var for a in columns))))
     low.puller.provided[s.anchor.out] = partial(_same, cell)
     stores = []
     for k, (_, index) in s.late.items():
         v = low.graph.outputs[k][1]
         stores.append((linear_index(v.shape, index), low.puller.element(v, index)))
     dims = _dims(low, [ex for _, ex in stores], [d for d, _ in stores], ())
-    if s.channel is None:
-        merged, mapping = merge_axes(s.rows, dims, low.names)
-    else:  # a tile is a line of the image
-        merged, mapping = list(s.rows[-1:]), {}
-    if len(stores) == 1 and len(merged) <= 1 and not s.bytes:
+    across, mapping = merge_axes(columns, [*dims, cell.data[1]], low.names)
+    merged = list(s.rows[-1:])
+    if not lines:
+        merged, along = merge_axes(s.rows, dims, low.names)
+        mapping = mapping | along
+    if len(stores) == len(across) == 1 and len(merged) <= 1 and not s.bytes:
         rename = renamer(mapping)
         row = name_of(merged[0].var) if merged else ""
         at, value = stores[0]
-        finish = finish_of(0, rename(at), map_dims(value, rename), cell, row, name_of(column.var),
-                           low.puller.gathers)
-        if finish is not None and (finish.residual is None or s.channel is None):
+        finish = finish_of(0, rename(at), map_dims(value, rename), map_dims(cell, rename), row,
+                           name_of(across[0].var), low.puller.gathers)
+        if finish is not None and (finish.residual is None or not lines):
             residuals = int(finish.residual is not None)
             if not finish.turned:
                 return None, residuals
             times = product(a.hi for a in outside)
-            return LoopWork(times, column.hi, plain=SHUFFLES, loads=4, stores=4), residuals
-    work = _loop(low, outside, [column], stores, shared=True)
+            return LoopWork(times, across[0].hi, plain=SHUFFLES, loads=4, stores=4), residuals
+    work = _loop(low, outside, columns, stores, shared=True)
     if len(merged) > 1:
         work.outer.append((sum(row_division(a.hi) for a in merged[1:]),
                            product(a.hi for a in outside)))

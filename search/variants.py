@@ -6,10 +6,10 @@ settings (which stays where costs are equal) and the cheapest of the others, if 
 it ``GAIN`` cheaper: less than that it cannot tell apart. The search weighs them jointly with
 fusion: another grouping has another epilogue, other rows, another best variant.
 
-Priced are, first, every method (Winograd's or the direct sum) in panels of every width, heights
-fitting; then, of the best of these, blocks of a few sizes. Heights by themselves and the chunks of
-long sums are not varied: measured, they lie within the noise of what ``ir.variants.tiling`` takes
-unasked.
+Priced are, first, every method (Winograd's or the direct sum, and products of groups where windows
+go without saying) in panels of every width, heights fitting; then, of the best of these, blocks of
+a few sizes. Heights by themselves and the chunks of long sums are not varied: measured, they lie
+within the noise of what ``ir.variants.tiling`` takes unasked.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataclasses import replace
 
 from ..ir.errors import EvonnxError
 from ..ir.target import Target
-from ..ir.variants import Form, Variant, micro_tile, values
+from ..ir.variants import Form, Variant, fits_lanes, in_windows, micro_tile, values
 from .cost import GroupCost
 from .models import Context, CostModel, facts
 
@@ -90,17 +90,20 @@ def _form(cost: GroupCost) -> Form:
 def _methods(cost: GroupCost, target: Target) -> list[Variant]:
     """Every method in panels of every width; what goes without saying is not said."""
     form = _form(cost)
-    allowed = values(form, target)
+    products = (("window", 0),) if fits_lanes(form, target) else ()
+    allowed = values(form, target, dict(products))
     _, full, lanes = micro_tile(target)
     usual = full * lanes
     methods = allowed["winograd"] if len(allowed["winograd"]) > 1 else (None,)
     found = []
     for method in methods:
         for width in allowed["columns"]:
-            said = () if method is None else (("winograd", method),)
+            said = products if method is None else (*products, ("winograd", method))
             found.append((*said, *((("columns", width),) if width != usual else ())))
     return [v for v in found if v]
 
 
 def _blocks(cost: GroupCost, target: Target) -> list[Variant]:
+    if in_windows(_form(cost), target, dict(cost.variant)):
+        return []
     return [(*cost.variant, ("block", b)) for b in BLOCKS]

@@ -33,6 +33,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...ir.errors import CompileError, quote
+from ...ir.grids import DEPTHWISE, Fan
 from ...ir.target import Target
 from ...ir.variants import narrowest
 from . import depthwise as _depthwise
@@ -145,16 +146,19 @@ def window(
     dtype: str = "f32",
     mr: int | None = None,
     dilation: int = 1,
+    fan: Fan = DEPTHWISE,
 ) -> MicroKernel:
-    """The depthwise tile for windows of ``kw`` pixels that are ``dilation`` columns apart, outputs
-    ``stride`` columns apart; pixels as in ``depthwise``."""
-    rows = mr or _depthwise.window_rows(target)
-    nv, width = _depthwise.window_shape(target, kw, rows, dtype)
-    symbol = f"mk_window_{dtype}_k{kw}s{stride}d{dilation}_{rows}"
+    """The tile for windows of ``kw`` pixels that are ``dilation`` columns apart, outputs ``stride``
+    columns apart, of a depthwise convolution or of groups of ``fan`` channels; pixels as in
+    ``depthwise``."""
+    rows = mr or _depthwise.window_rows(target, fan)
+    nv, width = _depthwise.window_shape(target, kw, rows, dtype, fan)
+    groups = "" if fan == DEPTHWISE else f"g{fan.before}to{fan.after}"
+    symbol = f"mk_window_{dtype}_k{kw}s{stride}d{dilation}{groups}_{rows}"
     arguments = tuple(name for _, name in _depthwise.window_parameters(dtype))
 
     def text() -> str:
-        return _depthwise.window_text(symbol, target, dtype, kw, stride, dilation, rows, nv)
+        return _depthwise.window_text(symbol, target, dtype, kw, stride, dilation, rows, nv, fan)
 
     return MicroKernel(symbol, target, rows, nv, nv * width, arguments, text)
 
@@ -231,7 +235,7 @@ _NAMES = re.compile(
     r"|igemm_(?P<byte>[us])8_(?P<byte_rows>\d+)x(?P<byte_nv>\d+)(?P<byte_half>h?)"
     r"|depthwise_(?P<table_type>f32|f64|u8|s8)_(?P<table_rows>\d+)"
     r"|window_(?P<window_type>f32|f64|u8|s8)_k(?P<kw>\d+)s(?P<stride>\d+)d(?P<dilation>\d+)"
-    r"_(?P<window_rows>\d+)"
+    r"(?:g(?P<before>\d+)to(?P<after>\d+))?_(?P<window_rows>\d+)"
     r"|pack_(?P<pack>f32|f64|i8)|(?P<turn>turn_f32)|(?P<softmax>softmax_f32))"
 )
 
@@ -265,7 +269,8 @@ def named(symbol: str, target: Target) -> MicroKernel:
     if part["kw"]:
         shape = int(part["kw"]), int(part["stride"])
         rows, dilation = int(part["window_rows"]), int(part["dilation"])
-        return window(target, *shape, part["window_type"], rows, dilation)
+        fan = Fan(int(part["before"]), int(part["after"])) if part["before"] else DEPTHWISE
+        return window(target, *shape, part["window_type"], rows, dilation, fan)
     if part["turn"]:
         return turn(target)
     if part["softmax"]:

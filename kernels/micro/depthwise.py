@@ -1,4 +1,4 @@
-"""Depthwise convolution tiles: every channel has its own filter, channels are the vector lanes.
+"""Tiles of depthwise and narrowly grouped convolutions: channels are the vector lanes.
 
 Two tiles, both for ``mr`` neighboring output pixels of a channels-last image:
 
@@ -14,6 +14,13 @@ wide one is taken in parts of a few taps.
 Columns of the grid that lie outside the image are read from a row of zeros instead; which ones is
 told by two numbers, so the borders of an image need no tile of their own.
 
+In the window tile an output channel may see the few input channels of its group (``Fan``): a vector
+holds the outputs of several groups, and every lane is multiplied with the pixel's channels of its
+own group one after the other, ``out[r, ch] = sum over taps and i of
+x[.., ch // after * before + i] w[.., i, ch]``. A permutation of the lanes of the loaded pixel,
+which serves all outputs that the pixel belongs to, brings channel ``i`` of each group to its lanes;
+in groups of whole vectors it is the same for all of them.
+
 Both keep ``mr * nv`` accumulators in registers over all taps. They start with ``bias[ch]`` (zero
 where ``bias`` is null) and are limited to ``[lo, hi]`` as they are stored, NaN staying NaN.
 Channels that do not fill a block of ``nv`` vectors are done by fewer vectors at a time, the last
@@ -25,9 +32,11 @@ loaded, exactly, so quantized images cost a quarter of the traffic. Weights and 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from functools import partial
 
+from ...ir.grids import DEPTHWISE, Fan
 from ...ir.target import Target
 from .irtext import SIZES, Carried, Code
 
@@ -46,9 +55,10 @@ def tile_shape(target: Target, dtype: str = "f32") -> tuple[int, int, int]:
     return (7, 2, width) if target.registers >= 32 else (6, 2, width)
 
 
-def window_rows(target: Target) -> int:
-    """Pixels of the largest window tile."""
-    return 8 if target.registers >= 32 else 4
+def window_rows(target: Target, fan: Fan = DEPTHWISE) -> int:
+    """Pixels of the largest window tile. One of groups is one or two vectors wide, so it has as
+    many as multiply-adds are under way."""
+    return 8 if target.registers >= 32 or 1 < fan.after <= target.lanes(32) else 4
 
 
 def taps_together(kw: int) -> int:
@@ -56,42 +66,66 @@ def taps_together(kw: int) -> int:
     return kw if kw <= WIDEST else -(-kw // -(-kw // PART))
 
 
-def window_shape(target: Target, kw: int, mr: int, dtype: str = "f32") -> tuple[int, int]:
+def window_shape(target: Target, kw: int, mr: int, dtype: str = "f32", fan: Fan = DEPTHWISE
+                 ) -> tuple[int, int]:
     """``(nv, width)`` of the window tile: accumulators and weights fit registers."""
     width = target.lanes(64 if dtype == "f64" else 32)
+    if fan != DEPTHWISE:
+        return max(1, fan.after // width), width
     spare = 3 if dtype in BYTES else 2
     return max(1, (target.registers - spare) // (mr + taps_together(kw))), width
 
 
 class _Vectors:
-    """Loads and stores of ``nv`` vectors of channels, whole or under a mask."""
+    """Loads and stores of ``nv`` vectors of channels, whole or the first ``count`` lanes."""
 
-    def __init__(self, code: Code, dtype: str, width: int, mask: str | None) -> None:
-        self.code, self.kind, self.width, self.mask = code, _LLVM[dtype], width, mask
+    def __init__(self, code: Code, dtype: str, width: int, fan: Fan = DEPTHWISE,
+                 count: str | None = None) -> None:
+        self.code, self.kind, self.width, self.fan = code, _LLVM[dtype], width, fan
         self.vector = f"<{width} x {self.kind}>"
         self.pixel = "i8" if dtype in BYTES else self.kind
         self.widen = "zext" if dtype == "u8" else "sext"
+        self.before = max(1, width // fan.after) * fan.before
+        """Channels of a pixel that the groups of a vector see."""
+        self.mask = self.pixel_mask = None if count is None else code.lane_mask(width, count)
+        if count is not None and fan != DEPTHWISE:
+            self.pixel_mask = code.lane_mask(self.before, channels_before(code, fan, count))
 
-    def _loaded(self, kind: str, address: str, v: int) -> str:
-        place = self.code.at(kind, address, v * self.width)
-        if self.mask is None:
-            return self.code.load(f"<{self.width} x {kind}>", place, SIZES[kind])
-        return self.code.masked_load(kind, self.width, place, self.mask)
+    def _loaded(self, kind: str, lanes: int, address: str, v: int, mask: str | None) -> str:
+        place = self.code.at(kind, address, v * lanes)
+        if mask is None:
+            return self.code.load(f"<{lanes} x {kind}>", place, SIZES[kind])
+        return self.code.masked_load(kind, lanes, place, mask)
 
     def load(self, address: str, v: int) -> str:
         """Vector ``v`` behind ``address``."""
-        return self._loaded(self.kind, address, v)
+        return self._loaded(self.kind, self.width, address, v, self.mask)
 
     def load_pixel(self, address: str, v: int) -> str:
-        """Vector ``v`` of a pixel's channels, as numbers."""
-        value = self._loaded(self.pixel, address, v)
+        """What of a pixel vector ``v`` sees, as numbers."""
+        lanes = self.before
+        value = self._loaded(self.pixel, lanes, address, v, self.pixel_mask)
         if self.pixel == self.kind:
             return value
-        code, whole = self.code, f"<{self.width} x i32>"
-        value = code.let(f"{self.widen} <{self.width} x i8> {value} to {whole}")
-        value = code.let(f"sitofp {whole} {value} to {self.vector}")
-        zero = code.splat(self.kind, self.width, "%zero")
-        return code.let(f"fsub {self.vector} {value}, {zero}")
+        code, whole, vector = self.code, f"<{lanes} x i32>", f"<{lanes} x {self.kind}>"
+        value = code.let(f"{self.widen} <{lanes} x i8> {value} to {whole}")
+        value = code.let(f"sitofp {whole} {value} to {vector}")
+        zero = code.splat(self.kind, lanes, "%zero")
+        return code.let(f"fsub {vector} {value}, {zero}")
+
+    def channels(self, address: str, vectors: int, i: str) -> list[str]:
+        """Of a pixel, what the lanes of each vector are multiplied with: channel ``i`` of their
+        own group."""
+        code, fan = self.code, self.fan
+        if fan.after >= self.width and fan != DEPTHWISE:
+            value = code.load(self.kind, code.at(self.kind, address, i), SIZES[self.kind])
+            return [code.splat(self.kind, self.width, value)] * vectors
+        pixels = [self.load_pixel(address, v) for v in range(vectors)]
+        if fan == DEPTHWISE:
+            return pixels
+        lanes = [lane // fan.after * fan.before + int(i) for lane in range(self.width)]
+        vector = f"<{self.before} x {self.kind}>"
+        return [code.shuffle(vector, pixel, "poison", lanes) for pixel in pixels]
 
     def store(self, value: str, address: str, v: int) -> None:
         """Store vector ``v`` behind ``address``."""
@@ -102,12 +136,21 @@ class _Vectors:
             self.code.masked_store(self.kind, self.width, value, place, self.mask)
 
 
+def channels_before(code: Code, fan: Fan, after: str) -> str:
+    """Channels before the convolution, of the groups that have so many after it."""
+    if fan.before == fan.after:
+        return after
+    return code.let(f"mul nsw i64 {code.let(f'udiv i64 {after}, {fan.after}')}, {fan.before}")
+
+
 def _over_channels(
-    code: Code, dtype: str, width: int, nv: int
+    code: Code, dtype: str, width: int, nv: int, fan: Fan = DEPTHWISE
 ) -> Callable[[Callable[[str, int, _Vectors], None]], None]:
     """A function that runs ``block(first channel, vectors, access)`` over ``%channels``: by ``nv``
     vectors, what is left of whole vectors by one block of fewer, and the rest under a mask. What is
     the same for all its calls is computed here."""
+    if fan.after == nv * width:
+        return partial(_over_groups, code, nv, _Vectors(code, dtype, width, fan))
     full = code.let(f"and i64 %channels, {-width}")
     blocks = code.let(f"sub i64 {full}, " + code.let(f"urem i64 {full}, {nv * width}"))
     rest = code.let(f"sub i64 {full}, {blocks}")
@@ -116,7 +159,7 @@ def _over_channels(
     some = code.let(f"icmp sgt i64 {left}, 0")
 
     def run(block: Callable[[str, int, _Vectors], None]) -> None:
-        plain = _Vectors(code, dtype, width, None)
+        plain = _Vectors(code, dtype, width, fan)
 
         def body(first: str, _: Carried) -> Carried:
             block(first, nv, plain)
@@ -127,11 +170,22 @@ def _over_channels(
             code.branch(holds, partial(block, blocks, vectors, plain))
 
         def last() -> None:
-            block(full, 1, _Vectors(code, dtype, width, code.lane_mask(width, left)))
+            block(full, 1, _Vectors(code, dtype, width, fan, left))
 
         code.branch(some, last)
 
     return run
+
+
+def _over_groups(code: Code, nv: int, access: _Vectors, block: Callable[[str, int, _Vectors], None]
+                 ) -> None:
+    """Runs ``block`` over ``%channels``, which are whole blocks."""
+
+    def body(first: str, _: Carried) -> Carried:
+        block(first, nv, access)
+        return []
+
+    code.loop(0, "%channels", nv * access.width, [], body)
 
 
 def _finish_parameters(dtype: str) -> list[tuple[str, str]]:
@@ -159,8 +213,8 @@ def window_parameters(dtype: str) -> list[tuple[str, str]]:
     ``pixels``: outputs, at least those of the tile. ``x``: the pixel of column 0 in the first row
     of the windows, which may lie outside; ``ldx``, ``ldy`` and ``ldz``: elements between columns,
     rows and planes; ``kh``, ``kd``: rows and planes. Columns below ``left`` and from ``right`` on
-    are read at ``outside``. ``w``: weights ``[kd][kh][kw][ldw]``, planes of them ``ldv`` elements
-    apart. ``out``: pixels ``ldo`` elements apart.
+    are read at ``outside``. ``w``: weights ``[kd][kh][kw][before][ldw]``, planes of them ``ldv``
+    elements apart. ``channels``: those of the result. ``out``: pixels ``ldo`` elements apart.
     """
     return [
         ("i64", "pixels"), ("ptr noalias readonly", "x"), ("i64", "ldx"), ("i64", "ldy"),
@@ -233,23 +287,24 @@ def depthwise_text(name: str, target: Target, dtype: str, mr: int, nv: int) -> s
 
 
 def window_text(
-    name: str, target: Target, dtype: str, kw: int, stride: int, dilation: int, mr: int, nv: int
+    name: str, target: Target, dtype: str, kw: int, stride: int, dilation: int, mr: int, nv: int,
+    fan: Fan = DEPTHWISE,
 ) -> str:
     """LLVM IR of the window tile: filter rows of ``kw`` taps, ``dilation`` columns apart,
     ``stride`` columns per output."""
-    return _Window(name, target, dtype, kw, stride, dilation, mr, nv).text()
+    return _Window(name, target, dtype, kw, stride, dilation, mr, nv, fan).text()
 
 
 class _Window:
     """Writes one window tile."""
 
     def __init__(self, name: str, target: Target, dtype: str, kw: int, stride: int, dilation: int,
-                 mr: int, nv: int) -> None:
-        self.kind = _LLVM[dtype]
+                 mr: int, nv: int, fan: Fan) -> None:
+        self.kind, self.fan = _LLVM[dtype], fan
         self.mr, self.kw, self.stride, self.dilation = mr, kw, stride, dilation
         self.code = code = Code(name, window_parameters(dtype), target)
         width = target.lanes(8 * SIZES[self.kind])
-        self.plain = _Vectors(code, dtype, width, None)
+        self.plain = _Vectors(code, dtype, width)
         self.taps = taps_together(kw)
         self.parts, self.rest = divmod(kw, self.taps)
         users: dict[int, list[tuple[int, int]]] = {}
@@ -259,15 +314,17 @@ class _Window:
         self.users = users
         """Column of a part -> outputs and taps that it belongs to, in the order of columns."""
         self.last = (mr - 1) * stride + (kw - 1) * dilation
-        self.row_of_weights = code.let(f"mul nsw i64 %ldw, {kw}")
-        self.part_of_weights = code.let(f"mul nsw i64 %ldw, {self.taps}")
+        self.row_of_weights = code.let(f"mul nsw i64 %ldw, {kw * fan.before}")
+        self.part_of_weights = code.let(f"mul nsw i64 %ldw, {self.taps * fan.before}")
         self.part_of_row = code.let(f"mul nsw i64 %ldx, {self.taps * dilation}")
         self.inside = code.let("sub i64 %right, %left")
         self.entries = (self.parts + (self.rest > 0)) * len(users)
         """Columns of the parts of one row."""
         rows = code.let("mul nsw i64 %kd, %kh")
         self.table = code.let(f"alloca ptr, i64 {code.let(f'mul nsw i64 {rows}, {self.entries}')}")
-        self.over_channels = _over_channels(code, dtype, width, nv)
+        self.whole = fan.after % width == 0
+        """Whether groups are whole vectors: their channels before are taken in a loop."""
+        self.over_channels = _over_channels(code, dtype, width, nv, fan)
 
     def text(self) -> str:
         """The whole function."""
@@ -364,6 +421,7 @@ class _Window:
               ) -> None:
         """Outputs from ``pixel`` on, ``vectors`` of channels from ``first`` on."""
         code, kinds = self.code, [access.vector] * (self.mr * vectors)
+        seen = channels_before(code, self.fan, first)
 
         def row(z: str, y: str, acc: Carried) -> Carried:
             at = code.at(self.kind, "%w", code.let(f"mul nsw i64 {z}, %ldv"))
@@ -374,7 +432,7 @@ class _Window:
             def part(p: str, taps: int, values: Carried) -> Carried:
                 skipped = code.let(f"mul nsw i64 {p}, {self.part_of_weights}")
                 weights = code.at(self.kind, at, skipped)
-                places = self.places(pixels, z, y, p, first, cut)
+                places = self.places(pixels, z, y, p, seen, cut)
                 return self.part(places, weights, taps, vectors, access, values)
 
             if self.parts == 1:
@@ -391,16 +449,25 @@ class _Window:
     def part(self, places: dict[int, str], at: str, taps: int, vectors: int, access: _Vectors,
              acc: Carried) -> Carried:
         """The sums with ``taps`` of a row added, whose weights are at ``at``."""
-        code, result = self.code, list(acc)
-        ws = []
-        for _ in range(taps):
-            ws.append([access.load(at, v) for v in range(vectors)])
-            at = code.at(self.kind, at, "%ldw")
-        for number, place in places.items():
-            used = [(r, kx) for r, kx in self.users[number] if kx < taps]
-            xs = [access.load_pixel(place, v) for v in range(vectors if used else 0)]
-            for r, kx in used:
-                for v in range(vectors):
+        code, before, kinds = self.code, self.fan.before, [access.vector] * len(acc)
+        apart = code.let(f"mul nsw i64 %ldw, {before}")
+
+        def channel(i: str, values: Carried) -> Carried:
+            result, ws = list(values), []
+            row = code.at(self.kind, at, code.let(f"mul nsw i64 {i}, %ldw"))
+            for _ in range(taps):
+                ws.append([access.load(row, v) for v in range(vectors)])
+                row = code.at(self.kind, row, apart)
+            for number, place in places.items():
+                used = [(r, kx) for r, kx in self.users[number] if kx < taps]
+                xs = access.channels(place, vectors, i) if used else []
+                for (r, kx), v in itertools.product(used, range(vectors)):
                     cell = r * vectors + v
                     result[cell] = code.multiply_add(access.vector, result[cell], xs[v], ws[kx][v])
-        return result
+            return result
+
+        if before > 1 and self.whole:
+            return code.loop(0, str(before), 1, list(zip(kinds, acc, strict=True)), channel)
+        for i in range(before):
+            acc = channel(str(i), acc)
+        return acc

@@ -27,6 +27,7 @@ from ...ir.variants import (
     WAYS,
     Tiling,
     Variant,
+    in_windows,
     micro_tile,
     narrowest,
     tiling,
@@ -74,6 +75,8 @@ def count_product(p: ProductWork, number: Number, variant: Variant, target: Targ
     given = dict(variant)
     if p.form.kind == "depthwise":
         return _depthwise(p, number, bool(given.get("window", 1)))
+    if p.windows is not None and in_windows(p.form, machine, given):
+        return _depthwise(p.windows, number, True)
     plan = tiling(p.form, machine, given)
     if plan.winograd and isinstance(p.form.images, Images):
         return _Winograd(p, p.form.images, number, plan, machine).count()

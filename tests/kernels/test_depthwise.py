@@ -128,6 +128,17 @@ def test_special_values_stay_where_they_are() -> None:
         check(y, b, given)
 
 
+@pytest.mark.parametrize("width", [9, 1])
+def test_weights_may_be_a_part(width: int) -> None:
+    """Of a larger operand, which does not begin where it does."""
+    b = Builder()
+    w = b.op("slice", tensor(b, "w", 4, 3, 1, 24), starts=(1, 0, 0, 0), sizes=(3, 3, 1, 24),
+             steps=(1, 1, 1, 1))
+    same = dict.fromkeys(("strides", "dilations", "pads_lo", "pads_hi"), (1, 1))
+    y = b.op("conv", tensor(b, "x", 1, 9, width, 24), w, groups=24, layout="last", **same)
+    check(b.op("relu", y), b, {"x": array(1, 9, width, 24), "w": array(4, 3, 1, 24)})
+
+
 def test_images_need_no_table() -> None:
     """Borders, dilations and strides are the window's own, of up to three axes and any width;
     windows of one column have a table."""

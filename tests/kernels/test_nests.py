@@ -93,15 +93,17 @@ def test_convolution(groups: int, kernel: tuple[int, ...]) -> None:
             lowered.packed_elements)
 
 
-def test_depthwise() -> None:
+@pytest.mark.parametrize("groups,before,after", [(3, 1, 1), (3, 1, 4), (2, 4, 4), (5, 2, 2)])
+def test_depthwise(groups: int, before: int, after: int) -> None:
+    """And convolutions of narrow groups."""
     b = Builder()
-    x = b.input("x0", TensorType(F32, (2, 5, 9, 3)))
-    w = b.input("x1", TensorType(F32, (3, 3, 1, 3)))
+    image, kernel = (2, 5, 9, groups * before), (3, 3, before, groups * after)
+    x, w = b.input("x0", TensorType(F32, image)), b.input("x1", TensorType(F32, kernel))
     y = b.op("conv", x, w, strides=(2, 1), dilations=(1, 1), pads_lo=(1, 1), pads_hi=(1, 1),
-             groups=3, layout="last")
+             groups=groups, layout="last")
     graph = cut(b.build({"y0": b.op("relu", y)}))
     nest, _ = lower_depthwise(graph, TARGET)
-    compare(graph, nest, {"x0": array(2, 5, 9, 3), "x1": array(3, 3, 1, 3)})
+    compare(graph, nest, {"x0": array(*image), "x1": array(*kernel)})
 
 
 def test_text_and_source_are_deterministic() -> None:

@@ -55,6 +55,13 @@ def depthwise(size: tuple[int, int], channels: int, stride: int) -> Case:
         "x": array(1, *size, channels)}
 
 
+def grouped(size: tuple[int, int], groups: int) -> Case:
+    b = Builder()
+    x = tensor(b, "x", 1, *size, 4 * groups)
+    y = conv(b, x, array(3, 3, 4, 4 * groups), groups=groups)
+    return b.build({"y": b.op("relu", y)}), {"x": array(1, *size, 4 * groups)}
+
+
 def pool(size: tuple[int, int]) -> Case:
     b = Builder()
     x = tensor(b, "x", 1, *size, 20)
@@ -132,6 +139,12 @@ def test_depthwise(window: int, stride: int) -> None:
     assert ("mk_window" in source) == bool(window)
 
 
+@pytest.mark.parametrize("settings", [{"window": 1}, {"window": 0}, {"window": 0, "rows": 3}])
+def test_narrow_groups(settings: dict[str, int]) -> None:
+    source = run(grouped((11, 19), 6), **settings)
+    assert ("mk_window" in source) == bool(settings["window"])
+
+
 @pytest.mark.parametrize("unroll", [0, 1])
 def test_pools(unroll: int) -> None:
     case = pool((9, 13))
@@ -159,6 +172,7 @@ REFUSED: list[tuple[Callable[[], Case], dict[str, int], str]] = [
     (lambda: dot(8, 8, 40, 40), {"window": 1}, "it has no window to choose; what can be set is"),
     (lambda: images((6, 6), 8, 8), {"winograd": 2, "depth": 256}, "no depth to choose"),
     (lambda: depthwise((8, 8), 8, 1), {"rows": 2}, "no rows to choose; .* window \\(0 or 1\\)"),
+    (lambda: grouped((8, 8), 4), {"rows": 2}, "no rows to choose; .* window \\(0 or 1\\)"),
     (lambda: pool((8, 8)), {"mr": 2}, "no mr to choose; what can be set is unroll"),
 ]  # fmt: skip
 

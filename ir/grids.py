@@ -1,0 +1,184 @@
+"""Convolutions as windows that move along a line of pixels: what a kernel has to know that reads
+each pixel once for all windows it belongs to.
+
+A depthwise convolution, or one of narrow groups, is of that form where pixels and taps of a row are
+a number of columns apart, and what lies outside the image is whole columns, rows or planes of the
+window. Both are read off the positions, so nothing depends on how the convolution came about.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from .access import Cond
+from .axes import Axis, coefficient, name_of
+from .dims import Dim, dmax, dmin, floordiv, free_vars, product, substitute
+from .tiles import MAX_TAPS, ContractionSpace
+
+
+@dataclass(frozen=True, slots=True)
+class Fan:
+    """Channels of one group of a convolution, before and after."""
+
+    before: int = 1
+    after: int = 1
+
+
+DEPTHWISE = Fan()
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Windows on a grid of columns and rows."""
+
+    stride: int
+    """Columns from one window to the next."""
+    dilation: int
+    """Columns from one tap to the next."""
+    column: Dim
+    """Elements from one column to the next."""
+    row: Dim
+    """Elements from one row of a window to the next."""
+    width: int
+    """Taps of a row."""
+    height: Dim = 1
+    """Rows of a plane of weights."""
+    first_row: Dim = 0
+    """First row of the window that lies inside the image."""
+    rows: Dim = 1
+    """How many do."""
+    plane: Dim = 0
+    """Elements from one plane of a window to the next."""
+    first_plane: Dim = 0
+    """First plane of the window that lies inside the image."""
+    planes: Dim = 1
+    """How many do."""
+    at: int = 0
+    """Where column 0 of the line's first window lies, in the units of ``lo`` and ``hi``."""
+    unit: int = 1
+    """What a column is in these units."""
+    lo: int | None = None
+    hi: Dim = 0
+    """Which positions are inside the image; ``lo`` is None where all are."""
+
+    def inside(self, first: Dim, pixels: Dim) -> tuple[Dim, Dim]:
+        """The first column inside the image, and the first one behind it, of the windows from
+        pixel ``first`` of the line on."""
+        columns = (pixels - 1) * self.stride + ((self.width - 1) * self.dilation + 1)
+        if self.lo is None:
+            return 0, columns
+        start = self.at + first * (self.stride * self.unit)
+
+        def column(position: Dim) -> Dim:
+            return dmin(dmax(floordiv(position - start + (self.unit - 1), self.unit), 0), columns)
+
+        return column(self.lo), column(self.hi)
+
+
+def narrow_groups(space: ContractionSpace) -> Fan | None:
+    """The groups of a convolution whose weights lie ``[taps, before, groups, after]`` and whose
+    pixels ``[groups, before]``, dense; None where it is none."""
+    if space.channel is not None or len(space.batch) != 1 or len(space.columns) != 1:
+        return None
+    group, column = space.batch[0], space.columns[0]
+    before, after = product(a.hi for a in space.run), column.hi
+    if not space.direct or space.bytes or space.b.kind != "load" or len(space.run) > 1:
+        return None
+    if not isinstance(before, int) or not isinstance(after, int):
+        return None
+    pixel, weight = space.a.data[1], space.b.data[1]
+    wanted: dict[str, Dim] = {name_of(group.var): after, name_of(column.var): 1}
+    step: Dim = group.hi * after
+    for axis in reversed(space.body.reduced):
+        wanted[name_of(axis.var)] = step
+        step = step * axis.hi
+    if any(coefficient(weight, name) != size for name, size in wanted.items()):
+        return None
+    guarded = {n for c in space.body.conds for d in (c.expr, c.lo, c.hi) for n in free_vars(d)}
+    taps = product(a.hi for a in space.taps)
+    if name_of(group.var) in guarded or not isinstance(taps, int) or taps > MAX_TAPS:
+        return None
+    return Fan(before, after) if coefficient(pixel, name_of(group.var)) == before else None
+
+
+def find_grid(space: ContractionSpace) -> Grid | None:
+    """The convolution as windows that move along its last axis, if it is of that form."""
+    taps, position = space.taps, space.a.data[1]
+    if not space.rows or len(taps) > 3:
+        return None
+    line = name_of(space.rows[-1].var)
+    step = coefficient(position, line)
+    if not taps and step is not None and not space.body.conds:
+        return Grid(1, 1, step, 0, 1)
+    across = taps[-1] if taps else None
+    tap = None if across is None else coefficient(position, name_of(across.var))
+    if across is None or tap is None or step is None or not isinstance(across.hi, int):
+        return None
+    found = _columns(tap, step)
+    down = taps[-2] if len(taps) > 1 else None
+    deep = taps[-3] if len(taps) > 2 else None
+    row, plane = (0 if axis is None else coefficient(position, name_of(axis.var))
+                  for axis in (down, deep))
+    if found is None or row is None or plane is None:
+        return None
+    column, dilation, stride = found
+    height, planes = (1 if axis is None else axis.hi for axis in (down, deep))
+    grid = Grid(stride, dilation, column, row, across.hi, height, 0, height, plane, 0, planes)
+    left = [axis for axis in (across, down, deep) if axis is not None]
+    for c in space.body.conds:
+        moved = [axis for axis in left if name_of(axis.var) in free_vars(c.expr)]
+        new = _cut(grid, c, line, moved[0], across, deep) if len(moved) == 1 else None
+        if new is None:
+            return None
+        grid = new
+        left.remove(moved[0])
+    return grid
+
+
+def _cut(grid: Grid, c: Cond, line: str, axis: Axis, across: Axis, deep: Axis | None
+         ) -> Grid | None:
+    """The grid with the condition on one axis of its windows."""
+    if axis is across:
+        return _horizontal(grid, c, line, name_of(axis.var))
+    inside = None if line in free_vars(c.expr) else _vertical(c, axis)
+    if inside is None:
+        return None
+    first, count = inside
+    if axis is deep:
+        return replace(grid, first_plane=first, planes=count)
+    return replace(grid, first_row=first, rows=count)
+
+
+def _horizontal(grid: Grid, c: Cond, line: str, across: str) -> Grid | None:
+    """The grid with the condition on its columns."""
+    step, move = coefficient(c.expr, across), coefficient(c.expr, line)
+    at = substitute(c.expr, {line: 0, across: 0})
+    if not isinstance(move, int) or not isinstance(at, int) or not isinstance(c.lo, int):
+        return None
+    unit = move // grid.stride
+    if unit < 1 or (move, step) != (unit * grid.stride, unit * grid.dilation):
+        return None
+    return replace(grid, at=at, unit=unit, lo=c.lo, hi=c.hi)
+
+
+def _vertical(c: Cond, axis: Axis) -> tuple[Dim, Dim] | None:
+    """The first row (or plane) of a window that the condition leaves, and how many."""
+    step = coefficient(c.expr, name_of(axis.var))
+    if not isinstance(step, int) or step < 1:
+        return None
+    at = substitute(c.expr, {name_of(axis.var): 0})
+    first = dmax(0, floordiv(c.lo - at + (step - 1), step))
+    end = dmin(axis.hi, floordiv(c.hi - at + (step - 1), step))
+    return first, dmax(0, end - first)
+
+
+def _columns(tap: Dim, step: Dim) -> tuple[Dim, int, int] | None:
+    """``(elements of a column, dilation, stride)`` of taps ``tap`` and windows ``step`` elements
+    apart, if they lie on a grid."""
+    if isinstance(tap, int) and isinstance(step, int):
+        unit = math.gcd(tap, step)
+        return (unit, tap // unit, step // unit) if tap > 0 and step > 0 else None
+    stride = floordiv(step, tap) if tap != 0 else 0
+    ok = isinstance(stride, int) and stride > 0 and stride * tap == step
+    return (tap, 1, int(stride)) if ok else None  # type: ignore[arg-type]
