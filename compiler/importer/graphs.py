@@ -285,7 +285,7 @@ class Importer:
         if sig is not None:
             if sig.schema.deprecated and fn is None:
                 ctx.fail(f"ONNX removed the operator in opset {sig.schema.since_version}")
-            check_node(node, attrs, sig)
+            check_node(node, ctx.inputs, attrs, sig)
         elif fn is None or (domain in ("", "ai.onnx.ml") and node.op_type not in EXTENSIONS):
             ctx.fail(_unknown(domain, node.op_type, ctx.opset))
         if fn is None:

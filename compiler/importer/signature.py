@@ -1,13 +1,13 @@
-"""What ONNX says about an operator at an opset: counts, attribute types, function body."""
+"""What ONNX says about an operator at an opset: counts, types, attributes, function body."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import onnx
-from onnx import AttributeProto, FunctionProto, NodeProto, TypeProto
+from onnx import AttributeProto, FunctionProto, NodeProto, TensorProto, TypeProto
 from onnx.defs import OpSchema
 
 from ...ir.errors import ModelError, quote
@@ -16,6 +16,9 @@ from ...ir.types import LooseTensor, MapType, OptionalType, SequenceType, Tensor
 from .tensors import DTYPE_OF
 
 _NUMBER_OF = {dtype: number for number, dtype in DTYPE_OF.items()}
+_TENSOR_TEXT = {d.name: f"tensor({TensorProto.DataType.Name(n).lower()})"
+                for n, d in DTYPE_OF.items()}  # fmt: skip
+"""How ONNX spells the type of a tensor, by the name of its element type."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +31,20 @@ class Signature:
     attributes: Mapping[str, int]
     """Attribute types by name, as ``AttributeProto`` numbers them."""
     required: tuple[str, ...]
+    operands: tuple[Operand, ...]
+    """The declared inputs in order; a variadic one is the last and stands for all that follow."""
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """One declared input of an operator."""
+
+    name: str
+    variable: str
+    """The type variable that all operands which share it agree on; empty for the inputs of a
+    variadic parameter that may differ from one another."""
+    types: frozenset[str]
+    """Types allowed, as ONNX spells them."""
 
 
 @lru_cache(maxsize=4096)
@@ -44,10 +61,17 @@ def signature(domain: str, op: str, opset: int) -> Signature | None:
         (schema.min_output, schema.max_output),
         {name: int(a.type.value) for name, a in attributes.items()},
         tuple(name for name, a in attributes.items() if a.required),
+        tuple(Operand(p.name, p.type_str if p.is_homogeneous else "", frozenset(p.types))
+              for p in schema.inputs),
     )
 
 
-def check_node(node: NodeProto, attrs: Mapping[str, AttributeProto], sig: Signature) -> None:
+def check_node(
+    node: NodeProto,
+    inputs: Sequence[Value | None],
+    attrs: Mapping[str, AttributeProto],
+    sig: Signature,
+) -> None:
     """Raises ``ModelError`` where the node does not fit ONNX's declaration."""
     for what, count, (low, high) in (
         ("inputs", len(node.input), sig.inputs), ("outputs", len(node.output), sig.outputs),
@@ -67,6 +91,51 @@ def check_node(node: NodeProto, attrs: Mapping[str, AttributeProto], sig: Signat
     for name in sig.required:
         if name not in attrs:
             raise ModelError(f"required attribute {name} is absent")
+    _check_operands(inputs, sig.operands)
+
+
+def _check_operands(inputs: Sequence[Value | None], operands: Sequence[Operand]) -> None:
+    """Raises ``ModelError`` where the types of the inputs break the operator's type constraints:
+    each is of a type its parameter allows, and those that share a type variable agree."""
+    bound: dict[str, tuple[str, Operand]] = {}
+    for i, value in enumerate(inputs):
+        if value is None:
+            continue
+        operand = operands[min(i, len(operands) - 1)]
+        text = _type_text(value.type)
+        if not text:
+            continue
+        if text not in operand.types:
+            raise ModelError(f"input {i} ({operand.name}) is a {text}; at this opset the operator"
+                             f" takes {_listed(operand.types)}")
+        if operand.variable:
+            first, other = bound.setdefault(operand.variable, (text, operand))
+            if first != text:
+                raise ModelError(
+                    f"input {i} ({operand.name}) is a {text}, but {other.name} is a {first};"
+                    f" the operator takes both of one type {operand.variable}"
+                )
+
+
+def _listed(types: Iterable[str]) -> str:
+    """The types, those of tensors first, cut where they are many."""
+    names = sorted(types, key=lambda t: (not t.startswith("tensor"), t))
+    return ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
+
+
+def _type_text(type_: Type) -> str:
+    """``tensor(float)`` and the like, as ONNX spells types; empty where it is not known whole (what
+    an empty sequence holds)."""
+    if isinstance(type_, TensorType):
+        return _TENSOR_TEXT[type_.dtype.name]
+    if isinstance(type_, LooseTensor):
+        return "" if type_.none else _TENSOR_TEXT[type_.dtype.name]
+    if isinstance(type_, MapType):
+        key = _TENSOR_TEXT[type_.key.name].removeprefix("tensor(")[:-1]
+        return f"map({key},{_TENSOR_TEXT[type_.value.name]})"
+    elem = _type_text(type_.elem)
+    container = "seq" if isinstance(type_, SequenceType) else "optional"
+    return elem and f"{container}({elem})"
 
 
 def _type_name(number: int) -> str:

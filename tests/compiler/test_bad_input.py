@@ -405,6 +405,57 @@ def test_a_function_that_contains_itself() -> None:
         import_model(deep)
 
 
+# -- types of operands ----------------------------------------------------------------------------
+
+D, I64 = TensorProto.DOUBLE, TensorProto.INT64
+MIXED: dict[str, tuple[list[tuple[tuple[int, ...], int]], dict[str, Any]]] = {
+    "Conv": ([((1, 3, 8, 8), F), ((4, 3, 3, 3), D)], {}),
+    "Gemm": ([((2, 3), F), ((3, 4), F), ((4,), D)], {}),
+    "MatMul": ([((2, 3), F), ((3, 4), D)], {}),
+    "Add": ([((2, 3), F), ((2, 3), I64)], {}),
+    "Concat": ([((2, 3), F), ((2, 3), F), ((2, 3), D)], {"axis": 0}),
+    "Where": ([((2, 3), TensorProto.BOOL), ((2, 3), F), ((2, 3), D)], {}),
+    "LSTM": ([((5, 1, 3), F), ((1, 16, 3), D), ((1, 16, 4), D)], {"hidden_size": 4}),
+    "BatchNormalization": ([((1, 3, 2), F), ((3,), F), ((3,), D), ((3,), F), ((3,), F)], {}),
+}  # fmt: skip
+"""Operands of different types that share a type variable, by operator."""
+
+
+@pytest.mark.parametrize("op", MIXED)
+@pytest.mark.parametrize("opset", [13, 20])
+def test_types_that_must_agree(op: str, opset: int) -> None:
+    operands, attrs = MIXED[op]
+    names = [f"x{i}" for i in range(len(operands))]
+    node = helper.make_node(op, names, ["y"], "mixed", **attrs)
+    inputs = [value(n, *o) for n, o in zip(names, operands, strict=True)]
+    with pytest.raises(ModelError, match=rf"node 'mixed': {op} \(opset {opset}\).*of one type"):
+        import_model(model([node], inputs, opset=opset))
+
+
+def test_types_that_an_operator_does_not_take() -> None:
+    node = helper.make_node("Relu", ["x"], ["y"], "ints")
+    ints = [value("x", kind=TensorProto.INT32)]
+    ints_out = [value("y", kind=TensorProto.INT32)]
+    import_model(model([node], ints, ints_out, opset=14))
+    with pytest.raises(ModelError, match=r"'ints': Relu \(opset 13\).*\(X\) is a tensor\(int32\)"):
+        import_model(model([node], ints, opset=13))
+
+
+def test_types_inside_functions_and_branches() -> None:
+    add = helper.make_node("Add", ["x", "i"], ["y"], "mixed")
+    mixed = [value("x"), value("i", kind=I64)]
+    branch = helper.make_graph([add], "then", [], [value("y", None)])
+    choose = helper.make_node("If", ["c"], ["z"], then_branch=branch, else_branch=branch)
+    with pytest.raises(ModelError, match="mixed"):
+        import_model(model([choose], [*mixed, value("c", (), TensorProto.BOOL)], [value("z")]))
+    default = helper.make_opsetid("", 17)
+    body = helper.make_function("acme", "F", ["x", "i"], ["y"], [add], [default])
+    imports = [default, helper.make_opsetid("acme", 1)]
+    call = helper.make_node("F", ["x", "i"], ["y"], domain="acme")
+    with pytest.raises(ModelError, match="mixed"):
+        import_model(model([call], mixed, imports=imports, functions=[body]))
+
+
 # -- names ----------------------------------------------------------------------------------------
 
 
@@ -452,12 +503,11 @@ def test_missing_lists_every_gap_at_once() -> None:
         helper.make_node("Frobnicate", ["x"], ["a"], "first"),
         helper.make_node("Relu", ["a"], ["b"], "fine"),
         helper.make_node("Twiddle", ["b"], ["c"], "second"),
-        helper.make_node("Cast", ["im"], ["d"], "third", to=TensorProto.FLOAT),
+        helper.make_node("Cast", ["x"], ["d"], "third", to=TensorProto.COMPLEX64),
         helper.make_node("Relu", ["x"], ["y"], "fourth", domain="acme"),
     ]
     imports = [helper.make_opsetid("", 17), helper.make_opsetid("acme", 1)]
-    bad = model(nodes, [value("x"), value("im", (4,), TensorProto.COMPLEX64)],
-                [value("c", None), value("y", None)], imports=imports)  # fmt: skip
+    bad = model(nodes, outputs=[value("c", None), value("y", None)], imports=imports)
     gaps = missing(bad)
     assert [g.node for g in gaps] == ["'first'", "'second'", "'third'", "'fourth'"]
     with pytest.raises(UnsupportedError) as caught:

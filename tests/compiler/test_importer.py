@@ -269,7 +269,7 @@ def test_every_element_type_is_read(number: int, raw: bool) -> None:
     got = to_array(tensor)
     np.testing.assert_array_equal(got, numpy_helper.to_array(tensor))
     assert got.dtype in {d.np for d in DTYPES.values()}
-    source = model([node("Identity", ["t"], ["y"])], [], {})
+    source = model([node("Identity", ["t"], ["y"])], [], {}, opset=onnx.defs.onnx_opset_version())
     source.graph.initializer.append(tensor)
     np.testing.assert_array_equal(run(import_model(source), {})["y"], got)
 

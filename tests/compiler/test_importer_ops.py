@@ -20,6 +20,7 @@ from onnx.reference import ReferenceEvaluator
 from evonnx.compiler.importer import import_model
 from evonnx.compiler.importer.signature import check_node, signature
 from evonnx.ir.errors import ModelError, UnsupportedError
+from evonnx.ir.graph import Builder
 from evonnx.ir.interp import run
 
 onnxruntime.set_default_logger_severity(4)
@@ -487,9 +488,11 @@ def fits(case: Case, opset: int) -> bool:
     """Whether ONNX's schema at ``opset`` takes the node."""
     node = model_of(case, opset, False)[0].graph.node[0]
     sig = signature(case.domain, case.op, opset)
+    b = Builder()
+    operands = [None if a is None else b.const(np.asarray(a)) for a in case.inputs]
     try:
         assert sig is not None
-        check_node(node, {a.name: a for a in node.attribute}, sig)
+        check_node(node, operands, {a.name: a for a in node.attribute}, sig)
     except ModelError:
         return False
     return True

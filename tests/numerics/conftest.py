@@ -15,9 +15,18 @@ from evonnx.compiler.importer import import_model
 from evonnx.ir import interp
 from evonnx.ir.target import Target
 
+KINDS = {"float32": "float", "float64": "double"}
+"""Element types that ONNX calls otherwise than NumPy."""
+
 
 class NumericsLab:
     """Builds models from nodes and runs them compiled."""
+
+    @staticmethod
+    def takes(op: str, kind: str, opset: int = 23) -> bool:
+        """Whether ONNX lets the operator's first input be of an element type."""
+        found = onnx.defs.get_schema(op, opset).inputs[0].types
+        return f"tensor({KINDS.get(kind, kind)})" in found
 
     def model(
         self,

@@ -70,14 +70,17 @@ def check(lab: Any, nodes: list[Any], feeds: dict[str, np.ndarray], outputs: lis
 def test_accumulated_in_float32(lab: Any, kind: str) -> None:
     rng = np.random.default_rng(3)
     nodes, feeds = [], {}
-    for name, (op, attrs, _) in CASES.items():
+    names = [name for name, (op, _, _) in CASES.items() if lab.takes(op, kind)]
+    assert len(names) > 20
+    for name in names:
+        op, attrs, _ = CASES[name]
         inputs = []
         for k, array in enumerate(feed(rng, name, kind)):
             inputs.append(f"{name}_{k}")
             feeds[inputs[-1]] = array
         inputs += ["axes"] if op.startswith("Reduce") else []
         nodes.append(helper.make_node(op, inputs, [name], **attrs))
-    check(lab, nodes, feeds, list(CASES), {"axes": np.array([1])}, kind)
+    check(lab, nodes, feeds, names, {"axes": np.array([1])}, kind)
 
 
 @pytest.mark.parametrize("kind", KINDS)
