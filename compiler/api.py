@@ -314,8 +314,8 @@ def compile(
     Raises ``OptionError``, ``ModelError``, ``UnsupportedError`` (with all gaps), ``ScheduleError``,
     ``CompileError``, ``CheckError``: all are ``EvonnxError``.
     """
-    where, count = options.target_of(target), options.threads_of(threads)
     objects, programs = options.caches_of(cache)
+    where, count = options.target_of(target), options.threads_of(threads)
     if search is None:
         asked = measure or max_memory is not None or objective != "time"
         search = "default" if asked else DEFAULT_SEARCH

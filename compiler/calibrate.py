@@ -40,7 +40,8 @@ from ..ir.target import Target, unit_of
 from ..ir.tiles import BLOCK
 from ..ir.types import F32, TensorType
 from ..kernels import micro
-from ..kernels.jit import compile_source, load_objects
+from ..kernels.jit import compile_source
+from ..kernels.linker import load_objects
 from ..runtime.crew import Progress
 from ..runtime.executable import Executable
 from .build import build_program

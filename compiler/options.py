@@ -21,6 +21,7 @@ from ..ir.schedule import Group, Schedule, check_order, parse_schedule
 from ..ir.target import Target
 from ..ir.variants import Form, check_variant, form_of
 from ..runtime.cache import ObjectCache
+from ..runtime.machine import KnownMachine
 from ..runtime.store import ProgramCache
 from .request import Progress
 
@@ -95,15 +96,17 @@ def _count_of(what: str, given: object, most: int) -> int:
 
 def caches_of(given: object) -> tuple[ObjectCache | None, ProgramCache | None]:
     """The caches of objects and of programs: True the default folder, False none, a path that
-    folder."""
+    folder. Where there is one, it says what machine this is."""
     if given is False or given is None:
         return None, None
     if given is True:
+        KnownMachine().recall()
         return ObjectCache(), ProgramCache()
     if not isinstance(given, (str, os.PathLike)):
         raise OptionError(f"cache: True, False or a folder, not {type(given).__name__}")
     if Path(given).is_file():
         raise OptionError(f"cache: {quote(given)} is a file, not a folder")
+    KnownMachine(Path(given)).recall()
     return ObjectCache(Path(given)), ProgramCache(Path(given))
 
 

@@ -34,6 +34,7 @@ from ..runtime.cache import CacheRecord
 from ..runtime.constants import Key
 from ..runtime.driver import SYMBOL, driver, driver_object
 from ..runtime.executable import Executable, Parts
+from ..runtime.machine import KnownMachine
 from ..runtime.objects import link
 from ..runtime.program import check_program
 from . import options
@@ -92,6 +93,7 @@ def load(path: str | os.PathLike[str], *, threads: int | None = None, recompile:
     machine cannot run; ``OptionError`` for bad threads.
     """
     count = options.threads_of(threads)
+    KnownMachine().recall()
     clock = Clock()
     clock.stage("load")
     with _opened(path) as found:

@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .errors import ParseError
 
@@ -309,20 +309,48 @@ def _peak_per_cycle(bits: int, pipes: int) -> float:
     return bits / 32 * 2 * pipes
 
 
+class Processor(NamedTuple):
+    """What LLVM says of the running machine, and which LLVM that is."""
+
+    triple: str
+    cpu: str
+    features: str
+    """``+a,-b``; empty where LLVM cannot tell on this operating system."""
+    llvm: str
+    """LLVM's version."""
+
+
+_PROCESSOR: list[Processor] = []
 _HOST: list[Target] = []
 
 
-def _host() -> Target:
-    """This machine with every installed core; asked once, since neither changes under a process."""
-    if not _HOST:
+def processor() -> Processor:
+    """LLVM's answer; asked once, since the machine does not change under a process."""
+    if not _PROCESSOR:
         import llvmlite.binding as llvm
 
-        triple = llvm.get_process_triple()
         try:
             flags = llvm.get_host_cpu_features()
             features = ",".join(("+" if on else "-") + f for f, on in sorted(flags.items()))
-        except RuntimeError:  # LLVM cannot tell on this operating system
+        except RuntimeError:
             features = ""
+        version = ".".join(map(str, llvm.llvm_version_info))
+        _PROCESSOR.append(
+            Processor(llvm.get_process_triple(), llvm.get_host_cpu_name(), features, version)
+        )
+    return _PROCESSOR[0]
+
+
+def assume(answer: Processor) -> None:
+    """Takes an answer that LLVM gave in another process, unless it was asked in this one."""
+    if not _PROCESSOR:
+        _PROCESSOR.append(answer)
+
+
+def _host() -> Target:
+    """This machine with every installed core."""
+    if not _HOST:
+        triple, cpu, features, _ = processor()
         named = _feature_set(features)
         bits, registers = 128, 16
         if "avx512f" in named and "avx512vl" in named:
@@ -332,7 +360,7 @@ def _host() -> Target:
         elif triple.startswith(("aarch64", "arm64")):
             registers = 32
         l1, l2, l3 = _caches()
-        clock, cpu = _clock(), llvm.get_host_cpu_name()
+        clock = _clock()
         pipes = 2 if bits > 128 or registers == 32 else 1
         unit = _unit_bits(cpu, bits)
         _HOST.append(

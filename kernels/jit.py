@@ -1,11 +1,10 @@
-"""From generated kernel source to machine code, and from machine code to callable addresses.
+"""From generated kernel source to machine code.
 
 ``compile_source`` types the source with Numba's front end (``frontend``), hands the LLVM module to
 one optimization pipeline (LLVM's O2 with loop and SLP vectorizers, its own target machine made from
-the ``Target``, so foreign processors work as well) and returns a relocatable object.
-``load_objects`` links objects into this process with LLVM's MCJIT; symbols that several kernels
-share (micro-kernels) are resolved by name at that moment. Loading needs ``llvmlite.binding`` only:
-Numba is imported the first time something has to be compiled.
+the ``Target``, so foreign processors work as well) and returns a relocatable object, which
+``linker`` loads. Micro-kernels, which are LLVM IR already, need ``llvmlite.binding`` only: Numba is
+imported the first time a source has to be compiled.
 
 One lock guards LLVM and Numba, since neither front end is thread-safe.
 """
@@ -14,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import struct
 import threading
 from collections.abc import Iterable, Iterator
 
@@ -22,11 +20,10 @@ import llvmlite.binding as llvm
 
 from ..ir.errors import CompileError
 from ..ir.target import Target
+from .linker import RUNTIME
 
 _LOCK = threading.RLock()
 _MACHINES: dict[str, llvm.TargetMachine] = {}
-_RUNTIME = ("memcpy", "memset", "memmove")
-"""C library functions LLVM may call by itself; everything else must be known to be defined."""
 _KNOWN = ("llvm.", "mk_")
 """Prefixes of LLVM's own functions and of micro-kernels, which the loader finds."""
 _ELEMENTS = re.compile(r" = load (?!i64|<\d+ x i64>)|\bstore (?!i64|<\d+ x i64>)")
@@ -182,7 +179,7 @@ def _multiplies_in_loop(text: str) -> bool:
 
 
 def _emit(module: llvm.ModuleRef, target: Target, externals: Iterable[str]) -> bytes:
-    allowed = {*_RUNTIME, *externals}
+    allowed = {*RUNTIME, *externals}
     foreign = {f.name for f in module.functions if f.is_declaration} - allowed
     if foreign := {name for name in foreign if not name.startswith(_KNOWN)}:
         raise CompileError(f"generated code calls unknown functions: {', '.join(sorted(foreign))}")
@@ -193,26 +190,13 @@ def _emit(module: llvm.ModuleRef, target: Target, externals: Iterable[str]) -> b
         raise CompileError(f"LLVM could not emit an object for {target.name}: {error}") from error
 
 
-class Loader:
-    """Machine code linked into this process; it lives as long as the loader does."""
+class LlvmLoader:
+    """Objects linked by LLVM's MCJIT: a ``linker.Loader``."""
 
-    def __init__(self, objects: Iterable[bytes]) -> None:
-        """Link ``objects``; raises ``CompileError`` for a bad object or an undefined symbol."""
-        data = list(objects)
-        defined: set[str] = set()
-        undefined: set[str] = set()
-        for item in data:
-            for name, is_defined in elf_symbols(item):
-                (defined if is_defined else undefined).add(name)
-        missing = {
-            name
-            for name in undefined - defined
-            if name not in _RUNTIME and llvm.address_of_symbol(name) is None
-        }
-        if missing:  # LLVM would end the process
-            raise CompileError(f"undefined symbols in objects: {', '.join(sorted(missing))}")
-        self.symbols = frozenset(defined)
-        """Names the objects define."""
+    def __init__(self, objects: Iterable[bytes], symbols: frozenset[str]) -> None:
+        """``symbols``: what the objects define. All others must be known to be defined in this
+        process: at an undefined one LLVM would end it."""
+        self.symbols = symbols
         with _LOCK:
             llvm.initialize_native_target()
             llvm.initialize_native_asmprinter()
@@ -220,43 +204,13 @@ class Loader:
                 reloc="pic", codemodel="small", jit=True
             )
             self._engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
-            for item in data:
+            for item in objects:
                 self._engine.add_object_file(llvm.ObjectFileRef.from_data(item))
             self._engine.finalize_object()
 
     def address(self, symbol: str) -> int:
-        """Address of the function ``symbol``; raises ``CompileError`` if no object defines it."""
+        """See ``linker.Loader``."""
         if symbol not in self.symbols:
             raise CompileError(f"no loaded object defines {symbol!r}")
         with _LOCK:
             return int(self._engine.get_function_address(symbol))
-
-
-def load_objects(objects: Iterable[bytes]) -> Loader:
-    """Link relocatable objects into this process; see ``Loader``."""
-    return Loader(objects)
-
-
-def elf_symbols(data: bytes) -> Iterator[tuple[str, bool]]:
-    """Global symbols of a 64-bit little-endian ELF object as ``(name, defined here)``.
-
-    Raises ``CompileError`` where the bytes are not such an object or are cut off; layout after
-    the System V ABI, chapter 4.
-    """
-    if data[:6] != b"\x7fELF\x02\x01":
-        raise CompileError("not a 64-bit little-endian ELF object")
-    try:
-        (table,) = struct.unpack_from("<Q", data, 40)
-        size, count = struct.unpack_from("<HH", data, 58)
-        sections = [struct.unpack_from("<IIQQQQIIQQ", data, table + size * i) for i in range(count)]
-        for _, kind, _, _, offset, length, link, _, _, entry in sections:
-            if kind != 2:  # SHT_SYMTAB
-                continue
-            strings = sections[link][4]
-            for at in range(offset, offset + length, entry):
-                name_at, info, _, index, _, _ = struct.unpack_from("<IBBHQQ", data, at)
-                if info >> 4 in (1, 2) and name_at:  # global or weak
-                    end = data.index(b"\0", strings + name_at)
-                    yield data[strings + name_at : end].decode("ascii"), index != 0
-    except (struct.error, IndexError, ValueError, UnicodeDecodeError) as error:
-        raise CompileError(f"damaged object file: {error}") from error

@@ -20,7 +20,7 @@ from functools import cache as memo
 from importlib import metadata
 from pathlib import Path
 
-from ..ir.target import Target
+from ..ir.target import Target, processor
 from .disk import DiskCache
 from .seen import SeenFiles
 
@@ -47,13 +47,10 @@ class CacheRecord:
 @memo
 def toolchain() -> str:
     """Everything but source and target that an object depends on, as text."""
-    import llvmlite.binding as llvm
-
     versions = [f"{name} {metadata.version(name)}" for name in ("numba", "llvmlite")]
-    llvm_version = ".".join(map(str, llvm.llvm_version_info))
     python = f"{sys.implementation.name} {platform.python_version()}"
     own = f"kernels {code_digest('kernels')}"
-    return "\n".join([python, *versions, f"llvm {llvm_version}", own])
+    return "\n".join([python, *versions, f"llvm {processor().llvm}", own])
 
 
 _DIGESTS: dict[tuple[str, ...], str] = {}

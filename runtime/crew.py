@@ -22,7 +22,6 @@ from typing import Any
 
 from ..ir.errors import CompileError
 from ..ir.target import Target
-from ..kernels import jit
 from .team import usable_cores
 
 Progress = Callable[[str, int, int], None]
@@ -48,6 +47,8 @@ class Job:
 
     def compile(self, target: Target) -> bytes:
         """The object; raises ``CompileError``."""
+        from ..kernels import jit  # LLVM, which a program from the cache does without
+
         if self.is_ir:
             return jit.compile_ir_text(self.text, target, self.externs, optimize=False)
         return jit.compile_source(self.text, self.symbol, target, self.externs)

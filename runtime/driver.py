@@ -52,7 +52,7 @@ from importlib import resources
 from typing import Any, Protocol
 
 from ..ir.target import Target
-from ..kernels.jit import Loader, compile_ir_text
+from ..kernels.linker import Loader, load_objects
 from .forks import call_after_fork
 
 CALL_STEPS, CALL_COUNT, CALL_BASES, CALL_PRIVATE, CALL_STRIDE, CALL_SCRATCH = range(6)
@@ -202,13 +202,17 @@ def driver(cache: Source | None = None) -> Driver:
     with _lock:
         if not _DRIVER:
             _, data = driver_object(Target.detect(), cache)
-            _DRIVER.append(Driver(Loader([data]), futex_number()))
+            _DRIVER.append(Driver(load_objects([data]), futex_number()))
         return _DRIVER[0]
 
 
 def driver_object(target: Target, cache: Source | None = None) -> tuple[str, bytes]:
     """The driver's LLVM text for ``target`` and this operating system, and its machine code."""
     text = driver_ir(target, futex_number())
-    if cache is None:
-        return text, compile_ir_text(text, target)
-    return text, cache.fetch(SYMBOL, text, target, lambda: compile_ir_text(text, target))
+
+    def compiled() -> bytes:
+        from ..kernels.jit import compile_ir_text  # LLVM takes time and memory to import
+
+        return compile_ir_text(text, target)
+
+    return text, compiled() if cache is None else cache.fetch(SYMBOL, text, target, compiled)

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 
 from ..ir.errors import CompileError, quote
 from ..ir.target import Target
-from ..kernels import jit, micro
+from ..kernels import micro
+from ..kernels.linker import Loader, load_objects
 from .cache import CacheRecord, ObjectCache
 from .crew import Crew, Job, Progress
 from .program import KernelCode, Program
@@ -27,7 +28,7 @@ class Built:
     """Address by symbol."""
     records: list[CacheRecord]
     """What came from the cache and what was compiled, and why."""
-    loader: jit.Loader | None
+    loader: Loader | None
     """Keeps the code mapped; None if there is no kernel."""
     objects: dict[str, bytes] = field(default_factory=dict)
     """The relocatable objects by symbol."""
@@ -77,7 +78,7 @@ def build(
 def link(objects: dict[str, bytes], records: list[CacheRecord], compile_s: float = 0.0) -> Built:
     """Loads objects by symbol; raises ``CompileError`` for a bad one or an undefined symbol."""
     start = time.perf_counter()
-    loader = jit.load_objects(objects.values()) if objects else None
+    loader = load_objects(objects.values()) if objects else None
     addresses = {s: loader.address(s) for s in objects} if loader is not None else {}
     seconds = {"compile": compile_s, "load": time.perf_counter() - start}
     return Built(addresses, records, loader, objects, seconds)

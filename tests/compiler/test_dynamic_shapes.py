@@ -19,7 +19,7 @@ from evonnx.bench import dynamic_models as models
 from evonnx.compiler.checking import error_of
 from evonnx.compiler.importer import import_model
 from evonnx.ir.interp import run
-from evonnx.kernels import jit
+from evonnx.kernels import jit, linker
 from evonnx.runtime import objects
 
 CALLS = 200
@@ -45,7 +45,8 @@ def compilations(monkeypatch: pytest.MonkeyPatch) -> Iterator[Count]:
     count = Count()
     for owner, name in (
         (llvm.TargetMachine, "emit_object"), (jit, "compile_source"), (jit, "compile_ir_text"),
-        (jit, "load_objects"), (objects, "build"), (objects, "_compile_all"),
+        (linker, "load_objects"), (objects, "load_objects"), (objects, "build"),
+        (objects, "_compile_all"),
     ):  # fmt: skip
         monkeypatch.setattr(owner, name, count.wrap(getattr(owner, name)))
     return count

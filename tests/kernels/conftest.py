@@ -13,7 +13,8 @@ from evonnx.ir.graph import Builder, Node
 from evonnx.ir.ops import lookup
 from evonnx.ir.target import Target
 from evonnx.ir.types import DType, TensorType
-from evonnx.kernels.jit import Loader, compile_source, load_objects
+from evonnx.kernels.jit import compile_source
+from evonnx.kernels.linker import Loader, load_objects
 from evonnx.kernels.micro import MicroKernel
 from evonnx.kernels.opaque import OPAQUE
 

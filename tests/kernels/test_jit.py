@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import ml_dtypes
 import numpy as np
 import pytest
@@ -140,54 +137,6 @@ def test_unknown_functions_are_refused():
     source = body('ccall("system", 1)')
     with pytest.raises(CompileError, match="system"):
         jit.compile_source(source, "k", Target.named("generic"))
-    other = jit.compile_source(source.replace("system", "mk_missing"), "k", Target.detect())
-    with pytest.raises(CompileError, match="mk_missing"):
-        jit.load_objects([other])
-
-
-def test_calls_between_objects():
-    target = Target.detect()
-    callee = "define void @mk_set(ptr %p, i64 %v) { store i64 %v, ptr %p ret void }"
-    caller = body("o = ptr_i64(bufs, 0)", 'ccall("mk_set", o, 42)')
-    loader = jit.load_objects(
-        [jit.compile_source(caller, "k", target), jit.compile_ir_text(callee, target)]
-    )
-    assert {"k", "mk_set"} <= loader.symbols
-    out = np.zeros(1, np.int64)
-    address = np.array([out.ctypes.data])
-    import ctypes
-
-    kind = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 4)
-    kind(loader.address("k"))(address.ctypes.data, 0, 0, 1)
-    assert out[0] == 42
-    with pytest.raises(CompileError, match="nothing"):
-        loader.address("nothing")
-
-
-@pytest.mark.parametrize("data", [b"", b"MZ", b"\x7fELF\x02\x01" + b"\0" * 80])
-def test_damaged_objects(data):
-    if data.startswith(b"\x7fELF"):
-        assert list(jit.elf_symbols(data)) == []
-    else:
-        with pytest.raises(CompileError):
-            jit.load_objects([data])
-
-
-def test_truncated_object():
-    data = jit.compile_source(TWO_LOOPS, "k", Target.detect())
-    with pytest.raises(CompileError):
-        jit.load_objects([data[: len(data) // 2]])
-
-
-def test_loading_needs_no_numba(tmp_path):
-    path = tmp_path / "k.o"
-    path.write_bytes(jit.compile_source(TWO_LOOPS, "k", Target.detect()))
-    code = (
-        "import sys; from evonnx.kernels.jit import load_objects;"
-        f"assert load_objects([open({str(path)!r}, 'rb').read()]).address('k');"
-        "assert 'numba' not in sys.modules"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_target_text():

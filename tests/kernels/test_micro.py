@@ -11,7 +11,7 @@ import pytest
 from evonnx.ir.errors import CompileError
 from evonnx.ir.target import Target
 from evonnx.kernels import micro
-from evonnx.kernels.jit import load_objects
+from evonnx.kernels.linker import load_objects
 
 rng = np.random.default_rng(2)
 KINDS = {"f32": (np.float32, 1e-5), "f64": (np.float64, 1e-13)}
