@@ -15,7 +15,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache as memo
 from functools import cached_property
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
 
@@ -27,6 +26,7 @@ from ..ir.graph import Constants, Graph
 from ..ir.schedule import Schedule
 from ..ir.target import Target
 from ..runtime.cache import code_digest, toolchain
+from ..runtime.machine import version_of
 from ..runtime.seen import SeenFiles
 from ..search.settings import Search
 from .modelfile import ModelFile, model_file
@@ -227,7 +227,7 @@ class Request:
 @memo
 def _others() -> str:
     """The packages that a program depends on."""
-    return "\n".join(f"{name} {metadata.version(name)}" for name in ("numpy", "onnx", "ml_dtypes"))
+    return "\n".join(f"{name} {version_of(name)}" for name in ("numpy", "onnx", "ml_dtypes"))
 
 
 def model_digest(model: Model) -> str:

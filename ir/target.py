@@ -22,14 +22,10 @@ import platform
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from .errors import ParseError
-
-if TYPE_CHECKING:
-    from importlib.resources.abc import Traversable
 
 _X86_LEVELS = {
     "x86-64": (),
@@ -41,6 +37,7 @@ _X86_LEVELS = {
 }  # fmt: skip
 """What a generic processor name demands of a machine that is to run its code."""
 
+_SHIPPED = Path(__file__).with_name("targets")
 _SYS_CPU = Path("/sys/devices/system/cpu")
 _CGROUP = Path("/sys/fs/cgroup")
 _CPUINFO = Path("/proc/cpuinfo")
@@ -193,14 +190,14 @@ class Target:
         if name == "avx512":
             return _preset(host, "avx512", "x86-64-v4", 512, 32, 2)
         if name in cls.shipped():
-            return cls.parse(_shipped_folder().joinpath(f"{name}.target").read_text("utf-8"))
+            return cls.parse((_SHIPPED / f"{name}.target").read_text("utf-8"))
         known = ", ".join(("cpu", "avx512", "avx2", "generic", *cls.shipped()))
         raise KeyError(f"unknown target {name!r}: known are {known}")
 
     @classmethod
     def shipped(cls) -> tuple[str, ...]:
         """Names of the machines whose files are shipped."""
-        files = (entry.name for entry in _shipped_folder().iterdir())
+        files = (entry.name for entry in _SHIPPED.iterdir())
         return tuple(sorted(f.removesuffix(".target") for f in files if f.endswith(".target")))
 
     def __str__(self) -> str:
@@ -266,10 +263,6 @@ def _misfit(key: str, value: object) -> str:
     if key in _TIMES:
         return "at least 0" if value < 0 else ""
     return "" if value > 0 else "more than 0"
-
-
-def _shipped_folder() -> Traversable:
-    return resources.files(__package__).joinpath("targets")
 
 
 def _lines(target: Target) -> Iterator[str]:

@@ -17,11 +17,11 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache as memo
-from importlib import metadata
 from pathlib import Path
 
 from ..ir.target import Target, processor
 from .disk import DiskCache
+from .machine import version_of
 from .seen import SeenFiles
 
 _MAGIC = b"evonnx object 1\n"
@@ -47,7 +47,7 @@ class CacheRecord:
 @memo
 def toolchain() -> str:
     """Everything but source and target that an object depends on, as text."""
-    versions = [f"{name} {metadata.version(name)}" for name in ("numba", "llvmlite")]
+    versions = [f"{name} {version_of(name)}" for name in ("numba", "llvmlite")]
     python = f"{sys.implementation.name} {platform.python_version()}"
     own = f"kernels {code_digest('kernels')}"
     return "\n".join([python, *versions, f"llvm {processor().llvm}", own])

@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -101,6 +100,8 @@ class DiskCache:
         not be kept."""
         if problem := self.problem():
             return problem
+        import tempfile  # only who writes needs it, and it imports much
+
         path = self.path(key)
         temporary: str | None = None
         try:

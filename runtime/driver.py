@@ -48,7 +48,7 @@ import platform
 import threading
 import time
 from collections.abc import Callable
-from importlib import resources
+from pathlib import Path
 from typing import Any, Protocol
 
 from ..ir.target import Target
@@ -115,7 +115,7 @@ def driver_ir(target: Target, futex: int) -> str:
     for name, word in globals().items():
         if name.startswith(("TEAM_", "CALL_", "ROW_")) and name != "ROW_WORDS":
             values[name] = str(word * 8)
-    text = resources.files(__package__).joinpath("driver.ll").read_text("ascii")
+    text = Path(__file__).with_name("driver.ll").read_text("ascii")
     for name in sorted(values, key=len, reverse=True):
         text = text.replace(f"${name}", values[name])
     return f'target triple = "{target.triple}"\n{text}'

@@ -13,7 +13,9 @@ import hashlib
 import json
 import os
 import platform
-from importlib import metadata, util
+import sys
+from functools import cache as memo
+from importlib import util
 from pathlib import Path
 
 from ..ir import target
@@ -25,6 +27,31 @@ _VARIES = ("processor", "cpu MHz", "bogomips", "BogoMIPS", "apicid", "initial ap
            "physical id", "siblings", "cpu cores", "cache size", "microcode")  # fmt: skip
 """Lines of /proc/cpuinfo that differ between processors of one kind, or from one moment to the
 next."""
+
+
+@memo
+def version_of(package: str) -> str:
+    """Version of an installed package; raises ``PackageNotFoundError``.
+
+    The name of the folder that describes it tells it: ``importlib.metadata``, which reads the file
+    inside, imports a parser of mails for that."""
+    for name in sys.path:
+        if found := _described(name).get(package):
+            return found
+    from importlib import metadata  # an installation of another kind
+
+    return metadata.version(package)
+
+
+@memo
+def _described(folder: str) -> dict[str, str]:
+    """Packages installed in a folder, with their versions."""
+    try:
+        names = os.listdir(folder or ".")
+    except OSError:
+        return {}
+    parts = [n.removesuffix(".dist-info").partition("-") for n in names if n.endswith(".dist-info")]
+    return {package.lower(): version for package, _, version in parts}
 
 
 _RECALLED: set[Path] = set()
@@ -81,5 +108,5 @@ def _key() -> bytes:
         return b""
     info = library.stat()
     place = (library.path, info.st_size, info.st_mtime_ns)
-    version = metadata.version("llvmlite")
+    version = version_of("llvmlite")
     return "\n".join([*told, platform.machine(), platform.release(), version, str(place)]).encode()

@@ -6,7 +6,6 @@ entry over its own bound is not kept, and nothing is written to a disk that is n
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -53,6 +52,8 @@ class ProgramCache(DiskCache):
         nbytes = sum(a.nbytes for a in constants.values())
         if nbytes > MAX_ENTRY:
             return f"{nbytes >> 20} MiB of constants are more than {MAX_ENTRY >> 20} MiB"
+        import shutil  # with its compression libraries, which reading does without
+
         with suppress(OSError):  # what does not exist yet is made by `store`
             free = shutil.disk_usage(self.folder.parent).free
             if free < _FREE * nbytes:

@@ -9,17 +9,25 @@ can be checked before NumPy or Numba is needed.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from importlib.metadata import entry_points
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from ..ir.errors import OptionError, quote
 
 if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
     from .models import CostModel
     from .strategies import Strategy
 
 T = TypeVar("T")
+
+
+def _entry_points(group: str) -> Iterable[EntryPoint]:
+    """What installed packages offer. Few callers ask, and the import takes 10 ms."""
+    from importlib.metadata import entry_points
+
+    return entry_points(group=group)
 
 
 class Registry(Generic[T]):
@@ -42,7 +50,7 @@ class Registry(Generic[T]):
 
     def names(self) -> tuple[str, ...]:
         """All registered and installed names, in alphabetic order."""
-        installed = {point.name.lower() for point in entry_points(group=self.group)}
+        installed = {point.name.lower() for point in _entry_points(self.group)}
         return tuple(sorted({*self.shipped, *self._known, *installed}))
 
     def check(self, name: str, also: Iterable[str] = ()) -> None:
@@ -65,7 +73,7 @@ class Registry(Generic[T]):
             return self._known[low]
         if low in self.shipped:
             return self._load()[low]
-        points = entry_points(group=self.group)
+        points = _entry_points(self.group)
         found: Callable[[], T] = next(p for p in points if p.name.lower() == low).load()
         return found
 

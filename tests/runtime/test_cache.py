@@ -107,7 +107,7 @@ def test_disks_that_refuse(tmp_path: Path, monkeypatch: Any, error: OSError) -> 
     assert cache.fetch("k", "text", TARGET, lambda: b"object", records) == b"object"
     assert str(error.strerror) in records[0].reason
     assert not [p for p in cache.folder.rglob("*") if p.is_file()]
-    monkeypatch.setattr(module.tempfile, "mkstemp", refuse)
+    monkeypatch.setattr("tempfile.mkstemp", refuse)
     assert cache.fetch("k", "text", TARGET, lambda: b"object") == b"object"
 
 

@@ -9,7 +9,7 @@ import pytest
 from evonnx.ir import target
 from evonnx.ir.target import Processor, Target
 from evonnx.runtime import machine
-from evonnx.runtime.machine import KnownMachine
+from evonnx.runtime.machine import KnownMachine, version_of
 
 
 @pytest.fixture
@@ -82,3 +82,12 @@ def test_clock_and_number_do_not_matter(
 def test_the_answer_is_the_targets() -> None:
     here = Target.detect()
     assert (here.triple, here.cpu, here.features) == target.processor()[:3]
+
+
+def test_versions_are_those_of_the_packages() -> None:
+    from importlib import metadata
+
+    for package in ("numpy", "numba", "llvmlite", "onnx", "ml_dtypes"):
+        assert version_of(package) == metadata.version(package)
+    with pytest.raises(metadata.PackageNotFoundError):
+        version_of("no_such_package")

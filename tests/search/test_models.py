@@ -515,7 +515,7 @@ def test_models_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_models_of_installed_packages_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     point = EntryPoint("installed", f"{__name__}:_Model", models.REGISTRY.group)
     monkeypatch.setattr(EntryPoint, "load", lambda self: _Model)
-    monkeypatch.setattr("evonnx.search.registry.entry_points", lambda group: [point])
+    monkeypatch.setattr("evonnx.search.registry._entry_points", lambda group: [point])
     assert "installed" in models.models()
     assert isinstance(model("installed"), _Model)
 

@@ -409,7 +409,7 @@ def test_the_registry(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(OptionError, match="lacks a part"):
         strategy("wrong")
     point = EntryPoint("Mine", f"{__name__}:Lazy", registry.REGISTRY.group)
-    monkeypatch.setattr("evonnx.search.registry.entry_points", lambda group: [point])
+    monkeypatch.setattr("evonnx.search.registry._entry_points", lambda group: [point])
     monkeypatch.setattr(EntryPoint, "load", lambda self: Lazy)
     assert "mine" in registry.strategies()
     p = generated(20, 1)
