@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from .feeds import Feed, full, ids, image, normal, ramp, text, uniform, wave
 from .hashes import HASHES
-from .recipes import EXPORTS, RECIPES
+from .recipes import EXPORTS, RECIPES, WIRED
 
-SIZES = ("small", "large", "export", "family")
+SIZES = ("small", "large", "export", "family", "wired")
 
 
 @dataclass(frozen=True)
@@ -512,7 +512,7 @@ def _exports() -> list[Model]:
             _EXPORT,
             f"{name}.onnx",
             recipe.feeds,
-            "export" if name in EXPORTS else "family",
+            "export" if name in EXPORTS else "wired" if name in WIRED else "family",
         )
         for name, recipe in RECIPES.items()
     ]

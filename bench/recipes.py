@@ -5,6 +5,7 @@
 segmentation, super-resolution, speech, recurrent networks, recommendation, graphs, diffusion, and
 language models that generate one token with a cache of keys and values.  Sizes are those of
 published models.  What `transformers` lacks is written in :mod:`evonnx.bench.architectures`.
+``WIRED`` are networks of many branches (:mod:`evonnx.bench.wired`), for peak memory.
 """
 
 from __future__ import annotations
@@ -190,13 +191,13 @@ EXPORTS: dict[str, Recipe] = {
 """Architectures of the default bench by name."""
 
 
-def _own(name: str, **options: Any) -> Callable[[], Any]:
-    """Builder of ``architectures.<name>(**options)``."""
+def _own(name: str, module: str = "architectures", **options: Any) -> Callable[[], Any]:
+    """Builder of ``<module>.<name>(**options)``."""
 
     def build() -> Any:
-        from . import architectures
+        from . import architectures, wired
 
-        return getattr(architectures, name)(**options)
+        return getattr({"architectures": architectures, "wired": wired}[module], name)(**options)
 
     return build
 
@@ -343,5 +344,15 @@ FAMILIES: dict[str, Recipe] = {
 }
 """Architectures of other families by name."""
 
-RECIPES: dict[str, Recipe] = {**EXPORTS, **FAMILIES}
+WIRED: dict[str, Recipe] = {
+    "randwire": Recipe(_own("RandWire", "wired"), _image(224), legacy=True),
+    "nasnet_mobile": Recipe(_own("Nasnet", "wired"), _image(224), legacy=True),
+    "nasnet_cifar": Recipe(
+        _own("Nasnet", "wired", cells=6, filters=32, small=True), _image(32), legacy=True
+    ),
+    "inception_v3": Recipe(_own("Inception", "wired"), _image(299), legacy=True),
+}
+"""Irregularly wired networks, for peak memory."""
+
+RECIPES: dict[str, Recipe] = {**EXPORTS, **FAMILIES, **WIRED}
 """Every export by name, in the order in which they are built."""

@@ -3,7 +3,8 @@
 A call needs its packed weights, its outputs, the scratch of every thread, and the arena with all
 that lives in between. The first three follow from the model; the arena from order and fusion. The
 search knows the arena to within what lowering adds (operands packed on the way), so a program that
-needs too much is scheduled again under a limit on the arena that is lower by as much, a few times.
+needs too much is scheduled again under a limit on the arena that is lower by as much, a few times;
+where that is not enough, concatenations are dissolved in their readers first (``split_concats``).
 What is promised is what the memory plan of the finished program says at the sizes expected.
 """
 
@@ -20,19 +21,53 @@ from ..search.choose import choose
 from ..search.greedy import Fuser
 from ..search.problem import InfeasibleError
 from ..search.space import sizes_of
-from .request import Request, Stages
+from .pipeline import LEANER, run_pipeline
+from .request import Progress, Request, Stages
 
 _ROUNDS = 4
 """Schedules that are tried."""
 
 
+def leaner(request: Request, stages: Stages, progress: Progress | None = None) -> Stages | None:
+    """``stages`` with their concatenations dissolved, where that changes the graph, and the best
+    schedule for that; None where it does not, or where none keeps the limit of the search."""
+    passes = list(stages.passes)
+    graph = run_pipeline(stages.graph, LEANER, passes)
+    if graph is stages.graph:
+        return None
+    fuser = Fuser(graph)
+    try:
+        choice = choose(graph, fuser, request.target, request.search, progress)
+    except InfeasibleError:
+        return None
+    return replace(stages, graph=graph, schedule=choice.schedule, fuser=fuser, choice=choice,
+                   passes=tuple(passes))
+
+
 def within(request: Request, stages: Stages, executable: Executable,
            build: Callable[[Stages], Executable]) -> tuple[Stages, Executable]:
     """Stages and program of a schedule that keeps ``request.search.max_memory``: those given if
-    they do. Raises ``LimitError`` with the least that was found."""
+    they do, else others of the same graph, else of a leaner one. Raises ``LimitError`` with the
+    least that was found."""
+    least, why, found = _tightened(request, stages, executable, build)
+    if found is not None:
+        return found
+    other = leaner(request, stages)
+    if other is not None:
+        lean, reason, found = _tightened(request, other, build(other), build)
+        if found is not None:
+            return found
+        if lean.total < least.total:
+            least, why = lean, reason
+    raise LimitError(_told(request.search.max_memory or 0, least, why))
+
+
+def _tightened(request: Request, stages: Stages, executable: Executable,
+               build: Callable[[Stages], Executable]
+               ) -> tuple[Peak, str, tuple[Stages, Executable] | None]:
+    """(least peak found, why not less, what keeps the limit or None) of schedules of one graph."""
     limit = request.search.max_memory
     assert limit is not None
-    assert stages.fuser is not None
     least = peak_of(stages, executable, request)
     arena = least.arena
     for _ in range(_ROUNDS):
@@ -40,7 +75,7 @@ def within(request: Request, stages: Stages, executable: Executable,
         if now.total < least.total:
             least = now
         if now.total <= limit:
-            return stages, executable
+            return least, "", (stages, executable)
         allowed = min(arena, now.arena) - (now.total - limit)
         if allowed < 0:
             break
@@ -49,10 +84,10 @@ def within(request: Request, stages: Stages, executable: Executable,
             how = replace(request.search, memory=allowed)
             choice = choose(stages.graph, Fuser(stages.graph), request.target, how)
         except InfeasibleError as refusal:
-            raise LimitError(_told(limit, least, str(refusal))) from None
+            return least, str(refusal), None
         stages = replace(stages, choice=choice, schedule=choice.schedule)
         executable = build(stages)
-    raise LimitError(_told(limit, least, "order and fusion change only the arena"))
+    return least, "order and fusion change only the arena", None
 
 
 def peak_of(stages: Stages, executable: Executable, request: Request) -> Peak:

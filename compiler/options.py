@@ -210,6 +210,11 @@ def schedule_text(given: object) -> str | None:
         raise ScheduleError(f"schedule file {quote(given)}: {error}") from None
 
 
+def is_schedule_of(text: str, graph: Graph) -> bool:
+    """Whether a schedule's text, which need not be right otherwise, names ``graph``."""
+    return parse_schedule(text).graph == graph.digest
+
+
 def schedule_of(text: str, graph: Graph, target: Target | None = None) -> Schedule:
     """The schedule for ``graph`` on ``target`` (None: this machine) that ``text`` describes; raises
     ``ScheduleError`` with the reason if it is not legal, ``ParseError`` if the text cannot be

@@ -31,6 +31,8 @@ PIPELINE = [
     "fold:all",  # what is still constant is computed once, not in every call
 ]
 """The passes that ``compile`` runs, in order."""
+LEANER = "split_concats"
+"""What runs behind them where memory is asked for and this saves some."""
 
 
 def run_pipeline(

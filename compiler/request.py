@@ -185,7 +185,7 @@ class Request:
         from ..search.choose import choose
         from ..search.greedy import Fuser
         from . import options
-        from .pipeline import run_pipeline
+        from .pipeline import LEANER, run_pipeline
 
         clock = Clock() if clock is None else clock
         clock.stage("import")
@@ -197,14 +197,23 @@ class Request:
         passes: list[PassReport] = []
         graph = run_pipeline(imported, self.pipeline, passes, clock.progress)
         clock.stage("schedule")
-        fuser = choice = None
         if self.schedule is not None:
+            if not options.is_schedule_of(self.schedule, graph):
+                lean = run_pipeline(graph, LEANER)
+                graph = lean if options.is_schedule_of(self.schedule, lean) else graph
             chosen = options.schedule_of(self.schedule, graph, self.target)
-        else:
-            fuser = Fuser(graph)
-            choice = choose(graph, fuser, self.target, self.search, clock.progress)
-            chosen = choice.schedule
-        return Stages(imported, graph, chosen, fuser, choice, tuple(passes), tuple(stamps))
+            return Stages(imported, graph, chosen, None, None, tuple(passes), tuple(stamps))
+        fuser = Fuser(graph)
+        choice = choose(graph, fuser, self.target, self.search, clock.progress)
+        found = Stages(imported, graph, choice.schedule, fuser, choice, tuple(passes),
+                       tuple(stamps))
+        if self.search.objective != "peak":
+            return found
+        from .memory import leaner
+
+        other = leaner(self, found, clock.progress)
+        less = other is not None and other.choice is not None and other.choice.peak < choice.peak
+        return other if other is not None and less else found
 
     def check_unchanged(self) -> None:
         """Raises ``ModelError`` if the model is not the one any more that ``key`` speaks of."""

@@ -14,6 +14,7 @@ from . import halves as halves_pass
 from . import layout as layout_pass
 from . import linear as linear_pass
 from . import siblings as siblings_pass
+from . import split_concats as split_concats_pass
 from . import thin as thin_pass
 from .manager import GraphPass, Pass, RulePass
 from .rule import Rule
@@ -59,6 +60,10 @@ def _thin(graph: Graph, fired: Counter[str], options: Sequence[str]) -> Graph:
     return thin_pass.pad_thin_images(graph, fired)
 
 
+def _split_concats(graph: Graph, fired: Counter[str], options: Sequence[str]) -> Graph:
+    return split_concats_pass.split_concats(graph, fired)
+
+
 def _brief_weights(graph: Graph, fired: Counter[str], options: Sequence[str]) -> Graph:
     return brief_weights_pass.round_weights(graph, fired)
 
@@ -86,6 +91,8 @@ _ALL: tuple[Pass, ...] = (
               post=(layout_pass.images_are_last,)),
     GraphPass("linear", _linear, "products over channels before resampling, in a row as one"),
     GraphPass("thin", _thin, "padding of images with few channels as an op of its own"),
+    GraphPass("split_concats", _split_concats,
+              "channels-last concatenations dissolved in convolutions, for less memory"),
     GraphPass("wide_attention", _wide_attention, "attention that has no kernel into core ops"),
     GraphPass("brief_weights", _brief_weights, "constant weights of dots rounded to bfloat16"),
     GraphPass("expand", _expand, "composites into core ops", options=expand_pass.COMPOSITES),

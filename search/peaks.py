@@ -1,13 +1,16 @@
 """The least peak memory of an order, by beam search and annealing under a limit that comes down.
 
-A beam over ideals, by peak and live bytes, is one start; the given orders are the others. A peak is
-a maximum, which tells a move nothing unless it changes the highest place. Under a limit just below
-the peak every place above it counts, as in the soft budgets of SERENITY (Ahn et al., 2020), and
-moves are re-cut exactly as for cost. Each time the limit is met it is set below the new peak; when
-a walk fails, the next one is longer and its step down smaller. ``exact.prove_peak`` proves the end.
+A beam over ideals, by peak and live bytes, is one start, a list schedule of what leaves least live
+another, beside the given orders. A peak is a maximum, which tells a move nothing unless it changes
+the highest place. Under a limit just below the peak every place above it counts, as in the soft
+budgets of SERENITY (Ahn et al., 2020), and moves are re-cut exactly as for cost. Each time the
+limit is met it is set below the new peak; when a walk fails, the next one is longer and its step
+down smaller. ``exact.prove_peak`` proves the end.
 """
 
 from __future__ import annotations
+
+import itertools
 
 import numpy as np
 
@@ -32,9 +35,10 @@ def least_peak(problem: Problem, first: np.ndarray, budget: int = 200_000, seed:
     only = np.zeros(problem.parts.shape[1] + 1)
     only[-1] = 1.0
     free = problem.limited(np.inf)
+    listed = [frugal(free)]
     if (found := beam(free, WIDTH, IDEALS, peaks=True)) is not None:
-        listed = [v for g in found.chosen for v in problem.group(g)]
-        orders = np.concatenate([orders, np.array([listed], np.int32)])
+        listed.append(np.array([v for g in found.chosen for v in free.group(g)]))
+    orders = np.concatenate([orders, np.array(listed, np.int32)])
     peaks = [peak(free, cut(free, order, only)) for order in orders]
     best = int(np.argmin(peaks))
     order, least = orders[best], peaks[best]
@@ -53,3 +57,37 @@ def least_peak(problem: Problem, first: np.ndarray, budget: int = 200_000, seed:
             step, block = max(SMALLEST, step * 0.6), int(block * 1.3)
     best_cut = decode(free.limited(least), keys_of(order[None]))
     return float(best_cut.peaks[0]), best_cut.chosen(0)
+
+
+def frugal(problem: Problem) -> np.ndarray:
+    """i4[n]: an order, one node at a time: of those that are ready the one that leaves least live,
+    then the one that needs least, then the first."""
+    f = problem.flat
+    alone = {problem.group(g)[0]: float(f.written[g]) for g in range(problem.candidates)
+             if len(problem.group(g)) == 1}  # fmt: skip
+    waits = [len(problem.predecessors(v)) for v in range(problem.nodes)]
+    follow: list[list[int]] = [[] for _ in waits]
+    for a, b in problem.edges:
+        follow[a].append(b)
+    readers = (np.diff(f.user_ptr) + f.kept).tolist()
+    nbytes = f.nbytes.tolist()
+    read = [f.needs[a:b].tolist() for a, b in itertools.pairwise(f.need_ptr)]
+    made = [sum(nbytes[w] for w in range(a, b) if readers[w])
+            for a, b in itertools.pairwise(f.value_ptr)]  # fmt: skip
+
+    def wish(v: int) -> tuple[float, float, int]:
+        return made[v] - sum(nbytes[w] for w in read[v] if readers[w] == 1), alone[v], v
+
+    ready = {v for v, count in enumerate(waits) if not count}
+    order = []
+    while ready:
+        best = min(ready, key=wish)
+        ready.remove(best)
+        order.append(best)
+        for w in read[best]:
+            readers[w] -= 1
+        for v in follow[best]:
+            waits[v] -= 1
+            if not waits[v]:
+                ready.add(v)
+    return np.array(order, np.int32)
