@@ -6,6 +6,8 @@ order in which the papers' own code defines them, which is the order of the expo
 
 from __future__ import annotations
 
+import itertools
+
 import networkx
 import torch
 from torch import Tensor, nn
@@ -73,7 +75,7 @@ class RandWire(nn.Module):
         widths = [channels, channels, 2 * channels, 4 * channels]
         self.stages = nn.Sequential(*(
             _RandomStage(a, b, 10 * seed + k, nodes)
-            for k, (a, b) in enumerate(zip(widths, widths[1:], strict=False))))
+            for k, (a, b) in enumerate(itertools.pairwise(widths))))
         self.head = nn.Sequential(nn.ReLU(), nn.Conv2d(widths[-1], 1280, 1, bias=False),
                                   _norm(1280), nn.ReLU())
         self.classes = nn.Linear(1280, 1000)

@@ -17,15 +17,17 @@ from ..ir.dims import evaluate
 from ..ir.errors import FeedError, LimitError
 from ..ir.types import TensorType
 from ..runtime.executable import Executable, Peak
+from ..runtime.plan import aligned
 from ..search.choose import choose
 from ..search.greedy import Fuser
 from ..search.problem import InfeasibleError
+from ..search.settings import Search
 from ..search.space import sizes_of
 from .pipeline import LEANER, run_pipeline
 from .request import Progress, Request, Stages
 
-_ROUNDS = 4
-"""Schedules that are tried."""
+_ROUNDS = 3
+"""Schedules that are tried under limits on the arena."""
 
 
 def leaner(request: Request, stages: Stages, progress: Progress | None = None) -> Stages | None:
@@ -65,29 +67,38 @@ def within(request: Request, stages: Stages, executable: Executable,
 def _tightened(request: Request, stages: Stages, executable: Executable,
                build: Callable[[Stages], Executable]
                ) -> tuple[Peak, str, tuple[Stages, Executable] | None]:
-    """(least peak found, why not less, what keeps the limit or None) of schedules of one graph."""
+    """(least peak found, why not less, what keeps the limit or None) of schedules of one graph:
+    fast ones under limits on the arena, in the end the one of least peak."""
     limit = request.search.max_memory
     assert limit is not None
-    least = peak_of(stages, executable, request)
-    arena = least.arena
-    for _ in range(_ROUNDS):
-        now = peak_of(stages, executable, request)
-        if now.total < least.total:
-            least = now
-        if now.total <= limit:
-            return least, "", (stages, executable)
-        allowed = min(arena, now.arena) - (now.total - limit)
-        if allowed < 0:
-            break
-        arena = allowed
+    found = stages, executable
+    least = now = peak_of(*found, request)
+    arena = now.arena
+
+    def attempt(how: Search) -> bool:
+        """Tries another schedule; answers whether the limit may still be met with fast ones."""
+        nonlocal found, least, now
         try:
-            how = replace(request.search, memory=allowed)
             choice = choose(stages.graph, Fuser(stages.graph), request.target, how)
-        except InfeasibleError as refusal:
-            return least, str(refusal), None
-        stages = replace(stages, choice=choice, schedule=choice.schedule)
-        executable = build(stages)
-    return least, "order and fusion change only the arena", None
+        except InfeasibleError:
+            return False
+        other = replace(stages, choice=choice, schedule=choice.schedule)
+        program = build(other)
+        now = peak_of(other, program, request)
+        if now.total < least.total:
+            least, found = now, (other, program)
+        return True
+
+    for _ in range(_ROUNDS):
+        arena = min(arena, now.arena) - (now.total - limit)
+        if least.total <= limit or arena < 0 or not attempt(replace(request.search, memory=arena)):
+            break
+    if least.total > limit:
+        attempt(replace(request.search, objective="peak", max_memory=None))
+    choice = found[0].choice
+    proven = choice is not None and choice.proven and least.arena <= aligned(int(choice.peak))
+    why = "has a smaller arena" if proven else "with a smaller arena was found"
+    return least, f"no order and fusion {why}", found if least.total <= limit else None
 
 
 def peak_of(stages: Stages, executable: Executable, request: Request) -> Peak:

@@ -45,7 +45,7 @@ class Piece:
     @property
     def size(self) -> int:
         """Number of channels."""
-        return int(self.value.shape[-1])  # type: ignore[call-overload]
+        return int(self.value.shape[-1])  # type: ignore[arg-type]
 
 
 def split_concats(graph: Graph, fired: Counter[str] | None = None) -> Graph:
@@ -191,7 +191,7 @@ def _each(b: Builder, node: Node, new: New, pieces: dict[Value, tuple[Piece, ...
             if v == whole:
                 operands.append(p.value)
             elif node.op == "conv":
-                times = int(v.shape[-1]) // int(wide)  # type: ignore[call-overload]
+                times = int(v.shape[-1]) // int(wide)  # type: ignore[arg-type]
                 operands.append(_part(b, new(v), v.rank - 1, p.start * times, p.size * times))
                 attrs["groups"] = p.size
             elif v.rank and v.shape[-1] == wide and wide != 1 and node.op != "pad":
@@ -202,5 +202,5 @@ def _each(b: Builder, node: Node, new: New, pieces: dict[Value, tuple[Piece, ...
             attrs["sizes"] = (*attrs["sizes"][:-1], p.size)
         out = b.node(node.op, operands, Attrs(attrs.items())).out
         found.append(Piece(out, start, p.made))
-        start += int(out.shape[-1])  # type: ignore[call-overload]
+        start += int(out.shape[-1])  # type: ignore[arg-type]
     return tuple(found)

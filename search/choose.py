@@ -76,7 +76,8 @@ class Choice:
     bound: float = 0.0
     """No partition into the candidates costs less."""
     proven: bool = False
-    """Whether ``cost`` is proven to be the least over the candidates."""
+    """Whether ``cost``, or the peak where that is the objective, is proven to be the least over the
+    candidates."""
     candidates: int = 0
     evaluations: int = 0
     """Schedules scored by a strategy; ideals visited by a proof."""
@@ -198,25 +199,40 @@ class Solver:
         if proof is not None:
             return _proven(proof), ""
         budget = self.how.budget if self.how.name == "exact" else min(QUICK, self.how.budget)
-        return (self._search(space, _named("annealing"), budget),
+        within = () if space.problem.limit == inf else self._within(space)
+        return (self._search(space, _named("annealing"), budget, within),
                 "too many ideals for a proof: annealing instead")
+
+    def _within(self, space: Space) -> tuple[tuple[int, ...], ...]:
+        """A solution within the memory limit, if one is found at once; raises ``InfeasibleError``
+        with the least peak where none can exist."""
+        from .descend import Descent
+        from .peaks import PROOF
+
+        found, final, _ = Descent(space.problem).within(space.problem.limit, PROOF)
+        if found is None and final:
+            least, _ = self._least_memory(space)
+            raise InfeasibleError(space.problem.limit, least.peak, least.proven)
+        return () if found is None else (found,)
 
     def _least_memory(self, space: Space) -> tuple[Found, str]:
         """The least peak, then the least cost under it."""
-        known = min(peak(space.problem, space.chosen), space.problem.limit)
         if self.strategy is None:
-            from .exact import prove_peak
-
-            proof = prove_peak(space.problem, IDEALS, known)
-            if proof is not None:
-                return _proven(proof), ""
+            from .exact import prove
             from .peaks import least_peak
 
             moves = max(self.how.budget, PATIENCE * space.problem.nodes)
-            needed, chosen = least_peak(space.problem, space.start[None], moves, self.how.seed)
-            cost = float(sum(space.problem.cost[k] for k in chosen))
-            return (Found(cost, chosen, moves, floor(space.problem), peak=needed),
-                    "too many ideals for a proof: the least peak found, not proven")
+            starts = np.stack([space.start, *map(space.order, self.also)])
+            least = least_peak(space.problem, starts, moves, self.how.seed)
+            note = "" if least.proven else "too wide for a proof: the least peak found, not proven"
+            proof = prove(space.problem.limited(least.peak), IDEALS)
+            if proof is not None:
+                return replace(_proven(proof), proven=least.proven), note
+            cost = float(sum(space.problem.cost[k] for k in least.chosen))
+            note = note or "the least peak is proven, the least cost under it is not"
+            return (Found(cost, least.chosen, least.evaluations, floor(space.problem),
+                          least.proven, peak=least.peak), note)
+        known = min(peak(space.problem, space.chosen), space.problem.limit)
         share = max(1, self.how.budget // _ROUNDS)
         within = replace(space, problem=space.problem.limited(known))  # greedy's order keeps it
         best = self._search(within, self.strategy, share)
@@ -232,7 +248,8 @@ class Solver:
         best.evaluations = spent
         return best, "the least peak is not proven"
 
-    def _search(self, space: Space, strategy: Strategy, budget: int) -> Found:
+    def _search(self, space: Space, strategy: Strategy, budget: int,
+                more: Sequence[tuple[int, ...]] = ()) -> Found:
         from .run import search
 
         def watch(done: int, cost: float, bound: float) -> None:
@@ -240,7 +257,7 @@ class Solver:
                 gap = f", {cost / bound - 1:.1%} above the bound" if bound > 0 else ""
                 self.progress(f"search ({cost:.4g}{gap})", min(done, budget), budget)
 
-        starts = [space.start, *map(space.order, self.also)]
+        starts = [space.start, *map(space.order, [*self.also, *more])]
         return search(space.problem, strategy, np.stack(starts), budget, self.how.seed, watch)
 
 

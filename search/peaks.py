@@ -1,93 +1,113 @@
-"""The least peak memory of an order, by beam search and annealing under a limit that comes down.
+"""The least peak memory of any order and fusion, and whether it is proven.
 
-A beam over ideals, by peak and live bytes, is one start, a list schedule of what leaves least live
-another, beside the given orders. A peak is a maximum, which tells a move nothing unless it changes
-the highest place. Under a limit just below the peak every place above it counts, as in the soft
-budgets of SERENITY (Ahn et al., 2020), and moves are re-cut exactly as for cost. Each time the
-limit is met it is set below the new peak; when a walk fails, the next one is longer and its step
-down smaller. ``exact.prove_peak`` proves the end.
+Schedules below a limit that comes down, each found by a descent (``descend``) in tens of
+milliseconds; where a descent says that there is none, the limit is a bound, and once it lies just
+below what was found, the proof. As long as there is no proof, annealing goes on from what was
+found: a peak is a maximum, which tells a move nothing unless it changes the highest place, but
+under a limit just below it every place above it counts, as in the soft budgets of SERENITY (Ahn et
+al., 2020), and moves are re-cut exactly as for cost. Each time the limit is met it is set below the
+new peak; when a walk fails, the next one is longer and its step down smaller.
 """
 
 from __future__ import annotations
 
-import itertools
+from dataclasses import dataclass
 
 import numpy as np
 
+from .descend import Descent
 from .evaluate import cut, decode, keys_of
-from .exact import beam
 from .moves import anneal
 from .problem import Problem, peak
 
 SMALLEST = 1e-3
 """Part of the peak by which the limit comes down at least."""
-WIDTH, IDEALS = 256, 300_000
-"""Ideals of one size that the beam keeps, and of all sizes."""
+STATES = 20_000
+"""Ideals that a descent may meet on the way down."""
+PROOF = 300_000
+"""Ideals that the last descent may meet, below what was found: some 3 s."""
 
 
-def least_peak(problem: Problem, first: np.ndarray, budget: int = 200_000, seed: int = 0
-               ) -> tuple[float, tuple[int, ...]]:
-    """(bytes, candidates in order): the least peak found within ``budget`` moves from the orders
-    ``first``, i4[k, n]; never more than the best of them. The problem's own limit does not count;
-    the cost is the least for the order that was found."""
-    rng = np.random.default_rng([seed, 0x9EAC])
+@dataclass(frozen=True, slots=True)
+class Least:
+    """A schedule of little memory."""
+
+    peak: float
+    """Bytes it needs."""
+    chosen: tuple[int, ...]
+    """Candidates in order, of the least cost for the order of their nodes under this peak."""
+    proven: bool
+    """Whether no schedule needs a byte less."""
+    evaluations: int
+    """Ideals met and moves tried."""
+
+
+def least_peak(problem: Problem, first: np.ndarray, budget: int = 200_000, seed: int = 0) -> Least:
+    """The least peak found, with ``budget`` moves of annealing where it cannot be proven without,
+    from the orders ``first``, i4[k, n]; never more than the best of them. The problem's own limit
+    does not count."""
     orders = np.array(first, np.int32).reshape(-1, problem.nodes)
     only = np.zeros(problem.parts.shape[1] + 1)
     only[-1] = 1.0
     free = problem.limited(np.inf)
-    listed = [frugal(free)]
-    if (found := beam(free, WIDTH, IDEALS, peaks=True)) is not None:
-        listed.append(np.array([v for g in found.chosen for v in free.group(g)]))
-    orders = np.concatenate([orders, np.array(listed, np.int32)])
     peaks = [peak(free, cut(free, order, only)) for order in orders]
     best = int(np.argmin(peaks))
-    order, least = orders[best], peaks[best]
-    step, block, spent = 0.1, max(2000, budget // 50), 0
-    ceiling = max(problem.flat.ceiling, 1e-300)
-    while spent < budget and least > 0:
-        block = min(block, budget - spent)
-        below = free.limited(least * (1 - step))
-        walked, cost = anneal(below, order, block, 0.5 * ceiling, 0.01 * ceiling,
-                              int(rng.integers(1 << 63)))  # fmt: skip
-        spent += block
-        if cost < ceiling:
-            order = walked
-            least = peak(free, cut(free, order, only))
-        else:
-            step, block = max(SMALLEST, step * 0.6), int(block * 1.3)
-    best_cut = decode(free.limited(least), keys_of(order[None]))
-    return float(best_cut.peaks[0]), best_cut.chosen(0)
+    way = _Way(free, only, orders[best], peaks[best])
+    if problem.nodes and not way.descend():
+        way.walk(budget, np.random.default_rng([seed, 0x9EAC]))
+    cheap = decode(free.limited(way.least), keys_of(way.order[None]))
+    return Least(float(cheap.peaks[0]), cheap.chosen(0), way.proven, way.spent)
 
 
-def frugal(problem: Problem) -> np.ndarray:
-    """i4[n]: an order, one node at a time: of those that are ready the one that leaves least live,
-    then the one that needs least, then the first."""
-    f = problem.flat
-    alone = {problem.group(g)[0]: float(f.written[g]) for g in range(problem.candidates)
-             if len(problem.group(g)) == 1}  # fmt: skip
-    waits = [len(problem.predecessors(v)) for v in range(problem.nodes)]
-    follow: list[list[int]] = [[] for _ in waits]
-    for a, b in problem.edges:
-        follow[a].append(b)
-    readers = (np.diff(f.user_ptr) + f.kept).tolist()
-    nbytes = f.nbytes.tolist()
-    read = [f.needs[a:b].tolist() for a, b in itertools.pairwise(f.need_ptr)]
-    made = [sum(nbytes[w] for w in range(a, b) if readers[w])
-            for a, b in itertools.pairwise(f.value_ptr)]  # fmt: skip
+class _Way:
+    """The way down."""
 
-    def wish(v: int) -> tuple[float, float, int]:
-        return made[v] - sum(nbytes[w] for w in read[v] if readers[w] == 1), alone[v], v
+    def __init__(self, problem: Problem, only: np.ndarray, order: np.ndarray, least: float) -> None:
+        self.problem, self.only, self.order, self.least = problem, only, order, least
+        self.descent = Descent(problem)
+        self.bound = 0.0
+        self.proven, self.spent = False, 0
 
-    ready = {v for v, count in enumerate(waits) if not count}
-    order = []
-    while ready:
-        best = min(ready, key=wish)
-        ready.remove(best)
-        order.append(best)
-        for w in read[best]:
-            readers[w] -= 1
-        for v in follow[best]:
-            waits[v] -= 1
-            if not waits[v]:
-                ready.add(v)
-    return np.array(order, np.int32)
+    def descend(self) -> bool:
+        """Descents until one fails by a small step, then one for the proof, which is answered."""
+        step = 0.1
+        while step > SMALLEST and self.bound < self.least - 1:
+            if not self._below(self.least * (1 - step), STATES):
+                step /= 2
+        while not self.proven and self._below(self.least - 1, PROOF):
+            pass
+        return self.proven
+
+    def _below(self, limit: float, states: int) -> bool:
+        """Whether a descent under a limit finds a schedule, which is the best one then."""
+        found = None
+        if limit > self.bound:
+            found, final, met = self.descent.within(limit, states)
+            self.spent += met
+            if found is None and final:
+                self.bound = limit
+        if found is not None:
+            self.order = np.array([v for g in found for v in self.problem.group(g)], np.int32)
+            self.least = peak(self.problem, cut(self.problem, self.order, self.only))
+        self.proven = self.bound >= self.least - 1
+        return found is not None
+
+    def walk(self, budget: int, rng: np.random.Generator) -> None:
+        """Annealing with ``budget`` moves, and a descent from where it ends."""
+        step, block, spent, before = 0.1, max(2000, budget // 50), 0, self.least
+        ceiling = max(self.problem.flat.ceiling, 1e-300)
+        while spent < budget and self.least - 1 > self.bound:
+            block = min(block, budget - spent)
+            below = self.problem.limited(max(self.least * (1 - step), self.bound))
+            walked, cost = anneal(below, self.order, block, 0.5 * ceiling, 0.01 * ceiling,
+                                  int(rng.integers(1 << 63)))  # fmt: skip
+            spent += block
+            if cost < ceiling:
+                self.order = walked
+                self.least = peak(self.problem, cut(self.problem, self.order, self.only))
+            else:
+                step, block = max(SMALLEST, step * 0.6), int(block * 1.3)
+        self.spent += spent
+        self.proven = self.bound >= self.least - 1
+        if self.least < before and not self.proven:
+            self.descend()

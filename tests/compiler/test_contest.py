@@ -125,8 +125,10 @@ def test_a_strategy_of_ones_own() -> None:
 @pytest.mark.parametrize("search", ["exact", "annealing"])
 def test_less_memory_without_a_proof(search: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from evonnx.search import choose
+    from evonnx.search.descend import Descent
 
     monkeypatch.setattr(choose, "IDEALS", 3)
+    monkeypatch.setattr(Descent, "within", lambda *_: (None, False, 0))
     graph = branches()
     compiled = evonnx.compile(graph, search=search, objective="peak", budget=40_000, threads=1)
     found = compiled.report().search

@@ -164,3 +164,42 @@ def test_the_search_knows_what_is_in_place(kernel: int) -> None:
     choice = compiled._stages.choice
     assert choice is not None
     assert choice.peak == arena(compiled)
+
+
+def cell(branches: int = 6) -> Graph:
+    """Branches of one image, each of a large and a small convolution, concatenated for one."""
+    b = Builder()
+    x = b.input("x", TensorType(F32, (1, 16, 16, 8)))
+    made = [b.op("relu", conv(b, x, 24 + k, 3)) for k in range(branches)]
+    joined = b.op("concat", *made, axis=3)
+    return b.build({"y": b.op("neg", conv(b, joined, 8))})
+
+
+def test_a_limit_below_what_the_default_needs_is_met() -> None:
+    """In the run as in the prediction, and what is promised is the program's own plan."""
+    graph = cell()
+    default = evonnx.compile(graph, pipeline="", threads=1, cache=False)
+    least = evonnx.compile(graph, pipeline="", threads=1, cache=False, objective="peak")
+    needs, reach = (c.executable.predicted_peak().total for c in (default, least))
+    assert reach < needs
+    assert not any(n.op == "concat" for n in least.graph.nodes)
+    feeds = random_feeds(default.inputs)
+    for limit in (reach, (reach + needs) // 2):
+        compiled = evonnx.compile(graph, pipeline="", threads=1, cache=False, max_memory=limit)
+        got = compiled(**feeds)
+        found = compiled.executable.last_call()
+        assert found is not None
+        assert found[1].total <= limit
+        assert found[1] == compiled.executable.predicted_peak()
+        assert np.allclose(got, run(graph, feeds)["y"], rtol=1e-4, atol=1e-4)
+
+
+def test_a_limit_that_cannot_be_reached_names_what_can() -> None:
+    graph = cell(3)
+    least = evonnx.compile(graph, pipeline="", threads=1, cache=False, objective="peak")
+    peak = least.executable.predicted_peak()
+    with pytest.raises(evonnx.LimitError, match=f"the least found is {peak.total:,} bytes") as told:
+        evonnx.compile(graph, pipeline="", threads=1, cache=False, max_memory=peak.constants + 1)
+    reachable = int(str(told.value).split("the least found is ")[1].split()[0].replace(",", ""))
+    compiled = evonnx.compile(graph, pipeline="", threads=1, cache=False, max_memory=reachable)
+    assert compiled.executable.predicted_peak().total <= reachable
