@@ -168,10 +168,11 @@ class ProgramBuilder:
         size = (kernels.packed_elements,)
         if kernels.packed_constant is None:
             return self.add(Buffer(f"v{len(self.buffers)}", TensorType(F32, size), "arena"))
-        k, p = kernels.packed_constant
-        type_ = TensorType(p.dtype, size)
-        spec = ("panels", p.offset, p.outer, p.column, p.inner, p.width, p.group,
-                p.winograd)
+        k, recipes = kernels.packed_constant
+        type_ = TensorType(recipes[0].dtype, size)
+        parts = [("panels", p.offset, p.outer, p.column, p.inner, p.width, p.group, p.winograd)
+                 for p in recipes]
+        spec: tuple[Any, ...] = parts[0] if len(parts) == 1 else ("joined", *parts)
         digest = ins[k].node.attrs["digest"]
         found = self.packed.get((digest, spec))
         if found is None:

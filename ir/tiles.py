@@ -15,11 +15,23 @@ from functools import partial
 
 from .access import AccessMap, Cond, Gathered, Region, linear_index
 from .axes import Axis, coefficient, find_split, fresh_axes, mergeable, name_of, split_axis
-from .dims import Dim, Expr, evaluate, free_symbols, free_vars, product, substitute, within
+from .dims import (
+    Dim,
+    Expr,
+    ceil_div,
+    evaluate,
+    free_symbols,
+    free_vars,
+    product,
+    substitute,
+    within,
+)  # fmt: skip
 from .elements import Ex, Gather, Index, Names, Puller, Refused, is_reduction, positions
 from .errors import ModelError
 from .graph import Graph, Node, Value
 from .ops import lookup
+from .ops.contraction import split_layout
+from .transposed import phases_of
 from .types import BF16, F16, F32, I8, I32, U8, DType
 
 BLOCK = 4096
@@ -282,7 +294,7 @@ class TileSpace:
         for k, (axes, index) in self.late.items():
             new: list[Axis] = []
             for a in axes:
-                into = mapping.get(name_of(a.var))
+                into = mapping.get(name_of(a.var)) if isinstance(a.var, Expr) else None
                 new.extend([a] if into is None else [
                     tile[name] for name in tile if name in free_vars(into)])
             self.late[k] = (new, at(index))
@@ -546,9 +558,13 @@ def micro_typed(contraction: Node) -> bool:
 
 class ContractionSpace(TileSpace):
     """A group around one contraction ``sum_k A[row, k] * B[k, column]`` that a micro-kernel can
-    compute: every tile axis moves A only (rows), B only (columns) or both (batch)."""
+    compute: every tile axis moves A only (rows), B only (columns) or both (batch).
 
-    def __init__(self, low: Space) -> None:
+    A phased contraction (a strided transposed convolution) is several: of all outputs that leave
+    the same remainder ``phase``, per axis, when they are divided by the strides. The space is that
+    of one of its ``phases``, by default of the first, which has the most products."""
+
+    def __init__(self, low: Space, phase: tuple[int, ...] | None = None) -> None:
         nodes = [n for n in low.graph.nodes if is_reduction(n)]
         if len(nodes) != 1 or not lookup(nodes[0].op).has("contraction"):
             raise Refused("a micro-kernel computes one contraction and no other reduction")
@@ -562,10 +578,37 @@ class ContractionSpace(TileSpace):
         self.pixels, self.zero = F32, 0.0
         """Of a depthwise convolution: the type its pixels are read in, and what is taken away from
         bytes."""
+        self.phase = phase
+        self.phases: tuple[tuple[int, ...], ...] = ((),)
         self.find_tiles()
         if self.early:
             raise Refused("an output does not depend on the contraction")
         self.classify()
+
+    def refine(self) -> None:
+        """Restricts the outputs to the phase first: then nothing divides their numbers."""
+        if lookup(self.anchor.op).has("phased"):
+            self.phases = phases_of(self.anchor)
+            self.enter(self.phases[0] if self.phase is None else self.phase)
+        super().refine()
+
+    def enter(self, phase: tuple[int, ...]) -> None:
+        """Restricts the outputs to one phase."""
+        mapping: dict[str, Dim] = {}
+        strides = self.anchor.attrs["strides"]
+        _, spatial, _ = split_layout(self.index[self.anchor], self.anchor.attrs["layout"])
+        for i, stride, first in zip(spatial, strides, phase, strict=True):
+            if i == 0 or stride == 1:
+                continue
+            where = next((k for k, a in enumerate(self.tile) if a.var == i), None)
+            if where is None:
+                raise Refused("what follows splits the phases of a contraction")
+            extent = ceil_div(self.tile[where].hi - first, stride)
+            inner = self.low.names.var(extent)
+            self.tile[where] = Axis(inner, extent)
+            mapping[name_of(i)] = inner * stride + first
+        self.tile = [a for a in self.tile if isinstance(a.var, Expr)]
+        self.rename(mapping)
 
     def classify(self) -> None:
         """Sorts the tile axes by the operand they move."""
@@ -607,7 +650,16 @@ class ContractionSpace(TileSpace):
             for d in (c.expr, c.lo, c.hi):
                 if free_vars(d) & {name_of(x.var) for x in self.columns}:
                     raise Refused("padding depends on the column")
+        if len(self.phases) > 1 and not self.side_by_side():
+            raise Refused("the results of a phase would be written one at a time")
         self.split_run()
+
+    def side_by_side(self) -> bool:
+        """Whether columns of every output are neighbors in memory."""
+        column = name_of(self.columns[-1].var)
+        outputs = self.low.graph.outputs
+        return all(coefficient(linear_index(outputs[k][1].shape, index), column) == 1
+                   for k, (_, index) in self.late.items())
 
     def depthwise(self) -> None:
         """The form without columns: one channel axis moves both operands, contiguously."""

@@ -80,8 +80,8 @@ class Contraction:
     nest: Nest
     """Buffers: inputs, packed B, outputs, scratch."""
     packed_elements: Dim
-    panels: tuple[int, Panels] | None
-    """(input number, recipe) where B is a constant."""
+    panels: tuple[int, tuple[Panels, ...]] | None
+    """(input number, a recipe per phase) where B is a constant."""
     pack: Nest | None
     """Otherwise the kernel that packs it; buffers: inputs, packed B."""
     externs: tuple[str, ...]
@@ -92,13 +92,22 @@ class _Plan:
     """Sizes and variables of one contraction's tiling."""
 
     def __init__(self, graph: Graph, tile: MicroKernel, constants: frozenset[int],
-                 plan: Tiling | None = None) -> None:
+                 plan: Tiling | None = None, after: _Plan | None = None,
+                 phase: tuple[int, ...] | None = None) -> None:
+        """``after``: the phase of the same contraction that was written before."""
         self.plan = Tiling(0, tile.mr, tile.nv) if plan is None else plan
-        self.low = Lowering(graph)
-        self.low.first_output += 1  # packed B sits between inputs and outputs
-        self.low.first_scratch += 1
+        self.base: Dim = 0
+        """Where packed B begins."""
+        if after is None:
+            self.low = Lowering(graph)
+            self.low.first_output += 1  # packed B sits between inputs and outputs
+            self.low.first_scratch += 1
+        else:
+            self.low, self.base = after.low, after.base + after.packed_elements
+            self.low.reuse_scratch()
+            del self.low.puller.provided[after.space.anchor.out]
         self.packed = len(graph.inputs)
-        self.space = ContractionSpace(self.low)
+        self.space: ContractionSpace = ContractionSpace(self.low, phase)
         self.mr, self.nr, self.tile = tile.mr, tile.nr, tile
         self.constants = constants
         self.stored = brief_weights(self.space, constants)
@@ -128,6 +137,11 @@ class _Plan:
         self.together, self.dear = self.interleaved(), not s.direct
         """Whether a tile has the whole batch; whether its rows of A are computed first."""
         self.cut_panels(self.block_rows())
+
+    @property
+    def packed_elements(self) -> Dim:
+        """Elements of packed B."""
+        return self.batches * self.panels * self.panel_depth * self.nr
 
     def cut_panels(self, block: Dim) -> None:
         """Blocks of ``block`` rows, and of as many panels as keep a few threads busy."""
@@ -205,20 +219,16 @@ class _Writer(_Plan):
 
     def contraction(self) -> Contraction:
         """The main nest and the packing."""
+        self.write()
+        return _assembled([self])
+
+    def write(self) -> None:
+        """The domain of the products."""
         self.start()
         steps: list[Step] = []
         steps.extend(self.rows_of_a())
         steps.extend(self.panel_loop())
         self.low.domains.append(self.domain(tuple(steps)))
-        nest = self.low.nest()
-        inputs = len(self.low.graph.inputs)
-        packed = BufferDecl("in", self.panel_type)
-        buffers = (*nest.buffers[:inputs], packed, *nest.buffers[inputs:])
-        panels = self.constant_panels()
-        size = self.batches * self.panels * self.panel_depth * self.nr
-        pack = None if panels is not None else self.packing()
-        nest = replace(nest, buffers=buffers, shared=True)
-        return Contraction(nest, size, panels, pack, called(nest))
 
     def domain(self, steps: tuple[Step, ...]) -> Domain:
         """The tile space. A thread has a run of tiles: rows before panels, so that it has whole
@@ -321,7 +331,7 @@ class _Writer(_Plan):
         j = n.var(self.panels, "j")
         q = n.var(ceil_div(self.block, self.mr))
         self.micro = (Axis(q, self.micro_tiles),) if isinstance(q, Expr) else ()
-        self.strip = low.first_scratch + len(low.scratch)
+        self.strip = low.next_scratch(self.sum)
         strip = (j - self.first_panel) * (self.block * self.nr) if self.chunks != 1 else 0
         loop, finish = self.epilogue(j, strip)
         if self.chunks != 1 or finish is None or finish.turned:
@@ -433,7 +443,7 @@ class _Writer(_Plan):
         """Where the batch's panels begin."""
         batch = self.space.batch
         index = linear_index(tuple(a.hi for a in batch), tuple(a.var for a in batch))
-        return index * (self.panels * self.panel_depth * self.nr)
+        return self.base + index * (self.panels * self.panel_depth * self.nr)
 
     def epilogue(self, j: Dim, strip: Dim) -> tuple[Loop, Finish | None]:
         """Everything after the contraction: over one strip of C, and in registers if it can be."""
@@ -503,11 +513,29 @@ class _Writer(_Plan):
         order = [*s.batch, *self.outer, Axis(p, self.panel_count), *self.reduced,
                  Axis(lane, self.nr)]
         axes = [a for a in order if isinstance(a.var, Expr)]
-        at = linear_index(tuple(a.hi for a in axes), tuple(a.var for a in axes))
+        at = self.base + linear_index(tuple(a.hi for a in axes), tuple(a.var for a in axes))
         domain = tile_map(axes, (Store(self.packed, at, value),), n)
         inputs = [BufferDecl("in", v.dtype) for v in self.low.graph.inputs]
         gathers = dict(self.low.puller.gathers)
         return Nest((*inputs, BufferDecl("out", F32)), (domain,), gathers)
+
+
+def _assembled(writers: Sequence[_Writer]) -> Contraction:
+    """One contraction of what all phases wrote, a domain each."""
+    last = writers[-1]
+    nest = last.low.nest()
+    inputs = len(last.low.graph.inputs)
+    packed = BufferDecl("in", last.panel_type)
+    buffers = (*nest.buffers[:inputs], packed, *nest.buffers[inputs:])
+    nest = replace(nest, buffers=buffers, shared=True)
+    size = last.base + last.packed_elements
+    found = [p for p in (w.constant_panels() for w in writers) if p is not None]
+    if len(found) == len(writers):
+        recipes = tuple(recipe for _, recipe in found)
+        return Contraction(nest, size, (found[0][0], recipes), None, called(nest))
+    packs = [w.packing() for w in writers]
+    pack = replace(packs[-1], domains=tuple(d for p in packs for d in p.domains))
+    return Contraction(nest, size, None, pack, called(nest))
 
 
 def brief_weights(space: ContractionSpace, constants: frozenset[int]) -> Ex | None:
@@ -538,5 +566,10 @@ def lower_contraction(graph: Graph, tile: MicroKernel, constants: frozenset[int]
     """Lowers a group around one contraction as ``plan`` says (None: as nobody asks otherwise);
     ``constants`` are the inputs known at load time. Raises ``Refused`` where the group is not of
     that form."""
-    return _Writer(graph, tile, constants, plan).contraction()
+    writers = [_Writer(graph, tile, constants, plan)]
+    writers[0].write()
+    for phase in writers[0].space.phases[1:]:
+        writers.append(_Writer(graph, tile, constants, plan, writers[-1], phase))
+        writers[-1].write()
+    return _assembled(writers)
 

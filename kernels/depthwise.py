@@ -102,7 +102,7 @@ class _Writer:
         """The whole kernel, and the micro-kernels it calls."""
         low, c = self.low, self.after
         self.zeros = low.new_scratch(self.space.pixels, self.before)
-        self.strip = low.first_scratch + len(low.scratch)
+        self.strip = low.next_scratch(F32)
         self.finish = self.epilogue(0)[1]
         if self.finish is not None and self.finish.turned and self.grid is None:
             self.finish = None
@@ -153,11 +153,11 @@ class _Writer:
             self.part = BLOCK_PIXELS
         parts = ceil_div(length, self.part) if self.part != 0 else 1
         self.line_part = self.low.names.var(parts)
-        self.first: Dim = 0
+        self.begin = self.first = self.line_part * self.part
         self.count: Dim = self.part
-        """The part's first pixel, and how many it has."""
+        """The part's first pixel, and how many it has; what lies before ``begin`` is another
+        part's as well."""
         if isinstance(self.line_part, Expr):
-            self.first = self.line_part * self.part
             if isinstance(length, int):
                 self.first = dmin(self.first, length - self.part)
             else:
@@ -208,7 +208,8 @@ class _Writer:
         steps.append(self.call(first, size, s.tile))
         if self.finish is None:
             loop, _ = self.epilogue(first)
-            axes = (Axis(self.pixel, first + size, s.first + q * size),) if isinstance(
+            lowest = dmax(s.first + q * size, self.begin)  # nothing is stored twice
+            axes = (Axis(self.pixel, first + size, lowest),) if isinstance(
                 self.pixel, Expr) else ()
             steps.append(replace(loop, axes=(*axes, *loop.axes)))
         return Nested((Axis(q, ceil_div(s.count, size)),) if isinstance(q, Expr) else (),

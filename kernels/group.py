@@ -56,8 +56,8 @@ class GroupKernels:
     kernels: tuple[Kernel, ...]
     packed_elements: Dim = 0
     """float32 elements of the packed operand; 0 for none."""
-    packed_constant: tuple[int, Panels] | None = None
-    """(input number, recipe) where the packed operand is a constant."""
+    packed_constant: tuple[int, tuple[Panels, ...]] | None = None
+    """(input number, recipes of its parts) where the packed operand is a constant."""
 
 
 def _kernel(emitted: Emitted, buffers: list[tuple[str, int]], externs: tuple[str, ...] = ()

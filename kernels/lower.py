@@ -79,6 +79,8 @@ class Lowering(Space):
     """State of one group's lowering."""
 
     scratch: list[BufferDecl] = field(default_factory=list)
+    idle: list[int] = field(default_factory=list)
+    """Numbers in ``scratch`` that may be used again."""
     domains: list[Domain] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -88,8 +90,23 @@ class Lowering(Space):
 
     def new_scratch(self, dtype: DType, size: Dim) -> int:
         """A piece of the thread's scratch; answers its buffer number."""
-        self.scratch.append(BufferDecl("scratch", dtype, size))
-        return self.first_scratch + len(self.scratch) - 1
+        number = self.next_scratch(dtype)
+        k = number - self.first_scratch
+        if k < len(self.scratch):
+            self.idle.remove(k)
+            self.scratch[k] = BufferDecl("scratch", dtype, dmax(self.scratch[k].size, size))
+        else:
+            self.scratch.append(BufferDecl("scratch", dtype, size))
+        return number
+
+    def next_scratch(self, dtype: DType) -> int:
+        """The buffer number of the piece that is asked for next."""
+        idle = (k for k in self.idle if self.scratch[k].dtype == dtype)
+        return self.first_scratch + next(idle, len(self.scratch))
+
+    def reuse_scratch(self) -> None:
+        """Gives all scratch to the domains that follow; no tile outlives its domain."""
+        self.idle = list(range(len(self.scratch)))
 
     def nest(self) -> Nest:
         """The finished nest."""

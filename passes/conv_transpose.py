@@ -1,5 +1,10 @@
 """Transposed convolutions as dense convolutions, by stride phases.
 
+A kernel computes a plain transposed convolution phase by phase and stores every result where it
+belongs (``ir.transposed``), so such nodes stay as they are. What it does not compute well or at all
+is lowered here: groups, dilated kernels, many phases, and few channels, whose phases together fill
+a vector that each alone leaves empty.
+
 An output position ``j = q*s + p`` (phase ``p`` of stride ``s``) of the uncropped result receives
 ``x[q - e] * w[k]`` from exactly those taps ``k`` with ``k*d = e*s + p``. So every phase is an
 ordinary convolution of stride 1, and the phases are interleaved afterwards by a reshape. All phases
@@ -21,9 +26,15 @@ import numpy as np
 
 from ..ir.dims import Dim, ceil_div, dmax, dmin, known_ge
 from ..ir.graph import Attrs, Builder, Graph, Node, Value
+from ..ir.types import F32
 from .evaluate import CAP
 from .facts import Refusal, array_of, is_const
 from .rebuild import New, with_replaced
+
+PHASES = 16
+"""Phases that one kernel computes, at most: each is a part of its source."""
+HALF = 8
+"""Columns of half a vector, which a micro-kernel computes no fewer of."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +67,13 @@ class Axis:
 
 
 def lower_conv_transpose(graph: Graph, fired: Counter[str] | None = None) -> Graph:
-    """``graph`` with the transposed convolutions lowered to convolutions."""
-    if not any(n.op == "conv_transpose" for n in graph.nodes):
+    """``graph`` with the transposed convolutions lowered that are better computed so."""
+    chosen = {n for n in graph.nodes if n.op == "conv_transpose" and not _by_phases(n)}
+    if not chosen:
         return graph
 
     def lowered(b: Builder, node: Node, new: New) -> tuple[Value, ...] | None:
-        if node.op != "conv_transpose":
+        if node not in chosen:
             return None
         x, w = map(new, node.operands)
         try:
@@ -73,6 +85,31 @@ def lower_conv_transpose(graph: Graph, fired: Counter[str] | None = None) -> Gra
         return (y,)
 
     return with_replaced(graph, lowered)
+
+
+def _by_phases(node: Node) -> bool:
+    """Whether the kernel of all phases computes the node, and computes fewer vectors than one
+    convolution of all phases, where there is one."""
+    a, (x, w) = node.attrs, node.operands
+    kernel, m, r = w.shape[2:], w.shape[1], node.out.rank - 2
+    if x.dtype != F32 or a["groups"] != 1 or any(d != 1 for d in a["dilations"]):
+        return False
+    count = math.prod(a["strides"])
+    if not 1 < count <= PHASES or not isinstance(m, int) or not all(
+        isinstance(k, int) and k >= s for k, s in zip(kernel, a["strides"], strict=True)
+    ):
+        return False
+    shape = node.out.shape
+    out = shape[1:-1] if a["layout"] == "last" else shape[2:]
+    sizes = x.shape[1:-1] if a["layout"] == "last" else x.shape[2:]
+    axes = [_axis(a, k, kernel[k], sizes[k], out[k]) for k in range(r)]  # type: ignore[arg-type]
+    apart, together = -(-m // HALF) * HALF, -(-m * count // HALF) * HALF
+    if math.prod(axis.stride * axis.taps for axis in axes) != math.prod(kernel):  # type: ignore[arg-type]
+        return True
+    pixels, rounds = math.prod(out), math.prod(axis.rounds for axis in axes)  # type: ignore[arg-type]
+    if not isinstance(pixels, int) or not isinstance(rounds, int):
+        return count * apart <= together
+    return pixels * apart <= rounds * together
 
 
 def _lower(b: Builder, node: Node, x: Value, w: Value) -> Value:

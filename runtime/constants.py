@@ -123,6 +123,12 @@ def _panels(
     return packed
 
 
+@transform("joined")
+def _joined(array: np.ndarray, *parts: tuple[Any, ...]) -> np.ndarray:
+    """What several transforms make of the array, one after another."""
+    return np.concatenate([apply(array, part).reshape(-1) for part in parts])
+
+
 def _spread(matrix: np.ndarray) -> np.ndarray:
     """``G g G^T`` of Winograd's F(2x2, 3x3), computed in float64; the 3x3 lead in k of
     ``[outer, 9 * rest, columns]``. A few of ``rest`` at a time stay in the cache."""

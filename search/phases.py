@@ -479,6 +479,11 @@ def _product(s: ContractionSpace, constants: frozenset[int]) -> ProductWork:
         pack = _loop(low, order, axes, [(step, value)], cut=True, shared=True)
     epilogue, residuals = _epilogue(s, tile + outer, [column])
     divisions = sum(row_division(a.hi) for a in s.rows[1:])
+    if len(s.phases) > 1:  # as one product of all phases' rows with sums of their average length
+        rows = product(s.anchor.out.shape) // dmax(column.hi, 1)
+        types = tuple(v.type for v in s.anchor.operands)
+        work = lookup(s.anchor.op).work(types, s.anchor.attrs, s.anchor.types)
+        depth = ceil_div(work.flops, dmax(2 * rows * column.hi, 1))
     return ProductWork(batches, rows, column.hi, product(a.hi for a in outer), depth, taps,
                        divisions, left=left, pack=pack, epilogue=epilogue,
                        residuals=residuals, form=form, windows=None if form.fan is None else

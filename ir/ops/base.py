@@ -49,7 +49,8 @@ class OpDef:
     """NumPy meaning; None for ops the interpreter treats itself (sources, regions)."""
     traits: frozenset[str]
     """elementwise, movement, gather, reduction, contraction, window, scan, sort, scatter, source,
-    recurrent, control, dynamic, composite, host, opaque (own kernel), commutative, random."""
+    recurrent, control, dynamic, composite, host, opaque (own kernel), commutative, random; phased:
+    outputs a stride apart read alike, those between them other elements of the constants."""
     access: Access | None = None
     """Access map; None where only whole operands describe what is read (opaque kernels)."""
     flops_per_element: int = 1

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import math
 from typing import Any
 
 import numpy as np
 
 from ..access import AccessMap, Cond, Region, broadcast_index
-from ..dims import Dim
+from ..dims import Dim, ceil_div, floordiv, mod, product
 from ..errors import ModelError
 from ..types import DType, TensorType
-from .base import Attributes, OpDef, broadcast_shapes, register, tensor
+from .base import Attributes, OpDef, Work, broadcast_shapes, register, tensor
 
 Index = tuple[Dim, ...]
 
@@ -252,7 +253,7 @@ def _ref_conv_transpose(args: Any, attrs: Attributes, types: Any) -> tuple[Any, 
         strict=True)]
     y = np.zeros((n, mg * groups, *full), dtype=x.dtype)
     wg = w.reshape(groups, c // groups, mg, *kernel)
-    xg = x.reshape(n, groups, c // groups, -1)
+    xg = x.reshape(n, groups, c // groups, math.prod(spatial))
     with np.errstate(all="ignore"):
         for taps in itertools.product(*(range(k) for k in kernel)):
             part = np.einsum("ngcp,gcm->ngmp", xg, wg[(..., *taps)], optimize=True)
@@ -271,8 +272,56 @@ def _ref_conv_transpose(args: Any, attrs: Attributes, types: Any) -> tuple[Any, 
     return (_from_first(y, layout),)
 
 
+def _access_conv_transpose(types: Any, attrs: Attributes, index: Index, fresh: Any) -> AccessMap:
+    """Output ``j`` receives ``x[q - e] w[e s + p]``, where ``q s + p`` is its place in the result
+    that is not cropped: every ``s``-th tap from the output's phase ``p`` on."""
+    x, w = types
+    layout, kernel = attrs["layout"], w.shape[2:]
+    n, out, m = split_layout(index, layout)
+    at: list[Dim] = []
+    taps: list[Dim] = []
+    conds: list[Cond] = []
+    known: list[Cond] = []
+    reduced: list[tuple[Dim, Dim]] = []
+    for o, size, k, s, d, lo in zip(out, split_layout(x.shape, layout)[1], kernel,
+                                    attrs["strides"], attrs["dilations"], attrs["pads_lo"],
+                                    strict=True):  # fmt: skip
+        place, phase = o + lo, mod(o + lo, s)
+        if d == 1:
+            count = ceil_div(k - phase, s) if isinstance(phase, int) else ceil_div(k, s)
+            e = fresh(count)
+            tap, position = e * s + phase, floordiv(place, s) - e
+            if not isinstance(phase, int):
+                known.append(Cond(tap, 0, k))
+        else:
+            count = k
+            e = tap = fresh(k)
+            position = floordiv(place - tap * d, s)
+            conds.append(Cond(mod(place - tap * d, s), 0, 1))
+        conds.append(Cond(position, 0, size))
+        at.append(position)
+        taps.append(tap)
+        reduced.append((e, count))
+    mg = w.shape[1]
+    cg = x.shape[1 if layout == "first" else -1] // attrs["groups"]
+    group: Dim = 0 if attrs["groups"] == 1 else m // mg
+    c = fresh(cg)
+    channel = group * cg + c
+    return AccessMap((Region(0, join_layout(n, tuple(at), channel, layout), tuple(conds)),
+                      Region(1, (channel, m - group * mg, *taps), tuple(known))),
+                     (*reduced, (c, cg)))
+
+
+def _work_conv_transpose(types: tuple[Any, ...], attrs: Attributes, results: tuple[Any, ...]
+                         ) -> Work:
+    x, w = types
+    nbytes = x.nbytes() + w.nbytes() + results[0].nbytes()
+    return Work(2 * x.numel() * product(w.shape[1:]), nbytes)
+
+
 register(OpDef("conv_transpose", (2, 2), _infer_conv_transpose, _ref_conv_transpose,
-               frozenset({"image", "opaque"}), None, 2, attrs=(*_CONV_ATTRS, "output_padding"),
+               frozenset({"contraction", "image", "phased"}), _access_conv_transpose, 2,
+               attrs=(*_CONV_ATTRS, "output_padding"), work_fn=_work_conv_transpose,
                doc="the gradient of conv; weights [C, M/g, *K] in both layouts"))
 
 

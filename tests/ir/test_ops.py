@@ -16,7 +16,7 @@ from evonnx.ir.types import F32, I32, I64, TensorType
 TRAITS = {
     "elementwise", "movement", "gather", "reduction", "contraction", "window", "scan", "sort",
     "scatter", "source", "recurrent", "control", "dynamic", "composite", "host", "opaque",
-    "commutative", "random", "view", "image", "trees", "attention",
+    "commutative", "random", "view", "image", "trees", "attention", "phased",
 }  # fmt: skip
 
 

@@ -7,11 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from evonnx.compiler.build import build_program
+from evonnx.ir import interp
 from evonnx.ir.dims import Dim, sym
-from evonnx.ir.graph import Builder, Value
+from evonnx.ir.graph import Builder, Graph, Value
+from evonnx.ir.schedule import Group, Schedule
 from evonnx.ir.target import Target
 from evonnx.ir.types import F32, I8, U8, DType, TensorType
 from evonnx.kernels.depthwise import lower_depthwise
+from evonnx.runtime.executable import Executable
 from evonnx.search.greedy import greedy
 
 from .test_groups import RNG, array, check, tensor
@@ -43,10 +47,15 @@ CASES = [
 
 def depthwise(b: Builder, case: tuple[Any, ...], shape: tuple[Dim, ...]) -> tuple[Value, Value]:
     """The convolution and its weights' input."""
+    return depthwise_of(b, case, tensor(b, "x", *shape))
+
+
+def depthwise_of(b: Builder, case: tuple[Any, ...], x: Value) -> tuple[Value, Value]:
+    """The same of a given image."""
     keys = ("strides", "dilations", "pads_lo", "pads_hi")
     c = case[0][-1]
     w = tensor(b, "w", *case[1], 1, c)
-    return b.op("conv", tensor(b, "x", *shape), w, groups=c, layout="last",
+    return b.op("conv", x, w, groups=c, layout="last",
                 **dict(zip(keys, case[2:], strict=True))), w
 
 
@@ -114,6 +123,30 @@ def _width(case: tuple[Any, ...]) -> int:
     image, kernel, strides, dilations, lo, hi = case
     span = (kernel[-1] - 1) * dilations[-1] + 1
     return (image[-2] + lo[-1] + hi[-1] - span) // strides[-1] + 1  # type: ignore[no-any-return]
+
+
+def test_pixels_of_two_parts_of_a_line_are_stored_once() -> None:
+    """What is added may lie where the result goes: the second time it would be added twice."""
+    b = Builder()
+    case = ((1, 150, 40), (31,), (1,), (1,), (15,), (15,))
+    x = tensor(b, "x", *case[0])
+    r = b.op("relu", x)
+    y, _ = depthwise_of(b, case, x)
+    y = b.op("add", b.op("sigmoid", y), r)
+    graph = b.build({"y": b.op("neg", y)})
+    number = {n.op: graph.index[n] for n in graph.nodes}
+    groups = [(("relu",), "loops"), (("conv", "sigmoid", "add"), "contract"), (("neg",), "loops")]
+    schedule = Schedule(graph.digest, tuple(
+        Group(tuple(sorted(number[op] for op in ops)), how) for ops, how in groups))
+
+    def no_regions(body: Graph) -> Any:
+        raise AssertionError("no control flow here")
+
+    program = build_program(graph, schedule, Target.named("cpu"), no_regions)
+    given = {"x": array(*case[0]), "w": array(31, 1, 40)}
+    got = Executable(program, graph.constants, Target.named("cpu"), 1).run(given)["y"]
+    want = interp.run(graph, given, float64=True)["y"]
+    np.testing.assert_allclose(got, want, atol=1e-4)
 
 
 def test_special_values_stay_where_they_are() -> None:

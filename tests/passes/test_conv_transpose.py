@@ -12,6 +12,7 @@ from evonnx.ir.graph import Builder, Graph
 from evonnx.ir.interp import run
 from evonnx.ir.types import F32, TensorType
 from evonnx.ir.verify import verify
+from evonnx.passes import conv_transpose
 from evonnx.passes.conv_transpose import lower_conv_transpose
 from evonnx.passes.layout import to_channels_last
 
@@ -38,6 +39,13 @@ CASES = [
 ]
 
 
+@pytest.fixture
+def all_lowered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No transposed convolution is left to the kernel of all phases."""
+    monkeypatch.setattr(conv_transpose, "PHASES", 0)
+
+
+@pytest.mark.usefixtures("all_lowered")
 @pytest.mark.parametrize("layout", ["first", "last"])
 def test_lowered(layout: str) -> None:
     rng = np.random.default_rng(3)
@@ -51,6 +59,7 @@ def test_lowered(layout: str) -> None:
         np.testing.assert_allclose(a, b, atol=1e-9, err_msg=str(case))
 
 
+@pytest.mark.usefixtures("all_lowered")
 def test_three_dimensions_and_layout() -> None:
     rng = np.random.default_rng(4)
     graph = build(rng, 3, 3, 2, 1, 1, 1, 1, 1)
@@ -60,6 +69,7 @@ def test_three_dimensions_and_layout() -> None:
     np.testing.assert_allclose(a, b, atol=1e-9)
 
 
+@pytest.mark.usefixtures("all_lowered")
 @pytest.mark.parametrize("k,s,lo", [(2, 2, 0), (4, 2, 1), (16, 8, 4)])
 def test_symbolic_sizes(k: int, s: int, lo: int) -> None:
     rng = np.random.default_rng(5)
@@ -70,3 +80,25 @@ def test_symbolic_sizes(k: int, s: int, lo: int) -> None:
         x = rng.standard_normal((2, 2, size))
         a, b = (run(g, {"x": x}, float64=True)["y"] for g in (graph, after))
         np.testing.assert_allclose(a, b, atol=1e-9)
+
+
+@pytest.mark.parametrize("c,m,k,s,d,groups,kept", [
+    (64, 32, 4, 2, 1, 1, True),  # what the phases together pad and crop is computed in vain
+    (64, 32, 3, 2, 1, 1, True), (64, 3, 3, 2, 1, 1, True),
+    (64, 3, 4, 2, 1, 1, False),  # twelve columns fill a vector better than three do
+    (64, 32, 4, 2, 1, 2, False), (64, 32, 3, 2, 2, 1, False), (64, 32, 8, 8, 1, 1, False),
+    (64, 32, 3, 1, 1, 1, False), (64, 32, 1, 2, 1, 1, False),
+])  # fmt: skip
+@pytest.mark.parametrize("symbolic", [False, True])
+def test_plain_ones_are_left_to_their_kernel(
+    c: int, m: int, k: int, s: int, d: int, groups: int, kept: bool, symbolic: bool
+) -> None:
+    b = Builder()
+    spatial = (sym("h"), sym("w")) if symbolic else (16, 16)
+    x = b.input("x", TensorType(F32, (1, c, *spatial)))
+    w = b.const(np.ones((c, m, k, k), np.float32))
+    pads = ((k - s) // 2 if k > s else 0,) * 2
+    y = b.op("conv_transpose", x, w, strides=(s, s), dilations=(d, d), pads_lo=pads, pads_hi=pads,
+             groups=groups, layout="first", output_padding=(0, 0))  # fmt: skip
+    after = lower_conv_transpose(b.build([("y", y)]))
+    assert any(n.op == "conv_transpose" for n in after.nodes) == kept
