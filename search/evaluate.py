@@ -4,8 +4,8 @@
 the one with the smallest key) and cuts the order by dynamic programming: the best price of the
 first i nodes is the least, over the candidates that end there, of the best before it plus its
 price. Candidates that may end with a node are stored at the node by size (a level); a bit mask per
-level mostly says that none of them ends at a place, a comparison of hashes which one does (see
-``problem``). For the order it was given the cut is the optimum.
+level says that none of them ends at a place, or where to compare hashes (see ``problem``). For the
+order it was given the cut is the optimum.
 
 Optional genes steer it. ``bias`` is added per edge that is cut (zero trusts the prices).
 ``weights`` make the price a weighted sum of the objectives; the last weight is that of the memory
@@ -30,9 +30,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
+from numba import njit, types
+from numba.extending import intrinsic
 
-from .problem import Problem
+from .problem import SIZE_BITS, Problem
 
 _jit = njit(cache=True, nogil=True, error_model="numpy")
 # What runs once per place is inlined: a call would copy and count all arrays of the problem.
@@ -108,54 +109,59 @@ NEAR = 24
 
 
 @_inner
-def list_schedule(f, priority, order, place, waits, heap):  # type: ignore[no-untyped-def]
-    """Writes the topological order with the smallest priorities first, and the place of each node
-    in it; ties go by number.
+def list_schedule(f, priority, degree, sources, order, place,  # type: ignore[no-untyped-def]
+                  hashes, waits, near, keys, heap):  # fmt: skip
+    """Writes the topological order with the smallest priorities first, the place of each node in
+    it and the hashes of its beginnings, see ``prefix_hashes``; ties go by number. ``degree`` i4[n]
+    are the numbers of predecessors, ``sources`` the nodes without, the others room.
 
     The ready nodes with the smallest keys are sorted, the next one last; none of the others, in a
     heap, comes before them."""
-    n = len(order)
-    pred_ptr, succ_ptr, succs = f.pred_ptr, f.succ_ptr, f.succs
-    near, keys = np.empty(NEAR + 1, np.int32), np.empty(NEAR + 1)
-    close, far = 0, 0
-    for v in range(n):
-        waits[v] = pred_ptr[v + 1] - pred_ptr[v]
-        if waits[v] == 0:
-            far = _push(heap, far, priority, v)
-    for k in range(n):
-        if close == 0:
-            # As many as half of the room, the last first.
-            close = min(far, NEAR // 2)
-            for i in range(close - 1, -1, -1):
-                near[i], keys[i] = heap[0], priority[heap[0]]
-                far = _pop(heap, far, priority)
+    succ_ptr, succs, word = f.succ_ptr, f.succs, f.word
+    close, far, mark = 0, 0, np.uint64(0)
+    hashes[0] = mark
+    waits[:] = degree
+    for v in sources:
+        far = _push(heap, far, priority, v)
+    for k in range(len(order)):
+        if far > 0 or close > NEAR:
+            close, far = _settle(near, keys, close, heap, far, priority)
         close -= 1
         v = near[close]
         order[k], place[v] = v, k
+        mark ^= word[v]
+        hashes[k + 1] = mark
         for e in range(succ_ptr[v], succ_ptr[v + 1]):
             s = succs[e]
             waits[s] -= 1
             if waits[s] != 0:
                 continue
-            key = priority[s]
-            if far > 0 and not (close > 0 and _before(priority, s, near[0])):
-                far = _push(heap, far, priority, s)
-                if close == 0:
-                    near[0], keys[0] = heap[0], priority[heap[0]]
-                    far = _pop(heap, far, priority)
-                    close = 1
-                continue
-            i = close
+            key, i = priority[s], close
             while i > 0 and (keys[i - 1] < key or (keys[i - 1] == key and near[i - 1] < s)):
                 near[i], keys[i] = near[i - 1], keys[i - 1]
                 i -= 1
             near[i], keys[i] = s, key
             close += 1
-            if close > NEAR:
-                far = _push(heap, far, priority, near[0])
-                close -= 1
-                for j in range(close):
-                    near[j], keys[j] = near[j + 1], keys[j + 1]
+
+
+@_jit
+def _settle(near, keys, close, heap, far, priority):  # type: ignore[no-untyped-def]
+    """Puts sorted nodes that are too many or come after one of the heap into it, or takes some out
+    where none are sorted; answers how many there are of both."""
+    drop = max(0, close - NEAR)
+    while far > 0 and drop < close and _before(priority, heap[0], near[drop]):
+        drop += 1
+    for i in range(drop):
+        far = _push(heap, far, priority, near[i])
+    close -= drop
+    for i in range(close if drop > 0 else 0):
+        near[i], keys[i] = near[i + drop], keys[i + drop]
+    if close == 0:
+        close = min(far, NEAR // 2)
+        for i in range(close - 1, -1, -1):
+            near[i], keys[i] = heap[0], priority[heap[0]]
+            far = _pop(heap, far, priority)
+    return close, far
 
 
 @_inner
@@ -206,22 +212,21 @@ def prefix_hashes(f, order, hashes):  # type: ignore[no-untyped-def]
 
 
 @_inner
-def live_bytes(f, place, live):  # type: ignore[no-untyped-def]
-    """Writes f8[n + 1]: what is live behind the first i nodes of an order, by their places."""
-    n = len(place)
-    maker, nbytes, kept, user_ptr, users = f.maker, f.nbytes, f.kept, f.user_ptr, f.users
+def live_bytes(f, order, place, live):  # type: ignore[no-untyped-def]
+    """Writes f8[n + 1]: what is live behind the first i nodes of an order and its places."""
+    nbytes, ptr, users = f.last_nbytes, f.last_ptr, f.last_users
     live[:] = 0.0
-    for w in range(len(nbytes)):
-        last = -1
-        for e in range(user_ptr[w], user_ptr[w + 1]):
+    for w in range(f.last_single):
+        live[place[users[w]] + 1] -= nbytes[w]
+    for w in range(f.last_single, len(nbytes)):
+        last = place[users[ptr[w]]]
+        for e in range(ptr[w] + 1, ptr[w + 1]):
             last = max(last, place[users[e]])
-        if kept[w]:
-            live[place[maker[w]] + 1] += nbytes[w]
-        elif last >= 0:
-            live[place[maker[w]] + 1] += nbytes[w]
-            live[last + 1] -= nbytes[w]
-    for i in range(n):
-        live[i + 1] += live[i]
+        live[last + 1] -= nbytes[w]
+    made, total = f.made, 0.0
+    for i in range(len(order)):
+        total += made[order[i]] + live[i + 1]
+        live[i + 1] = total
 
 
 @_inner
@@ -232,10 +237,32 @@ def over(limit, need):  # type: ignore[no-untyped-def]
     return 1.0 + (need - limit) / max(1.0, limit)
 
 
+@intrinsic
+def _ones(typing, bits):  # type: ignore[no-untyped-def]
+    """How many bits of a u8 are set: one instruction, which Numba has no name for."""
+
+    def code(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        return builder.ctpop(args[0])
+
+    return types.uint64(types.uint64), code
+
+
+@_inner
+def size_of(levels, level):  # type: ignore[no-untyped-def]
+    """The size of a level."""
+    return np.int64(levels[level, 1] & np.uint64((1 << SIZE_BITS) - 1))
+
+
+@_inner
+def slot_of(levels, level, bit):  # type: ignore[no-untyped-def]
+    """The slot of a level for a bit of its mask that is set."""
+    below = _ones(levels[level, 0] & (bit - np.uint64(1)))
+    return np.int64((levels[level, 1] >> np.uint64(SIZE_BITS)) + below)
+
+
 @_inner
 def cell(i, order, hashes, live, price, fine, heavy, best, back, most,  # type: ignore[no-untyped-def]
-         level_ptr, level_size, level_mask, level_start, end_hash, end_group, written,
-         limit):  # fmt: skip
+         level_ptr, levels, slot_start, end_hash, end_written, limit):  # fmt: skip
     """One cell of the dynamic program: the best way to end a group at place ``i - 1``. ``price`` is
     that of each end. With ``live`` bytes, which are None where memory does not count: ``fine`` is
     what a step over the limit costs, ``heavy`` the weight of the peak; ``most`` holds peaks, and
@@ -244,13 +271,15 @@ def cell(i, order, hashes, live, price, fine, heavy, best, back, most,  # type: 
     found, high, chosen = math.inf, 0.0, -1
     rank = math.inf
     for level in range(level_ptr[v], level_ptr[v + 1]):
-        k = level_size[level]
+        k = size_of(levels, level)
         if k > i:
             break
         key = here ^ hashes[i - k]
-        if not (level_mask[level] >> (key & np.uint64(63))) & np.uint64(1):
+        mask, bit = levels[level, 0], np.uint64(1) << (key >> np.uint64(57))
+        if not mask & bit:
             continue
-        e, stop = level_start[level], level_start[level + 1]
+        slot = slot_of(levels, level, bit)
+        e, stop = slot_start[slot], slot_start[slot + 1]
         while e < stop and end_hash[e] != key:
             e += 1
         while e < stop and end_hash[e] == key:  # variants
@@ -259,7 +288,7 @@ def cell(i, order, hashes, live, price, fine, heavy, best, back, most,  # type: 
                 chosen = e if total < found else chosen
                 found = min(total, found)
             else:
-                need = live[i - k] + written[end_group[e]]
+                need = live[i - k] + end_written[e]
                 if need > limit:
                     total += fine * over(limit, need)
                 top = 0.0 if most is None else max(most[i - k], need)
@@ -267,7 +296,7 @@ def cell(i, order, hashes, live, price, fine, heavy, best, back, most,  # type: 
                     found, high, chosen = total, top, e
                     rank = total + heavy * top
             e += 1
-    best[i], back[i] = found, end_group[chosen]
+    best[i], back[i] = found, chosen
     if most is not None:
         most[i] = high
 
@@ -308,19 +337,19 @@ def prices(f, weights, bias, price):  # type: ignore[no-untyped-def]
 def best_cuts(f, order, hashes, live, price, fine, heavy, best, back, most, groups):  # type: ignore[no-untyped-def]
     """Writes the candidate that ends at each place, -1 inside of groups."""
     n = len(order)
-    level_ptr, level_size, level_mask = f.level_ptr, f.level_size, f.level_mask
-    level_start, end_hash, end_group = f.level_start, f.end_hash, f.end_group
-    member_ptr, written, limit = f.member_ptr, f.written, f.limit
+    level_ptr, levels, slot_start = f.level_ptr, f.levels, f.slot_start
+    end_hash, end_group, end_written = f.end_hash, f.end_group, f.end_written
+    member_ptr, limit = f.member_ptr, f.limit
     best[0] = 0.0
     if most is not None:
         most[0] = 0.0
     for i in range(1, n + 1):
-        cell(i, order, hashes, live, price, fine, heavy, best, back, most, level_ptr, level_size,
-             level_mask, level_start, end_hash, end_group, written, limit)  # fmt: skip
+        cell(i, order, hashes, live, price, fine, heavy, best, back, most, level_ptr, levels,
+             slot_start, end_hash, end_written, limit)  # fmt: skip
     groups[:] = -1
     i = n
     while i > 0:
-        g = back[i]
+        g = end_group[back[i]]
         groups[i - 1] = g
         i -= member_ptr[g + 1] - member_ptr[g]
 
@@ -328,28 +357,31 @@ def best_cuts(f, order, hashes, live, price, fine, heavy, best, back, most, grou
 @_inner
 def _given_cuts(f, order, hashes, cuts, groups):  # type: ignore[no-untyped-def]
     """Like ``best_cuts``, by the largest candidate that crosses no cut."""
-    level_ptr, level_size, level_mask = f.level_ptr, f.level_size, f.level_mask
-    level_start, end_hash, end_group = f.level_start, f.end_hash, f.end_group
+    level_ptr, levels, slot_start = f.level_ptr, f.levels, f.slot_start
+    end_hash, end_group = f.end_hash, f.end_group
     groups[:] = -1
     i = len(order)
     while i > 0:
-        level = level_ptr[order[i - 1] + 1] - 1
-        room, most = 1, min(i, level_size[level])
+        level = level_ptr[order[i - 1] + 1]
+        room, most = 1, min(i, size_of(levels, level - 1))
         while room < most and not cuts[order[i - 1 - room]]:
             room += 1
-        while level_size[level] > room:
-            level -= 1
-        here, found = hashes[i], -1
+        here, found, k = hashes[i], -1, 0
         while found < 0:
-            key = here ^ hashes[i - level_size[level]]
-            if (level_mask[level] >> (key & np.uint64(63))) & np.uint64(1):
-                for e in range(level_start[level], level_start[level + 1]):
+            level -= 1
+            k = size_of(levels, level)
+            if k > room:
+                continue
+            key = here ^ hashes[i - k]
+            mask, bit = levels[level, 0], np.uint64(1) << (key >> np.uint64(57))
+            if mask & bit:
+                slot = slot_of(levels, level, bit)
+                for e in range(slot_start[slot], slot_start[slot + 1]):
                     if end_hash[e] == key:  # of equal sets the cheapest comes first
                         found = end_group[e]
                         break
-            level -= 1
         groups[i - 1] = found
-        i -= level_size[level + 1]
+        i -= k
 
 
 @_inner
@@ -386,6 +418,9 @@ def _decode(f, keys, bias, weights, cuts, orders, groups, costs, parts, peaks, p
     n = orders.shape[1]
     place, waits, heap = np.empty(n, np.int32), np.empty(n, np.int32), np.empty(n, np.int32)
     best, back, most = np.zeros(n + 1), np.zeros(n + 1, np.int32), np.zeros(n + 1)
+    degree = np.diff(f.pred_ptr)
+    sources = np.flatnonzero(degree == 0)
+    near, ready = np.empty(n, np.int32), np.empty(n)
     hashes = np.empty(n + 1, np.uint64)
     live = np.empty(n + 1 if len(f.nbytes) else 0)
     steered = weights.shape[1] > 0 or bias.shape[1] > 0
@@ -393,10 +428,10 @@ def _decode(f, keys, bias, weights, cuts, orders, groups, costs, parts, peaks, p
     fine, heavy = f.ceiling, 0.0
     for p in range(len(keys)):
         order = orders[p]
-        list_schedule(f, keys[p], order, place, waits, heap)
-        prefix_hashes(f, order, hashes)
+        list_schedule(f, keys[p], degree, sources, order, place, hashes, waits, near, ready,
+                      heap)  # fmt: skip
         if len(live):
-            live_bytes(f, place, live)
+            live_bytes(f, order, place, live)
         if cuts.shape[1]:
             _given_cuts(f, order, hashes, cuts[p], groups[p])
         else:
@@ -422,7 +457,7 @@ def _cut(f, order, weights, groups):  # type: ignore[no-untyped-def]
         place = np.empty(n, np.int32)
         for i in range(n):
             place[order[i]] = i
-        live_bytes(f, place, live)
+        live_bytes(f, order, place, live)
         best_cuts(f, order, hashes, live, price, fine, heavy, best, back, most, groups)
     else:
         best_cuts(f, order, hashes, None, price, fine, 0.0, best, back, None, groups)

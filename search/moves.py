@@ -14,7 +14,7 @@ import math
 
 import numpy as np
 
-from .evaluate import _inner, _jit, best_cuts, cell, live_bytes, prefix_hashes, prices
+from .evaluate import _inner, _jit, best_cuts, cell, live_bytes, prefix_hashes, prices, size_of
 from .problem import Problem
 
 REACH = 12
@@ -111,15 +111,14 @@ def _recut(f, first, end, span, order, hashes, live, price, fine, best, back, ol
     """Computes the cells behind a change of the places ``first..end``; answers (where the cells
     that were touched end, change of the total). The former cells are kept in ``old``."""
     n = len(order)
-    level_ptr, level_size, level_mask = f.level_ptr, f.level_size, f.level_mask
-    level_start, end_hash, end_group = f.level_start, f.end_hash, f.end_group
-    written, limit = f.written, f.limit
+    level_ptr, levels, slot_start = f.level_ptr, f.levels, f.slot_start
+    end_hash, end_written, limit = f.end_hash, f.end_written, f.limit
     same, delta = 0, math.inf
     i = first + 1
     while i <= n:
         old[i], old_back[i] = best[i], back[i]
-        cell(i, order, hashes, live, price, fine, 0.0, best, back, None, level_ptr, level_size,
-             level_mask, level_start, end_hash, end_group, written, limit)  # fmt: skip
+        cell(i, order, hashes, live, price, fine, 0.0, best, back, None, level_ptr, levels,
+             slot_start, end_hash, end_written, limit)  # fmt: skip
         change = best[i] - old[i]
         if i > end and abs(change - delta) <= 1e-12 * abs(best[i]):
             same += 1
@@ -193,10 +192,10 @@ def _anneal(f, order, live, weights, moves, hot, cold, state):  # type: ignore[n
         place[order[i]] = i
     prefix_hashes(f, order, hashes)
     if live is not None:
-        live_bytes(f, place, live)
+        live_bytes(f, order, place, live)
     span = 1
-    for level in range(len(f.level_size)):
-        span = max(span, f.level_size[level])
+    for level in range(len(f.levels)):
+        span = max(span, size_of(f.levels, level))
     best, back = np.zeros(n + 1), np.zeros(n + 1, np.int32)
     old, old_back = np.zeros(n + 1), np.zeros(n + 1, np.int32)
     price = f.end_cost.copy()

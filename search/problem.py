@@ -35,6 +35,9 @@ from ..ir.errors import EvonnxError
 MOST_NODES = 48
 """Nodes in one candidate, at most."""
 
+SIZE_BITS = 6
+"""Bits of a candidate's size: at least those of ``MOST_NODES``."""
+
 Value = tuple[int, float, Sequence[int], bool]
 """(producing node, bytes, consuming nodes, whether it is kept to the end)."""
 
@@ -64,18 +67,22 @@ class Flat(NamedTuple):
     level_ptr: np.ndarray
     """i4[n + 1]: where the levels of each node begin: the sizes of candidates that may end with it.
     """
-    level_size: np.ndarray
-    """i4[l]: the size of each level, ascending at each node."""
-    level_mask: np.ndarray
-    """u8[l]: bit h & 63 for every hash h of the level (Bloom's filter with one function, 1970)."""
-    level_start: np.ndarray
-    """i4[l + 1]: where the candidates of each level begin."""
+    levels: np.ndarray
+    """u8[l, 2]: side by side, as they are read together, the mask of each level, and its size below
+    its first slot << ``SIZE_BITS``; ascending at each node. The mask has bit h >> 57 for every hash
+    h < 2**63 of the level. A bit that is not set says that no candidate has the hash, the number of
+    set bits below one which slot of the level has (Bagwell's hash array mapped trie, 2001, of one
+    step)."""
+    slot_start: np.ndarray
+    """i4[s + 1]: where the candidates of each slot begin."""
     end_hash: np.ndarray
     """u8: their hashes, ascending in a level; of equal sets the cheapest first."""
     end_group: np.ndarray
     """i4: their numbers."""
     end_cost: np.ndarray
     """f8: their costs."""
+    end_written: np.ndarray
+    """f8: bytes they write, see ``written``."""
     inner_ptr: np.ndarray
     """i4[g + 1]: where the edges inside each candidate begin."""
     inner: np.ndarray
@@ -96,6 +103,17 @@ class Flat(NamedTuple):
     """i4[n + 1]: where the values that each node consumes begin."""
     needs: np.ndarray
     """i4: values."""
+    made: np.ndarray
+    """f8[n]: bytes of the values of each node that anybody needs."""
+    last_nbytes: np.ndarray
+    """f8[d]: bytes of the values that are needed until a consumer has run: those with one consumer
+    first."""
+    last_ptr: np.ndarray
+    """i4[d + 1]: where their consumers begin."""
+    last_users: np.ndarray
+    """i4: consumers, one of which runs last."""
+    last_single: int
+    """Number of the values with one consumer: the first ones."""
     written: np.ndarray
     """f8[g]: bytes each candidate writes that stay until their consumers ran."""
     limit: float
@@ -188,13 +206,14 @@ class Problem:
                              "one number per candidate and objective")
         else:
             split = costs[:, None].copy() if np.array_equal(f.parts, f.cost[:, None]) else f.parts
-        level = np.repeat(np.arange(len(f.level_size)), np.diff(f.level_start))
+        slots = (f.levels[:, 1] >> np.uint64(SIZE_BITS)).astype(np.int64)
+        level = np.searchsorted(f.slot_start[slots], np.arange(len(f.end_hash)), "right")
         rank = _rank(level, f.end_hash, f.end_group, costs)
         ceilings = _ceilings(self.nodes, f.member_ptr, f.members, costs, split)
-        flat = f._replace(cost=costs, parts=split, end_hash=f.end_hash[rank],
-                          end_group=f.end_group[rank], end_cost=costs[f.end_group[rank]],
-                          ceiling=float(ceilings[0]),
-                          ceilings=ceilings[1:])  # fmt: skip
+        ends = f.end_group[rank]
+        flat = f._replace(cost=costs, parts=split, end_hash=f.end_hash[rank], end_group=ends,
+                          end_cost=costs[ends], end_written=f.written[ends],
+                          ceiling=float(ceilings[0]), ceilings=ceilings[1:])  # fmt: skip
         return Problem(flat, names, self.seed)
 
     def limited(self, limit: float) -> Problem:
@@ -310,10 +329,13 @@ def make_problem(
     else:
         held = _numbers(written, (len(groups),), "one number of bytes written per candidate")
     ceilings = _ceilings(nodes, member_ptr, members, costs, split)
+    ends = _ends(nodes, graph, member_ptr, members, costs, word)
+    made, last_nbytes, last_ptr, last_users, single = _ending(nodes, memory)
     flat = Flat(
         *graph, member_ptr, members, costs, np.ascontiguousarray(split), word,
-        *_ends(nodes, graph, member_ptr, members, costs, word), *_inner(graph, member_ptr, members),
-        *memory, held, _limit(limit), float(ceilings[0]), ceilings[1:],
+        *ends, held[ends[4]], *_inner(graph, member_ptr, members), *memory,
+        made, last_nbytes, last_ptr, last_users, single, held, _limit(limit), float(ceilings[0]),
+        ceilings[1:],
     )  # fmt: skip
     return Problem(flat, tuple(objectives), seed)
 
@@ -339,7 +361,7 @@ def _starts(owners: Iterable[int], nodes: int) -> np.ndarray:
 
 
 Graph = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
-Ends = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+Ends = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 Memory = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray,
                np.ndarray]  # fmt: skip
 
@@ -364,6 +386,19 @@ def _memory(nodes: int, pairs: set[tuple[int, int]], values: Sequence[Value]) ->
     )  # fmt: skip
 
 
+def _ending(nodes: int, memory: Memory
+            ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, int]:
+    """made, last_nbytes, last_ptr, last_users, last_single."""
+    _, maker, nbytes, kept, user_ptr, users, _, _ = memory
+    readers = np.diff(user_ptr)
+    made = np.bincount(maker, np.where(kept | (readers > 0), nbytes, 0.0), nodes)
+    ending = np.flatnonzero(~kept & (readers > 0))
+    ending = ending[np.argsort(readers[ending], kind="stable")]
+    found = [users[user_ptr[w] : user_ptr[w + 1]] for w in ending]
+    return (made, nbytes[ending], np.cumsum([0, *map(len, found)], dtype=np.int32),
+            np.concatenate([users[:0], *found]), int((readers[ending] == 1).sum()))
+
+
 def arcs(member_ptr: np.ndarray, members: np.ndarray, ptr: np.ndarray, targets: np.ndarray
            ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Every arc from a member of a candidate: its candidate, the member's place in ``members``, its
@@ -383,14 +418,14 @@ def arcs(member_ptr: np.ndarray, members: np.ndarray, ptr: np.ndarray, targets: 
 
 def _ends(nodes: int, graph: Graph, member_ptr: np.ndarray, members: np.ndarray, costs: np.ndarray,
           word: np.ndarray) -> Ends:
-    """level_ptr, level_size, level_mask, level_start, end_hash, end_group, end_cost: candidates by
-    the members without a successor among the members, and by their sizes. Raises ``ValueError``
-    where different sets have one hash."""
+    """level_ptr, levels, slot_start, end_hash, end_group, end_cost: candidates by the members
+    without a successor among the members, and by their sizes. Raises ``ValueError`` where different
+    sets have one hash."""
     size = np.diff(member_ptr)
     if not len(size):
         none = np.zeros(0, np.int32)
-        return (np.zeros(nodes + 1, np.int32), none, np.zeros(0, np.uint64),
-                np.zeros(1, np.int32), np.zeros(0, np.uint64), none, np.zeros(0))  # fmt: skip
+        return (np.zeros(nodes + 1, np.int32), np.zeros((0, 2), np.uint64), np.zeros(1, np.int32),
+                np.zeros(0, np.uint64), none, np.zeros(0))  # fmt: skip
     hashes = np.bitwise_xor.reduceat(word[members], member_ptr[:-1])
     _distinct(hashes, member_ptr, members)
     _, place, _, inside = arcs(member_ptr, members, graph[2], graph[3])
@@ -404,9 +439,12 @@ def _ends(nodes: int, graph: Graph, member_ptr: np.ndarray, members: np.ndarray,
     group, level = group[rank], level[rank]
     start = np.flatnonzero(np.diff(level, prepend=-1))
     ptr = np.searchsorted(level[start], np.arange(nodes + 1) * most)
-    mask = np.bitwise_or.reduceat(np.uint64(1) << (hashes[group] & np.uint64(63)), start)
-    return (ptr.astype(np.int32), (level[start] % most).astype(np.int32), mask,
-            np.append(start, len(group)).astype(np.int32), hashes[group],
+    bit = hashes[group] >> np.uint64(57)
+    mask = np.bitwise_or.reduceat(np.uint64(1) << bit, start)
+    slot = np.flatnonzero(np.diff(level * 64 + bit.astype(np.int64), prepend=-1))
+    where = np.searchsorted(slot, start) << SIZE_BITS | level[start] % most
+    return (ptr.astype(np.int32), np.column_stack([mask, where.astype(np.uint64)]),
+            np.append(slot, len(group)).astype(np.int32), hashes[group],
             group.astype(np.int32), costs[group])  # fmt: skip
 
 

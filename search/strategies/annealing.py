@@ -83,7 +83,7 @@ class Annealing(Base):
             if end <= begin or name in self._solved:
                 continue
             if problem.limited_memory:
-                live_bytes(problem.flat, np.argsort(order).astype(np.int32), live)
+                live_bytes(problem.flat, order, np.argsort(order).astype(np.int32), live)
             self._solved.add(name)
             most = min(IDEALS, self.left // 2 - self.spent)
             if most < WORTH:

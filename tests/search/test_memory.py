@@ -54,9 +54,10 @@ def test_other_prices() -> None:
         groups = [old.group(g) for g in range(old.candidates)]
         fresh = make_problem(30, old.edges, groups, costs, old.seed,
                              parts=None if old is p else old.parts, objectives=old.objectives)
-        for name in ("cost", "parts", "level_ptr", "level_size", "level_mask", "level_start",
-                     "end_hash", "end_group", "ceiling", "ceilings"):
+        for name in ("cost", "parts", "level_ptr", "levels", "slot_start", "end_hash",
+                     "end_group", "end_cost", "ceiling", "ceilings"):
             assert np.array_equal(getattr(new.flat, name), getattr(fresh.flat, name)), name
+        assert np.array_equal(new.flat.end_written, old.flat.written[new.flat.end_group])
 
 
 @pytest.mark.parametrize("wrong", [
