@@ -23,10 +23,11 @@ from ...ir.target import Target
 from .irtext import Carried, Code
 
 LOG2E = 1.4426950408889634
-_ROUND = 1.5 * 2.0**23 + 127.0
+POWER_SHIFT = 1.5 * 2.0**23 + 127.0
 """Added to ``t`` it leaves an integer, ``127 + n`` in its last 8 bits."""
-_POWER = (1.0, 0.6931470036506653, 0.24022242426872253, 0.05550733581185341, 0.009671512991189957,
-          0.001326472731307149)  # fmt: skip
+POWER = (1.0, 0.6931470036506653, 0.24022242426872253, 0.05550733581185341, 0.009671512991189957,
+         0.001326472731307149)  # fmt: skip
+"""Coefficients of ``p``, from the constant one on."""
 _ROWS = 4
 """Rows that are under way at a time."""
 
@@ -140,12 +141,12 @@ class _Writer:
         t = self._op("fmul", self._op("fsub", score, self.shift), self.factor)
         least = self._number(-127.0)
         t = self._pick(self._op("fcmp olt", t, least), least, t)  # NaN stays NaN
-        shifted = self._op("fadd", t, self._number(_ROUND))
-        r = self._op("fsub", t, self._op("fsub", shifted, self._number(_ROUND)))
+        shifted = self._op("fadd", t, self._number(POWER_SHIFT))
+        r = self._op("fsub", t, self._op("fsub", shifted, self._number(POWER_SHIFT)))
         bits = code.let(f"bitcast {self.vector} {shifted} to {ints}")
         bits = code.let(f"shl {ints} {bits}, {code.splat('i32', self.width, '23')}")
         scale = code.let(f"bitcast {ints} {bits} to {self.vector}")
-        power = self._number(_POWER[-1])
-        for coefficient in reversed(_POWER[:-1]):
+        power = self._number(POWER[-1])
+        for coefficient in reversed(POWER[:-1]):
             power = code.multiply_add(self.vector, self._number(coefficient), power, r)
         return self._op("fmul", power, scale)

@@ -154,6 +154,19 @@ def test_special_values_survive_fusion() -> None:
         check(outputs, b, {"x": special})
 
 
+@pytest.mark.parametrize("target", TARGETS)
+def test_gelu_of_large_numbers(target: str) -> None:
+    """The definition loses what an error function near -1 says; at the ends it is exact."""
+    b = Builder()
+    x = tensor(b, "x", 7)
+    graph = b.build({"y": b.op("gelu", x, approximate="none")})
+    feeds = {"x": np.array([-4.0, -30, -1e30, -np.inf, np.inf, np.nan, 1e30], np.float32)}
+    got = run_as_one(graph, feeds, target=target)[0]["y"]
+    np.testing.assert_allclose(got[0], -4 * math.erfc(4 / math.sqrt(2)) / 2, rtol=1e-3)
+    want = interp.run(graph, feeds)["y"]
+    np.testing.assert_array_equal(got[1:], want[1:])
+
+
 @pytest.mark.parametrize("dtype", [F64, F16, BF16, I32, I64, U8])
 def test_element_types(dtype: DType) -> None:
     b = Builder()
