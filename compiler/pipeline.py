@@ -23,8 +23,9 @@ PIPELINE = [
     "halves",  # products of half-precision numbers in float32
     "wide_attention",  # its kernel is of float32, others are expanded
     "siblings:dot",  # queries, keys and values by one product
-    "conv_transpose",  # as convolutions
+    "conv_transpose",  # as convolutions where that is better
     "layout",  # image ops channels-last from end to end
+    "planes",  # depth as batch where kernels have one plane
     "canon",
     "linear",  # images multiplied where they are small
     "thin",  # padding of three-channel images made explicit

@@ -54,8 +54,8 @@ def winograd_form(space: ContractionSpace, constant: bool) -> Images | str:
         return "it pads by more than two pixels"
     if not constant:
         return "its weights are not known when the model is loaded"
-    if not _plain(space):
-        return "what follows splits its rows or columns"
+    if not _plain(space) or not space.side_by_side():
+        return "what follows splits its rows or columns, or stores them turned"
     channels, columns = w.shape[2:]
     if not isinstance(channels, int) or not isinstance(columns, int):
         return "the number of its channels is not known"

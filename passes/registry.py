@@ -13,6 +13,7 @@ from . import fold as fold_pass
 from . import halves as halves_pass
 from . import layout as layout_pass
 from . import linear as linear_pass
+from . import planes as planes_pass
 from . import siblings as siblings_pass
 from . import split_concats as split_concats_pass
 from . import thin as thin_pass
@@ -56,6 +57,10 @@ def _linear(graph: Graph, fired: Counter[str], options: Sequence[str]) -> Graph:
     return linear_pass.move_products(graph, fired)
 
 
+def _planes(graph: Graph, fired: Counter[str], options: Sequence[str]) -> Graph:
+    return planes_pass.flatten_planes(graph, fired)
+
+
 def _thin(graph: Graph, fired: Counter[str], options: Sequence[str]) -> Graph:
     return thin_pass.pad_thin_images(graph, fired)
 
@@ -85,11 +90,13 @@ _ALL: tuple[Pass, ...] = (
     RulePass("recognize", RECOGNIZE, "norms, softmax, GELU and attention from their parts"),
     GraphPass("siblings", _siblings, "parallel dots and convs of one value merged",
               options=("dot", "conv")),
-    GraphPass("conv_transpose", _conv_transpose, "transposed convolutions as convolutions"),
+    GraphPass("conv_transpose", _conv_transpose,
+              "transposed convolutions as convolutions, but those whose phases have a kernel"),
     GraphPass("halves", _halves, "products of half-precision numbers done in float32"),
     GraphPass("layout", _layout, "image ops channels-last, transposes carried to the edges",
               post=(layout_pass.images_are_last,)),
     GraphPass("linear", _linear, "products over channels before resampling, in a row as one"),
+    GraphPass("planes", _planes, "3-D convolutions within planes as convolutions of images"),
     GraphPass("thin", _thin, "padding of images with few channels as an op of its own"),
     GraphPass("split_concats", _split_concats,
               "channels-last concatenations dissolved in convolutions, for less memory"),
