@@ -28,6 +28,7 @@ from ..runtime.store import ProgramCache
 from ..runtime.team import usable_cores
 from ..search.settings import BUDGET, DEFAULT_SEARCH, Search
 from . import options
+from .collector import rare_collections
 from .needs import DependsOnFeeds
 from .request import Clock, Origin, Progress, Request, Stages, stale
 
@@ -354,7 +355,7 @@ def _compiled(request: Request, threads: int | None, objects: ObjectCache | None
             if schedule is not None:
                 known = replace(request, schedule=schedule, known=request.digest)
             return Compiled(known, executable, None, clock.seconds, found)
-    with Crew(where) as crew:
+    with rare_collections(), Crew(where) as crew:
         stages = request.derive(clock, lambda graph: _foresee(graph, crew))
         options.check_rounded(stages.passes)
         if request.search.measure and stages.fuser is not None:

@@ -22,6 +22,7 @@ from typing import Any
 
 from ..ir.errors import CompileError
 from ..ir.target import Target
+from .idle import Idle
 from .team import usable_cores
 
 Progress = Callable[[str, int, int], None]
@@ -68,13 +69,14 @@ class Crew:
         self._todo: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
         self._workers: list[_Worker] = []
+        self._idle = Idle()
         self._grow(workers or 0)
 
     def start_early(self) -> None:
         """Starts a worker where a core is idle, unless Numba is here already: then this process
         compiles a few kernels sooner than another one is up."""
         if not self._fixed and "numba" not in sys.modules:
-            self._grow(min(1, _free_cores() - 1))
+            self._grow(min(1, self._spare()))
 
     def compile(
         self, jobs: Sequence[Job], progress: Progress | None = None,
@@ -85,7 +87,8 @@ class Crew:
         the interpreter's lock would crawl beside the front end, which holds it. Raises
         ``CompileError``."""
         if not self._fixed and len(jobs) >= _WORTH:
-            self._grow(min(_MOST, _free_cores() - 1, len(jobs) // _PER_WORKER))
+            most = min(_MOST, len(jobs) // _PER_WORKER)
+            self._grow(min(most, len(self._workers) + self._spare()))
         for job in jobs:
             self._todo.put(job)
         meanwhile()
@@ -110,6 +113,13 @@ class Crew:
                     progress("compile kernels", len(done), len(jobs))
         return done
 
+    def _spare(self) -> int:
+        """Workers that idle cores could take on: each one is started where at least half of a core
+        was idle since this was made (or last asked)."""
+        idle, self._idle = self._idle.processors(), Idle()
+        here = usable_cores() - 1 - len(self._workers)
+        return here if idle is None else min(here, int(idle + 0.5))
+
     def _grow(self, workers: int) -> None:
         while len(self._workers) < workers:
             self._workers.append(_Worker(self._todo, self._answers, self.target))
@@ -131,25 +141,6 @@ def _compile_one(job: Job, target: Target) -> Answer:
     except Exception as error:
         result = error
     return job, result, time.perf_counter() - began
-
-
-def _free_cores() -> int:
-    """Cores that this process may use and that others leave idle: on a busy machine a second
-    process only takes time from the first."""
-    # What runs now and what ran during the last minute are both right in the long run only: the
-    # first is a coincidence, the second is late.
-    try:
-        busy = min(float(_running()), os.getloadavg()[0])
-    except (OSError, ValueError, IndexError, AttributeError):
-        busy = 0.0
-    others = round(max(0.0, busy - 1.0))  # this process accounts for up to one
-    return min(usable_cores(), (os.cpu_count() or 1) - others)
-
-
-def _running() -> int:
-    """Threads of all processes that run or could run at this moment (Linux)."""
-    with open("/proc/loadavg", encoding="ascii") as file:
-        return int(file.read().split()[3].partition("/")[0])
 
 
 class _Worker(threading.Thread):

@@ -6,6 +6,7 @@ success flag (one byte), a length (8 bytes, little-endian) and the object or an 
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import struct
@@ -20,9 +21,13 @@ def main() -> None:
     source, sink = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # nothing but answers may go where answers go
     target = Target.parse(json.loads(source.readline()))
-    from ..kernels import frontend  # noqa: F401  (imports Numba before the first job comes)
     from .crew import Job
 
+    # Before the first job comes: Numba is imported and has set itself up, and what it made, which
+    # will not become garbage, is out of the collector's sight.
+    Job("first", "def kernel(bufs, params, begin, end):\n    ptr_f32(bufs, 0)\n").compile(target)
+    gc.freeze()
+    gc.set_threshold(50_000)
     sink.write(b"ready\n")
     sink.flush()
     for line in source:
