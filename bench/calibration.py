@@ -9,27 +9,36 @@ groups of which one feeds the other, are cut out as a graph of their own, consta
 compiled in variants: a group as it is, cut in two at each place that leaves two legal groups, and
 one group per node; two groups as they are, joined, and with the cut moved to either side
 (``fusion``). Each contraction of the model, with what is fused to it, is also one set of the
-variants of its kernel (``kernel``): methods and widths of panels, and blocks without either. The
+variants of its kernel (``kernel``): methods and widths of panels, and blocks without either; or of
+all its settings (``settings``), heights of micro-tiles with them, of which the best one is the
+oracle: what a perfect choice would win. The
 variants of a set compute the same from the same, and are timed interleaved, kernel by kernel, so
-that neither the call nor copies of outputs count; within the set the model's order is compared with
-the measured one (M. Kendall, "A new measure of rank correlation", 1938), and the regret is the time
-of the variant it would have chosen over the best one's. Pairs, and sets, whose times lie within
-``NOISE`` of one another decide nothing and are left out.
+that neither the call nor copies of outputs count, and in every round somewhere else in memory,
+which alone makes up to seven percent; the least time counts. Within the set the model's order is
+compared with the measured one (M. Kendall, "A new measure of rank correlation", 1938), and the
+regret is the time of the variant it would have chosen over the best one's. Pairs, and sets, whose
+times lie within ``NOISE`` of one another decide nothing and are left out.
 
-Without arguments it takes the models that ``bench.export`` has built. Meaningful on an otherwise
-idle machine only.
+    python -m evonnx.bench.calibration --again FILE
+
+predicts the sets that ``--json FILE`` wrote anew, with the models of today: a change of a model is
+judged by what was measured once. Without arguments it takes the models that ``bench.export`` has
+built. Meaningful on an otherwise idle machine only.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 
 from .. import Graph, Schedule, ScheduleError, Target
 from .. import compile as compile_model
@@ -37,25 +46,37 @@ from ..compiler.api import Compiled
 from ..compiler.console import print_json, print_table
 from ..compiler.feeds import random_feeds
 from ..compiler.options import check_schedule
-from ..ir.graph import Node
+from ..ir.graph import Constants, Node
 from ..ir.groups import cut_out
-from ..ir.schedule import IMPLEMENTATIONS, KERNELS, Group, shown
+from ..ir.parser import parse_graph
+from ..ir.schedule import IMPLEMENTATIONS, KERNELS, Group, parse_schedule, shown
+from ..ir.text import print_graph
+from ..ir.variants import Variant, values
 from ..runtime.profile import profile
-from ..search.cost import group_cost
+from ..search.cost import group_cost, schedule_cost
+from ..search.models import context_of, facts
+from ..search.models import model as model_of
 from ..search.variants import tried
 from .cache import export_dir
+from .measure import keep_memory
 from .stats import geomean, kendall, summarize
 
 NOISE = 0.05
 """Part by which the slowest variant must exceed the fastest for a set to count."""
 OTHERS = 16
 """Size of every symbolic dimension."""
-KINDS = ("fusion", "kernel")
-"""What variants of a set differ in: their groups, or how the kernel of a group is written."""
+KINDS = ("fusion", "kernel", "settings")
+"""What variants of a set differ in: their groups, or how the kernel of a group is written, by what
+a search is offered or by every setting."""
+_HEIGHTS = (4, 6, 8, 10, 12, 14)
+"""Rows of micro-tiles that are tried among all settings."""
 _CUTS = 6
 """Places at which a group is cut, at most."""
-_ROUNDS, _REPEATS = 5, 6
-"""Blocks of calls of one variant, and calls of a block."""
+_ROUNDS, _REPEATS, _BLOCK = 4, 10, 0.05
+"""Blocks of calls of one variant, calls of a block, and seconds that a block takes at most where
+two calls fit into it."""
+_APART = 9 << 9
+"""Bytes by which programs are moved in memory from round to round, and multiples of it."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +102,14 @@ class DecisionSet:
     measured: tuple[float, ...]
     """Seconds of a call of each."""
     predicted: Mapping[str, tuple[float, ...]]
+    count: int = 1
+    """Times that what the variants compute occurs in the model."""
+    graph: str = ""
+    """What they compute, as text."""
+    schedules: tuple[str, ...] = ()
+    """The variants as text."""
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    """Sizes by symbol that were measured."""
 
     @property
     def decides(self) -> bool:
@@ -91,6 +120,25 @@ class DecisionSet:
         """Time of the best of the model's first ``top`` variants over the best of all."""
         order = sorted(range(len(self.measured)), key=lambda k: self.predicted[model][k])
         return min(self.measured[k] for k in order[:top]) / min(self.measured)
+
+    def again(self, models: Sequence[str], target: Target, threads: int) -> DecisionSet:
+        """The set with what ``models`` predict of its variants now."""
+        constants = Constants()
+        for digest in set(re.findall(r"const\(@([0-9a-f]+)", self.graph)):
+            constants.add_lazy(digest, _absent)
+        graph = parse_graph(self.graph, constants)
+        predicted: dict[str, tuple[float, ...]] = {}
+        groups = [[facts(c, self.sizes, target) for c in schedule_cost(graph, parse_schedule(s))]
+                  for s in self.schedules]
+        for m in models:
+            context = [context_of(target, threads, g) for g in groups]
+            predicted[m] = tuple(float(sum(model_of(m).costs(g, c)))
+                                 for g, c in zip(groups, context, strict=True))
+        return replace(self, predicted=predicted)
+
+
+def _absent() -> np.ndarray:
+    raise RuntimeError("the elements of recorded constants are not kept")
 
 
 @dataclass
@@ -165,31 +213,42 @@ def _implementation(graph: Graph, part: Sequence[int]) -> Group | None:
     return None
 
 
-def kernel_variants(graph: Graph, target: Target) -> Iterator[tuple[str, Schedule]]:
+def kernel_variants(graph: Graph, target: Target, every: bool = False
+                    ) -> Iterator[tuple[str, Schedule]]:
     """Schedules of a graph that is one contraction on a micro-kernel: without settings, by each
-    method in panels of each width, and in blocks of each size."""
+    method in panels of each width, and in blocks of each size; with ``every``, each method and
+    width also in blocks and by heights, and depthwise windows by table."""
     nodes = tuple(k for k, n in enumerate(graph.nodes) if n.op not in ("input", "const"))
     found = _implementation(graph, nodes)
     if found is None or found.implementation != "contract":
         return
     cost = group_cost(graph, "contract", [graph.nodes[k] for k in nodes])
-    for variant in [(), *tried(cost, target)]:
-        if len(variant) > 1 and "block" in dict(variant):
+    offered: list[Variant] = [(), *tried(cost, target)]
+    if every and cost.work is not None and cost.work.product is not None:
+        form = cost.work.product.form
+        offered += [(*v, ("rows", h)) for v in offered if "block" not in dict(v)
+                    for h in _HEIGHTS if h in values(form, target, dict(v)).get("rows", ())]
+        offered += [(("window", w),) for w in values(form, target).get("window", ())]
+    for variant in offered:
+        if not every and len(variant) > 1 and "block" in dict(variant):
             continue
         yield shown(variant), Schedule(graph.digest, (replace(found, variant=variant),))
 
 
-def contractions(compiled: Compiled, model: str) -> Iterator[tuple[str, Graph]]:
-    """(label, graph) of every distinct contraction of a model, longest prediction first."""
+def contractions(compiled: Compiled, model: str) -> Iterator[tuple[str, Graph, int]]:
+    """(label, graph, times it occurs) of every distinct contraction of a model, longest prediction
+    first."""
     lines = compiled.report(model).groups
     graph, members = compiled.graph, compiled.schedule.members(compiled.graph)
-    seen: set[str] = set()
+    found: dict[str, tuple[str, Graph]] = {}
+    count: Counter[str] = Counter()
     for line in sorted(lines, key=lambda item: -_seconds(item.estimate)):
         if line.implementation == "contract":
             cut = cut_out(graph, members[line.number])
-            if cut.digest not in seen:
-                seen.add(cut.digest)
-                yield line.ops, cut
+            found.setdefault(cut.digest, (line.ops, cut))
+            count[cut.digest] += 1
+    for digest, (label, cut) in found.items():
+        yield label, cut, count[digest]
 
 
 def set_graphs(compiled: Compiled, model: str) -> Iterator[tuple[str, Graph, int]]:
@@ -230,54 +289,59 @@ def _neighbors(graph: Graph, members: Sequence[Sequence[Node]]) -> Iterator[tupl
 
 
 def decision_sets(compiled: Compiled, models: Sequence[str], most: int, target: Target,
-                  threads: int, kinds: Sequence[str] = KINDS) -> Iterator[DecisionSet]:
+                  threads: int, kinds: Sequence[str] = KINDS[:2], rounds: int = _ROUNDS
+                  ) -> Iterator[DecisionSet]:
     """The first ``most`` sets of each kind of a model."""
     for kind in kinds:
         made = 0
-        for label, schedules in _schedules(compiled, kind, models[0], target):
+        for label, graph, count, schedules in _schedules(compiled, kind, models[0], target):
             if made >= most:
                 break
-            found = _measure(kind, label, schedules, models, target, threads)
-            if found is not None:
-                made += 1
-                yield found
+            if len(schedules) < 2:
+                continue
+            measured, sizes = _measure(graph, schedules, target, threads, rounds)
+            texts = tuple(map(str, schedules.values()))
+            found = DecisionSet(kind, label, tuple(schedules), measured, {}, count,
+                                print_graph(graph), texts, sizes)
+            made += 1
+            yield found.again(models, target, threads)
 
 
 def _schedules(compiled: Compiled, kind: str, model: str, target: Target
-               ) -> Iterator[tuple[str, list[tuple[str, Graph, Schedule]]]]:
-    """(label, variants) of every set of a kind."""
+               ) -> Iterator[tuple[str, Graph, int, dict[str, Schedule]]]:
+    """(label, graph, times it occurs, variants) of every set of a kind."""
     if kind == "fusion":
         for label, graph, boundary in set_graphs(compiled, model):
-            yield label, [(name, graph, s) for name, s in variants(graph, boundary)]
+            yield label, graph, 1, dict(variants(graph, boundary))
     else:
-        for label, graph in contractions(compiled, model):
-            yield label, [(name, graph, s) for name, s in kernel_variants(graph, target)]
+        for label, graph, count in contractions(compiled, model):
+            yield label, graph, count, dict(kernel_variants(graph, target, kind == "settings"))
 
 
 def _seconds(estimate: Any) -> float:
     return 0.0 if estimate is None else float(estimate.seconds)
 
 
-def _measure(kind: str, label: str, schedules: Sequence[tuple[str, Graph, Schedule]],
-             models: Sequence[str], target: Target, threads: int) -> DecisionSet | None:
-    made = {name: compile_model(graph, schedule=schedule, pipeline="fold", target=target,
-                                threads=threads) for name, graph, schedule in schedules}
-    if len(made) < 2:
-        return None
-    feeds = random_feeds(next(iter(made.values())).inputs, others=OTHERS)
-    times: dict[str, list[list[float]]] = {name: [] for name in made}
-    for compiled in made.values():
-        compiled.run(None, feeds)
-    for _ in range(_ROUNDS):
-        for name, compiled in made.items():
-            steps = profile(compiled.executable, feeds, _REPEATS)
+def _measure(graph: Graph, schedules: Mapping[str, Schedule], target: Target, threads: int,
+             rounds: int) -> tuple[tuple[float, ...], dict[str, int]]:
+    """Seconds of a call by each schedule, and the sizes that were fed. In every round the programs
+    lie elsewhere in memory."""
+    times: dict[str, list[list[float]]] = {name: [] for name in schedules}
+    sizes: dict[str, int] = {}
+    between: list[bytes] = []
+    for turn in range(rounds):
+        for k, (name, schedule) in enumerate(schedules.items()):
+            compiled = compile_model(graph, schedule=schedule, pipeline="fold", target=target,
+                                     threads=threads)
+            feeds = random_feeds(compiled.inputs, others=OTHERS)
+            compiled.run(None, feeds)
+            longest = sum(step.seconds for step in profile(compiled.executable, feeds, 1))
+            repeats = max(2, min(_REPEATS, int(_BLOCK / longest)))
+            steps = profile(compiled.executable, feeds, repeats)
             times[name].append([step.seconds for step in steps])
-    predicted = {}
-    for m in models:
-        totals = [c.report(m).predicted_seconds for c in made.values()]
-        predicted[m] = tuple(math.inf if t is None else t for t in totals)
-    measured = tuple(sum(map(min, zip(*times[name], strict=True))) for name in made)
-    return DecisionSet(kind, label, tuple(made), measured, predicted)
+            sizes = dict(compiled.report().sizes)
+            between.append(bytes(_APART * (1 + (turn * len(schedules) + k) % 61)))
+    return tuple(sum(map(min, zip(*times[name], strict=True))) for name in schedules), sizes
 
 
 def summary(comparisons: Sequence[Comparison], models: Sequence[str]) -> list[dict[str, Any]]:
@@ -298,20 +362,42 @@ def summary(comparisons: Sequence[Comparison], models: Sequence[str]) -> list[di
                 sets = [s for s in deciding if s.kind == kind]
                 if sets:
                     row |= _judged(kind, sets, m)
+            if settings := [s for s in c.sets if s.kind == "settings"]:
+                row["oracle"], row["chosen"] = oracle(settings, m)
             rows.append(row)
     return rows
 
 
 def _judged(kind: str, sets: Sequence[DecisionSet], model: str) -> dict[str, Any]:
     """How well a model decides sets of one kind; of kernels also what taking each without settings
-    costs."""
+    costs, and of all settings what the oracle and the model win, weighted by how often each kernel
+    occurs."""
     taus = [kendall(s.measured, s.predicted[model], NOISE) for s in sets]
     row = {f"{kind} sets": len(sets), f"tau in {kind} sets": sum(taus) / len(taus),
            f"regret, {kind}": geomean([s.regret(model) for s in sets]),
            f"regret of 3, {kind}": geomean([s.regret(model, 3) for s in sets])}
-    if kind == "kernel":
+    if kind != "fusion":
         row["regret unasked"] = geomean([s.measured[0] / min(s.measured) for s in sets])
     return row
+
+
+def oracle(sets: Sequence[DecisionSet], model: str) -> tuple[float, float]:
+    """What the best variants of kernels, and those that a model chooses, win over kernels without
+    settings: time over time, each kernel as often as it occurs."""
+    plain = sum(s.count * s.measured[0] for s in sets)
+    best = sum(s.count * min(s.measured) for s in sets)
+    chosen = sum(s.count * min(s.measured) * s.regret(model) for s in sets)
+    return plain / best, plain / chosen
+
+
+def recorded(path: Path, models: Sequence[str], target: Target, threads: int
+             ) -> Iterator[Comparison]:
+    """What a file of samples says of each ONNX model, its sets predicted anew."""
+    for c in json.loads(path.read_text(encoding="utf-8")):
+        sets = [DecisionSet(s["kind"], s["label"], tuple(s["variants"]), tuple(s["measured"]), {},
+                            s["count"], s["graph"], tuple(s["schedules"]), s["sizes"])
+                for s in c["sets"]]
+        yield Comparison(c["name"], [], [s.again(models, target, threads) for s in sets])
 
 
 @click.command()
@@ -320,21 +406,26 @@ def _judged(kind: str, sets: Sequence[DecisionSet], model: str) -> dict[str, Any
 @click.option("--target", default="cpu", show_default=True, help="Name or target file.")
 @click.option("--threads", default=1, show_default=True, help="Threads per call.")
 @click.option("--sets", default=20, show_default=True, help="Decision sets per model, at most.")
-@click.option("--kinds", default=",".join(KINDS), show_default=True, help="Kinds of sets.")
+@click.option("--kinds", default=",".join(KINDS[:2]), show_default=True,
+              help=f"Kinds of sets, of {', '.join(KINDS)}.")
+@click.option("--rounds", default=_ROUNDS, show_default=True, help="Blocks of calls of a variant.")
 @click.option("--json", "file", type=click.Path(path_type=Path), help="Write all samples there.")
+@click.option("--again", "old", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+              multiple=True, help="Predict the sets of such a file anew; nothing is measured.")
 def main(files: tuple[Path, ...], models: str, target: str, threads: int, sets: int, kinds: str,
-         file: Path | None) -> None:  # fmt: skip
+         rounds: int, file: Path | None, old: tuple[Path, ...]) -> None:  # fmt: skip
     """Compare predicted with measured times."""
     from ..compiler.options import target_of
 
     names, machine = models.split(","), target_of(target)
-    found = []
-    for path in files or sorted(export_dir().glob("*.onnx")):
+    found = [c for path in old for c in recorded(path, names, machine, threads)]
+    for path in files or ([] if old else sorted(export_dir().glob("*.onnx"))):
         compiled = compile_model(path, target=machine, threads=threads)
         feeds = random_feeds(compiled.inputs, others=OTHERS)
         compiled.run(None, feeds)  # the sizes of the report are those of the last call
         one = Comparison(path.stem, kernel_samples(compiled, feeds, names))
-        one.sets += decision_sets(compiled, names, sets, machine, threads, kinds.split(","))
+        one.sets += decision_sets(compiled, names, sets, machine, threads, kinds.split(","),
+                                  rounds)
         found.append(one)
     rows = summary(found, names)
     if file is not None:
@@ -348,4 +439,5 @@ def main(files: tuple[Path, ...], models: str, target: str, threads: int, sets: 
 
 
 if __name__ == "__main__":
+    keep_memory("evonnx.bench.calibration")
     main()

@@ -1,9 +1,9 @@
 """The everyday models: which package carries which ONNX file, and what to feed it.
 
-Data only.  `small` models serve the tests, `large` ones the bench and the slow tests, `export`
-and `family` ones are built by :mod:`evonnx.bench.export`.  The hash of a member is that of the
-ONNX file, not of the package around it.  None of these models is random by design (no Random*
-node): every one is compared value by value.
+Data only.  `small` models serve the tests, `large` ones the bench and the slow tests, `export`,
+`family` and `unseen` ones are built by :mod:`evonnx.bench.export`.  The hash of a member is that
+of the ONNX file, not of the package around it.  None of these models is random by design (no
+Random* node): every one is compared value by value.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from .feeds import Feed, full, ids, image, normal, ramp, text, uniform, wave
 from .hashes import HASHES
-from .recipes import EXPORTS, RECIPES, WIRED
+from .recipes import EXPORTS, FAMILIES, RECIPES, WIRED
 
-SIZES = ("small", "large", "export", "family", "wired")
+SIZES = ("small", "large", "export", "family", "wired", "unseen")
 
 
 @dataclass(frozen=True)
@@ -504,6 +504,12 @@ def _whisper() -> list[Model]:
     ]
 
 
+def _size_of(name: str) -> str:
+    """The group of an architecture."""
+    groups = {"export": EXPORTS, "family": FAMILIES, "wired": WIRED}
+    return next((size for size, group in groups.items() if name in group), "unseen")
+
+
 def _exports() -> list[Model]:
     """Architectures with random weights."""
     return [
@@ -512,7 +518,7 @@ def _exports() -> list[Model]:
             _EXPORT,
             f"{name}.onnx",
             recipe.feeds,
-            "export" if name in EXPORTS else "wired" if name in WIRED else "family",
+            _size_of(name),
         )
         for name, recipe in RECIPES.items()
     ]

@@ -3,8 +3,9 @@
 ``EXPORTS`` are the architectures that EvoNNX was built against, from `transformers` configurations.
 ``FAMILIES`` are others that nobody looked at while kernels and rules were written: detection,
 segmentation, super-resolution, speech, recurrent networks, recommendation, graphs, diffusion, and
-language models that generate one token with a cache of keys and values.  Sizes are those of
-published models.  What `transformers` lacks is written in :mod:`evonnx.bench.architectures`.
+language models that generate one token with a cache of keys and values.  ``UNSEEN`` are kept for
+judging cost models.  Sizes are those of published models.  What `transformers` lacks is written in
+:mod:`evonnx.bench.architectures`.
 ``WIRED`` are networks of many branches (:mod:`evonnx.bench.wired`), for peak memory.
 """
 
@@ -354,5 +355,38 @@ WIRED: dict[str, Recipe] = {
 }
 """Irregularly wired networks, for peak memory."""
 
-RECIPES: dict[str, Recipe] = {**EXPORTS, **FAMILIES, **WIRED}
+
+def _pictures(model: str, config: str, **options: Any) -> Recipe:
+    """A classifier of 1000 kinds of pictures."""
+    return Recipe(_from_config(model, config, num_labels=1000, **options), _image(224))
+
+
+UNSEEN: dict[str, Recipe] = {
+    "regnet_y_400mf": _pictures(
+        "RegNetForImageClassification",
+        "RegNetConfig",
+        embedding_size=32,
+        hidden_sizes=[48, 104, 208, 440],
+        depths=[1, 3, 6, 6],
+        groups_width=8,
+    ),
+    "mobilenetv1": _pictures(
+        "MobileNetV1ForImageClassification", "MobileNetV1Config", tf_padding=False
+    ),
+    "pplcnet": _pictures("PPLCNetForImageClassification", "PPLCNetConfig"),
+    "hgnetv2": _pictures("HGNetV2ForImageClassification", "HGNetV2Config"),
+    "textnet": _pictures("TextNetForImageClassification", "TextNetConfig"),
+    "poolformer_s12": _pictures("PoolFormerForImageClassification", "PoolFormerConfig"),
+    "pvt_v2_b0": _pictures("PvtV2ForImageClassification", "PvtV2Config"),
+    "swiftformer_xs": _pictures("SwiftFormerForImageClassification", "SwiftFormerConfig"),
+    "mobilevitv2": _pictures("MobileViTV2ForImageClassification", "MobileViTV2Config"),
+    "cvt_13": _pictures("CvtForImageClassification", "CvtConfig"),
+    "focalnet_tiny": _pictures("FocalNetForImageClassification", "FocalNetConfig"),
+    "dinov2_small": _pictures(
+        "Dinov2ForImageClassification", "Dinov2Config", hidden_size=384, num_attention_heads=6
+    ),
+}
+"""Architectures that judge cost models: nobody looked at them while these were written."""
+
+RECIPES: dict[str, Recipe] = {**EXPORTS, **FAMILIES, **WIRED, **UNSEEN}
 """Every export by name, in the order in which they are built."""

@@ -356,13 +356,14 @@ def _host() -> Target:
         clock = _clock()
         pipes = 2 if bits > 128 or registers == 32 else 1
         unit = _unit_bits(cpu, bits)
+        vector_rate = clock * _peak_per_cycle(unit, pipes) * (3 if unit == bits else 4) / 8
         _HOST.append(
             Target(
                 name="cpu", triple=triple, cpu=cpu, features=features,
                 vector_bits=bits, registers=registers, cores=os.cpu_count() or 1,
                 l1_bytes=l1, l2_bytes=l2, l3_bytes=l3,
                 flops=clock * _peak_per_cycle(unit, pipes),
-                vector_rate=clock * _peak_per_cycle(unit, pipes) * (3 if unit == bits else 4) / 8,
+                vector_rate=vector_rate, special_rate=vector_rate,  # weights count instructions
                 l1_rate=clock * unit / 4, l2_rate=clock * unit * 15 / 128, l3_rate=clock * 27,
                 dram_rate=25e9, dram_rate_all=34e9, launch_s=0.05e-6, latency_s=2.4 / clock,
             )

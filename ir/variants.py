@@ -51,15 +51,24 @@ MOST_BLOCK = 64
 """Micro-tiles of rows in a parallel tile, at most."""
 CHAINS = 4
 """Vectors of sums that the multiply-adds of a core keep under way."""
-BURST, STRIP_BURST = 12, 14
-"""Vectors of results that leave a micro-tile while the next one's products begin, about half of
-what a store buffer holds: into the result, and into a strip of scratch."""
-CALL, PIECE, PANEL, LINES = 16, 8, 0.25, 4
+BURST, STRIP_BURST = 8, 14
+"""Vectors of results that leave a micro-tile while the next one's products begin: into the result
+(all of what is more waits from twice as many on), and into a strip of scratch."""
+CALL, PIECE, PANEL, LINES = 16, 8, 0.25, 3
 """Cycles that a call of a micro-kernel takes, and each piece that its rows lie in; that a step
-waits for each vector of a panel from the level-2 cache; that the lines of a row wait which leave
-a tile in a burst. Measured on Zen 4."""
+waits for each vector of a panel from the level-2 cache; that each vector waits which leaves a tile
+in a burst, two neighbors at most. Measured on Zen 4."""
 MOST_WEIGHTS = 96
 """Vectors of weights of a row of windows, which are written out, at most."""
+HALF, HALF_OF_MANY = 0.7, 0.57
+"""Time of half a vector of a micro-tile, in that of a whole one: alone or beside one, and beside
+more. Measured on Zen 4."""
+BROADCAST, RELOAD, POINTERS = 1 / 2, 1 / 3, 9
+"""Cycles of loading an element into all lanes, and of loading its address before it; rows whose
+addresses stay in registers."""
+PREFETCHES = 4
+"""Rows from which on a micro-tile prefetches the panel that comes next: with fewer, loads are what
+it is made of."""
 TAPS = 32
 """Elements of a window that is written out, at most: 5x5, 3x3x3."""
 
@@ -165,6 +174,16 @@ def narrowest(target: Target, panel: int, columns: int) -> tuple[int, bool]:
     return whole + (rest > 0 and not half), half
 
 
+def step_cycles(rows: int, vectors: int, half: bool) -> float:
+    """Cycles of one step of a micro-tile's sums, in those of a multiply-add of one vector: its
+    multiply-adds, but no less than an addition takes, or than loading one element of each row takes
+    and the vectors of the panel. Half a vector takes less time than a whole one, but more than half
+    of it: the units take turns unevenly."""
+    width = vectors + (0.0 if not half else HALF if vectors < 2 else HALF_OF_MANY)
+    loads = rows * (BROADCAST + (RELOAD if rows > POINTERS else 0.0)) + (vectors + half) / 2
+    return max(rows * width, CHAINS, loads)
+
+
 def values(form: Form, target: Target, given: Mapping[str, int] | None = None
            ) -> dict[str, Sequence[int]]:
     """What each setting of a group may be where the others are as ``given``."""
@@ -265,8 +284,8 @@ def _height(form: Form, target: Target, panel: int, side: int) -> int:
     """Rows of the micro-tiles that take the fewest cycles; of equal ones those that stick out the
     least, then the taller.
 
-    A step of a tile's sums takes a cycle per vector, but no less than an addition takes; calls, and
-    an L2-cache's panel that every tile reads again, come on top. Where the result does not stay in
+    Steps take what ``step_cycles`` says; calls come on top and, for tiles that do not prefetch, a
+    panel that comes from the level-2 cache again for each. Where the result does not stay in
     the level-1 cache, its lines wait for one another unless so few leave a tile at once that the
     next tile's products hide them (``BURST``)."""
     heights: Sequence[int] = range(most_rows(target, panel), 0, -1)
@@ -281,21 +300,22 @@ def _height(form: Form, target: Target, panel: int, side: int) -> int:
                                       and isinstance(form.columns, int) and form.columns):
         return best_height(heights, rows)
     whole, rest = divmod(form.columns, panel * lanes)
-    vectors, half = narrowest(target, panel, rest) if rest else (0, False)
-    last = vectors + half / 2
+    last = narrowest(target, panel, rest)
     pieces = depth // form.run if isinstance(form.run, int) and form.run and not side else 1
     call = CALL + PIECE * pieces
     line = F32.itemsize * panel * lanes
     again = PANEL * panel if line * min(depth, CHUNK) > target.l1_bytes // 2 else 0.0
-    burst = STRIP_BURST if side else BURST
     far = bool(side) or F32.itemsize * least * form.columns > target.l1_bytes
 
     def cycles(height: int) -> tuple[float, int]:
         count = -(-least // height)
         total = 0.0
-        for many, width in ((whole, float(panel)), (1 if rest else 0, last)):
-            step = max(height * width, CHAINS) + again
-            waits = LINES * height if far and height * width > burst else 0.0
+        for many, (vectors, half) in ((whole, (panel, False)), (1 if rest else 0, last)):
+            width = vectors + half / 2
+            step = step_cycles(height, vectors, half) + (again if height < PREFETCHES else 0.0)
+            full = height * width
+            held = full > STRIP_BURST if side else min(max(full / BURST - 1.0, 0.0), 1.0)
+            waits = LINES * height * min(width, 2.0) * held if far else 0.0
             total += many * (depth * step + call + waits)
         return count * total, count * height
 

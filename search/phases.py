@@ -52,8 +52,9 @@ ROW_DIVISION, KNOWN_DIVISION = 24, 4
 where the quotient is a product."""
 SHUFFLES = 4
 """Operations per element of a matrix that a micro-kernel turns: a butterfly of 16 lanes."""
-TABLE = 4
-"""Operations per entry of a table of row addresses."""
+AFFINE, TABLE, GUARDED = 1, 4, 9
+"""Operations per entry of a table of row addresses: where rows lie evenly apart, where they do not,
+and where they may be outside of the image."""
 
 PRODUCT = Form("product")
 
@@ -104,6 +105,8 @@ class ProductWork:
     depth: Dim
     taps: Dim
     """Pieces that a row of the left operand is in memory."""
+    guarded: bool = False
+    """Whether some of them may lie outside of the image, and are zeros then."""
     divisions: float = 0
     """Operations by which the number of a row is taken apart to know where it is."""
     channels: Dim = 0
@@ -484,8 +487,9 @@ def _product(s: ContractionSpace, constants: frozenset[int]) -> ProductWork:
         types = tuple(v.type for v in s.anchor.operands)
         work = lookup(s.anchor.op).work(types, s.anchor.attrs, s.anchor.types)
         depth = ceil_div(work.flops, dmax(2 * rows * column.hi, 1))
+    guarded = s.direct and bool(s.body.conds)
     return ProductWork(batches, rows, column.hi, product(a.hi for a in outer), depth, taps,
-                       divisions, left=left, pack=pack, epilogue=epilogue,
+                       guarded, divisions, left=left, pack=pack, epilogue=epilogue,
                        residuals=residuals, form=form, windows=None if form.fan is None else
                        _windows(s, form, [*s.batch, *s.columns]))
 

@@ -33,14 +33,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...ir.target import Target
-from ...ir.variants import micro_tile
+from ...ir.variants import PREFETCHES, micro_tile
 from .irtext import SIZES, Carried, Code
 
 _LLVM = {"f32": "float", "f64": "double"}
 CHAIN = 256
 """Products that one accumulator takes in a row: a power of two."""
-PREFETCHES = 4
-"""Rows from which on a tile prefetches: with fewer, loads are what it is made of."""
 
 
 def tile_shape(target: Target, dtype: str = "f32") -> tuple[int, int, int]:
@@ -111,10 +109,13 @@ class _Writer:
         self.code = Code(name, tile.parameters(), target)
         self.per_set = tile.mr * self.nv
         room = (target.registers - self.nv - 1) // self.per_set
-        self.sets = (4 if room >= 4 else 2 if room >= 2 else 1) if tile.mr <= 4 else 1
-        # A power of two (see `main` in _run). Unrolled, a tile that fills the registers spills.
+        mixed = tile.half and tile.nv > 0
+        short = tile.mr < 3 if mixed else tile.mr <= 4
+        self.sets = (4 if room >= 4 else 2 if room >= 2 else 1) if short else 1
+        # A power of two (see `main` in _run). Unrolled, a tile that fills the registers spills, and
+        # one of whole and half vectors broadcasts each element for both.
         spare = target.registers - self.per_set - self.nv
-        self.unroll = max(self.sets, 1 if spare < 3 else 2)
+        self.unroll = max(self.sets, 1 if spare < 3 or mixed else 2)
         self.cells, self.zero = self.sets * self.per_set, "zeroinitializer"
         self.chain = CHAIN * self.sets
         self.cell_kinds = [self.vectors[cell % self.nv] for cell in range(self.cells)]

@@ -14,7 +14,7 @@ of the core that it keeps busy longest, plus the time its inner loops take to st
                       written an element at a time that the level-1 cache loses / l2_rate,
                       half of which does not hide behind the rest
 ``latency``           (3 * entries of inner loops, 16 of those that end in a sum, operations
-                      outside of them / 4, 30 * tiles) * latency_s
+                      outside of them / 4, 30 * tiles, 15 of products) * latency_s
 ====================  =========================================================================
 
 A loop whose length is no multiple of the vector's finishes in narrower ones (a fourth of a step
@@ -31,7 +31,8 @@ get work (``w = min(threads, tiles)``) it is divided by ``w``, and the bounds of
 ====================  =========================================================================
 
 and ``launch`` (per kernel), ``sync`` (more than one thread) and ``live`` are added, and half of the
-smaller of core and memory, since a loop does not always have the next lines under way. Of ``b``
+smaller of core and memory, since a loop does not always have the next lines under way (a
+micro-kernel has, but for those from main memory). Of ``b``
 bytes that are used again and again, a cache of ``c`` bytes misses the part ``clip(2 b / c - 1, 0,
 1)``: nothing while they fill half of it, everything from its size on, since other things want a
 place in it as well. What other groups wrote counts with the group's own traffic; constants with all
@@ -76,8 +77,8 @@ _ENTRY = 3.0
 load, the first result."""
 _LANE_SUM = 13.0
 """Further ones of the sum over the lanes of a vector."""
-_TILE = 30.0
-"""Operations that wait for one another where a tile starts."""
+_TILE, _BLOCK = 30.0, 15.0
+"""Operations that wait for one another where a tile of loops starts, and one of products."""
 _EXPOSED = 0.5
 """Part of the smaller of core and memory, and of what a core computes and what it reads again from
 its level-2 cache, that does not hide behind the other."""
@@ -113,7 +114,7 @@ class Bounds:
         b = Batch.of(groups)
         best = np.full(len(groups), np.inf)
         for threads in sorted({1, max(1, context.threads)}):
-            best = np.minimum(best, self._total(self.terms(b, threads, context)))
+            best = np.minimum(best, self._total(self.terms(b, threads, context), b.contract))
         return np.where(b.free, 0.0, best)
 
     def explain(self, group: GroupFacts, context: Context) -> Explanation:
@@ -122,8 +123,9 @@ class Bounds:
             return Explanation(0.0, {"launch": 0.0}, "launch", "nothing: it does no work")
         found: Explanation | None = None
         for threads in sorted({1, max(1, context.threads)}):
-            terms = self.terms(Batch.of([group]), threads, context)
-            total = float(self._total(terms)[0])
+            alone = Batch.of([group])
+            terms = self.terms(alone, threads, context)
+            total = float(self._total(terms, alone.contract)[0])
             if found is None or total < found.seconds:
                 bounds = {name: float(value[0]) for name, value in terms.items()
                           if name != "core"}  # it is the sum of what is listed beside it
@@ -164,8 +166,9 @@ class Bounds:
             "dram": beyond(float(t.l3_bytes)) / _shared(t.dram_rate, t.dram_rate_all, ways),
         }
 
-    def _total(self, terms: dict[str, np.ndarray]) -> np.ndarray:
-        """The (soft) maximum of the bounds, what does not overlap, and the fixed terms."""
+    def _total(self, terms: dict[str, np.ndarray], contract: np.ndarray) -> np.ndarray:
+        """The (soft) maximum of the bounds, what does not overlap, and the fixed terms;
+        ``contract``: which groups multiply on micro-kernels."""
         memory = np.maximum.reduce([terms[name] for name in _MEMORY])
         bounds = np.stack([terms[name] for name in _BOUNDS])
         top = bounds.max(axis=0)
@@ -176,7 +179,8 @@ class Bounds:
             steps = int(math.log2(self.power))
             mean = _repeat(np.sqrt, sum(_repeat(np.square, scaled, steps)), steps)
             top = top * mean
-        top = top + _EXPOSED * np.minimum(terms["core"], memory)
+        slow = np.where(contract, terms["dram"], memory)  # a micro-kernel asks for lines early
+        top = top + _EXPOSED * np.minimum(terms["core"], slow)
         for name in _FIXED:
             top = top + terms[name]
         return top
@@ -186,7 +190,7 @@ def _core(b: Batch, t: Target, tiles: np.ndarray) -> dict[str, np.ndarray]:
     """Seconds of one thread on its own units, by what binds each phase."""
     n = len(tiles)
     found = {name: np.zeros(n) for name in _OWN}
-    found["latency"] = tiles * (_TILE * t.latency_s)
+    found["latency"] = tiles * np.where(b.contract, _BLOCK, _TILE) * t.latency_s
     for p in b.phases:
         times = _phase(p, t)
         near = np.maximum.reduce(list(times.values()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 from ...ir.dims import Dim
 from ..phases import LoopWork
@@ -11,6 +12,9 @@ from .base import Phase
 
 _LINE, _SETS, _WAYS = 64, 64, 8
 """Bytes of a line, sets and lines per set of a level-1 cache, about."""
+_FOLLOWING = 1 / 3
+"""Of what entering a loop costs, what is left where short rows of a strip follow one another: the
+next row is under way before this one ends."""
 
 
 def loop(w: LoopWork, number: Callable[[Dim], float], times: float = 1.0) -> Phase:
@@ -22,14 +26,14 @@ def loop(w: LoopWork, number: Callable[[Dim], float], times: float = 1.0) -> Pha
 
 def strips(w: LoopWork, number: Callable[[Dim], float], width: int = 32) -> Iterator[Phase]:
     """A loop nest whose innermost loop, over columns, is cut into panels of ``width``, full ones
-    and a rest."""
+    and a rest. What is outside that loop is repeated for each panel."""
     entries, length = number(w.entries), number(w.length)
     outer = sum(count * number(size) for count, size in w.outer)
     full, rest = divmod(length, width)
-    if full:
-        yield _iterations(w, number, entries * full, width, outer)
-    if rest:
-        yield _iterations(w, number, entries, rest, 0.0 if full else outer)
+    for panels, columns in ((full, width), (1 if rest else 0, rest)):
+        if panels:
+            phase = _iterations(w, number, entries * panels, columns, outer * panels)
+            yield replace(phase, entries=_FOLLOWING * phase.entries)
 
 
 def _iterations(w: LoopWork, number: Callable[[Dim], float], entries: float, length: float,

@@ -22,18 +22,18 @@ from ...ir.target import Target
 from ...ir.tiles import panels_together, rows_of_block
 from ...ir.variants import (
     BURST,
-    CHAINS,
-    STRIP_BURST,
+    PREFETCHES,
     WAYS,
     Tiling,
     Variant,
     in_windows,
     micro_tile,
     narrowest,
+    step_cycles,
     tiling,
 )
 from ...ir.winograd import Images
-from ..phases import TABLE, ProductWork, row_division
+from ..phases import AFFINE, GUARDED, TABLE, ProductWork, row_division
 from .base import Phase
 from .loops import loop, strips
 
@@ -52,6 +52,9 @@ _CROWDED = 1.3
 """Time of a product whose rows compete for the ways of a cache, of one whose rows do not."""
 _BROADCAST = 0.5
 """Loading one element into all lanes, of loading a vector."""
+_HELD_UP = 2.9
+"""Bytes from the level-2 cache in the time by which a byte of results delays what comes behind it,
+half of which is counted."""
 _CHAIN = 64
 """Products of a run of Winograd's sums."""
 _ADDITIONS = {2: (32, 24), 4: (144, 100)}
@@ -109,17 +112,17 @@ class _Sizes:
         """Columns of a panel."""
         count = math.ceil(self.columns / self.width)
         self.panels = self.outer * count
-        self.padded = self.busy = float(self.width)
+        self.padded = float(self.width)
+        self.busy = self.lanes * step_cycles(plan.rows, plan.panel, False) / plan.rows
         """Those that are computed, on average: the last panel has a narrower micro-tile; and those
-        that take as long, since an addition waits for the one before."""
+        that take as long as its steps do."""
         if isinstance(p.form.columns, int) and count and (count == 1 or self.outer == 1):
             last = int(self.columns) - (count - 1) * self.width
             vectors, half = narrowest(machine, plan.panel, last)
             narrow = self.lanes * (vectors + half / 2)
-            waits = max(narrow, self.lanes * CHAINS / plan.rows)
+            waits = self.lanes * step_cycles(plan.rows, vectors, half) / plan.rows
             self.padded = ((count - 1) * self.width + narrow) / count
-            self.busy = ((count - 1) * self.width + waits) / count
-        self.busy = max(self.busy, self.lanes * CHAINS / plan.rows)
+            self.busy = ((count - 1) * self.busy + waits) / count
         self.crowded = p.form.crowded and not plan.winograd
 
     def cut(self, rows: float, most: float) -> None:
@@ -154,9 +157,10 @@ class _Sizes:
         h = self.plan.rows
         calls = times * self.batches * self.micro_rows * self.panels
         steps = calls * depth
-        streamed = 4.0 * h * steps  # rows pass by
-        if 4 * (self.padded + h) * chunk > self.machine.l1_bytes / 2:
-            streamed += 4.0 * self.padded * steps  # and the panel does not stay
+        streamed = 0.0
+        if h < PREFETCHES:  # rows pass by
+            far = 4 * (self.padded + h) * chunk > self.machine.l1_bytes / 2
+            streamed = 4.0 * steps * (h + self.padded * far)  # and the panel may not stay
         visits = math.ceil(depth / chunk) if chunk > 0 else 1.0
         crowded = _CROWDED if self.crowded and h > WAYS else 1.0
         slower = self.machine.load_rate / self.machine.l2_rate  # prefetched: they only take turns
@@ -166,14 +170,14 @@ class _Sizes:
                      entries=calls * (call * visits + pieces))
 
 
-    def bursts(self, nbytes: float, most: int, room: float) -> float:
-        """Bytes, of so many results, whose lines wait for one another: where ``room`` bytes do not
-        stay in the level-1 cache and more than ``most`` vectors leave a micro-tile at once. Lines
-        side by side come together."""
+    def waits(self, sums: float, results: float) -> float:
+        """Bytes of the level-2 cache in the time that ``sums`` bytes hold up the products behind
+        them: nothing while few vectors leave a micro-tile at once, or while the level-1 cache
+        holds all ``results`` bytes; lines side by side come together."""
         vectors = self.padded / self.lanes
-        part = min(max(2 * (self.plan.rows * vectors / most - 1.0), 0.0), 1.0)
-        missed = min(max(2 * room / self.machine.l1_bytes - 1.0, 0.0), 1.0)
-        return nbytes * part * missed * min(2.0 / vectors, 2.0)
+        part = min(max(self.plan.rows * vectors / BURST - 1.0, 0.0), 1.0)
+        missed = min(max(2 * results / self.machine.l1_bytes - 1.0, 0.0), 1.0)
+        return _HELD_UP * sums * part * missed * min(2.0 / vectors, 1.0)
 
 
 class _Direct(_Sizes):
@@ -202,7 +206,9 @@ class _Direct(_Sizes):
             spilled = 2 * left_rows.stores if far else 0.0  # written, and read by the product
             found.append(replace(left_rows, spilled=spilled))
         entries = self.batches * rows * self.panel_blocks
-        found.append(Phase(outer=entries * (TABLE * self.taps + p.divisions)))
+        apart = self.taps > 1 or p.divisions
+        entry = GUARDED if p.guarded else TABLE if apart else AFFINE
+        found.append(Phase(outer=entries * (entry * self.taps + p.divisions)))
         product = self.product(self.depth, chunk, 1.0, self.taps)
         sums = 4 * self.batches * rows * self.panels * self.padded
         waiting = 2 * (chunks - 1) * sums
@@ -213,12 +219,11 @@ class _Direct(_Sizes):
             spilled += again * max(self.machine.l2_rate / self.machine.l3_rate - 1.0, 0.0)
         moved = 4 * self.batches * rows * self.columns * self.outer
         if p.epilogue is None:  # what comes out of the registers is the result
-            spilled += 2 * self.bursts(moved, BURST, moved)
+            spilled += self.waits(moved, moved)
             found.append(replace(product, stores=moved + waiting / 2, spilled=spilled,
                                  loads=product.loads + p.residuals * moved))
         else:
-            strip = 4.0 * min(self.block, rows) * self.width
-            spilled += 2 * self.bursts(sums, STRIP_BURST, 2 * strip)
+            spilled += self.waits(sums, moved)
             found.append(replace(product, stores=sums + waiting / 2, spilled=spilled))
             found += strips(p.epilogue, number, self.width)
         return ProductCount(found, self.tiles)
@@ -256,11 +261,10 @@ class _Winograd(_Sizes):
         product = self.product(channels, min(channels, _CHAIN), points, call=_CALL + _PART)
         sums = 4 * points * self.squares * self.panels * self.padded
         visits = math.ceil(channels / _CHAIN)
-        strip = 4.0 * points * min(self.block, self.squares) * self.width
+        results = self.squares * self.columns
         found.append(replace(product, stores=sums * visits,
                              loads=product.loads + sums * (visits - 1),
-                             spilled=2 * self.bursts(sums * visits, STRIP_BURST, strip)))
-        results = self.squares * self.columns
+                             spilled=self.waits(sums * visits, 4 * outputs * results)))
         after, loads, special = 0.0, 0.0, 0.0
         if self.p.epilogue is not None:
             after, loads = self.p.epilogue.plain, self.p.epilogue.loads - 4

@@ -51,7 +51,7 @@ def test_the_summary_counts_what_decides() -> None:
                KernelSample("l", "loops", 4.0, {"m": 2.0})]  # fmt: skip
     (row,) = calibration.summary([Comparison("x", kernels, sets)], ["m"])
     assert (row["kernels"], row["measured/predicted"], row["tau"]) == (2, 2.0, 1.0)
-    assert [row[f"{k} sets"] for k in calibration.KINDS] == [1, 1]
+    assert [row[f"{k} sets"] for k in calibration.KINDS[:2]] == [1, 1]
     assert (row["tau in fusion sets"], row["regret, fusion"]) == (1.0, 1.0)
     assert (row["tau in kernel sets"], row["regret unasked"]) == (1.0, pytest.approx(4.0))
 
@@ -97,14 +97,24 @@ def test_a_contraction_is_a_set_of_its_variants() -> None:
     w = b.const(np.ones((32, 48), np.float32))
     compiled = evonnx.compile(b.build({"y": b.op("relu", b.op("dot", x, w, ta=False, tb=False))}),
                               threads=1)
-    (label, alone), = calibration.contractions(compiled, "bounds")
+    (label, alone, count), = calibration.contractions(compiled, "bounds")
     made = dict(calibration.kernel_variants(alone, Target.detect()))
-    assert label == "dot relu" and "" in made and "{block=1}" in made
+    assert (label, count) == ("dot relu", 1) and "" in made and "{block=1}" in made
+    every = dict(calibration.kernel_variants(alone, Target.detect(), every=True))
+    assert made.keys() < every.keys() and "{columns=48, rows=4}" in every
     feeds = {"x0": np.random.default_rng(0).standard_normal((40, 32)).astype(np.float32)}
     results = [evonnx.compile(alone, schedule=s, pipeline="fold", threads=1).run(None, feeds)[0]
                for s in made.values()]
     for other in results[1:]:
         np.testing.assert_allclose(other, results[0], rtol=1e-5)
+
+
+def test_the_oracle_weighs_kernels_by_how_often_they_occur() -> None:
+    sets = [DecisionSet("settings", "g", ("", "b"), (3.0, 2.0), {"m": (1.0, 2.0)}, count=2),
+            DecisionSet("settings", "h", ("", "b"), (4.0, 2.0), {"m": (2.0, 1.0)})]
+    assert calibration.oracle(sets, "m") == (10 / 6, 10 / 8)
+    (row,) = calibration.summary([Comparison("x", [], sets)], ["m"])
+    assert (row["oracle"], row["chosen"]) == (10 / 6, 10 / 8)
 
 
 def test_the_command_compares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,3 +130,8 @@ def test_the_command_compares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     (one,) = json.loads(out.read_text())
     assert one["name"] == "small" and one["kernels"] and one["sets"]
     assert all(k["measured"] > 0 and k["predicted"]["bounds"] > 0 for k in one["kernels"])
+    found, = calibration.recorded(out, ["bounds"], Target.detect(), 1)
+    for before, now in zip(one["sets"], found.sets, strict=True):
+        assert list(now.predicted["bounds"]) == pytest.approx(before["predicted"]["bounds"])
+    done = CliRunner().invoke(calibration.main, ["--again", str(out), "--models", "roofline"])
+    assert done.exit_code == 0 and "roofline" in done.output

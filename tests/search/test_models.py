@@ -77,14 +77,14 @@ def test_facts_are_the_costs_at_sizes() -> None:
         "contract", flops=112 * 64 * (2 * 32 + 12), special=112 * 64 * 12, constant=4 * 32 * 64,
         inputs=4 * 112 * 32, outputs=4 * 112 * 64, tiles=2, nodes=2,
     )  # fmt: skip
-    assert rows == Phase(outer=4 * 112 * 2)  # a table of row addresses per block of panels
-    calls = 8 * 2  # of 14 rows and a panel of 32 columns each, rows streaming past the panel
+    assert rows == Phase(outer=112 * 2)  # a table of row addresses per block of panels
+    calls = 8 * 2  # of 14 rows and 32 columns each
     assert product == Phase(
-        fma=2 * 112 * 64 * 32, loads=calls * 32 * 4 * (14 * 16 / 2 + 32 + 2 * 14),
+        fma=2 * 112 * 64 * 32, loads=calls * 32 * 4 * (14 * 16 / 2 + 32),
         stores=4 * 112 * 64, entries=(1 + 1) * calls,
-        spilled=2 * 4 * 112 * 64 * 0.75)  # fmt: skip  # bursts into 14 KB, read with as many
+        spilled=2.9 * 4 * 112 * 64 * 0.75)  # fmt: skip  # sums in bursts, results of 28 KB
     assert epilogue == Phase(
-        special=12 * 7168, loads=4 * 7168, stores=4 * 7168, entries=224, length=32)
+        special=12 * 7168, loads=4 * 7168, stores=4 * 7168, entries=1 / 3 * 224, length=32)
     with pytest.raises(EvonnxError, match="N"):
         facts_of(graph, "contract", [dot, exp], {})
     groups = [facts(cost, {"N": 112}) for cost in schedule_cost(graph, greedy(graph))]
@@ -195,6 +195,16 @@ def test_phases_of_contractions() -> None:
     assert facts_of(both, "contract", [both.nodes[-1]], {}).kernels == 2
 
 
+def test_micro_kernels_ask_early_for_what_they_read() -> None:
+    """What a product reads from caches hides behind it, what a loop reads half."""
+    work = Phase(fma=1e6)
+    near = {"inputs": 900, "outputs": 0}  # l2 and beyond, not main memory
+    product, loop = (GroupFacts(word, phases=(work,), **near) for word in ("contract", "loops"))
+    alone = GroupFacts("contract", phases=(work,))
+    assert seconds(Bounds(), product) == seconds(Bounds(), alone)
+    assert seconds(Bounds(), loop) > seconds(Bounds(), product)
+
+
 def test_phases_run_one_after_another() -> None:
     """Work hides behind other work of its own phase only."""
     multiply, exp = Phase(fma=1e6, loads=100), Phase(special=1e5, stores=100)
@@ -204,7 +214,7 @@ def test_phases_run_one_after_another() -> None:
     assert bounds["fma"] == pytest.approx(1e6 / 1e9)
     assert bounds["special"] == pytest.approx(1e5 / 2e8)
     assert seconds(Bounds(), joined) == pytest.approx(
-        sum(seconds(Bounds(), g) for g in apart) - LAUNCH - TILE)
+        sum(seconds(Bounds(), g) for g in apart) - LAUNCH - BLOCK)
     short = Phase(plain=4000, entries=1000, length=4)
     long = Phase(plain=4000, entries=1, length=4000)
     at = [Bounds().explain(GroupFacts("loops", phases=(p,)), ONE).bounds for p in (short, long)]
@@ -293,7 +303,7 @@ def test_threads_share_work_where_that_pays() -> None:
 # Bounds --------------------------------------------------------------------------------------
 
 LAUNCH = 1e-6
-TILE = 30e-9
+TILE, BLOCK = 30e-9, 15e-9
 """What starting a tile takes: 30 operations that wait for one another."""
 CASES = {
     "fma": (GroupFacts("contract", 1e6, tiles=2), 1e6 / 1e9),
@@ -356,12 +366,12 @@ def test_tiles_limit_threads_and_their_tail_waits() -> None:
     alone = GroupFacts("contract", 1e6, tiles=1)
     assert seconds(Bounds(), alone, TWO) == seconds(Bounds(), alone, ONE)
     even = dataclasses.replace(alone, tiles=4)
-    assert seconds(Bounds(), even, TWO) == pytest.approx(work / 2 + 2 * TILE + 3e-6)
+    assert seconds(Bounds(), even, TWO) == pytest.approx(work / 2 + 2 * BLOCK + 3e-6)
     assert Bounds().explain(even, TWO).bound == "fma"
     odd = dataclasses.replace(alone, tiles=3)
-    assert seconds(Bounds(), odd, TWO) == pytest.approx(work * 2 / 3 + 2 * TILE + 3e-6)
+    assert seconds(Bounds(), odd, TWO) == pytest.approx(work * 2 / 3 + 2 * BLOCK + 3e-6)
     assert Bounds().explain(odd, TWO).bounds["tail"] == pytest.approx(
-        (work + 3 * TILE) * (2 / 3 - 1 / 2))
+        (work + 3 * BLOCK) * (2 / 3 - 1 / 2))
 
 
 def test_joining_what_does_not_fit_the_cache_is_not_free() -> None:

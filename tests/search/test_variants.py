@@ -78,10 +78,12 @@ def test_micro_tiles_count_in_full(rows: int, height: int, computed: int) -> Non
     assert max(p.fma for p in facts(cost, {}, WIDE).phases) == 2 * computed * 32 * 64
 
 
-@pytest.mark.parametrize("columns,width,computed", [(48, 32, 48), (48, 48, 48), (36, 32, 40),
-                                                    (16, 64, 16), (70, 64, 76.8), (31, 32, 32)])
+@pytest.mark.parametrize("columns,width,computed", [
+    (48, 32, 48), (48, 48, 48), (36, 32, 32 + 16 * 0.7), (24, 32, 16 * 1.7), (16, 64, 16),
+    (70, 64, 64 + 16 * 4 / 5), (31, 32, 32)])
 def test_panels_count_what_is_computed(columns: int, width: int, computed: float) -> None:
-    """70 columns: five rows of half a vector are fewer sums than additions are under way."""
+    """Half a vector takes 0.7 of a whole one. 70 columns: five rows of it are fewer sums than
+    additions are under way."""
     graph = layer(14, columns)
     dot = next(n for n in graph.nodes if n.op == "dot")
     cost = dataclasses.replace(group_cost(graph, "contract", [dot]), variant=(("columns", width),))
@@ -104,6 +106,15 @@ def test_parallel_tiles_are_those_of_the_kernel(sizes: tuple[int, int, int, int]
     assert [evaluate(s.tiles, {}) for s in steps] == [facts(cost, {}, WIDE).tiles]
 
 
+def test_a_lone_half_vector_has_no_more_rows_than_addresses_in_registers() -> None:
+    """Eight columns: from ten rows on, each element's address is loaded first."""
+    alone = [_in(layer(90, 8), rows=rows) for rows in (9, 10)]
+    first, second = (max(p.fma for p in g.phases) for g in alone)
+    assert first == pytest.approx(2 * 90 * 32 * 16 * 0.7)
+    assert second == pytest.approx(2 * 90 * 32 * 16 * (1 / 2 + 1 / 3 + 1 / 20))
+    assert _in(layer(90, 8)) == _in(layer(90, 8), rows=9)
+
+
 # what the search takes --------------------------------------------------------------------------
 
 FAST = dataclasses.replace(WIDE, cores=2, launch_s=1e-7)
@@ -113,8 +124,8 @@ def narrow() -> Graph:
     """A product of few rows with 48 columns, which one panel of 48 does at once, then an epilogue,
     and another."""
     b = Builder()
-    x = b.input("x", TensorType(F32, (7, 64)))
-    w, v = (np.full(shape, 0.1, np.float32) for shape in ((64, 48), (48, 64)))
+    x = b.input("x", TensorType(F32, (7, 16)))
+    w, v = (np.full(shape, 0.1, np.float32) for shape in ((16, 48), (48, 64)))
     y = b.op("relu", b.op("dot", x, b.const(w), ta=False, tb=False))
     return b.build({"y": b.op("dot", y, b.const(v), ta=False, tb=False)})
 
