@@ -2,6 +2,10 @@
 
     python -m evonnx.bench.arenas randwire nasnet_mobile inception_v3
 
+- *definition*: every operation in the order of the model's definition, each result in memory of its
+  own but for views and what is done to the result of a convolution or product alone (bias,
+  activation): what interpreters for small devices do, and what SERENITY (Ahn et al., 2020) compares
+  with; planned only, not run;
 - *operators*: every node of the optimized graph (scales folded into weights) is a step of its own,
   in the order of the model's definition; elementwise results are written over their operands where
   these are not needed any more, as every framework does for bias and activation;
@@ -25,9 +29,11 @@ import numpy as np
 
 from .. import compile as compile_model
 from ..compiler.api import Compiled
-from ..ir.graph import Graph
+from ..ir.graph import Graph, Value
+from ..ir.ops import lookup
 from ..ir.schedule import Group, Schedule
 from ..ir.target import Target
+from ..runtime.arena import Arena, Plan
 from ..runtime.executable import Peak, measure_peak
 from ..search.choose import choose
 from ..search.greedy import Fuser
@@ -44,6 +50,32 @@ def operators(graph: Graph) -> Schedule:
              if node.op not in ("input", "const")}  # fmt: skip
     return Schedule(graph.digest, tuple(
         Group((k,), kind) for k, kind in kinds.items() if kind is not None))
+
+
+def definition(graph: Graph) -> Plan:
+    """The arena of the definition's order, nothing in place; see the module."""
+    home: dict[Value, Value] = {}
+    lives: dict[Value, list[int]] = {}
+    fused: set[Value] = set()
+    nodes = [n for n in graph.nodes if n.op not in ("input", "const")]
+    for k, node in enumerate(nodes):
+        computed = [v for v in node.operands if v in home]
+        for v in computed:
+            lives[home[v]][1] = k
+        alone = len(computed) == 1 and len(graph.users(computed[0])) == 1
+        joins = alone and lookup(node.op).has("elementwise") and computed[0] in fused
+        for v in node.outputs:
+            if computed and (lookup(node.op).has("view") or joins and v.shape == computed[0].shape):
+                home[v] = home[computed[0]]
+            else:
+                home[v] = v
+                lives[v] = [k, k]
+            if joins or node.op in ("conv", "dot"):
+                fused.add(v)
+    outer = {home[v] for v in graph.output_values if v in home}
+    kept = [v for v in lives if v not in outer]
+    sizes = np.array([v.tensor.nbytes() for v in kept], np.int64)
+    return Arena([(lives[v][0], lives[v][1]) for v in kept]).place(sizes)
 
 
 def peak_of(compiled: Compiled, given: Mapping[str, Any]) -> Peak:
@@ -90,18 +122,24 @@ def main(models: tuple[str, ...], threads: int, search: str) -> None:
     """Prints a Markdown table."""
     machine = describe()
     print(", ".join(f"{k}: {v}" for k, v in machine.items() if k != "isa") + f", threads {threads}")
-    print("\n| model | way | steps | arena MB | bound MB | operators / this | schedule | "
-          "measured / predicted MB | difference |\n|---|---|--:|--:|--:|--:|---|--:|--:|")
+    print("\n| model | way | steps | arena MB | bound MB | definition / this | operators / this | "
+          "schedule | measured / predicted MB | difference |\n"
+          "|---|---|--:|--:|--:|--:|--:|---|--:|--:|")
     for name in resolve(models):
-        given, first, want = feeds(MODELS[name]), 0, None
+        given, first, want, plain = feeds(MODELS[name]), 0, None, None
         for what, compiled, how in ways(name, given, threads, search):
             found = peak_of(compiled, given)
             first = first or found.arena
+            if plain is None:
+                plain = definition(compiled.graph)
+                print(f"| {name} | definition | | {plain.peak / 1e6:.2f} | {plain.bound / 1e6:.2f} "
+                      f"| | | given | | |")
             outputs = compiled.run(None, given)
             want = outputs if want is None else want
             grown = measure_peak(compiled.executable, given) or 0
             print(f"| {name} | {what} | {len(compiled.schedule.groups)} | {found.arena / 1e6:.2f} "
-                  f"| {found.bound / 1e6:.2f} | {first / found.arena:.2f} | {how} "
+                  f"| {found.bound / 1e6:.2f} | {plain.peak / found.arena:.2f} "
+                  f"| {first / found.arena:.2f} | {how} "
                   f"| {grown / 1e6:.2f} / {(found.total - found.constants) / 1e6:.2f} "
                   f"| {difference(outputs, want):.1e} |", flush=True)
 

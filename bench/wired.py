@@ -1,4 +1,4 @@
-"""Networks whose branches decide how much memory they take: RandWire, NASNet-A, Inception-v3.
+"""Networks whose branches decide how much memory they take: RandWire, NASNet, DARTS, Inception.
 
 Imported only where models are exported: needs torch (the `bench` extra). Operations run in the
 order in which the papers' own code defines them, which is the order of the exported graph.
@@ -167,6 +167,73 @@ class Nasnet(nn.Module):
         for cell in self.cells:
             before, last = last, cell(before, last)
         return (self.classes(functional.relu(last).mean((2, 3))),)
+
+
+class _Dilated(nn.Sequential):
+    """ReLU, depthwise 3x3 over every second pixel, pointwise, normalization."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(nn.ReLU(),
+                         nn.Conv2d(channels, channels, 3, 1, 2, 2, channels, bias=False),
+                         nn.Conv2d(channels, channels, 1, bias=False), _norm(channels))
+
+
+class _Searched(nn.Module):
+    """A cell of DARTS V2: four sums of two operations, concatenated."""
+
+    NORMAL = ("sep 0", "sep 1", "sep 0", "sep 1", "sep 1", "skip 0", "skip 0", "dil 2")
+    REDUCES = ("max 0", "max 1", "skip 2", "max 1", "max 0", "skip 2", "skip 2", "max 1")
+
+    def __init__(self, before: int, last: int, channels: int, reduces: bool, older: int) -> None:
+        super().__init__()
+        self.old, self.new = _Squeeze(before, channels, older), _Squeeze(last, channels)
+        self.sources: list[int] = []
+        self.operations = nn.ModuleList()
+        for text in self.REDUCES if reduces else self.NORMAL:
+            kind, source = text.split()
+            stride = 2 if reduces and int(source) < 2 else 1
+            made = {"sep": lambda s: _Separable(channels, channels, 3, s),
+                    "max": lambda s: nn.MaxPool2d(3, s, 1), "skip": lambda s: nn.Identity(),
+                    "dil": lambda s: _Dilated(channels)}  # fmt: skip
+            self.operations.append(made[kind](stride))
+            self.sources.append(int(source))
+
+    def forward(self, before: Tensor, last: Tensor) -> Tensor:
+        """The outputs of the last cell but one and of the last -> that of this one."""
+        states = [self.old(before), self.new(last)]
+        for k in range(0, len(self.sources), 2):
+            one, two = (self.operations[j](states[self.sources[j]]) for j in (k, k + 1))
+            states.append(one + two)
+        return torch.cat(states[2:], 1)
+
+
+class Darts(nn.Module):
+    """DARTS V2 (H. Liu et al., 2019) for 224 x 224 and 1000 classes: 14 cells, 48 channels."""
+
+    def __init__(self, cells: int = 14, channels: int = 48) -> None:
+        super().__init__()
+        self.first = nn.Sequential(
+            nn.Conv2d(3, channels // 2, 3, 2, 1, bias=False), _norm(channels // 2), nn.ReLU(),
+            nn.Conv2d(channels // 2, channels, 3, 2, 1, bias=False), _norm(channels),
+        )  # fmt: skip
+        self.second = nn.Sequential(
+            nn.ReLU(), nn.Conv2d(channels, channels, 3, 2, 1, bias=False), _norm(channels))
+        self.cells = nn.ModuleList()
+        before, last, older = channels, channels, 2
+        for k in range(cells):
+            reduces = k in (cells // 3, 2 * cells // 3)
+            channels *= 2 if reduces else 1
+            self.cells.append(_Searched(before, last, channels, reduces, older))
+            before, last, older = last, 4 * channels, 2 if reduces else 1
+        self.classes = nn.Linear(last, 1000)
+
+    def forward(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
+        """``[1, 3, 224, 224] -> [1, 1000]``."""
+        before = self.first(pixel_values)
+        last = self.second(before)
+        for cell in self.cells:
+            before, last = last, cell(before, last)
+        return (self.classes(last.mean((2, 3))),)
 
 
 class _Conv(nn.Sequential):

@@ -363,12 +363,13 @@ def _compiled(request: Request, threads: int | None, objects: ObjectCache | None
 
             contest = Contest(stages, where, request.search, threads, objects, clock)
             stages = contest.run(request.search.measure)
-        executable = _executable(stages, where, threads, objects, clock, crew)
+        patience = request.patience
+        executable = _executable(stages, where, threads, objects, clock, crew, patience)
         if request.search.max_memory is not None and stages.fuser is not None:
             from .memory import within
 
             stages, executable = within(request, stages, executable, lambda s: _executable(
-                s, where, threads, objects, clock, crew))
+                s, where, threads, objects, clock, crew, patience))
     if programs is not None:
         clock.stage("keep")
         found += _keep(programs, request, stages, executable)
@@ -389,10 +390,11 @@ def _foresee(graph: Graph, crew: Crew) -> None:
 
 
 def _executable(stages: Stages, target: Target, threads: int | None, objects: ObjectCache | None,
-                clock: Clock, crew: Crew) -> Executable:
+                clock: Clock, crew: Crew, patience: int = 0) -> Executable:
     """The program of the stages' schedule, loaded."""
     clock.stage("lower")
     program = program_of(stages.graph, stages.schedule, target, clock.progress)
+    program = replace(program, patience=patience)
     clock.stage("kernels")
     return Executable(program, stages.graph.constants, target, threads, objects, clock.progress,
                       crew)

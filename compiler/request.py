@@ -43,6 +43,9 @@ if TYPE_CHECKING:
 Progress = Callable[[str, int, int], None]
 """(stage, done, total) -> None; total 0 means unknown."""
 
+PATIENCE = 500
+"""How often a plan of the arena above its bound is tried to be made better where memory was asked
+for: 2 ms each for 500 buffers."""
 _ROOMS = ("ir", "passes", "search", "kernels", "runtime", "compiler")
 
 
@@ -172,6 +175,12 @@ class Request:
             toolchain(),
             str(self.target),
         ])  # fmt: skip
+
+    @property
+    def patience(self) -> int:
+        """``Program.patience`` of what is compiled."""
+        asked = self.search.objective == "peak" or self.search.max_memory is not None
+        return PATIENCE if asked else 0
 
     @property
     def folder(self) -> Path | None:

@@ -3,7 +3,9 @@
 Largest buffer first, each into the smallest gap among the buffers it coexists with (greedy by size:
 Pisarchyk and Lee, "Efficient memory management for deep neural net inference", 2020); two other
 orders are tried and the lowest peak wins. No plan can be below the largest sum of bytes alive at
-one step, so ``lower_bound`` says how far a plan is from perfect.
+one step, so ``lower_bound`` says how far a plan is from perfect. A program that was compiled for
+little memory goes on: buffers that end above the bound move forward in the order, and all are
+placed again, many times (squeaky wheel optimization: Joslin and Clements, 1999).
 
 Lifetimes follow from the program, sizes from each call: who coexists with whom is found once, so
 that a plan for new sizes looks at a buffer's few neighbours only.
@@ -11,6 +13,7 @@ that a plan for new sizes looks at a buffer's few neighbours only.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -53,23 +56,45 @@ class Arena:
             found.append(np.flatnonzero(meets).tolist())
         return found
 
-    def place(self, sizes: np.ndarray) -> Plan:
+    def place(self, sizes: np.ndarray, patience: int = 0) -> Plan:
         """The plan for sizes (int64 bytes, in the order of the buffers); buffers alive together
-        never overlap. Raises ``LimitError`` for sizes that no machine could hold."""
+        never overlap. ``patience``: how often a plan above the bound is tried to be made better.
+        Raises ``LimitError`` for sizes that no machine could hold."""
         if float(sizes.sum(dtype=np.float64)) > _LIMIT:
             raise LimitError(f"the model needs {sum(map(int, sizes)):,} bytes of memory")
         bound, rounded = self.lower_bound(sizes), _aligned(sizes)
         places = rounded.tolist()
+        order: list[int] = []
         best: tuple[list[int], int] | None = None
         for keys in ((self.first, -sizes), (self.first, -sizes * (self.last - self.first + 1)),
                      (-sizes, self.first)):  # fmt: skip
-            found = self._pack(places, np.lexsort(keys).tolist())
+            tried = np.lexsort(keys).tolist()
+            found = self._pack(places, tried)
             if best is None or found[1] < best[1]:
-                best = found
+                best, order = found, tried
             if best[1] <= bound:
                 break
         assert best is not None
+        if best[1] > bound:
+            best = self._improved(places, order, best, bound, patience)
         return Plan(*best, bound)
+
+    def _improved(self, sizes: list[int], order: list[int], best: tuple[list[int], int],
+                  bound: int, tries: int) -> tuple[list[int], int]:
+        """The best of a plan and of ``tries`` others, each of the order of the one before with what
+        ended above the bound moved forward, to random places."""
+        rng = random.Random(len(sizes))
+        offsets, order = best[0], list(order)
+        for _ in range(tries):
+            for i in [i for i in order if offsets[i] + sizes[i] > bound]:
+                place = order.index(i)
+                order.insert(rng.randrange(place + 1), order.pop(place))
+            offsets, peak = self._pack(sizes, order)
+            if peak < best[1]:
+                best = offsets, peak
+            if peak <= bound:
+                break
+        return best
 
     def lower_bound(self, sizes: np.ndarray) -> int:
         """The largest sum of (aligned) bytes alive at one step: no plan can be smaller."""

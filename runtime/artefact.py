@@ -1,6 +1,6 @@
 r"""A compiled program as one file: program, machine code, packed constants.
 
-    evonnx artefact 3\n | head bytes: u64 | SHA-256 of the head | head | blobs
+    evonnx artefact 4\n | head bytes: u64 | SHA-256 of the head | head | blobs
 
 The head is JSON: the caller's key text and notes, the program (sizes as numbers or the text of
 ``ir.dims``, types and attributes in the words of the IR text), and where each blob lies. Blobs are
@@ -52,7 +52,7 @@ from .program import (
 )  # fmt: skip
 
 _NAME = b"evonnx artefact "
-_MAGIC = _NAME + b"3\n"
+_MAGIC = _NAME + b"4\n"
 _START = struct.Struct("<Q32s")
 _MAX_HEAD = 1 << 28
 _BLOCK = 1 << 16
@@ -265,6 +265,7 @@ def _program_out(program: Program) -> dict[str, Any]:
         "constants": [[b, c.digest, c.transform] for b, c in program.constants.items()],
         "checks": [[c.relation, _dim_out(c.a), _dim_out(c.b), c.message] for c in program.checks],
         "ranges": [[r.input, r.column, _dim_out(r.extent), r.message] for r in program.ranges],
+        "patience": program.patience,
     }  # fmt: skip
 
 
@@ -282,6 +283,7 @@ def _program_in(value: Mapping[str, Any]) -> Program:
               for relation, a, b, text in value["checks"]),
         tuple(IndexRange(k, column, _dim_in(extent), text)
               for k, column, extent, text in value["ranges"]),
+        value["patience"],
     )  # fmt: skip
 
 

@@ -185,6 +185,8 @@ class Program:
     """What must hold between sizes at every binding."""
     ranges: tuple[IndexRange, ...] = ()
     """What must hold of the values of inputs at every call; sizes of inputs only."""
+    patience: int = 0
+    """How often a plan of the arena that is above its bound is tried to be made better."""
 
     @cached_property
     def roots(self) -> tuple[int, ...]:

@@ -337,7 +337,8 @@ class PeriodTemplate:
         key = sizes.tobytes()
         found = self._plans.get(key)
         if found is None:
-            found = self._plans[key] = self._places.place(sizes)
+            found = self._plans[key] = self._places.place(
+                sizes, self.shape.program.patience)
             while len(self._plans) > _PLANS:
                 self._plans.popitem(last=False)
         return found

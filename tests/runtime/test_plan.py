@@ -28,13 +28,15 @@ lifetimes = st.lists(
 )
 
 
-def plan(lives: list[Life]) -> Plan:
-    return Arena([life[1:] for life in lives]).place(np.array([n for n, _, _ in lives], np.int64))
+def plan(lives: list[Life], patience: int = 0) -> Plan:
+    sizes = np.array([n for n, _, _ in lives], np.int64)
+    return Arena([life[1:] for life in lives]).place(sizes, patience)
 
 
-@given(lifetimes)
-def test_live_buffers_never_overlap(lives: list[Life]) -> None:
-    found = plan(lives)
+@given(lifetimes, st.sampled_from([0, 3]))
+def test_live_buffers_never_overlap(lives: list[Life], patience: int) -> None:
+    found = plan(lives, patience)
+    assert found.peak <= plan(lives).peak
     for i, (a, (n, first, last)) in enumerate(zip(found.offsets, lives)):
         assert a % ALIGN == 0
         assert a + aligned(n) <= found.peak or n == 0
@@ -52,6 +54,14 @@ def test_chains_are_planned_perfectly(sizes: list[int]) -> None:
     """Each value lives for two steps, as in a chain of layers: the bound is reached."""
     found = plan([(n, i, i + 1) for i, n in enumerate(sizes)])
     assert found.peak <= found.bound * 1.35
+
+
+def test_patience_closes_gaps() -> None:
+    lives = [(1, 4, 8), (1, 5, 8), (1, 0, 3), (3, 2, 5), (2, 7, 8), (2, 6, 8), (2, 3, 7)]
+    lives = [(n * ALIGN, first, last) for n, first, last in lives]
+    assert plan(lives).peak > plan(lives).bound
+    assert plan(lives, 50).peak == plan(lives).bound
+    assert plan(lives, 50) == plan(lives, 50)
 
 
 def test_nothing_to_place() -> None:
