@@ -243,17 +243,11 @@ def _write(
     code: Code, acc: Carried, first: str, vectors: int, access: _Vectors, out: str = "%out"
 ) -> None:
     """Limit the accumulators ``[mr][vectors]`` and store them to the rows of ``out``."""
-    limits = [(code.splat(access.kind, access.width, "%lo"), "olt"),
-              (code.splat(access.kind, access.width, "%hi"), "ogt")]
+    values = code.limited(access.kind, [access.width] * len(acc), acc)
     row = code.at(access.kind, out, first)
     for r in range(len(acc) // vectors):
         for v in range(vectors):
-            value = acc[r * vectors + v]
-            for limit, sign in limits:
-                beyond = code.let(f"fcmp {sign} {access.vector} {value}, {limit}")
-                value = code.let(f"select <{access.width} x i1> {beyond}, {access.vector} {limit}, "
-                                 f"{access.vector} {value}")
-            access.store(value, row, v)
+            access.store(values[r * vectors + v], row, v)
         row = code.at(access.kind, row, "%ldo")
 
 

@@ -270,12 +270,7 @@ class _Writer:
         values = code.when(present("bias"), kinds, before, lambda: self._plus_bias(before, masks))
         biased = values
         values = code.when(present("res"), kinds, biased, lambda: self._plus_res(biased, masks))
-        ends = ("0xFFF0000000000000", "0x7FF0000000000000")
-        below = code.let(f"fcmp ogt {self.kind} %lo, {ends[0]}")
-        above = code.let(f"fcmp olt {self.kind} %hi, {ends[1]}")
-        limited = code.let(f"or i1 {below}, {above}")
-        last = values
-        return code.when(limited, kinds, last, lambda: self._limited(last))
+        return code.limited(self.kind, self.lanes * self.tile.mr, values)
 
     def _vector_at(self, base: str, v: int, masks: list[str]) -> str:
         """Vector ``v`` of the row that begins at ``base``; only what is inside is read."""
@@ -309,18 +304,6 @@ class _Writer:
                 cell = r * nv + v
                 result.append(self._sum(sums[cell], self._vector_at(row, v, masks), cell))
         return result
-
-    def _limited(self, sums: list[str]) -> list[str]:
-        code, values = self.code, list(sums)
-        for name, sign in (("lo", "olt"), ("hi", "ogt")):
-            limits = [code.splat(self.kind, lanes, f"%{name}") for lanes in self.lanes]
-            for cell, value in enumerate(values):
-                vector, lanes = self.cell_kinds[cell], self.lanes[cell % self.nv]
-                limit = limits[cell % self.nv]
-                out = code.let(f"fcmp {sign} {vector} {value}, {limit}")
-                values[cell] = code.let(
-                    f"select <{lanes} x i1> {out}, {vector} {limit}, {vector} {value}")
-        return values
 
     def _store_row(self, values: list[str], r: int, masks: list[str]) -> None:
         code = self.code

@@ -182,6 +182,25 @@ class Code:
         product = self.let(f"fmul contract {vector} {a}, {b}")
         return self.let(f"fadd contract {vector} {acc}, {product}")
 
+    def limited(self, kind: str, lanes: Sequence[int], values: Carried) -> Carried:
+        """Vectors of so many ``lanes`` each, between the arguments ``%lo`` and ``%hi``; NaN stays
+        NaN. A limit that is infinite costs a branch for all of them."""
+        kinds = [f"<{n} x {kind}>" for n in lanes]
+        for limit, sign, end in (("%lo", "lt", "0xFFF0000000000000"),
+                                 ("%hi", "gt", "0x7FF0000000000000")):
+            def body(limit: str = limit, sign: str = sign, inner: Carried = values) -> Carried:
+                splats = {n: self.splat(kind, n, limit) for n in dict.fromkeys(lanes)}
+                result = []
+                for n, vector, value in zip(lanes, kinds, inner, strict=True):
+                    beyond = self.let(f"fcmp o{sign} {vector} {value}, {splats[n]}")
+                    result.append(self.let(f"select <{n} x i1> {beyond}, {vector} {splats[n]}, "
+                                           f"{vector} {value}"))
+                return result
+
+            there = self.let(f"fcmp one {kind} {limit}, {end}")
+            values = self.when(there, kinds, values, body)
+        return values
+
     def lane_mask(self, width: int, count: str) -> str:
         """``<width x i1>``: lanes below ``count`` (an i64)."""
         vector = f"<{width} x i64>"
