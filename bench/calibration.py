@@ -51,12 +51,12 @@ from ..ir.groups import cut_out
 from ..ir.parser import parse_graph
 from ..ir.schedule import IMPLEMENTATIONS, KERNELS, Group, parse_schedule, shown
 from ..ir.text import print_graph
-from ..ir.variants import Variant, values
+from ..ir.variants import Variant
 from ..runtime.profile import profile
 from ..search.cost import group_cost, schedule_cost
 from ..search.models import context_of, facts
 from ..search.models import model as model_of
-from ..search.variants import tried
+from ..search.variants import every_setting, tried
 from .cache import export_dir
 from .measure import keep_memory
 from .stats import geomean, kendall, summarize
@@ -68,8 +68,6 @@ OTHERS = 16
 KINDS = ("fusion", "kernel", "settings")
 """What variants of a set differ in: their groups, or how the kernel of a group is written, by what
 a search is offered or by every setting."""
-_HEIGHTS = (4, 6, 8, 10, 12, 14)
-"""Rows of micro-tiles that are tried among all settings."""
 _CUTS = 6
 """Places at which a group is cut, at most."""
 _ROUNDS, _REPEATS, _BLOCK = 4, 10, 0.05
@@ -223,12 +221,7 @@ def kernel_variants(graph: Graph, target: Target, every: bool = False
     if found is None or found.implementation != "contract":
         return
     cost = group_cost(graph, "contract", [graph.nodes[k] for k in nodes])
-    offered: list[Variant] = [(), *tried(cost, target)]
-    if every and cost.work is not None and cost.work.product is not None:
-        form = cost.work.product.form
-        offered += [(*v, ("rows", h)) for v in offered if "block" not in dict(v)
-                    for h in _HEIGHTS if h in values(form, target, dict(v)).get("rows", ())]
-        offered += [(("window", w),) for w in values(form, target).get("window", ())]
+    offered: list[Variant] = [(), *(every_setting if every else tried)(cost, target)]
     for variant in offered:
         if not every and len(variant) > 1 and "block" in dict(variant):
             continue

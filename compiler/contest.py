@@ -7,14 +7,16 @@ are greedy fusion's, the search's, those of the published greedy rules, and the 
 cost models and under costs with noise: of all these the ones that share the fewest groups. First
 their groups are timed one by one, in turns. Groups measured in different schedules may go together:
 the proven optimum over all groups that were measured, at their measured times, is one contender
-more. Then whole calls are timed in turns. The fastest wins if it beats greedy fusion by more than
-the noise of the machine; else greedy fusion stays.
+more. Of the schedule whose groups took the least time, the dearest contractions are timed in other
+variants, in place, and the schedule with the fastest of each is another. Then whole calls are timed
+in turns. The fastest wins if it beats greedy fusion by more than the noise of the machine; else
+greedy fusion stays.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Any
@@ -24,15 +26,19 @@ import numpy as np
 from ..ir.graph import Graph
 from ..ir.schedule import Schedule
 from ..ir.target import Target
+from ..ir.variants import Variant
 from ..runtime.cache import ObjectCache
 from ..runtime.constants import Key
 from ..runtime.executable import Executable
 from ..runtime.profile import profile
 from ..search.choose import NARROW, Choice, Solver, objective_model
-from ..search.models import Bounds, CostModel, Roofline
+from ..search.cost import GroupCost, schedule_cost
+from ..search.models import Bounds, CostModel, Roofline, facts
+from ..search.models import model as model_of
 from ..search.narrow import prove_narrow
 from ..search.settings import ASSUMED, RULES, Search
 from ..search.space import Space, Survey, sizes_of
+from ..search.variants import worth_timing
 from .feeds import random_feeds
 from .request import Clock, Stages
 
@@ -40,6 +46,10 @@ CONTENDERS = 6
 """Schedules that are compiled and timed, at most; the mixed one comes on top."""
 NOISE = 0.01
 """Part of the time by which a schedule must be faster than greedy fusion's."""
+KERNELS, VARIANTS = 8, 5
+"""Distinct contractions, dearest first, that are timed in other variants, and variants of each."""
+FASTER = 0.98
+"""Part of the time of a group that another variant may take to replace it."""
 _DRAWS, _SPREAD = 4, 0.25
 """Optima under noisy costs, and the spread of the logarithm of the noise."""
 _BLOCK_S = 4e-3
@@ -83,17 +93,18 @@ class Contest:
         """The stages with the schedule that won, and a note that says how."""
         self.clock.stage("contenders")
         self._gather()
-        if len(self.contenders) == 1:
-            return self._won(self.contenders[0], "no schedule differs from greedy fusion's")
         for c in self.contenders:
             self._build(c)
         self.clock.stage("measure")
         feeds = random_feeds(self.executable.inputs, sizes_of(self.graph, self.how.expect),
                              others=ASSUMED)
-        mixed = self._mixed(self._groups(feeds, seconds / 2))
-        if mixed is not None:
-            self._build(mixed)
-            self.contenders.append(mixed)
+        times = self._groups(feeds, seconds / 4)
+        for more in (self._mixed(times), self._tuned(times, feeds, seconds / 4)):
+            if more is not None:
+                self._build(more)
+                self.contenders.append(more)
+        if len(self.contenders) == 1:
+            return self._won(self.contenders[0], "no schedule differs from greedy fusion's")
         rounds = self._calls(feeds, seconds / 2)
         plain = self.contenders[0]
         best = min(self.contenders, key=lambda c: c.seconds)
@@ -170,19 +181,55 @@ class Contest:
     def _groups(self, feeds: Mapping[str, Any], seconds: float) -> dict[int, float]:
         """Seconds of every candidate that some contender has: the median of rounds."""
         times: dict[int, list[float]] = {}
-        end = time.perf_counter() + seconds
-        done = 0
-        while done < 3 or time.perf_counter() < end:
-            for c in _rotated(self.contenders, done):
-                assert c.executable is not None
-                spent = [0.0] * len(c.schedule.groups)
-                for step in profile(c.executable, feeds, 2):
-                    if step.group is not None and not step.body:
-                        spent[step.group] += step.seconds
-                for k, t in zip(c.chosen, spent):
-                    times.setdefault(k, []).append(t)
-            done += 1
+        for c, spent in _profiled(self.contenders, feeds, seconds):
+            for k, t in zip(c.chosen, spent):
+                times.setdefault(k, []).append(t)
         return {k: median(t) for k, t in times.items()}
+
+    def _tuned(self, times: Mapping[int, float], feeds: Mapping[str, Any], seconds: float
+               ) -> Contender | None:
+        """The schedule whose groups took the least time, with the fastest variants of its dearest
+        contractions; None where none is faster."""
+        base = min((c for c in self.contenders if c.chosen),
+                   key=lambda c: sum(times[k] for k in c.chosen))
+        options = self._options(base, times)
+        trials = [base]
+        for j in range(max(map(len, options.values()), default=0)):
+            groups = tuple(replace(g, variant=options[n][j]) if j < len(options.get(n, ())) else g
+                           for n, g in enumerate(base.schedule.groups))
+            trials.append(Contender(f"variants {j}", replace(base.schedule, groups=groups), ()))
+            self._build(trials[-1])
+        spent: dict[str, list[list[float]]] = {c.name: [] for c in trials}
+        for c, row in _profiled(trials, feeds, seconds):
+            spent[c.name].append(row)
+        typical = [[median(t) for t in zip(*spent[c.name], strict=True)] for c in trials]
+        chosen = list(base.schedule.groups)
+        for n in options:
+            best = min(range(len(trials)), key=lambda j: typical[j][n])
+            if typical[best][n] < FASTER * typical[0][n]:
+                chosen[n] = trials[best].schedule.groups[n]
+        if tuple(chosen) == base.schedule.groups:
+            return None
+        return Contender("tuned", replace(base.schedule, groups=tuple(chosen)), base.chosen)
+
+    def _options(self, base: Contender, times: Mapping[int, float]) -> dict[int, list[Variant]]:
+        """Other variants of the dearest contractions, by the number of the group."""
+        alike: dict[int, list[int]] = {}
+        costs: dict[int, GroupCost] = {}
+        for n, k in enumerate(base.chosen):
+            cost = self.survey.offered[k][1].cost
+            if cost.implementation == "contract":
+                alike.setdefault(id(cost), []).append(n)
+                costs[id(cost)] = cost
+        dearest = sorted(alike, key=lambda key: -sum(times[base.chosen[n]] for n in alike[key]))
+        model, found = model_of(self.how.model), dict[int, list[Variant]]()
+        for key in dearest[:KERNELS]:
+            own = costs[key]
+            others = worth_timing(replace(own, variant=()), self.survey.sizes, model,
+                                  self.survey.context, VARIANTS)
+            for n in alike[key]:
+                found[n] = [v for v in ((), *others) if v != base.schedule.groups[n].variant]
+        return found
 
     def _mixed(self, times: dict[int, float]) -> Contender | None:
         """The best schedule of measured groups, at measured times; None if it is a contender."""
@@ -220,13 +267,32 @@ class Contest:
     def _won(self, winner: Contender, note: str) -> Stages:
         costs = self.space.problem.cost
         before = self.stages.choice
-        cost = float(sum(costs[k] for k in winner.chosen))
+        numbers = [facts(c, self.survey.sizes, self.target)
+                   for c in schedule_cost(self.graph, winner.schedule)]
+        model = model_of(self.how.model)
+        cost = float(model.costs(numbers, self.survey.context).sum())
         choice = Choice(
             winner.schedule, f"measure {winner.name}", self.space.model, self.space.unit, cost,
             self.space.greedy, 0.0 if before is None else before.bound, False,
             len(costs), 0 if before is None else before.evaluations, note,
         )  # fmt: skip
         return replace(self.stages, schedule=winner.schedule, choice=choice)
+
+
+def _profiled(contenders: Sequence[Contender], feeds: Mapping[str, Any], seconds: float
+              ) -> Iterator[tuple[Contender, list[float]]]:
+    """Rounds of (contender, seconds of each of its groups), in turns, for at least ``seconds``."""
+    end = time.perf_counter() + seconds
+    done = 0
+    while done < 3 or time.perf_counter() < end:
+        for c in _rotated(contenders, done):
+            assert c.executable is not None
+            spent = [0.0] * len(c.schedule.groups)
+            for step in profile(c.executable, feeds, 2):
+                if step.group is not None and not step.body:
+                    spent[step.group] += step.seconds
+            yield c, spent
+        done += 1
 
 
 def _rotated(contenders: Sequence[Contender], by: int) -> list[Contender]:

@@ -18,15 +18,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from ..ir.errors import EvonnxError
+from ..ir.graph import Graph
+from ..ir.schedule import Schedule
 from ..ir.target import Target
 from ..ir.variants import Form, Variant, fits_lanes, in_windows, micro_tile, values
-from .cost import GroupCost
+from .cost import GroupCost, schedule_cost
 from .models import Context, CostModel, facts
 
 GAIN = 0.97
 """Part of the cost of a group without settings that another variant may take."""
 BLOCKS = (1, 2, 4, 8)
 """Micro-tiles of rows in a parallel tile that are tried."""
+HEIGHTS = (4, 6, 8, 10, 12, 14)
+"""Rows of micro-tiles that are timed."""
 
 
 def better(costs: Sequence[GroupCost], sizes: Mapping[str, int], model: CostModel,
@@ -67,6 +71,41 @@ def tried(cost: GroupCost, target: Target) -> list[Variant]:
         return []
     methods = _methods(cost, target)
     return methods + [v for m in ((), *methods) for v in _blocks(replace(cost, variant=m), target)]
+
+
+def every_setting(cost: GroupCost, target: Target) -> list[Variant]:
+    """``tried``, each method and width by heights as well, and depthwise windows by table."""
+    product = None if cost.work is None else cost.work.product
+    if product is None:
+        return []
+    found = tried(cost, target)
+    wide = [(), *(v for v in found if "block" not in dict(v))]
+    found += [(*v, ("rows", h)) for v in wide for h in HEIGHTS
+              if h in values(product.form, target, dict(v)).get("rows", ())]
+    return found + [(("window", w),) for w in values(product.form, target).get("window", ())]
+
+
+def worth_timing(cost: GroupCost, sizes: Mapping[str, int], model: CostModel, context: Context,
+                 most: int) -> list[Variant]:
+    """The ``most`` variants of a group that the model sees cheapest, none of which says what goes
+    without saying, and no two of one method, width and height."""
+    others = every_setting(cost, context.target)
+    priced = _priced([(k, replace(cost, variant=v)) for k, v in enumerate(others)], sizes, model,
+                     context)
+    found: dict[Variant, Variant] = {}
+    for _, _, c in sorted(priced, key=lambda item: (item[1], len(item[2].variant))):
+        kind = tuple(s for s in c.variant if s[0] != "block")
+        found.setdefault(kind, c.variant)
+    return list(found.values())[:most]
+
+
+def with_variants(graph: Graph, schedule: Schedule, sizes: Mapping[str, int], model: CostModel,
+                  context: Context) -> Schedule:
+    """The schedule with the variant of each group that a search would take for it."""
+    better_ones = better(schedule_cost(graph, schedule), sizes, model, context)
+    return replace(schedule, groups=tuple(
+        g if other is None else replace(g, variant=other.variant)
+        for g, other in zip(schedule.groups, better_ones, strict=True)))
 
 
 def _priced(groups: Sequence[tuple[int, GroupCost]], sizes: Mapping[str, int], model: CostModel,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import evonnx
+from evonnx.compiler import contest
 from evonnx.ir.errors import LimitError, OptionError
 from evonnx.ir.graph import Builder, Graph
 from evonnx.ir.interp import run
@@ -52,6 +54,27 @@ def test_measuring_keeps_the_results_and_says_what_it_saw(tmp_path: Path) -> Non
     again = evonnx.compile(graph, search="default", measure=0.05, threads=1, cache=tmp_path)
     assert again.report().program == "cached"
     assert again.schedule == compiled.schedule, "what time decided once is kept"
+
+
+def test_variants_that_are_measured_faster_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Times are made up: panels of 48 columns take half of the time of all others."""
+    def made_up(contenders: list[Any], feeds: Any, seconds: float) -> Any:
+        for c in contenders:
+            yield c, [0.5 if dict(g.variant).get("columns") == 48 else 1.0
+                      for g in c.schedule.groups]
+
+    monkeypatch.setattr(contest, "_profiled", made_up)
+    monkeypatch.setattr(contest, "NOISE", -1.0)  # the last word is that of real time
+    b = Builder()
+    x = b.input("x", TensorType(F32, (40, 32)))
+    w = b.const(np.random.default_rng(0).standard_normal((32, 96)).astype(np.float32))
+    graph = b.build({"y": b.op("relu", b.op("dot", x, w, ta=False, tb=False))})
+    compiled = evonnx.compile(graph, search="default", measure=0.02, threads=1)
+    note = compiled.report().search["note"]
+    assert "tuned" in note
+    tuned = [g for g in compiled.schedule.groups if g.variant]
+    assert not tuned or dict(tuned[0].variant)["columns"] == 48
+    assert agrees(compiled, graph)
 
 
 def test_a_memory_limit_is_kept_or_refused() -> None:

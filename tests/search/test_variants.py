@@ -22,7 +22,7 @@ from evonnx.search import variants
 from evonnx.search.choose import choose
 from evonnx.search.cost import group_cost, schedule_cost
 from evonnx.search.greedy import Fuser
-from evonnx.search.models import GroupFacts, facts
+from evonnx.search.models import Context, GroupFacts, facts, model
 from evonnx.search.settings import Search
 from evonnx.search.space import Survey
 
@@ -171,6 +171,29 @@ def test_a_variant_depends_on_what_is_fused() -> None:
     doubles = [v for v in problem.variants if len(v) == 2]
     assert len(doubles) == len(settings) - plain
     assert all(problem.cost[v[0]] < variants.GAIN * problem.cost[v[1]] for v in doubles)
+
+
+def test_what_is_worth_timing_is_cheapest_first_and_diverse() -> None:
+    graph = narrow()
+    nodes = [n for n in graph.nodes if n.op in ("dot", "relu")][:2]
+    cost = group_cost(graph, "contract", nodes)
+    context, bounds = Context(FAST), model("bounds")
+    few = variants.worth_timing(cost, {}, bounds, context, 4)
+    kinds = [tuple(s for s in v if s[0] != "block") for v in few]
+    assert len(few) == len(set(kinds)) == 4 and () not in few
+    prices = bounds.costs([facts(dataclasses.replace(cost, variant=v), {}, FAST) for v in few],
+                          context)
+    assert list(prices) == sorted(prices)
+    assert set(few) <= set(variants.every_setting(cost, FAST))
+
+
+def test_a_schedule_takes_the_variants_that_a_search_would_take() -> None:
+    graph = narrow()
+    plain = Fuser(graph).run()
+    tuned = variants.with_variants(graph, plain, {}, model("bounds"), Context(FAST))
+    assert [g.nodes for g in tuned.groups] == [g.nodes for g in plain.groups]
+    assert any(dict(g.variant).get("columns") == 48 for g in tuned.groups)
+    check_schedule(tuned, graph, FAST)
 
 
 def test_explanations_name_the_variants() -> None:
