@@ -76,15 +76,15 @@ def timed(problem: Problem, name: str, seed: int, seconds: float, budget: int) -
             "seconds": time.process_time() - began}  # fmt: skip
 
 
-def least(call: Callable[[], object], rounds: int = 7) -> float:
-    """Shortest process time of some calls."""
+def least(call: Callable[[], object], rounds: int = 7, seconds: float = 2.0) -> float:
+    """Shortest process time of some calls, of fewer where they take more than ``seconds``."""
     call()
-    best = np.inf
-    for _ in range(rounds):
+    found: list[float] = []
+    while len(found) < rounds and sum(found) < seconds:
         began = time.process_time()
         call()
-        best = min(best, time.process_time() - began)
-    return float(best)
+        found.append(time.process_time() - began)
+    return min(found)
 
 
 @click.group()
@@ -239,7 +239,8 @@ def hypervolume(points: Iterable[tuple[float, ...]], far: np.ndarray) -> float:
 
 
 def rates(family: str, nodes: int) -> list[dict[str, Any]]:
-    """Proofs, decodes and re-cuts per second of a problem with three objectives and values."""
+    """Proofs, decodes and re-cuts per second of a problem with three objectives and values; no row
+    of proofs where it has too many ideals for one."""
     plain = generated(nodes, 0, edges=FAMILIES[family](nodes, 0))
     rng = np.random.default_rng(0)
     users: list[list[int]] = [[] for _ in range(nodes)]
@@ -255,13 +256,14 @@ def rates(family: str, nodes: int) -> list[dict[str, Any]]:
     hot = float(plain.cost.mean()) / 10
     walks = order, 100_000, hot, hot / 50, 0
     measured: list[tuple[str, int, Callable[[], object]]] = [
-        ("proofs of the optimum", 1, lambda: prove(plain)),
         ("decodes, groups by cut genes", 50, lambda: decode(problem, Genomes(keys, cuts=cuts))),
         ("decodes, exact cuts", 50, lambda: decode(problem, keys)),
         ("orders cut again exactly", walk(plain, *walks)[2], lambda: walk(plain, *walks)),
         ("orders cut again exactly, memory limited", walk(tight, *walks)[2],
          lambda: walk(tight, *walks)),
     ]  # fmt: skip
+    if prove(plain, IDEALS) is not None:
+        measured.insert(0, ("proofs of the optimum", 1, lambda: prove(plain)))
     return [{"part": "speed", "family": family, "nodes": nodes, "candidates": len(groups),
              "what": what, "per_second": count / least(call)}
             for what, count, call in measured]  # fmt: skip
@@ -272,7 +274,7 @@ def rates(family: str, nodes: int) -> list[dict[str, Any]]:
 @click.option("--out", required=True)
 def speed(nodes: int, out: str) -> None:
     """Proofs, decodes and re-cuts per second, one thread."""
-    for family in ("network", "towers"):
+    for family in FAMILIES:
         _append(out, rates(family, nodes))
 
 

@@ -92,7 +92,9 @@ class Node:
     @property
     def outputs(self) -> tuple[Value, ...]:
         """The node's values."""
-        return tuple(Value(self, i) for i in range(len(self.types)))
+        if len(self.types) == 1:  # nearly all, and asked for often
+            return (Value(self, 0),)
+        return tuple([Value(self, i) for i in range(len(self.types))])
 
     @property
     def out(self) -> Value:

@@ -338,14 +338,14 @@ class Candidates:
 
     def _written(self, members: tuple[int, ...], nodes: Sequence[Node]) -> tuple[Value, ...]:
         """What other groups take from this one: a node's copies for consumers outside."""
-        inside = set(members)
+        inside, kept, index = set(members), self.graph.output_values, self.graph.index
         found = []
         for node in nodes:
-            mine = [v for v in self.of[node] if v in inside]
-            outside = {self.units[w] for v in mine for w in self._succs[v] if w not in inside}
+            outside = {self.units[w] for v in self.of[node] if v in inside
+                       for w in self._succs[v] if w not in inside}  # fmt: skip
             for value in node.outputs:
-                if value in self.graph.output_values or any(
-                        self.graph.index[u] in outside for u in self.graph.users(value)):
+                if value in kept or (outside and any(
+                        index[u] in outside for u in self.graph.users(value))):
                     found.append(value)
         return tuple(found)
 

@@ -121,7 +121,7 @@ def choose(
     stages = survey.stages(found.chosen, model) if model.unit == SECONDS else []
     if stages and how.objective == "time":
         wider = survey.space(model, stages)
-        better, also = solver.solve(wider)
+        better, also = solver.solve(wider, too_wide=bool(note))
         if better.cost <= found.cost:
             space, found, note = wider, better, also
     chosen, cost = found.chosen, found.cost
@@ -176,8 +176,9 @@ class Solver:
         """Known solutions besides greedy's: where strategies start, and not to be worse than."""
         self.strategy = _strategy(how)
 
-    def solve(self, space: Space) -> tuple[Found, str]:
-        """The best solution, and what the search could not do."""
+    def solve(self, space: Space, too_wide: bool = False) -> tuple[Found, str]:
+        """The best solution, and what the search could not do. ``too_wide``: some of the candidates
+        have more ideals than a proof follows, so that all have, and none is begun."""
         if self.how.objective == "peak":
             return self._least_memory(space)
         if self.strategy is not None:
@@ -185,14 +186,15 @@ class Solver:
         if self.how.name == "default" and space.problem.limit == inf:
             factors = _leaning(space)
             leaning = space.problem.priced(space.problem.cost * factors)
-            proof = prove_narrow(leaning, NARROW)
+            proof = None if too_wide else prove_narrow(leaning, NARROW)
             if proof is not None:
                 return _leant(proof, space, float(factors.max(initial=1.0))), ""
             beam = narrow_beam(leaning, min(BEAM, self.how.budget))
             return (_followed(beam, leaning, self.also, space),
                     "too many ideals for a proof: the best of each size followed")
-        proof = prove_narrow(space.problem, NARROW)
-        if proof is None and (self.how.name == "exact" or space.problem.limit < inf):
+        proof = None if too_wide else prove_narrow(space.problem, NARROW)
+        provable = self.how.name == "exact" or space.problem.limit < inf
+        if proof is None and provable and not too_wide:
             from .exact import prove  # compiled by Numba, which takes seconds the first time
 
             proof = prove(space.problem, IDEALS)

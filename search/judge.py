@@ -84,7 +84,7 @@ class Judge:
                     parts.append((local[v.node], v.index))
                 else:
                     parts.append((outside.setdefault(v, len(outside)), self._source(v)))
-            parts.append(tuple(v in given for v in n.outputs))
+            parts.append(tuple([v in given for v in n.outputs]))
         return tuple(parts)
 
     def _kind(self, node: Node) -> int:

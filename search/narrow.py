@@ -179,7 +179,10 @@ class _Table:
             for g in self.first[v]:
                 if not (self.outer[g] & ~ideal or self.members[g] & ideal):
                     yield g
-            if all(self.members[g] & ideal or not self.outer[g] & ~ideal for g in self.holders[v]):
+            for g in self.holders[v]:
+                if self.outer[g] & ~ideal and not self.members[g] & ideal:
+                    break
+            else:
                 return  # all groups that can hold v are possible now: one of them comes first
 
     def ready(self, after: int, before: int, g: int) -> int:
