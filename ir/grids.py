@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 
 from .access import Cond
 from .axes import Axis, coefficient, name_of
+from .contraction import MAX_TAPS, ContractionSpace
 from .dims import Dim, dmax, dmin, floordiv, free_vars, product, substitute
-from .tiles import MAX_TAPS, ContractionSpace
 
 
 @dataclass(frozen=True, slots=True)

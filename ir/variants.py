@@ -26,6 +26,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from .axes import coefficient, name_of
+from .contraction import ContractionSpace, least_rows
 from .dims import Dim, product
 from .elements import Refused, is_reduction
 from .graph import Graph, Node
@@ -33,7 +34,7 @@ from .grids import Fan, find_grid, narrow_groups
 from .ops import lookup
 from .ops.contraction import split_layout
 from .target import Target
-from .tiles import ContractionSpace, Space, least_rows
+from .tiles import Space
 from .types import F32
 from .winograd import SQUARES, Images, unasked, winograd_form
 

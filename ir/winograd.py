@@ -10,8 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .axes import name_of
+from .contraction import ContractionSpace
 from .dims import Dim, Expr, ceil_div
-from .tiles import ContractionSpace, is_var
+from .tiles import is_var
 
 LEAST = 16
 """Channels from which on the products outweigh the transforms."""

@@ -22,17 +22,11 @@ from dataclasses import dataclass, replace
 
 from ..ir.access import Cond, linear_index
 from ..ir.axes import Axis, coefficient, name_of
+from ..ir.contraction import SPLITS, ContractionSpace, least_rows, panels_together, rows_of_block
 from ..ir.dims import Dim, Expr, ceil_div, dmax, dmin, free_vars, product, substitute
 from ..ir.elements import Ex, map_dims, renamer
 from ..ir.epilogue import Finish, Operand, finish_of
 from ..ir.graph import Graph
-from ..ir.tiles import (
-    SPLITS,
-    ContractionSpace,
-    least_rows,
-    panels_together,
-    rows_of_block,
-)  # fmt: skip
 from ..ir.types import BF16, F32, I64, DType
 from ..ir.variants import WAY_BYTES, Tiling
 from .lower import TURN_KERNEL, Lowering, tile_map

@@ -22,13 +22,13 @@ from dataclasses import dataclass, replace
 
 from ..ir.access import Cond, linear_index
 from ..ir.axes import Axis, name_of
+from ..ir.contraction import SPLITS, ContractionSpace, least_rows
 from ..ir.dims import Dim, Expr, ceil_div, dmax, dmin, free_vars, product, substitute
 from ..ir.elements import Ex, renamer
 from ..ir.epilogue import Finish, finish_of
 from ..ir.graph import Graph
 from ..ir.grids import DEPTHWISE, find_grid, narrow_groups
 from ..ir.target import Target
-from ..ir.tiles import SPLITS, ContractionSpace, least_rows
 from ..ir.types import F32, I8, I64, U8
 from ..ir.variants import best_height
 from .lower import TURN_KERNEL, Lowering, rows_per_tile

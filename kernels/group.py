@@ -6,12 +6,13 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ..ir.contraction import ContractionSpace
 from ..ir.dims import Dim
 from ..ir.elements import Refused
 from ..ir.errors import CompileError, UnsupportedError
 from ..ir.graph import Graph, Node
 from ..ir.target import Target
-from ..ir.tiles import ContractionSpace, Space
+from ..ir.tiles import Space
 from ..ir.variants import (
     Variant,
     check_variant,

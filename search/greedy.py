@@ -12,11 +12,11 @@ from __future__ import annotations
 import heapq
 from dataclasses import dataclass
 
+from ..ir.contraction import ContractionSpace
 from ..ir.errors import CompileError
 from ..ir.graph import Graph, Node
 from ..ir.ops import lookup
 from ..ir.schedule import Group, Schedule
-from ..ir.tiles import ContractionSpace
 from ..ir.types import BF16, F32
 from .judge import Judge
 from .legality import Verdict, alone

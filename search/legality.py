@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..ir.attention import AttentionSpace
+from ..ir.contraction import ContractionSpace, micro_typed
 from ..ir.elements import Refused, is_reduction
 from ..ir.errors import EvonnxError
 from ..ir.graph import Graph, Node, Value
 from ..ir.groups import GroupGraph, extract
 from ..ir.ops import lookup
-from ..ir.tiles import ContractionSpace, Space, TileSpace, micro_typed
+from ..ir.tiles import Space, TileSpace
 
 MAX_NODES = 48
 """Nodes in one group: source length and compile time grow with it."""

@@ -23,6 +23,7 @@ from functools import partial
 from ..ir.access import Cond, linear_index
 from ..ir.attention import AttentionSpace
 from ..ir.axes import Axis, atoms, coefficient, fresh_axes, merge_axes, name_of
+from ..ir.contraction import ContractionSpace
 from ..ir.dims import Dim, Expr, ceil_div, dmax, dmin, free_vars, product, substitute
 from ..ir.elements import Ex, Gather, Index, is_reduction, map_dims, positions, renamer
 from ..ir.epilogue import finish_of
@@ -33,7 +34,6 @@ from ..ir.tiles import (
     LANES,
     SHORT,
     SIDE,
-    ContractionSpace,
     Reduction,
     Space,
     TileSpace,

@@ -10,10 +10,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
+from ...ir.contraction import SPLITS
 from ...ir.dims import Dim, estimate
 from ...ir.graph import Graph, Node
 from ...ir.target import Target
-from ...ir.tiles import BLOCK, SPLITS, tile_rows
+from ...ir.tiles import BLOCK, tile_rows
 from ..cost import GroupCost, group_cost
 from .attention import count_attention
 from .base import Context, GroupFacts, Phase

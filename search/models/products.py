@@ -17,9 +17,9 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from ...ir.contraction import panels_together, rows_of_block
 from ...ir.dims import Dim
 from ...ir.target import Target
-from ...ir.tiles import panels_together, rows_of_block
 from ...ir.variants import (
     BURST,
     PREFETCHES,

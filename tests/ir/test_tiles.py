@@ -6,16 +6,9 @@ import math
 
 import pytest
 
+from evonnx.ir.contraction import SPLITS, least_rows, panels_together, row_blocks, rows_of_block
 from evonnx.ir.dims import sym
-from evonnx.ir.tiles import (
-    SPLITS,
-    TILES,
-    least_rows,
-    panels_together,
-    row_blocks,
-    rows_of_block,
-    tile_rows,
-)  # fmt: skip
+from evonnx.ir.tiles import TILES, tile_rows
 
 
 @pytest.mark.parametrize("rows", [0, 1, 3, 16, 31, 32, 33, 100, 1000])

@@ -7,11 +7,12 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from evonnx.ir.contraction import ContractionSpace
 from evonnx.ir.dims import Dim, sym
 from evonnx.ir.graph import Builder, Graph, Value
 from evonnx.ir.groups import extract
 from evonnx.ir.target import Target
-from evonnx.ir.tiles import ContractionSpace, Space
+from evonnx.ir.tiles import Space
 from evonnx.ir.types import F32, I32, I64, U8, TensorType
 from evonnx.ir.variants import contraction_form, tiling
 from evonnx.kernels.contract import lower_contraction

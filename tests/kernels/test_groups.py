@@ -15,6 +15,7 @@ import pytest
 
 from evonnx.compiler.build import build_program
 from evonnx.ir import interp
+from evonnx.ir.contraction import ContractionSpace
 from evonnx.ir.dims import sym
 from evonnx.ir.elements import is_reduction
 from evonnx.ir.errors import ScheduleError
@@ -22,7 +23,7 @@ from evonnx.ir.graph import Builder, Graph, Value
 from evonnx.ir.groups import extract
 from evonnx.ir.schedule import Group, Schedule
 from evonnx.ir.target import Target
-from evonnx.ir.tiles import ContractionSpace, Space, TileSpace
+from evonnx.ir.tiles import Space, TileSpace
 from evonnx.ir.types import BF16, F16, F32, F64, I32, I64, U8, DType, TensorType
 from evonnx.kernels.lower import lower_loops
 from evonnx.runtime.executable import Executable
