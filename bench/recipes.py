@@ -352,6 +352,9 @@ WIRED: dict[str, Recipe] = {
         _own("Nasnet", "wired", cells=6, filters=32, small=True), _image(32), legacy=True
     ),
     "darts": Recipe(_own("Darts", "wired"), _image(224), legacy=True),
+    "darts_cifar": Recipe(
+        _own("Darts", "wired", cells=20, channels=36, small=True), _image(32), legacy=True
+    ),
     "inception_v3": Recipe(_own("Inception", "wired"), _image(299), legacy=True),
 }
 """Irregularly wired networks, for peak memory."""

@@ -208,27 +208,36 @@ class _Searched(nn.Module):
 
 
 class Darts(nn.Module):
-    """DARTS V2 (H. Liu et al., 2019) for 224 x 224 and 1000 classes: 14 cells, 48 channels."""
+    """DARTS V2 (H. Liu et al., 2019) for 224 x 224 and 1000 classes: 14 cells, 48 channels;
+    ``small`` has the stem for images of 32 x 32 (20 cells, 36 channels, 10 classes)."""
 
-    def __init__(self, cells: int = 14, channels: int = 48) -> None:
+    def __init__(self, cells: int = 14, channels: int = 48, small: bool = False) -> None:
         super().__init__()
-        self.first = nn.Sequential(
-            nn.Conv2d(3, channels // 2, 3, 2, 1, bias=False), _norm(channels // 2), nn.ReLU(),
-            nn.Conv2d(channels // 2, channels, 3, 2, 1, bias=False), _norm(channels),
-        )  # fmt: skip
-        self.second = nn.Sequential(
-            nn.ReLU(), nn.Conv2d(channels, channels, 3, 2, 1, bias=False), _norm(channels))
+        if small:
+            before = last = 3 * channels
+            self.first: nn.Module = nn.Sequential(
+                nn.Conv2d(3, last, 3, 1, 1, bias=False), _norm(last))
+            self.second: nn.Module = nn.Identity()
+        else:
+            before = last = channels
+            half = channels // 2
+            self.first = nn.Sequential(
+                nn.Conv2d(3, half, 3, 2, 1, bias=False), _norm(half), nn.ReLU(),
+                nn.Conv2d(half, channels, 3, 2, 1, bias=False), _norm(channels),
+            )  # fmt: skip
+            self.second = nn.Sequential(
+                nn.ReLU(), nn.Conv2d(channels, channels, 3, 2, 1, bias=False), _norm(channels))
         self.cells = nn.ModuleList()
-        before, last, older = channels, channels, 2
+        older = 1 if small else 2
         for k in range(cells):
             reduces = k in (cells // 3, 2 * cells // 3)
             channels *= 2 if reduces else 1
             self.cells.append(_Searched(before, last, channels, reduces, older))
             before, last, older = last, 4 * channels, 2 if reduces else 1
-        self.classes = nn.Linear(last, 1000)
+        self.classes = nn.Linear(last, 10 if small else 1000)
 
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
-        """``[1, 3, 224, 224] -> [1, 1000]``."""
+        """``[1, 3, side, side] -> [1, classes]``."""
         before = self.first(pixel_values)
         last = self.second(before)
         for cell in self.cells:
