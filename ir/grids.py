@@ -1,8 +1,8 @@
 """Convolutions as windows that move along a line of pixels: what a kernel has to know that reads
 each pixel once for all windows it belongs to.
 
-A depthwise convolution, or one of narrow groups, is of that form where pixels and taps of a row are
-a number of columns apart, and what lies outside the image is whole columns, rows or planes of the
+A convolution, depthwise or not, is of that form where pixels and taps of a row are a number of
+columns apart, and what lies outside the image is whole columns, rows or planes of the
 window. Both are read off the positions, so nothing depends on how the convolution came about.
 """
 
@@ -76,20 +76,23 @@ class Grid:
         return column(self.lo), column(self.hi)
 
 
-def narrow_groups(space: ContractionSpace) -> Fan | None:
-    """The groups of a convolution whose weights lie ``[taps, before, groups, after]`` and whose
-    pixels ``[groups, before]``, dense; None where it is none."""
-    if space.channel is not None or len(space.batch) != 1 or len(space.columns) != 1:
+def fan_of(space: ContractionSpace) -> Fan | None:
+    """The channels of a group of a convolution whose weights lie ``[taps, before, groups, after]``
+    and whose pixels ``[groups, before]``, dense; None where it is none."""
+    if space.channel is not None or len(space.batch) > 1 or len(space.columns) != 1:
         return None
-    group, column = space.batch[0], space.columns[0]
-    before, after = product(a.hi for a in space.run), column.hi
-    if not space.direct or space.bytes or space.b.kind != "load" or len(space.run) > 1:
+    column = space.columns[0]
+    before, after = space.run[-1].hi if space.run else 1, column.hi
+    if not space.direct or space.bytes or space.b.kind != "load" or space.anchor.op != "conv":
         return None
     if not isinstance(before, int) or not isinstance(after, int):
         return None
     pixel, weight = space.a.data[1], space.b.data[1]
-    wanted: dict[str, Dim] = {name_of(group.var): after, name_of(column.var): 1}
-    step: Dim = group.hi * after
+    wanted: dict[str, Dim] = {name_of(column.var): 1}
+    step: Dim = after
+    for group in space.batch:
+        wanted[name_of(group.var)] = after
+        step = group.hi * after
     for axis in reversed(space.body.reduced):
         wanted[name_of(axis.var)] = step
         step = step * axis.hi
@@ -97,14 +100,17 @@ def narrow_groups(space: ContractionSpace) -> Fan | None:
         return None
     guarded = {n for c in space.body.conds for d in (c.expr, c.lo, c.hi) for n in free_vars(d)}
     taps = product(a.hi for a in space.taps)
-    if name_of(group.var) in guarded or not isinstance(taps, int) or taps > MAX_TAPS:
+    if not isinstance(taps, int) or taps > MAX_TAPS:
         return None
-    return Fan(before, after) if coefficient(pixel, name_of(group.var)) == before else None
+    for group in space.batch:
+        if name_of(group.var) in guarded or coefficient(pixel, name_of(group.var)) != before:
+            return None
+    return Fan(before, after)
 
 
 def find_grid(space: ContractionSpace) -> Grid | None:
     """The convolution as windows that move along its last axis, if it is of that form."""
-    taps, position = space.taps, space.a.data[1]
+    taps, position = [*space.taps, *space.run[:-1]], space.a.data[1]
     if not space.rows or len(taps) > 3:
         return None
     line = name_of(space.rows[-1].var)

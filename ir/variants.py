@@ -10,8 +10,8 @@ A schedule may say of a group, by name and number (``g3 = contract [7] {winograd
 ``depth``     products that are summed between two visits of a strip of sums, about
 ``block``     micro-tiles of rows in a parallel tile
 ``window``    of a depthwise convolution: 1 if windows inside the image are read without a table of
-              addresses, else 0; of one of narrow groups: 1 if its vectors hold the channels of
-              several groups, 0 if each group is a product
+              addresses, else 0; of one of narrow groups or few channels: 1 if windows are moved
+              along a line, 0 if it is a product (or one per group)
 ``unroll``    of small windows in loops (pools): 1 if they are written out, else 0
 ============  ======================================================================================
 
@@ -30,7 +30,7 @@ from .contraction import ContractionSpace, least_rows
 from .dims import Dim, product
 from .elements import Refused, is_reduction
 from .graph import Graph, Node
-from .grids import Fan, find_grid, narrow_groups
+from .grids import Fan, fan_of, find_grid
 from .ops import lookup
 from .ops.contraction import split_layout
 from .target import Target
@@ -59,6 +59,8 @@ CALL, PIECE, PANEL, LINES = 16, 8, 0.25, 3
 """Cycles that a call of a micro-kernel takes, and each piece that its rows lie in; that a step
 waits for each vector of a panel from the level-2 cache; that each vector waits which leaves a tile
 in a burst, two neighbors at most. Measured on Zen 4."""
+FEW_CHANNELS, FEW_PRODUCTS = 32, 160
+"""Channels and products of a sum of a convolution in one group for which windows are faster."""
 MOST_WEIGHTS = 96
 """Vectors of weights of a row of windows, which are written out, at most."""
 HALF, HALF_OF_MANY = 0.7, 0.57
@@ -94,6 +96,8 @@ class Form:
     """Sizes for Winograd's convolution, or why it is none."""
     fan: Fan | None = None
     """Channels of a group of a convolution whose windows lie on a grid; None for other products."""
+    grouped: bool = False
+    """Whether it has several groups."""
     width: int = 1
     """Taps of a row of such a window."""
 
@@ -117,12 +121,12 @@ def contraction_form(space: ContractionSpace, once: frozenset[int]) -> Form:
         space.direct and space.rows) else None
     crowded = isinstance(step, int) and step != 0 and step * F32.itemsize % WAY_BYTES == 0
     constant = space.b.kind == "load" and space.b.data[0] in once
-    fan = narrow_groups(space)
+    fan = fan_of(space)
     grid = None if fan is None else find_grid(space)
     return Form("bytes" if space.bytes else "product", rows, space.columns[-1].hi,
                 product(a.hi for a in space.body.reduced), product(a.hi for a in space.run),
                 crowded, winograd_form(space, constant), None if grid is None else fan,
-                1 if grid is None else grid.width)
+                bool(space.batch), 1 if grid is None else grid.width)
 
 
 def read_once(graph: Graph, constants: frozenset[int]) -> frozenset[int]:
@@ -214,20 +218,28 @@ def values(form: Form, target: Target, given: Mapping[str, int] | None = None
 
 
 def fits_lanes(form: Form, target: Target) -> bool:
-    """Whether a vector holds whole groups of a convolution, or a group is one or two of them, whose
-    sums are short enough to be one chain."""
+    """Whether a convolution can be computed by windows: a group is whole vectors, or a vector holds
+    whole groups, and its sums are short enough to be one chain."""
     fan, lanes, depth = form.fan, target.lanes(32), form.depth
     if fan is None or not isinstance(depth, int) or depth > 2 * CHAIN:
         return False
-    if fan.after in (lanes, 2 * lanes):
+    if fan.after % lanes == 0:
         return True
-    return lanes % fan.after == 0 and fan.before <= fan.after and (
+    return form.grouped and lanes % fan.after == 0 and fan.before <= fan.after and (
         fan.before * form.width <= MOST_WEIGHTS)
 
 
 def in_windows(form: Form, target: Target, given: Mapping[str, int]) -> bool:
-    """Whether a convolution of narrow groups is computed by windows."""
-    return fits_lanes(form, target) and bool(given.get("window", 1))
+    """Whether a convolution is computed by windows: narrow groups, and few channels that are not
+    grouped, unless something is said that only products have."""
+    if not fits_lanes(form, target) or "window" not in given and given:
+        return False
+    assert form.fan is not None and isinstance(form.depth, int)
+    few = form.fan.before <= FEW_CHANNELS and form.depth <= FEW_PRODUCTS
+    if isinstance(form.images, Images) and unasked(form.images):
+        few = False
+    narrow = form.fan.after <= 2 * target.lanes(32)
+    return bool(given.get("window", narrow if form.grouped else few))
 
 
 def check_variant(form: Form, target: Target, variant: Variant) -> None:

@@ -1,4 +1,5 @@
-"""Depthwise convolution, and that of narrow groups, on micro-kernels, with the epilogue fused.
+"""Depthwise convolution, and that of narrow groups or of few channels, on micro-kernels, with the
+epilogue fused.
 
 A tile is a few lines of the output image, or a part of one where there are few. The micro-kernel
 ``window`` computes a few neighboring pixels at once: it needs no table, loads each input pixel once
@@ -27,7 +28,7 @@ from ..ir.dims import Dim, Expr, ceil_div, dmax, dmin, free_vars, product, subst
 from ..ir.elements import Ex, renamer
 from ..ir.epilogue import Finish, finish_of
 from ..ir.graph import Graph
-from ..ir.grids import DEPTHWISE, find_grid, narrow_groups
+from ..ir.grids import DEPTHWISE, fan_of, find_grid
 from ..ir.target import Target
 from ..ir.types import F32, I8, I64, U8
 from ..ir.variants import best_height
@@ -79,15 +80,15 @@ class _Writer:
         self.space = ContractionSpace(self.low)
         self.target = target
         channel, rows = self.space.channel, self.space.rows
-        fan = DEPTHWISE if channel is not None else narrow_groups(self.space)
+        fan = DEPTHWISE if channel is not None else fan_of(self.space)
         assert fan is not None
         self.fan = fan
         """Channels that are summed into how many."""
-        self.channels = (channel,) if channel is not None else (
-            self.space.batch[0], self.space.columns[0])
-        """Axes of the channels of the result."""
-        self.before = self.channels[0].hi * fan.before
-        self.after = self.channels[0].hi * fan.after
+        self.channels = [channel] if channel is not None else [
+            *self.space.batch, *self.space.columns]
+        """Axes of the channels of the result: groups, and the channels of one."""
+        groups = product(a.hi for a in (self.channels if channel is not None else self.space.batch))
+        self.before, self.after = groups * fan.before, groups * fan.after
         """Channels of a pixel before and after the convolution."""
         self.lane = self.low.names.var(self.after, "c")
         self.lead = rows[:-1]
@@ -338,7 +339,7 @@ class _Writer:
 
 def lower_depthwise(graph: Graph, target: Target, windows: bool = True
                     ) -> tuple[Nest, tuple[str, ...]]:
-    """Lowers a group around one convolution, depthwise or of narrow groups on a grid, and names the
+    """Lowers a group around one convolution, depthwise or of any groups on a grid, and names the
     micro-kernels it calls; ``windows`` False reads all pixels through the table, of a depthwise one
     only. Raises ``Refused``."""
     return _Writer(graph, target, windows).nest()

@@ -71,7 +71,8 @@ def window_shape(target: Target, kw: int, mr: int, dtype: str = "f32", fan: Fan 
     """``(nv, width)`` of the window tile: accumulators and weights fit registers."""
     width = target.lanes(64 if dtype == "f64" else 32)
     if fan != DEPTHWISE:
-        return max(1, fan.after // width), width
+        vectors = max(1, fan.after // width)
+        return next(n for n in (2, 3, 1) if vectors % n == 0), width
     spare = 3 if dtype in BYTES else 2
     return max(1, (target.registers - spare) // (mr + taps_together(kw))), width
 
@@ -138,7 +139,7 @@ class _Vectors:
 
 def channels_before(code: Code, fan: Fan, after: str) -> str:
     """Channels before the convolution, of the groups that have so many after it."""
-    if fan.before == fan.after:
+    if fan == DEPTHWISE:
         return after
     return code.let(f"mul nsw i64 {code.let(f'udiv i64 {after}, {fan.after}')}, {fan.before}")
 
@@ -149,7 +150,7 @@ def _over_channels(
     """A function that runs ``block(first channel, vectors, access)`` over ``%channels``: by ``nv``
     vectors, what is left of whole vectors by one block of fewer, and the rest under a mask. What is
     the same for all its calls is computed here."""
-    if fan.after == nv * width:
+    if fan.after % (nv * width) == 0:
         return partial(_over_groups, code, nv, _Vectors(code, dtype, width, fan))
     full = code.let(f"and i64 %channels, {-width}")
     blocks = code.let(f"sub i64 {full}, " + code.let(f"urem i64 {full}, {nv * width}"))

@@ -79,18 +79,21 @@ def count_product(p: ProductWork, number: Number, variant: Variant, target: Targ
     if p.form.kind == "depthwise":
         return _depthwise(p, number, bool(given.get("window", 1)))
     if p.windows is not None and in_windows(p.form, machine, given):
-        return _depthwise(p.windows, number, True)
+        return _depthwise(p.windows, number, True, machine.lanes(32))
     plan = tiling(p.form, machine, given)
     if plan.winograd and isinstance(p.form.images, Images):
         return _Winograd(p, p.form.images, number, plan, machine).count()
     return _Direct(p, number, plan, machine).count()
 
 
-def _depthwise(p: ProductWork, number: Number, windows: bool) -> ProductCount:
-    """Neighboring pixels share what a row of their windows reads."""
+def _depthwise(p: ProductWork, number: Number, windows: bool, lanes: int = 0) -> ProductCount:
+    """Neighboring pixels share what a row of their windows reads. In groups of ``lanes`` and more
+    an element is loaded into all lanes of two vectors."""
     rows, depth, taps, channels = (number(d) for d in (p.rows, p.depth, p.taps, p.channels))
     products = rows * depth * channels
     shared = _SHARED if windows else 1.0
+    if p.form.fan is not None and p.form.fan.after >= lanes:
+        shared = 1 / (2 * _PIXELS) + _BROADCAST / (2 * p.form.width)
     table = 0.0 if windows else rows * taps * TABLE
     calls = math.ceil(rows / _PIXELS) * taps
     found = [Phase(fma=2 * products, loads=4 * shared * products, stores=4 * rows * channels,

@@ -1,4 +1,5 @@
-"""Convolutions of narrow groups against the reference interpreter, on every target."""
+"""Convolutions of narrow groups and of few channels against the reference interpreter, on every
+target."""
 
 from __future__ import annotations
 
@@ -39,6 +40,12 @@ CASES = [
     ((1, 6, 8, 48), 3, 16, (3, 3), (1, 1), (1, 1), (1, 1), (1, 1)),
     ((1, 5, 9, 64), 2, 32, (3, 3), (1, 2), (1, 1), (1, 1), (1, 1)),
     ((1, 5, 9, 12), 3, 16, (3, 3), (1, 1), (1, 1), (1, 0), (1, 0)),
+    ((2, 9, 15, 3), 1, 32, (3, 3), (2, 2), (1, 1), (1, 1), (1, 1)),
+    ((1, 9, 15, 3), 1, 48, (3, 3), (2, 2), (1, 1), (0, 0), (0, 0)),
+    ((1, 9, 21, 3), 1, 64, (7, 7), (2, 2), (1, 1), (3, 3), (3, 3)),
+    ((2, 5, 9, 16), 1, 96, (1, 1), (1, 1), (1, 1), (0, 0), (0, 0)),
+    ((1, 9, 12, 1), 1, 16, (5, 5), (1, 1), (1, 1), (2, 2), (2, 2)),
+    ((1, 400, 1), 1, 64, (10,), (5,), (1,), (0,), (0,)),
 ]  # fmt: skip
 
 
@@ -154,6 +161,26 @@ def test_which_groups_are_windows() -> None:
     b = Builder()
     column = ((1, 9, 3, 32), *CASES[0][1:6], (1, 0), (1, 0))
     assert form(plain(b, column, column[0]), b).fan is None
+
+
+def test_few_channels_are_windows() -> None:
+    """Unless Winograd's convolution computes them, or settings of a product are said."""
+    target = Target.named("avx512")
+    for image, columns, kernel, windows in (
+        ((1, 9, 15, 3), 32, (3, 3), True), ((1, 9, 21, 3), 64, (7, 7), True),
+        ((2, 5, 9, 24), 144, (1, 1), True), ((1, 9, 15, 3), 24, (3, 3), False),
+        ((2, 5, 9, 64), 64, (1, 1), False), ((1, 20, 20, 16), 64, (3, 3), False),
+    ):  # fmt: skip
+        b, pads = Builder(), tuple(k // 2 for k in kernel)
+        ones = (1,) * len(kernel)
+        w = b.const(array(*kernel, image[-1], columns))
+        y = b.op("conv", tensor(b, "x", *image), w, groups=1, layout="last", strides=ones,
+                 dilations=ones, pads_lo=pads, pads_hi=pads)
+        graph = b.build({"y": y})
+        cut = extract(graph, [n for n in graph.nodes if n.op not in ("input", "const")])
+        found = form_of(cut.graph, "contract", frozenset({1}))
+        assert in_windows(found, target, {}) == windows
+        assert not in_windows(found, target, {"rows": 4})
 
 
 def test_a_line_is_one_call() -> None:
