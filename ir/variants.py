@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from .axes import coefficient, name_of
 from .contraction import ContractionSpace, least_rows
@@ -293,6 +294,7 @@ def tiling(form: Form, target: Target, given: Mapping[str, int]) -> Tiling:
     return Tiling(side, height, panel, given.get("depth", CHUNK), given.get("block"))
 
 
+@lru_cache(maxsize=4096)
 def _height(form: Form, target: Target, panel: int, side: int) -> int:
     """Rows of the micro-tiles that take the fewest cycles; of equal ones those that stick out the
     least, then the taller.

@@ -208,9 +208,10 @@ class Emitter:
             return self.loop_names[a.name]
         variables = self.dim_vars(*a.args)
         if a.kind in ("max", "min"):
-            text = self.dim(a.args[0])
-            for arg in a.args[1:]:
-                text = f"i{a.kind}({text}, {self.dim(arg)})"
+            # In an order that does not depend on sizes: equal kernels shall be of equal source.
+            text, *others = sorted(self.dim(arg) for arg in a.args)
+            for other in others:
+                text = f"i{a.kind}({text}, {other})"
             return self.define(("atom", a), text, variables, "o")
         if a.kind not in ("floordiv", "mod"):
             raise CompileError(f"{a.kind} of loop variables cannot be emitted")
