@@ -153,10 +153,12 @@ class Code:
         """Store a value with the given alignment in bytes."""
         self.do(f"store {kind} {value}, ptr {address}, align {align}")
 
-    def prefetch(self, address: str) -> None:
-        """Ask for the cache line at ``address`` in the level-2 cache; any address is allowed."""
+    def prefetch(self, address: str, write: bool = False, near: bool = False) -> None:
+        """Ask for the cache line at ``address``, to read or to ``write``, in the level-2 cache or
+        ``near``, in the level-1 cache; any address is allowed."""
         self.declare("void @llvm.prefetch.p0(ptr, i32, i32, i32)")
-        self.do(f"call void @llvm.prefetch.p0(ptr {address}, i32 0, i32 2, i32 1)")
+        how = f"i32 {int(write)}, i32 {2 + near}, i32 1"
+        self.do(f"call void @llvm.prefetch.p0(ptr {address}, {how})")
 
     def splat(self, kind: str, width: int, scalar: str) -> str:
         """A vector with ``scalar`` in every lane."""
