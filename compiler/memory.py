@@ -4,8 +4,9 @@ A call needs its packed weights, its outputs, the scratch of every thread, and t
 that lives in between. The first three follow from the model; the arena from order and fusion. The
 search knows the arena to within what lowering adds (operands packed on the way), so a program that
 needs too much is scheduled again under a limit on the arena that is lower by as much, a few times;
-where that is not enough, concatenations are dissolved in their readers first (``split_concats``).
-What is promised is what the memory plan of the finished program says at the sizes expected.
+where that is not enough, concatenations are dissolved in their readers (``split_concats``) and sums
+are put into another order (``order_sums``) first. What is promised is what the memory plan of the
+finished program says at the sizes expected.
 """
 
 from __future__ import annotations
@@ -31,8 +32,9 @@ _ROUNDS = 3
 
 
 def leaner(request: Request, stages: Stages, progress: Progress | None = None) -> Stages | None:
-    """``stages`` with their concatenations dissolved, where that changes the graph, and the best
-    schedule for that; None where it does not, or where none keeps the limit of the search."""
+    """``stages`` with concatenations dissolved and sums in order, where that changes the graph, and
+    the best schedule for that; None where it does not, or where none keeps the limit of the
+    search."""
     passes = list(stages.passes)
     graph = run_pipeline(stages.graph, LEANER, passes)
     if graph is stages.graph:

@@ -32,7 +32,7 @@ PIPELINE = [
     "fold:all",  # what is still constant is computed once, not in every call
 ]
 """The passes that ``compile`` runs, in order."""
-LEANER = "split_concats"
+LEANER = "split_concats,order_sums"
 """What runs behind them where memory is asked for and this saves some."""
 
 

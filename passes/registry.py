@@ -13,6 +13,7 @@ from . import fold as fold_pass
 from . import halves as halves_pass
 from . import layout as layout_pass
 from . import linear as linear_pass
+from . import order_sums as order_sums_pass
 from . import planes as planes_pass
 from . import siblings as siblings_pass
 from . import split_concats as split_concats_pass
@@ -69,6 +70,10 @@ def _split_concats(graph: Graph, fired: Counter[str], options: Sequence[str]) ->
     return split_concats_pass.split_concats(graph, fired)
 
 
+def _order_sums(graph: Graph, fired: Counter[str], options: Sequence[str]) -> Graph:
+    return order_sums_pass.order_sums(graph, fired)
+
+
 def _brief_weights(graph: Graph, fired: Counter[str], options: Sequence[str]) -> Graph:
     return brief_weights_pass.round_weights(graph, fired)
 
@@ -100,6 +105,8 @@ _ALL: tuple[Pass, ...] = (
     GraphPass("thin", _thin, "padding of images with few channels as an op of its own"),
     GraphPass("split_concats", _split_concats,
               "channels-last concatenations dissolved in convolutions, for less memory"),
+    GraphPass("order_sums", _order_sums,
+              "terms of sums in the order in which they are made, for less memory"),
     GraphPass("wide_attention", _wide_attention, "attention that has no kernel into core ops"),
     GraphPass("brief_weights", _brief_weights, "constant weights of dots rounded to bfloat16"),
     GraphPass("expand", _expand, "composites into core ops", options=expand_pass.COMPOSITES),
