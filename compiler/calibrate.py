@@ -32,8 +32,9 @@ from typing import Any
 
 import numpy as np
 
+from ..ir.builder import Builder
 from ..ir.errors import OptionError, quote
-from ..ir.graph import Builder, Constants
+from ..ir.graph import Constants
 from ..ir.ops import lookup
 from ..ir.schedule import Group, Schedule
 from ..ir.target import Target, unit_of

@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from .graph import Builder, Graph, Node, Value, copy_node
+from .builder import Builder, copy_node
+from .graph import Graph, Node, Value
 from .ops import lookup
 from .types import TensorType
 

@@ -20,9 +20,10 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from .builder import Builder
 from .dims import Dim, Expr, evaluate, free_symbols, substitute, sym
 from .errors import EvonnxError, FeedError, ModelError, quote
-from .graph import Attrs, Builder, Constants, Graph, Node, Value
+from .graph import Attrs, Constants, Graph, Node, Value
 from .ops import lookup
 from .types import F64, DType, OptionalType, TensorType, Type
 

@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from .builder import Builder
 from .dims import Dim, Expr, evaluate, free_symbols, sym
 from .errors import EvonnxError
-from .graph import Builder, Graph, Value
+from .graph import Graph, Value
 from .types import BOOL, F32, I32, I64, DType, TensorType
 
 _MOST = 1500

@@ -12,7 +12,8 @@ from collections import Counter
 
 import numpy as np
 
-from ..ir.graph import Builder, Graph, Node, Value
+from ..ir.builder import Builder
+from ..ir.graph import Graph, Node, Value
 from ..ir.types import BF16, F32
 from .rebuild import New, inputs_of, with_replaced
 

@@ -24,8 +24,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..ir.builder import Builder
 from ..ir.dims import Dim, ceil_div, dmax, dmin, known_ge
-from ..ir.graph import Attrs, Builder, Graph, Node, Value
+from ..ir.graph import Attrs, Graph, Node, Value
 from ..ir.types import F32
 from .evaluate import CAP
 from .facts import Refusal, array_of, is_const

@@ -13,7 +13,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from ..ir.graph import Builder, Graph, Node, Value
+from ..ir.builder import Builder
+from ..ir.graph import Graph, Node, Value
 from .facts import Refusal
 from .pattern import Trace
 from .rebuild import New, with_replaced

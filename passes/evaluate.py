@@ -11,8 +11,9 @@ import hashlib
 
 import numpy as np
 
+from ..ir.builder import Builder
 from ..ir.errors import EvonnxError
-from ..ir.graph import Builder, Constants, Node, Value
+from ..ir.graph import Constants, Node, Value
 from ..ir.interp import expansion, run
 from ..ir.ops import lookup
 from ..ir.types import DType, TensorType

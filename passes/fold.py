@@ -12,7 +12,8 @@ from collections import Counter
 
 import numpy as np
 
-from ..ir.graph import Builder, Graph, Node, Value
+from ..ir.builder import Builder
+from ..ir.graph import Graph, Node, Value
 from ..ir.ops import lookup
 from ..ir.types import BOOL, I64, TensorType
 from .evaluate import CAP, LOAD_CAP, constants_of, is_known, refusal_to_fold

@@ -13,8 +13,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ..ir.builder import Builder, copy_node
 from ..ir.errors import UnsupportedError
-from ..ir.graph import Builder, Graph, Node, Value, copy_node
+from ..ir.graph import Graph, Node, Value
 from ..ir.types import TensorType
 from .expand import expand
 from .vjp import RULES, Backward, zeros_like

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections import Counter
 
-from ..ir.graph import Builder, Graph, Node, Value
+from ..ir.builder import Builder
+from ..ir.graph import Graph, Node, Value
 from ..ir.types import F32
 from .rebuild import New, inputs_of, with_replaced
 

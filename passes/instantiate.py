@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from ..ir.builder import Builder
 from ..ir.errors import EvonnxError
-from ..ir.graph import Builder, Graph, Value
+from ..ir.graph import Graph, Value
 from ..ir.ops import OPS
 from ..ir.types import BF16, BOOL, F16, F32, F64, I8, I32, I64, U8, DType
 from .pattern import CLASSES, Absent, Apply, Const, Number, Pattern, Product, Var

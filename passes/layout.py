@@ -16,8 +16,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..ir.builder import Builder, copy_node
 from ..ir.dims import Dim
-from ..ir.graph import Attrs, Builder, Graph, Node, Value, copy_node
+from ..ir.graph import Attrs, Graph, Node, Value
 from ..ir.ops import OPS
 from .evaluate import fold_tree
 from .facts import Refusal, inverse, is_const, is_identity, moves_only_units, scalar_of

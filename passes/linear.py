@@ -18,7 +18,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..ir.graph import Builder, Graph, Node, Value
+from ..ir.builder import Builder
+from ..ir.graph import Graph, Node, Value
 from ..ir.types import F32, F64
 from .evaluate import fold_tree
 from .facts import array_of, is_const

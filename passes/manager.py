@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from ..ir.builder import Builder
 from ..ir.errors import CompileError, EvonnxError, OptionError
-from ..ir.graph import Attrs, Builder, Graph, Node, Value
+from ..ir.graph import Attrs, Graph, Node, Value
 from ..ir.ops import OPS
 from . import driver
 from .driver import Measure, op_weight

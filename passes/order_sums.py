@@ -13,7 +13,8 @@ from __future__ import annotations
 
 from collections import Counter
 
-from ..ir.graph import Builder, Graph, Node, Value
+from ..ir.builder import Builder
+from ..ir.graph import Graph, Node, Value
 from ..ir.ops import OPS
 from ..ir.types import F32, F64
 from .facts import is_const

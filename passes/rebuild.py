@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from ..ir.graph import Builder, Graph, Node, Value, copy_node
+from ..ir.builder import Builder, copy_node
+from ..ir.graph import Graph, Node, Value
 
 New = Callable[[Value], Value]
 """A value of the old graph -> what stands for it in the new one."""

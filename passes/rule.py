@@ -16,9 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from ..ir.builder import Builder
 from ..ir.dims import Dim
 from ..ir.errors import EvonnxError, ParseError
-from ..ir.graph import Attrs, Builder, Graph, Node, Value
+from ..ir.graph import Attrs, Graph, Node, Value
 from ..ir.ops import OPS
 from ..ir.types import DType
 from .evaluate import fold_tree

@@ -14,8 +14,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
+from ..ir.builder import Builder
 from ..ir.dims import Dim, known_ge
-from ..ir.graph import Attrs, Builder, Graph, Node, Value
+from ..ir.graph import Attrs, Graph, Node, Value
 from ..ir.ops import OPS
 from ..ir.ops.base import sum_dims
 from .evaluate import CAP, fold_tree

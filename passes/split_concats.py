@@ -23,7 +23,8 @@ import sys
 from collections import Counter
 from dataclasses import dataclass
 
-from ..ir.graph import Attrs, Builder, Graph, Node, Value
+from ..ir.builder import Builder
+from ..ir.graph import Attrs, Graph, Node, Value
 from ..ir.ops import OPS
 from ..ir.types import F32, F64
 from .evaluate import fold_tree

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections import Counter
 
-from ..ir.graph import Attrs, Builder, Graph, Node, Value
+from ..ir.builder import Builder
+from ..ir.graph import Attrs, Graph, Node, Value
 from .rebuild import New, with_replaced
 
 CHANNELS = 4

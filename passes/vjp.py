@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from ..ir.builder import Builder
 from ..ir.dims import Dim, product
 from ..ir.errors import UnsupportedError
-from ..ir.graph import Attrs, Builder, Value
+from ..ir.graph import Attrs, Value
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
+from ..ir.builder import Builder
 from ..ir.dims import Dim, dmax, dmin
-from ..ir.graph import Attrs, Builder, Graph, Node, Value
+from ..ir.graph import Attrs, Graph, Node, Value
 from ..ir.groups import escaping, expand_fully, extract
 from ..ir.ops import lookup
 from ..ir.schedule import Schedule

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from evonnx.ir.graph import Builder, Graph
+from evonnx.ir.builder import Builder
+from evonnx.ir.graph import Graph
 from evonnx.ir.parser import parse_graph
 from evonnx.ir.text import print_graph
 

@@ -12,7 +12,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ...ir.graph import Builder, Graph, Node, Value, copy_node, rebuild
+from ...ir.builder import Builder, copy_node, rebuild
+from ...ir.graph import Graph, Node, Value
 from ...ir.types import TensorType
 
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 from onnx import AttributeProto, GraphProto, NodeProto, SparseTensorProto, helper
 
+from ...ir.builder import Builder
 from ...ir.dims import Dim
 from ...ir.errors import Gap, ModelError, UnsupportedError, quote
-from ...ir.graph import Builder, Graph, Value
+from ...ir.graph import Graph, Value
 from ...ir.types import I64, DType, TensorType, Type
 from ..needs import DependsOnFeeds, Need
 from .origins import inputs_behind, vectors_behind

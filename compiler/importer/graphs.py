@@ -15,8 +15,9 @@ import numpy as np
 import onnx
 from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, ValueInfoProto
 
+from ...ir.builder import Builder
 from ...ir.errors import EvonnxError, Gap, LimitError, ModelError, UnsupportedError, quote
-from ...ir.graph import Builder, Graph, Value
+from ...ir.graph import Graph, Value
 from ...ir.types import LooseTensor, TensorType, Type
 from ...runtime.feeds import Feeds
 from ..needs import DependsOnFeeds, Need

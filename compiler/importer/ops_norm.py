@@ -21,7 +21,8 @@ from .ops_shape import reshape_to
 from .registry import accumulates, lowering
 
 if TYPE_CHECKING:
-    from ...ir.graph import Builder, Value
+    from ...ir.builder import Builder
+    from ...ir.graph import Value
     from .context import Ctx
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from ...ir.builder import Builder
 from ...ir.dims import Dim, Expr, free_symbols
-from ...ir.graph import Builder, Value, attr_regions, node_symbols
+from ...ir.graph import Value, attr_regions, node_symbols
 from ...ir.ops import lookup
 from ...ir.types import TensorType, Type, type_symbols
 from ..needs import MAX_ELEMENTS

@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 
 from onnx import GraphProto, NodeProto
 
+from ...ir.builder import Builder
 from ...ir.dims import Dim, sym
 from ...ir.errors import EvonnxError, ModelError, quote
-from ...ir.graph import Builder, Value, node_symbols
+from ...ir.graph import Value, node_symbols
 from ...ir.types import I64, TensorType, type_symbols
 from .context import node_name
 from .model import subgraphs

@@ -7,8 +7,9 @@ that its attributes name are one more operand.
 
 from __future__ import annotations
 
+from ...ir.builder import Builder, rebuild
 from ...ir.dims import sym
-from ...ir.graph import Attrs, Builder, Graph, Node, Value, attr_symbols, rebuild
+from ...ir.graph import Attrs, Graph, Node, Value, attr_symbols
 from ...ir.ops import lookup
 from ...ir.ops.host import result_spec
 from ...ir.types import TensorType

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from ...ir.builder import Builder
 from ...ir.errors import EvonnxError
-from ...ir.graph import Builder, Node, Value
+from ...ir.graph import Node, Value
 from ...ir.ops import lookup
 from ...ir.types import I64, TensorType
 

@@ -19,7 +19,7 @@ from ...ir.types import LooseTensor, MapType, OptionalType, SequenceType, Tensor
 from .tensors import check_size, dtype_of
 
 if TYPE_CHECKING:
-    from ...ir.graph import Builder
+    from ...ir.builder import Builder
 
 _RESERVED = frozenset({"max", "min", "bcast"})
 _MAX_RANK = 64

@@ -15,7 +15,8 @@ from ..errors import ModelError, VerifyError
 from ..types import TensorType, Type
 
 if TYPE_CHECKING:
-    from ..graph import Builder, Value
+    from ..builder import Builder
+    from ..graph import Value
 
 Attributes = Mapping[str, Any]
 Infer = Callable[[tuple[Any, ...], Attributes], tuple[Type, ...]]

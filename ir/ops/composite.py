@@ -17,7 +17,8 @@ from ..types import F32, F64, TensorType
 from .base import Attributes, OpDef, broadcast_shapes, register, tensor
 
 if TYPE_CHECKING:
-    from ..graph import Builder, Value
+    from ..builder import Builder
+    from ..graph import Value
 
 Index = tuple[Dim, ...]
 

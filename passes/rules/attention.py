@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from ...ir.builder import Builder
 from ...ir.dims import Dim
-from ...ir.graph import Attrs, Builder, Value
+from ...ir.graph import Attrs, Value
 from ...ir.ops.base import broadcast_shapes
 from ..facts import Refusal, is_identity, scalar_of
 from ..products import strip_scale

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from ...ir.builder import Builder
 from ...ir.dims import Dim
-from ...ir.graph import Attrs, Builder, Value
+from ...ir.graph import Attrs, Value
 from ..facts import Refusal
 from ..rule import Answer, Match, Rule, floats, term
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+from ...ir.builder import Builder
 from ...ir.dims import Dim, known_ge
-from ...ir.graph import Attrs, Builder, Value
+from ...ir.graph import Attrs, Value
 from ..facts import Refusal, is_identity, moves_only_units, scalar_of
 from ..reshape_blocks import turned_reshape
 from ..rule import Answer, Match, Rule, attribute, broadcasts_into, term

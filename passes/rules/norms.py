@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from ...ir.builder import Builder
 from ...ir.dims import product
-from ...ir.graph import Builder, Value
+from ...ir.graph import Value
 from ..facts import Refusal, scalar_of
 from ..rule import Answer, Match, Rule, attribute, broadcasts_into, floats, term
 

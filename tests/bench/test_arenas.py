@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from evonnx.bench.arenas import definition
-from evonnx.ir.graph import Builder, Value
+from evonnx.ir.builder import Builder
+from evonnx.ir.graph import Value
 from evonnx.ir.types import F32, TensorType
 
 IMAGE = 8 * 8 * 16 * 4

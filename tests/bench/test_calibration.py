@@ -13,7 +13,8 @@ from click.testing import CliRunner
 import evonnx
 from evonnx.bench import calibration
 from evonnx.bench.calibration import Comparison, DecisionSet, KernelSample, kendall
-from evonnx.ir.graph import Builder, Graph
+from evonnx.ir.builder import Builder
+from evonnx.ir.graph import Graph
 from evonnx.ir.target import Target
 from evonnx.ir.types import F32, TensorType
 

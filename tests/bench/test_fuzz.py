@@ -18,7 +18,7 @@ from evonnx.bench.fuzz.varied import varied
 from evonnx.compiler.importer import import_model
 from evonnx.compiler.options import check_schedule
 from evonnx.compiler.pipeline import run_pipeline
-from evonnx.ir.graph import Builder
+from evonnx.ir.builder import Builder
 from evonnx.ir.interp import run
 from evonnx.ir.target import Target
 from evonnx.ir.types import F32, TensorType

@@ -9,7 +9,8 @@ import pytest
 
 from evonnx.compiler.ablation import KINDS, ablate
 from evonnx.compiler.figures import ablation
-from evonnx.ir.graph import Builder, Graph
+from evonnx.ir.builder import Builder
+from evonnx.ir.graph import Graph
 from evonnx.ir.types import F32, TensorType
 
 

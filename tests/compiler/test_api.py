@@ -14,7 +14,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import evonnx
-from evonnx.ir.graph import Builder
+from evonnx.ir.builder import Builder
 from evonnx.ir.target import Target
 from evonnx.ir.types import F32, TensorType
 

@@ -13,8 +13,8 @@ import evonnx
 from evonnx.compiler import cli
 from evonnx.compiler.calibrate import Calibration, calibrate
 from evonnx.ir import target as module
+from evonnx.ir.builder import Builder
 from evonnx.ir.errors import OptionError
-from evonnx.ir.graph import Builder
 from evonnx.ir.target import Target
 from evonnx.ir.types import F32, TensorType
 

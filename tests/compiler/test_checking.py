@@ -10,8 +10,9 @@ import pytest
 
 import evonnx
 from evonnx.compiler.checking import check_compiled, chosen_feeds, error_of, wrong_part
+from evonnx.ir.builder import Builder
 from evonnx.ir.dims import sym
-from evonnx.ir.graph import Builder, Graph
+from evonnx.ir.graph import Graph
 from evonnx.ir.types import F32, I64, STR, TensorType
 from evonnx.kernels import emit as emit_module
 from evonnx.passes import registry

@@ -10,8 +10,9 @@ import pytest
 
 import evonnx
 from evonnx.compiler import contest
+from evonnx.ir.builder import Builder
 from evonnx.ir.errors import LimitError, OptionError
-from evonnx.ir.graph import Builder, Graph
+from evonnx.ir.graph import Graph
 from evonnx.ir.interp import run
 from evonnx.ir.types import F32, TensorType
 

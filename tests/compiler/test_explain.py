@@ -7,7 +7,8 @@ import pytest
 
 import evonnx
 from evonnx.compiler.explain import Explanation
-from evonnx.ir.graph import Builder, Graph
+from evonnx.ir.builder import Builder
+from evonnx.ir.graph import Graph
 from evonnx.ir.schedule import Group, Schedule
 from evonnx.ir.types import F32, TensorType
 

@@ -14,9 +14,10 @@ from evonnx.compiler.exporter import export_model, to_onnx
 from evonnx.compiler.exporter.context import WRITERS
 from evonnx.compiler.importer import import_model
 from evonnx.compiler.importer.strings import host_strings
+from evonnx.ir.builder import Builder
 from evonnx.ir.dims import Dim, bcast, dmax, dmin, sym
 from evonnx.ir.errors import ModelError, UnsupportedError
-from evonnx.ir.graph import Builder, Graph
+from evonnx.ir.graph import Graph
 from evonnx.ir.interp import run
 from evonnx.ir.ops import OPS
 from evonnx.ir.ops.trees import MISSING_SHIFT, MODE_SHIFT, node_table

@@ -16,8 +16,9 @@ from evonnx.compiler.cli import app
 from evonnx.compiler.irfile import write_graph
 from evonnx.compiler.records import median_interval, read_records
 from evonnx.compiler.samples import dataset
+from evonnx.ir.builder import Builder
 from evonnx.ir.errors import OptionError
-from evonnx.ir.graph import Builder, Graph
+from evonnx.ir.graph import Graph
 from evonnx.ir.target import Target
 from evonnx.ir.types import F32, TensorType
 from evonnx.search.dataset import load

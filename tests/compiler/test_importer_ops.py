@@ -19,8 +19,8 @@ from onnx.reference import ReferenceEvaluator
 
 from evonnx.compiler.importer import import_model
 from evonnx.compiler.importer.signature import check_node, signature
+from evonnx.ir.builder import Builder
 from evonnx.ir.errors import ModelError, UnsupportedError
-from evonnx.ir.graph import Builder
 from evonnx.ir.interp import run
 
 onnxruntime.set_default_logger_severity(4)

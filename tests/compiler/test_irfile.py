@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from evonnx.compiler.irfile import is_ir_text, read_graph, write_graph
+from evonnx.ir.builder import Builder
 from evonnx.ir.errors import ParseError
-from evonnx.ir.graph import Builder, Graph
+from evonnx.ir.graph import Graph
 from evonnx.ir.types import F32, TensorType
 
 

@@ -9,7 +9,8 @@ import evonnx
 from evonnx.compiler import build
 from evonnx.compiler.feeds import random_feeds
 from evonnx.compiler.pipeline import run_pipeline
-from evonnx.ir.graph import Builder, Graph, Node, Value
+from evonnx.ir.builder import Builder
+from evonnx.ir.graph import Graph, Node, Value
 from evonnx.ir.groups import overwritable
 from evonnx.ir.interp import run
 from evonnx.ir.random_graphs import random_graph

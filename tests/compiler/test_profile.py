@@ -15,8 +15,9 @@ from onnx import TensorProto, helper
 
 import evonnx
 from evonnx.compiler.profiling import Profile, roof_of
+from evonnx.ir.builder import Builder
 from evonnx.ir.dims import sym
-from evonnx.ir.graph import Builder, Graph
+from evonnx.ir.graph import Graph
 from evonnx.ir.target import Target
 from evonnx.ir.types import BOOL, F32, TensorType
 from evonnx.search.models import Context, GroupFacts

@@ -11,8 +11,9 @@ import pytest
 
 import evonnx
 from evonnx.compiler.report_text import WIDTH, duration, quantity
+from evonnx.ir.builder import Builder
 from evonnx.ir.dims import sym
-from evonnx.ir.graph import Builder, Graph
+from evonnx.ir.graph import Graph
 from evonnx.ir.types import F32, I64, TensorType
 
 N = sym("N")

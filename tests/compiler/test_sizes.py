@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 import evonnx
+from evonnx.ir.builder import Builder
 from evonnx.ir.dims import sym
 from evonnx.ir.errors import FeedError, ModelError
-from evonnx.ir.graph import Builder, Value
+from evonnx.ir.graph import Value
 from evonnx.ir.types import F32, I64, TensorType
 
 N, M = sym("N"), sym("M")

@@ -12,7 +12,8 @@ from evonnx.compiler.checking import error_of
 from evonnx.compiler.feeds import random_feeds
 from evonnx.compiler.pipeline import run_pipeline
 from evonnx.ir import interp
-from evonnx.ir.graph import Builder, Graph
+from evonnx.ir.builder import Builder
+from evonnx.ir.graph import Graph
 from evonnx.ir.random_graphs import random_graph
 from evonnx.ir.schedule import KERNELS, Group, Schedule, check_order
 from evonnx.ir.types import F32, TensorType

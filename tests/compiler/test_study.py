@@ -12,8 +12,9 @@ import pytest
 import evonnx
 from evonnx.compiler.records import best_by, median_interval, read_records
 from evonnx.compiler.study import rerun
+from evonnx.ir.builder import Builder
 from evonnx.ir.errors import OptionError, ParseError
-from evonnx.ir.graph import Builder, Graph
+from evonnx.ir.graph import Graph
 from evonnx.ir.text import print_graph
 from evonnx.ir.types import F32, TensorType
 from evonnx.search.generate import generated

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from evonnx.ir.access import AccessMap, Gathered, Region
+from evonnx.ir.builder import Builder
 from evonnx.ir.dims import Expr, evaluate, free_vars, var
-from evonnx.ir.graph import Builder, Graph, Node
+from evonnx.ir.graph import Graph, Node
 from evonnx.ir.interp import concrete_attr, concrete_type, run
 from evonnx.ir.ops import OPS
 from evonnx.ir.random_graphs import MAKERS, random_feeds, random_graph

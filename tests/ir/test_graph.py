@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from evonnx.ir.builder import Builder, copy_node, rebuild
 from evonnx.ir.dims import sym
 from evonnx.ir.errors import ModelError, VerifyError
-from evonnx.ir.graph import Attrs, Builder, Constants, Graph, Node, copy_node, rebuild
+from evonnx.ir.graph import Attrs, Constants, Graph, Node
 from evonnx.ir.random_graphs import random_graph
 from evonnx.ir.types import F32, F64, I64, TensorType
 from evonnx.ir.verify import verify

@@ -10,10 +10,11 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from evonnx.ir.builder import Builder
 from evonnx.ir.dims import sym
 from evonnx.ir.erf import erf
 from evonnx.ir.errors import EvonnxError, FeedError, ModelError
-from evonnx.ir.graph import Builder, Graph
+from evonnx.ir.graph import Graph
 from evonnx.ir.interp import bind_feeds, expansion, run
 from evonnx.ir.random_graphs import random_feeds, random_graph
 from evonnx.ir.types import BF16, BOOL, F16, F32, F64, I8, I32, I64, STR, DType, TensorType

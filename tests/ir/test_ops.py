@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from evonnx.ir.builder import Builder
 from evonnx.ir.dims import evaluate, sym
 from evonnx.ir.errors import ModelError
-from evonnx.ir.graph import Builder
 from evonnx.ir.interp import expansion, run
 from evonnx.ir.ops import OPS
 from evonnx.ir.random_graphs import MAKERS, random_feeds, random_graph

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from evonnx.ir.builder import Builder
 from evonnx.ir.errors import ParseError, ScheduleError
-from evonnx.ir.graph import Builder, Graph
+from evonnx.ir.graph import Graph
 from evonnx.ir.schedule import IMPLEMENTATIONS, Group, Schedule, check_order, parse_schedule
 from evonnx.ir.types import F32, TensorType
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from evonnx.ir.builder import Builder
 from evonnx.ir.dims import Dim, evaluate, sym
 from evonnx.ir.errors import EvonnxError, ModelError
-from evonnx.ir.graph import Builder, Value
+from evonnx.ir.graph import Value
 from evonnx.ir.interp import run
 from evonnx.ir.shapes import partial_value
 from evonnx.ir.types import BOOL, F32, I32, I64, TensorType

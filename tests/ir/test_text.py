@@ -13,9 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from evonnx.ir.builder import Builder
 from evonnx.ir.dims import bcast, dmax, sym
 from evonnx.ir.errors import EvonnxError, ParseError, VerifyError
-from evonnx.ir.graph import Attrs, Builder, Constants, Graph, Node, Value
+from evonnx.ir.graph import Attrs, Constants, Graph, Node, Value
 from evonnx.ir.parser import parse_graph
 from evonnx.ir.random_graphs import random_graph
 from evonnx.ir.text import attr_text, print_graph

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from evonnx.ir.builder import Builder
 from evonnx.ir.dims import dmin, sym
 from evonnx.ir.errors import VerifyError
-from evonnx.ir.graph import Attrs, Builder, Constants, Graph, Node, Value
+from evonnx.ir.graph import Attrs, Constants, Graph, Node, Value
 from evonnx.ir.parser import parse_graph
 from evonnx.ir.random_graphs import random_graph
 from evonnx.ir.types import BOOL, F32, I64, TensorType

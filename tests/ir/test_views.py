@@ -9,7 +9,8 @@ import networkx
 import numpy as np
 import pytest
 
-from evonnx.ir.graph import Builder, Graph
+from evonnx.ir.builder import Builder
+from evonnx.ir.graph import Graph
 from evonnx.ir.random_graphs import random_graph
 from evonnx.ir.types import F32, TensorType
 from evonnx.ir.views import to_dot, to_networkx, to_svg

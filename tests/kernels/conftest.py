@@ -9,7 +9,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from evonnx.ir.graph import Builder, Node
+from evonnx.ir.builder import Builder
+from evonnx.ir.graph import Node
 from evonnx.ir.ops import lookup
 from evonnx.ir.target import Target
 from evonnx.ir.types import DType, TensorType

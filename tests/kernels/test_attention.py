@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from evonnx.ir import interp
+from evonnx.ir.builder import Builder
 from evonnx.ir.dims import sym
-from evonnx.ir.graph import Builder, Graph, Value
+from evonnx.ir.graph import Graph, Value
 from evonnx.ir.types import BOOL, F32, TensorType
 from evonnx.search.legality import implementation
 

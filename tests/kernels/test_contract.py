@@ -7,9 +7,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from evonnx.ir.builder import Builder
 from evonnx.ir.contraction import ContractionSpace
 from evonnx.ir.dims import Dim, sym
-from evonnx.ir.graph import Builder, Graph, Value
+from evonnx.ir.graph import Graph, Value
 from evonnx.ir.groups import extract
 from evonnx.ir.target import Target
 from evonnx.ir.tiles import Space

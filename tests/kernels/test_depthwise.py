@@ -9,8 +9,9 @@ import pytest
 
 from evonnx.compiler.build import build_program
 from evonnx.ir import interp
+from evonnx.ir.builder import Builder
 from evonnx.ir.dims import Dim, sym
-from evonnx.ir.graph import Builder, Graph, Value
+from evonnx.ir.graph import Graph, Value
 from evonnx.ir.schedule import Group, Schedule
 from evonnx.ir.target import Target
 from evonnx.ir.types import F32, I8, U8, DType, TensorType

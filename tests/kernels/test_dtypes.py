@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evonnx.ir.graph import Builder, Value
+from evonnx.ir.builder import Builder
+from evonnx.ir.graph import Value
 from evonnx.ir.interp import run as interpret
 from evonnx.ir.target import Target
 from evonnx.ir.types import BF16, BOOL, C64, C128, DTYPES, F16, F32, I32, DType, TensorType

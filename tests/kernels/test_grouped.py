@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from evonnx.ir.builder import Builder
 from evonnx.ir.dims import Dim, sym
-from evonnx.ir.graph import Builder, Value
+from evonnx.ir.graph import Value
 from evonnx.ir.grids import Fan
 from evonnx.ir.groups import extract
 from evonnx.ir.target import Target

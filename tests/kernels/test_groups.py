@@ -15,11 +15,12 @@ import pytest
 
 from evonnx.compiler.build import build_program
 from evonnx.ir import interp
+from evonnx.ir.builder import Builder
 from evonnx.ir.contraction import ContractionSpace
 from evonnx.ir.dims import sym
 from evonnx.ir.elements import is_reduction
 from evonnx.ir.errors import ScheduleError
-from evonnx.ir.graph import Builder, Graph, Value
+from evonnx.ir.graph import Graph, Value
 from evonnx.ir.groups import extract
 from evonnx.ir.schedule import Group, Schedule
 from evonnx.ir.target import Target

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from evonnx.ir.builder import Builder
 from evonnx.ir.dims import sym
-from evonnx.ir.graph import Builder, Value
+from evonnx.ir.graph import Value
 from evonnx.ir.types import I64, TensorType
 
 from .test_groups import TARGETS, array, check, tensor

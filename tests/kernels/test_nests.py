@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from evonnx.ir import interp
+from evonnx.ir.builder import Builder
 from evonnx.ir.dims import evaluate, sym
-from evonnx.ir.graph import Builder, Graph
+from evonnx.ir.graph import Graph
 from evonnx.ir.groups import extract
 from evonnx.ir.target import Target
 from evonnx.ir.types import F32, I64, TensorType

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from evonnx.ir.builder import Builder
 from evonnx.ir.contraction import ContractionSpace
 from evonnx.ir.dims import Dim, sym
 from evonnx.ir.elements import Refused
-from evonnx.ir.graph import Builder, Value
+from evonnx.ir.graph import Value
 from evonnx.ir.groups import extract
 from evonnx.ir.tiles import Space
 from evonnx.ir.types import F64, TensorType

@@ -10,9 +10,10 @@ import pytest
 
 import evonnx
 from evonnx.ir import interp
+from evonnx.ir.builder import Builder
 from evonnx.ir.dims import Dim, sym
 from evonnx.ir.errors import ScheduleError
-from evonnx.ir.graph import Builder, Graph, Value
+from evonnx.ir.graph import Graph, Value
 from evonnx.ir.schedule import Group, Schedule, parse_schedule
 from evonnx.ir.target import Target
 from evonnx.ir.types import I8, I32, U8

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from evonnx.ir.builder import Builder
 from evonnx.ir.dims import sym
-from evonnx.ir.graph import Builder
 from evonnx.ir.types import F16, F32, I8, U8, DType
 
 from .test_groups import array, check, tensor

@@ -7,7 +7,8 @@ from collections import Counter
 import ml_dtypes
 import numpy as np
 
-from evonnx.ir.graph import Builder, Graph
+from evonnx.ir.builder import Builder
+from evonnx.ir.graph import Graph
 from evonnx.ir.interp import run
 from evonnx.ir.types import BF16, F32, TensorType
 from evonnx.passes.brief_weights import round_weights

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from evonnx.ir.builder import Builder
 from evonnx.ir.dims import sym
 from evonnx.ir.errors import ParseError
-from evonnx.ir.graph import Builder, Graph
+from evonnx.ir.graph import Graph
 from evonnx.ir.types import F32, TensorType
 from evonnx.passes.driver import apply, choose, explain, find, op_weight, rewrite
 from evonnx.passes.pattern import parse_pattern

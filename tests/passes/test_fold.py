@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from evonnx.ir.graph import Builder, Graph
+from evonnx.ir.builder import Builder
+from evonnx.ir.graph import Graph
 from evonnx.ir.interp import run
 from evonnx.ir.types import F32, I32, I64, TensorType
 from evonnx.passes import evaluate

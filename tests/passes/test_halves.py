@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evonnx.ir.graph import Builder
+from evonnx.ir.builder import Builder
 from evonnx.ir.interp import run
 from evonnx.ir.types import BF16, F16, F32, I32, U8, DType, TensorType
 from evonnx.passes.halves import widen_products

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from evonnx.ir.builder import Builder
 from evonnx.ir.dims import sym
-from evonnx.ir.graph import Builder, Graph, Value
+from evonnx.ir.graph import Graph, Value
 from evonnx.ir.interp import run
 from evonnx.ir.types import F32, TensorType
 from evonnx.ir.verify import verify

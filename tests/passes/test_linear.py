@@ -7,8 +7,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from evonnx.ir.builder import Builder
 from evonnx.ir.dims import sym
-from evonnx.ir.graph import Builder, Graph, Value
+from evonnx.ir.graph import Graph, Value
 from evonnx.ir.interp import run
 from evonnx.ir.types import F32, TensorType
 from evonnx.ir.verify import verify

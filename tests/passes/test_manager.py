@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from evonnx.compiler.pipeline import PIPELINE, explain, run_pipeline
+from evonnx.ir.builder import Builder
 from evonnx.ir.errors import CompileError, OptionError
-from evonnx.ir.graph import Builder, Graph
+from evonnx.ir.graph import Graph
 from evonnx.ir.interp import run
 from evonnx.ir.random_graphs import random_feeds, random_graph
 from evonnx.ir.types import BOOL, F32, TensorType

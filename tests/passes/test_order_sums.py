@@ -8,7 +8,8 @@ import numpy as np
 
 import evonnx
 from evonnx.compiler.feeds import random_feeds
-from evonnx.ir.graph import Builder, Graph, Value
+from evonnx.ir.builder import Builder
+from evonnx.ir.graph import Graph, Value
 from evonnx.ir.interp import run
 from evonnx.ir.types import F32, I32, TensorType
 from evonnx.ir.verify import verify

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from evonnx.ir import interp
+from evonnx.ir.builder import Builder
 from evonnx.ir.dims import sym
-from evonnx.ir.graph import Builder, Graph
+from evonnx.ir.graph import Graph
 from evonnx.ir.types import F32, TensorType
 from evonnx.ir.verify import verify
 from evonnx.passes.planes import flatten_planes

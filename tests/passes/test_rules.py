@@ -57,7 +57,7 @@ def test_rule(name: str) -> None:
         graph, feeds, match = drawn
         after, fired = apply(graph, [match])
         if not fired:
-            from evonnx.ir.graph import Builder
+            from evonnx.ir.builder import Builder
 
             try:
                 build_result(match, Builder(graph.constants), lambda v: v)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from evonnx.ir.graph import Builder, Graph
+from evonnx.ir.builder import Builder
+from evonnx.ir.graph import Graph
 from evonnx.ir.interp import run
 from evonnx.ir.types import F32, TensorType
 from evonnx.ir.verify import verify

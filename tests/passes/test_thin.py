@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from evonnx.ir import interp
-from evonnx.ir.graph import Builder, Graph
+from evonnx.ir.builder import Builder
+from evonnx.ir.graph import Graph
 from evonnx.ir.types import F32, TensorType
 from evonnx.passes.thin import CHANNELS, pad_thin_images
 

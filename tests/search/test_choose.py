@@ -9,9 +9,10 @@ import pytest
 
 import evonnx
 from evonnx.compiler.options import check_schedule
+from evonnx.ir.builder import Builder
 from evonnx.ir.dims import sym
 from evonnx.ir.errors import OptionError
-from evonnx.ir.graph import Builder, Graph
+from evonnx.ir.graph import Graph
 from evonnx.ir.groups import escaping
 from evonnx.ir.interp import run
 from evonnx.ir.random_graphs import random_graph

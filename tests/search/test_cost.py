@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from evonnx.ir.builder import Builder
 from evonnx.ir.dims import evaluate, sym
-from evonnx.ir.graph import Builder, Graph
+from evonnx.ir.graph import Graph
 from evonnx.ir.schedule import Group, Schedule
 from evonnx.ir.types import F32, I64, TensorType
 from evonnx.search.cost import GroupCost, group_cost, node_work, schedule_cost, unfused_work

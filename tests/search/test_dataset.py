@@ -12,9 +12,10 @@ import pytest
 
 import evonnx
 from evonnx.compiler.records import circumstances
+from evonnx.ir.builder import Builder
 from evonnx.ir.dims import sym
 from evonnx.ir.errors import ParseError
-from evonnx.ir.graph import Builder, Graph
+from evonnx.ir.graph import Graph
 from evonnx.ir.target import Target
 from evonnx.ir.types import F32, TensorType
 from evonnx.search.dataset import (

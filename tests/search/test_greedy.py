@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from evonnx.compiler.pipeline import run_pipeline
+from evonnx.ir.builder import Builder
 from evonnx.ir.dims import sym
-from evonnx.ir.graph import Builder, Graph, Value
+from evonnx.ir.graph import Graph, Value
 from evonnx.ir.random_graphs import random_graph
 from evonnx.ir.schedule import check_order, parse_schedule
 from evonnx.ir.types import F32, TensorType

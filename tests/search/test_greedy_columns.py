@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from evonnx.ir.graph import Builder
+from evonnx.ir.builder import Builder
 from evonnx.ir.types import F32, TensorType
 from evonnx.search.greedy import Fuser
 

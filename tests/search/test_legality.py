@@ -8,8 +8,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from evonnx.ir.builder import Builder
 from evonnx.ir.dims import sym
-from evonnx.ir.graph import Builder, Graph, Value
+from evonnx.ir.graph import Graph, Value
 from evonnx.ir.ops.host import result_spec
 from evonnx.ir.types import BOOL, F32, F64, I64, TensorType
 from evonnx.search import legality

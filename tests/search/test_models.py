@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from evonnx.compiler.build import build_program
+from evonnx.ir.builder import Builder
 from evonnx.ir.dims import evaluate, sym
 from evonnx.ir.errors import EvonnxError, OptionError
-from evonnx.ir.graph import Attrs, Builder, Graph
+from evonnx.ir.graph import Attrs, Graph
 from evonnx.ir.ops import lookup
 from evonnx.ir.target import Target
 from evonnx.ir.types import F32, TensorType

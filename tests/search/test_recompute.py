@@ -7,8 +7,9 @@ import pytest
 
 import evonnx
 from evonnx.compiler.options import check_schedule
+from evonnx.ir.builder import Builder
 from evonnx.ir.errors import ScheduleError
-from evonnx.ir.graph import Builder, Graph
+from evonnx.ir.graph import Graph
 from evonnx.ir.interp import run
 from evonnx.ir.schedule import Group, Schedule, parse_schedule
 from evonnx.ir.target import Target

@@ -8,7 +8,8 @@ import pytest
 import evonnx
 from evonnx.compiler.options import check_schedule
 from evonnx.compiler.pipeline import run_pipeline
-from evonnx.ir.graph import Builder, Graph
+from evonnx.ir.builder import Builder
+from evonnx.ir.graph import Graph
 from evonnx.ir.interp import run
 from evonnx.ir.random_graphs import random_graph
 from evonnx.ir.schedule import Schedule

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import evonnx
-from evonnx.ir.graph import Builder, Graph
+from evonnx.ir.builder import Builder
+from evonnx.ir.graph import Graph
 from evonnx.ir.interp import run
 from evonnx.ir.target import Target
 from evonnx.ir.types import F32, TensorType

@@ -8,7 +8,7 @@ import pytest
 import evonnx
 from evonnx.compiler.options import check_schedule
 from evonnx.compiler.pipeline import run_pipeline
-from evonnx.ir.graph import Builder
+from evonnx.ir.builder import Builder
 from evonnx.ir.random_graphs import random_graph
 from evonnx.ir.target import Target
 from evonnx.ir.types import F32, TensorType
