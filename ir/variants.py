@@ -70,9 +70,9 @@ more. Measured on Zen 4."""
 BROADCAST, RELOAD, POINTERS = 1 / 2, 1 / 3, 9
 """Cycles of loading an element into all lanes, and of loading its address before it; rows whose
 addresses stay in registers."""
-PREFETCHES = 4
+PREFETCHES, AHEAD = 4, 0.2
 """Rows from which on a micro-tile prefetches the panel that comes next: with fewer, loads are what
-it is made of."""
+it is made of. And the part of the time that a panel is waited for which is left then."""
 TAPS = 32
 """Elements of a window that is written out, at most: 5x5, 3x3x3."""
 
@@ -299,8 +299,8 @@ def _height(form: Form, target: Target, panel: int, side: int) -> int:
     """Rows of the micro-tiles that take the fewest cycles; of equal ones those that stick out the
     least, then the taller.
 
-    Steps take what ``step_cycles`` says; calls come on top and, for tiles that do not prefetch, a
-    panel that comes from the level-2 cache again for each. Where the result does not stay in
+    Steps take what ``step_cycles`` says; calls come on top, and a panel that comes from the level-2
+    cache again for each tile. Where the result does not stay in
     the level-1 cache, its lines wait for one another unless so few leave a tile at once that the
     next tile's products hide them (``BURST``)."""
     heights: Sequence[int] = range(most_rows(target, panel), 0, -1)
@@ -327,7 +327,8 @@ def _height(form: Form, target: Target, panel: int, side: int) -> int:
         total = 0.0
         for many, (vectors, half) in ((whole, (panel, False)), (1 if rest else 0, last)):
             width = vectors + half / 2
-            step = step_cycles(height, vectors, half) + (again if height < PREFETCHES else 0.0)
+            waiting = again * (1.0 if height < PREFETCHES else AHEAD)
+            step = step_cycles(height, vectors, half) + waiting
             full = height * width
             held = full > STRIP_BURST if side else min(max(full / BURST - 1.0, 0.0), 1.0)
             waits = LINES * height * min(width, 2.0) * held if far else 0.0

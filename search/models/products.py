@@ -2,8 +2,10 @@
 
 *Direct.* Tiles are blocks of rows times blocks of panels. Rows are prepared once per tile, so as
 often as there are blocks of panels. Micro-tiles that stick out of the rows and panels that stick
-out of the columns count in full. A panel that is larger than the level-1 cache allows comes from
-the level-2 cache for every micro-tile, one that is not stays; rows stream past it.
+out of the columns count in full. Where a panel is larger than the level-1 cache allows, it comes
+from the level-2 cache for every micro-tile, which hides behind the products of all but the lowest
+tiles. What does not hide are results: many vectors that leave a micro-tile at once hold up the
+products behind them (``_Sizes.waits``).
 
 *Winograd's F(m x m, 3 x 3).* Of every square of ``m x m`` outputs, ``(m + 2)^2`` pixels are
 transformed per channel into scratch, as often as there are blocks of panels; as many products of
