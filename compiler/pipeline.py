@@ -32,7 +32,7 @@ PIPELINE = [
     "fold:all",  # what is still constant is computed once, not in every call
 ]
 """The passes that ``compile`` runs, in order."""
-LEANER = "split_concats,order_sums"
+LEANER = "order_sums,split_concats"
 """What runs behind them where memory is asked for and this saves some."""
 
 

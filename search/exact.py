@@ -20,8 +20,8 @@ a peak that is known to be possible prunes it, as in SERENITY: Ahn et al., 2020)
 least cost under that limit. A graph with more than ``limit`` ideals is refused.
 
 ``beam`` keeps the best ideals of each size only, by the cost so far and the least that the missing
-nodes may cost, or by the peak and what is live (beam search: Lowerre, 1976); where it never had to
-drop one it is a proof. ``solve_window`` is the same between two ideals of a schedule.
+nodes may cost (beam search: Lowerre, 1976); where it never had to drop one it is a proof.
+``solve_window`` is the same between two ideals of a schedule.
 
 Ideals are bit sets in rows of 64-bit words, found by Zobrist's hash and compared word by word, so
 the proof does not rest on the hash.
@@ -338,8 +338,9 @@ def _by_parts(problem: Problem, limit: int) -> Proof | None:
 
 def prove_peak(problem: Problem, limit: int = 1_000_000, known: float = math.inf) -> Proof | None:
     """The least peak memory of any solution and, under it, the least cost; None where the graph has
-    more than ``limit`` ideals. ``known``: bytes that some solution is known to need at most, which
-    prunes the search. The problem's own limit does not count."""
+    more than ``limit`` ideals. The yardstick of ``descend``, which leaves most ideals out.
+    ``known``: bytes that some solution is known to need at most, which prunes the search.
+    The problem's own limit does not count."""
     least = _solve(problem.limited(known), limit, remembers=True, bottleneck=True)
     if least is None or not problem.nodes:
         return least
@@ -352,13 +353,11 @@ def prove_peak(problem: Problem, limit: int = 1_000_000, known: float = math.inf
                  least.transitions + cheap.transitions, least.peak)  # fmt: skip
 
 
-def beam(problem: Problem, width: int, limit: int = 4_000_000, peaks: bool = False
-         ) -> Proof | None:
+def beam(problem: Problem, width: int, limit: int = 4_000_000) -> Proof | None:
     """A solution that followed the best ``width`` ideals of each size; ``exact`` if none was
-    dropped. ``peaks``: by the peak memory, and what is live, instead of the cost. None where there
-    were more than ``limit`` ideals in all, or none within the memory limit was met."""
-    proof = _solve(problem, limit, remembers=peaks or problem.limited_memory, bottleneck=peaks,
-                   width=width)  # fmt: skip
+    dropped. None where there were more than ``limit`` ideals in all, or none within the memory
+    limit was met."""
+    proof = _solve(problem, limit, remembers=problem.limited_memory, width=width)
     return proof if proof is None or proof.chosen or not problem.nodes else None
 
 
