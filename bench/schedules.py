@@ -120,7 +120,7 @@ def compare(name: str, threads: int, searches: tuple[str, ...], cost_model: str,
         rows.append(Row(
             name, threads, search, cost_model, len(schedules[search].groups),
             facts["greedy"] / facts["cost"] if facts.get("cost") else 1.0,
-            bool(facts["proven"]), seconds[search], summarize(block).median * 1e3,
+            bool(facts.get("proven")), seconds[search], summarize(block).median * 1e3,
             1.0 if same or search == "none" else paired_ratio(times["none"], times[search]),
             same, relative_error(outputs[search], outputs["none"]),
         ))  # fmt: skip

@@ -3,10 +3,17 @@
 The form is a convolution of 3x3 pixels with stride 1, channels-last, whose rows and columns are not
 split by what follows it; its weights are known when the model is loaded. Tiles are squares of ``m x
 m`` outputs. What such a kernel does is described in ``kernels.winograd``.
+
+The transforms evaluate polynomials at ``m + 2`` points (A. Toom, 1963; S. Cook, 1966): pairs ``+a``
+and ``-a``, zero where ``m`` is even, and infinity. Which numbers the pairs are decides about
+rounding errors (B. Barabasz et al., "Error analysis and improving the accuracy of Winograd
+convolution for deep neural networks", 2020); those of ``PAIRS`` had the least of all multiples of
+1/8 or 1/16 that were tried, less than half of that of the usual 1 and 2.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from .axes import name_of
@@ -18,8 +25,76 @@ LEAST = 16
 """Channels from which on the products outweigh the transforms."""
 GAIN = 0.8
 """Estimated time, of that of the direct sum, below which it is used unasked."""
-SQUARES = (2,)
+PAIRS = {2: (1.0,), 3: (0.5, 1.25), 4: (0.625, 1.5)}
+"""The points ``+-a`` of each side."""
+SQUARES = tuple(PAIRS)
 """Sides of the squares of outputs for which there are kernels."""
+RUNS = {2: 64, 3: 32, 4: 32}
+"""Products that one accumulator takes in a row. Fewer than elsewhere (``kernels.micro.gemm``), so
+that the errors of sums make up for those of the transforms."""
+_MANY = 1 << 20
+"""Pixels of an image whose sizes are not known."""
+_BACK = 2.2
+"""Time of an operation on results, of that of one on pixels."""
+_NEAR = 1 << 16
+"""Weights that stay in a level-2 cache."""
+_WEIGHT = 6
+"""Products that reading another takes as long as."""
+
+
+@dataclass(frozen=True, slots=True)
+class Transforms:
+    """``Y = A^T [(G g G^T) * (B^T d B)] A`` for squares of one side: the points are zero (if there
+    are evenly many), ``+a`` and ``-a`` of each pair, and infinity, in this order."""
+
+    side: int
+
+    @property
+    def pairs(self) -> tuple[float, ...]:
+        return PAIRS[self.side]
+
+    @property
+    def size(self) -> int:
+        """Pixels of one side of a transformed square; rows of ``G`` and ``B^T``."""
+        return self.side + 2
+
+    @property
+    def zero(self) -> int:
+        """Whether zero is a point, as 0 or 1."""
+        return self.size % 2 == 0
+
+    def zeros_of(self, but: int = -1) -> tuple[float, ...]:
+        """Coefficients, in powers of x^2, of the product of ``x^2 - a^2`` over all pairs but one;
+        the last is 1."""
+        found = [1.0]
+        for k, a in enumerate(self.pairs):
+            if k != but:
+                found = [low - a * a * high for low, high in zip([0.0, *found], [*found, 0.0],
+                                                                 strict=True)]
+        return tuple(found)
+
+    def weights(self) -> tuple[tuple[float, float, float], ...]:
+        """``G``."""
+        rows = [(1 / self.zeros_of()[0], 0.0, 0.0)] if self.zero else []
+        for k, a in enumerate(self.pairs):
+            others = sum(c * a ** (2 * power) for power, c in enumerate(self.zeros_of(k)))
+            for point in (a, -a):
+                f = 2 * point * others * point ** self.zero
+                rows.append((1 / f, point / f, a * a / f))
+        return (*rows, (0.0, 0.0, 1.0))
+
+    @property
+    def there(self) -> int:
+        """Additions, each with a multiplication or without, that transform a square's pixels."""
+        return 2 * len(self.pairs) * self.size**2
+
+    @property
+    def back(self) -> int:
+        """The same of a square's results."""
+        pairs = len(self.pairs)
+        powers = pairs - (self.pairs == (1.0,))  # products with 1 are none
+        line = 2 * pairs + pairs - 1 + self.zero + (self.side - 1) * powers + 1
+        return (self.size + self.side) * line
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,15 +157,26 @@ def _plain(space: ContractionSpace) -> bool:
 def unasked(images: Images) -> int:
     """The side of squares that is used where nobody says otherwise; 0 for the direct sum.
 
-    Counts vector operations per square: products, and loads, additions and stores of the transforms
-    (weighted by measurement); squares that stick out of the image count in full."""
+    Counts vector operations: products, loads, additions and stores of the transforms (weighted by
+    measurement), and reading the weights; squares that stick out of the image count in full."""
     channels, columns = images.channels, images.columns
     if channels < LEAST or columns < LEAST:
         return 0
-    squares, pixels = 1, 4
-    if isinstance(images.height, int) and isinstance(images.width, int):
-        squares = -(-images.height // 2) * -(-images.width // 2)
-        pixels = images.height * images.width
-    direct = pixels * 9 * channels * columns
-    fast = squares * (16 * channels * columns + 64 * channels + 96 * columns)
-    return 2 if fast < GAIN * direct else 0
+    pixels = images.height * images.width if isinstance(images.height, int) and isinstance(
+        images.width, int) else None
+    every = channels * columns
+
+
+    def reading(points: int) -> float:
+        return _WEIGHT * max(points * every - _NEAR, 0)
+
+    times = {0: (9.0 * every * (_MANY if pixels is None else pixels) + reading(9)) * GAIN}
+    for side in SQUARES:
+        squares: float = _MANY / side**2
+        if pixels is not None:
+            squares = math.prod(d for d in images.squares(side)[1:] if isinstance(d, int))
+        t = Transforms(side)
+        points = t.size**2
+        times[side] = reading(points) + squares * (points * every +
+            (t.there + 2 * points) * channels + _BACK * (t.back + points + side**2) * columns)
+    return min(times, key=times.__getitem__)

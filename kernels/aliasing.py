@@ -1,10 +1,14 @@
-"""Alias scopes: tell LLVM which memory accesses of one kernel can never meet.
+"""Alias scopes and access groups: tell LLVM which memory accesses of a kernel can never meet.
 
 Every pointer of generated source carries a tag (a small integer). Accesses under different tags are
 declared disjoint by LLVM's scoped alias metadata: each is put into its tag's scope and marked
 ``noalias`` against all other scopes of the kernel. So vectorized loops need neither run-time
 overlap checks nor scalar twins. Which other tags exist is known when the whole kernel is lowered;
 ``close_scopes`` fills the lists then.
+
+Accesses under one tag may meet. Where iterations of a loop are known not to touch what others write
+(``nest.Loop.independent``), its accesses are put into the kernel's access group, which the loop's
+identifier lists as parallel (``llvm.loop.parallel_accesses``).
 """
 
 from __future__ import annotations
@@ -34,7 +38,30 @@ def mark(builder: ir.IRBuilder, access: Any, tag: int) -> Any:
     _, own, others = scopes[tag]
     access.set_metadata("alias.scope", own)
     access.set_metadata("noalias", others)
+    if getattr(module, "evonnx_parallel", False):
+        access.set_metadata("llvm.access.group", _group(module))
     return access
+
+
+class _Distinct(ir.values.MDValue):
+    """A metadata node that is equal to no other one."""
+
+    def descr(self, buf: Any) -> None:
+        buf += ("distinct !{}", "\n")
+
+
+def _group(module: ir.Module) -> Any:
+    """The access group of the module."""
+    if not hasattr(module, "evonnx_group"):
+        module.evonnx_group = _Distinct(module, (), name=str(len(module.metadata)))
+    return module.evonnx_group
+
+
+def parallel_accesses(module: ir.Module) -> Any:
+    """What the identifier of a loop says whose accesses were marked while ``evonnx_parallel`` was
+    set."""
+    return module.add_metadata([ir.MetaDataString(module, "llvm.loop.parallel_accesses"),
+                                _group(module)])
 
 
 def close_scopes(module: ir.Module) -> None:

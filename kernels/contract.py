@@ -61,8 +61,9 @@ class Panels:
     width: int
     group: int = 1
     """Successive k that lie side by side (4 for bytes)."""
-    winograd: bool = False
-    """Whether the 3x3 elements of each k are transformed to 4x4 first (see ``winograd``)."""
+    winograd: int = 0
+    """Side of the squares of outputs for which the 3x3 elements of each k are transformed first
+    (see ``winograd``); 0: they are not."""
     dtype: DType = F32
     """Element type of the panels; four bytes count as one float32."""
 

@@ -34,6 +34,7 @@ from .functions import (
 )
 from .nest import (
     Address,
+    Claim,
     Domain,
     Loop,
     Nest,
@@ -410,8 +411,8 @@ class Emitter:
         return str(size) if short else self.dim(size)
 
     @contextmanager
-    def loops(self, axes: tuple[Axis, ...]) -> Iterator[None]:
-        """Opens ``for`` loops over the axes."""
+    def loops(self, axes: tuple[Axis, ...], independent: bool = False) -> Iterator[None]:
+        """Opens ``for`` loops over the axes; the iterations of the last may be ``independent``."""
         with ExitStack() as stack:
             for axis in axes:
                 if not isinstance(axis.var, Expr):
@@ -423,8 +424,9 @@ class Emitter:
                     hi = f"imin({hi}, {axis.most})"
                 bounds = hi if lo == "0" else f"{lo}, {hi}"
                 self.loop_names[name] = loop
+                word = "each" if independent and axis is axes[-1] else "range"
                 stack.enter_context(
-                    self.block(f"for {loop} in range({bounds}):", frozenset((name,))))
+                    self.block(f"for {loop} in {word}({bounds}):", frozenset((name,))))
             yield
 
     def run(self) -> Emitted:
@@ -538,7 +540,7 @@ class Emitter:
         with self.loops(step.axes[:split]), ExitStack() as stack:
             if step.guard:
                 stack.enter_context(self.block(f"if {self.cond(step.guard)}:", barrier=True))
-            stack.enter_context(self.loops(step.axes[split:]))
+            stack.enter_context(self.loops(step.axes[split:], step.independent))
             self.body(step)
         for name, ex in step.finish:
             self.line(f"{name} = {self.value(ex)}")
@@ -548,6 +550,9 @@ class Emitter:
         for item in step.body:
             if isinstance(item, Store):
                 self.store(item)
+                continue
+            if isinstance(item, Claim):
+                self.line(f"claim(b{item.buffer}, {self.dim(item.position)})")
                 continue
             value = self.value(item.value)
             fn = ACCUMULATE[item.value.dtype.kind][item.kind]

@@ -35,7 +35,7 @@ from numba.core.typing.templates import RegistryLoader
 from ..ir.errors import CompileError
 from ..ir.target import Target
 from . import words as vocabulary
-from .aliasing import close_scopes
+from .aliasing import close_scopes, parallel_accesses
 from .typer import BUILDERS, INPLACE, infer, is_literal_range
 
 _I64 = ir.IntType(64)
@@ -87,7 +87,7 @@ def _no_collection() -> Iterator[None]:
 
 def _define(source: str) -> Any:
     """The Python function that ``source`` defines, its globals being the vocabulary."""
-    namespace = dict(vocabulary.load())
+    namespace = {**vocabulary.load(), _EACH: range}
     # The source was written by our own emitter from a checked nest; no text of a model is in it.
     exec(compile(source, "<kernel>", "exec"), namespace)  # noqa: S102
     return namespace["kernel"]
@@ -195,10 +195,13 @@ def _contexts() -> tuple[Any, Any]:
 
 
 _SHORT = 8
+_EACH = "each"
+"""What ``range`` is called where the iterations are independent of one another."""
 
 
-def _short_loops(func_ir: Any) -> set[int]:
-    """Blocks that head a ``range`` loop over literals with at most ``_SHORT`` trips.
+def _loops(func_ir: Any) -> tuple[set[int], set[int]]:
+    """Blocks that head a ``range`` loop over literals with at most ``_SHORT`` trips, and those that
+    head an ``each`` loop.
 
     Unrolled early, a window of a pooling or a small vector disappears, and the vectorizer sees the
     loop around it.
@@ -214,7 +217,7 @@ def _short_loops(func_ir: Any) -> set[int]:
             var = values.get(var.name)
         return var
 
-    heads = set()
+    short, independent = set(), set()
     for offset, block in func_ir.blocks.items():
         for expression in block.find_exprs("iternext"):
             iterator = resolve(expression.value)
@@ -223,11 +226,17 @@ def _short_loops(func_ir: Any) -> set[int]:
             made = resolve(iterator.value)
             if not (isinstance(made, numba_ir.Expr) and made.op == "call"):
                 continue
+            if resolve(made.func).name == _EACH:
+                independent.add(offset)
             literals = [resolve(a) for a in made.args]
             if all(is_literal_range(c) for c in literals):
                 if len(range(*(c.value for c in literals))) <= _SHORT:
-                    heads.add(offset)
-    return heads
+                    short.add(offset)
+    # The jump back from a long body goes to the prefix of the head's wide instruction.
+    independent.update(offset for offset, block in func_ir.blocks.items()
+                       if len(block.body) == 1 and isinstance(block.body[0], numba_ir.Jump)
+                       and block.body[0].target in independent)
+    return short, independent
 
 
 class _Lower(lowering.Lower):
@@ -235,7 +244,8 @@ class _Lower(lowering.Lower):
 
     def lower(self) -> None:
         self.genlower = None
-        self._short_loops = _short_loops(self.func_ir)
+        self._short_loops, self._independent = _loops(self.func_ir)
+        self._bodies = self._bodies_of(self._independent)
         self._offsets = {id(block): offset for offset, block in self.blocks.items()}
         self._offset = 0
         self.lower_normal_function(self.fndesc)
@@ -257,6 +267,7 @@ class _Lower(lowering.Lower):
 
     def lower_block(self, block: Any) -> None:
         self._offset = self._offsets[id(block)]
+        self.module.evonnx_parallel = self._offset in self._bodies
         for statement in block.body:
             self.loc = statement.loc
             self.lower_inst(statement)
@@ -267,8 +278,15 @@ class _Lower(lowering.Lower):
             self.storevar(value, inst.target.name)
         elif isinstance(inst, numba_ir.Jump):
             branch = self.builder.branch(self.blkmap[inst.target])
-            if inst.target in self._short_loops and inst.target <= self._offset:
-                branch.set_metadata("llvm.loop", self._unroll_fully())
+            if inst.target <= self._offset:
+                wishes = []
+                if inst.target in self._short_loops:
+                    wishes.append(self.module.add_metadata(
+                        [ir.MetaDataString(self.module, "llvm.loop.unroll.full")]))
+                if inst.target in self._independent:
+                    wishes.append(parallel_accesses(self.module))
+                if wishes:
+                    branch.set_metadata("llvm.loop", self._loop_identifier(wishes))
         elif isinstance(inst, (numba_ir.Del, numba_ir.PopBlock)):
             pass
         elif isinstance(inst, (numba_ir.Branch, numba_ir.Return)):
@@ -276,14 +294,21 @@ class _Lower(lowering.Lower):
         else:
             raise errors.UnsupportedError(f"statement {inst} in a kernel", loc=self.loc)
 
-    def _unroll_fully(self) -> Any:
-        """A loop identifier that asks LLVM to unroll; one per loop, or they would be merged."""
-        module = self.module
-        wish = module.add_metadata([ir.MetaDataString(module, "llvm.loop.unroll.full")])
-        # A loop identifier is a node whose first operand is the node itself.
-        node = ir.values.MDValue(module, [wish], name=str(len(module.metadata)))
-        node.operands = (node, wish)
+    def _loop_identifier(self, wishes: list[Any]) -> Any:
+        """A loop identifier with what is wished for; one per loop, or they would be merged."""
+        # It is a node whose first operand is the node itself.
+        node = ir.values.MDValue(self.module, wishes, name=str(len(self.module.metadata)))
+        node.operands = (node, *wishes)
         return node
+
+    def _bodies_of(self, heads: set[int]) -> set[int]:
+        """Offsets of the blocks of innermost loops: from behind the head to the jump back."""
+        found: set[int] = set()
+        for offset, block in self.blocks.items():
+            last = block.body[-1]
+            if isinstance(last, numba_ir.Jump) and last.target in heads and last.target < offset:
+                found.update(o for o in self.blocks if last.target < o <= offset)
+        return found
 
     def storevar(self, value: Any, name: str, argidx: Any = None) -> None:
         if name in self._singly_assigned_vars:

@@ -186,6 +186,21 @@ def st(context: Any, p: types.Type, i: types.Type, v: types.Type) -> Any:
     return types.void(p, types.int64, wanted), build
 
 
+@word
+def claim(context: Any, p: types.Type, i: types.Type) -> Any:
+    """Ask for the cache line of element ``i`` of ``p``, which is written soon."""
+    if not isinstance(p, Pointer):
+        return None
+
+    def build(target: Any, builder: ir.IRBuilder, signature: Any, values: list[Any]) -> Any:
+        at = builder.bitcast(builder.gep(values[0], [values[1]]), I8.as_pointer())
+        flags = [ir.Constant(I32, flag) for flag in (1, 3, 1)]  # to write, keep near, data
+        call(builder, "llvm.prefetch.p0", ir.VoidType(), [at, *flags])
+        return target.get_dummy_value()
+
+    return types.void(p, types.int64), build
+
+
 def _bits(dtype: str) -> types.Type:
     """Register type of the bits of an element."""
     stored = STORED[dtype]

@@ -43,16 +43,27 @@ class Accumulate:
 
 
 @dataclass(frozen=True, slots=True)
+class Claim:
+    """Asks for the cache line of ``buffer[position]``, which is written soon."""
+
+    buffer: int
+    position: Dim
+
+
+@dataclass(frozen=True, slots=True)
 class Loop:
     """Nested loops around a body; ``guard`` skips the innermost body where it does not hold."""
 
     axes: tuple[Axis, ...]
-    body: tuple[Store | Accumulate, ...]
+    body: tuple[Store | Accumulate | Claim, ...]
     init: tuple[tuple[str, Ex], ...] = ()
     """Local scalars set before the loops (accumulators)."""
     finish: tuple[tuple[str, Ex], ...] = ()
     """Local scalars set after the loops (the mean of a sum)."""
     guard: tuple[Cond, ...] = ()
+    independent: bool = False
+    """Whether no iteration of the innermost loop touches what another one writes, though one buffer
+    is written at several positions: then they need no comparison when the kernel runs."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from ..ir.elements import Ex
 from ..ir.errors import VerifyError
 from ..ir.ops import lookup
 from ..ir.types import TensorType
-from .nest import Accumulate, Address, Call, Loop, Nest, Nested, SetRows, Step, Store
+from .nest import Accumulate, Address, Call, Claim, Loop, Nest, Nested, SetRows, Step, Store
 
 _SHIFT = 40
 """Bits of a position inside an address."""
@@ -154,7 +154,10 @@ class _Machine:
         for name, ex in step.finish:
             self.locals[name] = self.value(ex)
 
-    def body(self, item: Store | Accumulate) -> None:
+    def body(self, item: Store | Accumulate | Claim) -> None:
+        if isinstance(item, Claim):
+            self.at(item.buffer, item.position)
+            return
         value = self.value(item.value)
         if isinstance(item, Accumulate) and item.local:
             self.locals[item.local] = _FOLD[item.kind](self.locals[item.local], value)

@@ -8,7 +8,7 @@ from ..ir.access import Cond
 from ..ir.axes import Axis
 from ..ir.dims import Dim
 from ..ir.elements import Ex
-from .nest import Accumulate, Address, Call, Domain, Loop, Nest, Nested, SetRows, Step, Store
+from .nest import Accumulate, Address, Call, Claim, Domain, Loop, Nest, Nested, SetRows, Step, Store
 
 
 def print_nest(nest: Nest) -> str:
@@ -77,7 +77,9 @@ def _argument(a: Address | Dim | Ex) -> str:
     return f"&b{a.buffer}[{a.position}]" if isinstance(a, Address) else str(a)
 
 
-def _item(item: Store | Accumulate) -> str:
+def _item(item: Store | Accumulate | Claim) -> str:
+    if isinstance(item, Claim):
+        return f"claim b{item.buffer}[{item.position}]"
     if isinstance(item, Store):
         return f"b{item.buffer}[{item.position}] = {item.value}"
     into = item.local or f"b{item.buffer}[{item.position}]"

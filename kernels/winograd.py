@@ -1,19 +1,20 @@
-"""Convolutions of 3x3 pixels with fewer multiplications: Winograd's F(2x2, 3x3).
+"""Convolutions of 3x3 pixels with fewer multiplications: Winograd's F(m x m, 3 x 3), m from 2 to 4.
 
-Four neighboring outputs (2x2) depend on 4x4 pixels. With ``Y = A^T [(G g G^T) * (B^T d B)] A`` they
-take 16 multiplications per pair of channels instead of 36 (S. Winograd, "Arithmetic complexity of
+Neighboring outputs, a square of ``m x m``, depend on ``(m + 2)^2`` pixels. With ``Y = A^T [(G g
+G^T) * (B^T d B)] A`` they take ``(m + 2)^2`` multiplications per pair of channels instead of ``9
+m^2``: 16 instead of 36, 25 instead of 81, 36 instead of 144 (S. Winograd, "Arithmetic complexity of
 computations", 1980; A. Lavin and S. Gray, "Fast algorithms for convolutional neural networks",
-2016). The transforms of pixels and results add and subtract only; that of the weights is done once,
-in float64, when they are packed.
+2016). The transform of the weights is done once, in float64, when they are packed. Those of pixels
+and results share what the points ``+a`` and ``-a`` have in common: the even and the odd powers.
 
-A tile of the kernel is a block of such 2x2 tiles times a block of panels: the pixels of the block
-are transformed into scratch, ``[16][tiles][channels]``; per panel sixteen matrix products of the
-same micro-kernel as elsewhere give ``[16][tiles][columns]``; a loop nest transforms those back and
-applies whatever follows.
+A tile of the kernel is a block of such squares times a block of panels: the pixels of the block are
+transformed into scratch, ``[(m + 2)^2][squares][channels]``; per panel ``(m + 2)^2`` products of
+the same micro-kernel as elsewhere give ``[(m + 2)^2][squares][columns]``; a loop nest transforms
+those back, square by square, and another applies whatever follows to those in the image.
 
-Rounding errors grow a little, since sums of neighbors are rounded before they are multiplied; an
-infinity or NaN reaches all of the 2x2 outputs whose 4x4 pixels contain it (``docs/NUMERICS.md``).
-Whether it is used is decided by the schedule, and unasked by ``ir.winograd``.
+Rounding errors grow, since sums of neighbors are rounded before they are multiplied; an infinity or
+NaN reaches all outputs of the squares whose pixels contain it (``docs/NUMERICS.md``). Whether it is
+used, and ``m``, is decided by the schedule, and unasked by ``ir.winograd``.
 """
 
 from __future__ import annotations
@@ -30,24 +31,18 @@ from ..ir.graph import Graph
 from ..ir.types import F32, I64
 from ..ir.variants import WAY_BYTES, Tiling
 from ..ir.windows import all_hold
-from ..ir.winograd import winograd_form
+from ..ir.winograd import RUNS, Transforms, winograd_form
 from .contract import NO_LIMITS, Contraction, Panels, _Writer
 from .micro import MicroKernel
-from .nest import Accumulate, Address, Call, Loop, Nested, SetRows, Step, Store
+from .nest import Accumulate, Address, Call, Claim, Loop, Nested, SetRows, Step, Store
 
-SIZE = 4
-"""Pixels of one side of a transformed tile; SIZE - 2 outputs."""
-POINTS = SIZE * SIZE
-CHAIN = 64
-"""Products that one accumulator takes in a row. Fewer than elsewhere (``micro.gemm``), so that the
-errors of sums make up for those of the transforms."""
 LINE = 16
 """Elements of a cache line."""
 _ZERO = Ex("const", F32, (), 0.0)
 
 
 class _WinogradWriter(_Writer):
-    """Writes the nest; a row is a 2x2 tile of outputs."""
+    """Writes the nest; a row is a square of outputs."""
 
     def sizes(self) -> None:
         """Sizes of blocks: transformed pixels take about a quarter of the level-2 cache."""
@@ -58,7 +53,12 @@ class _WinogradWriter(_Writer):
         images = winograd_form(s, constant=True)
         if isinstance(images, str):
             raise Refused(f"it has no Winograd convolution: {images}")
-        self.counts = images.squares(SIZE - 2)
+        self.side = self.plan.winograd
+        self.transforms = Transforms(self.side)
+        self.size = self.transforms.size
+        self.points = self.size**2
+        self.at_once = RUNS[self.side]
+        self.counts = images.squares(self.side)
         self.extents = node.out.shape[1:3]
         self.channels = self.reduced[2].hi
         assert isinstance(self.channels, int)
@@ -66,7 +66,7 @@ class _WinogradWriter(_Writer):
         if self.channels * F32.itemsize % WAY_BYTES == 0:
             self.row_stride += LINE  # rows off multiples of a cache way, see `variants.tiling`
         self.element, self.sum, self.slack = F32, F32, 0
-        self.panel_depth = self.depth = POINTS * self.channels
+        self.panel_depth = self.depth = self.points * self.channels
         self.row_count = product(self.counts)
         self.column, self.outer = s.columns[0], []
         self.panel_count = self.panels = ceil_div(self.column.hi, self.nr)
@@ -75,12 +75,12 @@ class _WinogradWriter(_Writer):
         self.cut_panels(self.block_rows())
         assert isinstance(self.block, int)
         self.pixel_plane = _apart(self.block * self.row_stride)
-        """Elements from the pixels of one of the sixteen points to those of the next."""
+        """Elements from the pixels of one of the points to those of the next."""
         self.sum_plane = _apart(self.block * self.nr)
         """The same of sums."""
 
     def block_rows(self) -> Dim:
-        most = self.tile.target.l2_bytes // 4 // (POINTS * F32.itemsize * self.row_stride)
+        most = self.tile.target.l2_bytes // 4 // (self.points * F32.itemsize * self.row_stride)
         most = (self.plan.block or min(max(most // self.mr, 1), 8)) * self.mr
         if not isinstance(self.row_count, int):
             return most
@@ -89,45 +89,74 @@ class _WinogradWriter(_Writer):
 
     def constant_panels(self) -> tuple[int, Panels] | None:
         found = super().constant_panels()
-        return None if found is None else (found[0], replace(found[1], winograd=True))
+        return None if found is None else (found[0], replace(found[1], winograd=self.side))
 
     # -- pixels ----------------------------------------------------------------------------
 
     def rows_of_a(self) -> list[Step]:
         """Transforms the block's pixels, and writes the table of its rows."""
         n, low = self.names, self.low
-        self.pixels = low.new_scratch(F32, POINTS * self.pixel_plane)
+        self.pixels = low.new_scratch(F32, self.points * self.pixel_plane)
         self.table = low.new_scratch(I64, self.block)
         r = n.var(self.block)
         rows = (Axis(r, self.block),) if isinstance(r, Expr) else ()
         table = SetRows(rows, self.table, r, Address(self.pixels, r * self.row_stride), (), -1)
         t = n.var(self.block)
-        lets = _Lets(n)
+        lets = _Lets(n, self.points)
         place = self.places(self.first_row + t, lets)
         count = self.last_row - self.first_row
         c = self.reduced[2]
-        pixels = _both_ways(self.square(place, lets), _transformed)
+        pixels = _both_ways(self.square(place, lets), self.transformed)
         starts = lets.run(t * self.row_stride, self.pixel_plane)
         body = tuple(Store(self.pixels, start + c.var, pixel)
                      for start, pixel in zip(starts, chain(*pixels), strict=True))
         axes = (Axis(t, count),) if isinstance(t, Expr) else ()
-        return [table, Nested(axes, (Loop((c,), body),), lets.made())]
+        return [table, Nested(axes, (Loop((c,), body, independent=True),), lets.made())]
+
+    def transformed(self, d: Sequence[Ex]) -> list[Ex]:
+        """``B^T d``: values of ``d`` at the points, without those of the others.
+
+        A pair's are ``e + a o`` and ``e - a o``, of the even and of the odd elements of ``d``."""
+        t, zero = self.transforms, self.transforms.zero
+        whole = t.zeros_of()
+        found = [_combined(whole, d[::2])] if zero else []
+        for k, a in enumerate(t.pairs):
+            others = t.zeros_of(k)
+            odd, even = (_combined(others, d[first::2][: len(others)])
+                         for first in (zero, 1 + zero))
+            scaled = _times(a, odd)
+            found.extend((_fn("add", even, scaled), _fn("sub", even, scaled)))
+        return [*found, _combined(whole, d[zero::2])]
+
+    def collected(self, m: Sequence[Ex]) -> list[Ex]:
+        """``A^T m``."""
+        t, zero = self.transforms, self.transforms.zero
+        both = [(_fn("add", *m[k:k + 2]), _fn("sub", *m[k:k + 2]))
+                for k in range(zero, len(m) - 1, 2)]
+        found = []
+        for power in range(self.side):
+            terms = [pair[power % 2] for pair in both]
+            total = _combined([a**power for a in t.pairs], terms)
+            if power == 0 and zero:
+                total = _fn("add", m[0], total)
+            found.append(_fn("add", total, m[-1]) if power == self.side - 1 else total)
+        return found
 
     def places(self, tile: Dim, lets: _Lets) -> tuple[Dim, Dim, Dim]:
-        """Image, row of tiles and column of tiles of a tile."""
+        """Image, row of squares and column of squares of a square."""
         image, down, across = self.counts
         return (lets.name(tile // (down * across), image), lets.name(tile // across % down, down),
                 lets.name(tile % across, across))
 
     def square(self, place: tuple[Dim, Dim, Dim], lets: _Lets) -> list[list[Ex]]:
-        """The 4x4 pixels that a tile reads; zero outside the image."""
+        """The pixels that a square of outputs reads; zero outside the image."""
         node = self.space.anchor
         sides: list[list[tuple[tuple[Cond, ...], Dim]]] = []
         for start, lo, size in zip(place[1:], node.attrs["pads_lo"],
                                    node.operands[0].shape[1:3], strict=True):
             side: list[tuple[tuple[Cond, ...], Dim]] = []
-            for offset in range(SIZE):
-                position = start * 2 + (offset - lo)
+            for offset in range(self.size):
+                position = start * self.side + (offset - lo)
                 conds: tuple[Cond, ...] = ()
                 if within(position, 0, size) is not True:
                     conds = (Cond(position, 0, size),)
@@ -136,15 +165,15 @@ class _WinogradWriter(_Writer):
             sides.append(side)
         down, across = sides
         loads = self.loads(place[0], [at for _, at in down], [at for _, at in across], lets)
-        return [[_where((*down[i][0], *across[j][0]), loads[i][j]) for j in range(SIZE)]
-                for i in range(SIZE)]
+        return [[_where((*down[i][0], *across[j][0]), loads[i][j]) for j in range(self.size)]
+                for i in range(self.size)]
 
     def loads(self, image: Dim, lines: Sequence[Dim], pixels: Sequence[Dim], lets: _Lets
               ) -> list[list[Ex]]:
         """What is read at the given lines and pixels, as the convolution counts them.
 
-        Where both lie at even strides, the position is a line's and a pixel's: eight positions per
-        tile are computed instead of sixteen."""
+        Where both lie at even strides, the position is a line's and a pixel's: not every pixel's
+        is computed by itself."""
         ky, kx, channel = self.reduced
         line, pixel = name_of(self.line), name_of(self.pixel)
         fixed: dict[str, Dim] = {name_of(ky.var): 0, name_of(kx.var): 0}
@@ -170,20 +199,22 @@ class _WinogradWriter(_Writer):
     # -- products and results --------------------------------------------------------------
 
     def panel_loop(self) -> list[Step]:
-        """Per panel sixteen products and the way back."""
+        """Per panel a product for each point, and the way back."""
         n = self.names
-        j, q, e = n.var(self.panels, "j"), n.var(ceil_div(self.block, self.mr)), n.var(POINTS)
-        k = n.var(ceil_div(self.channels, CHAIN))
-        self.strip = self.low.new_scratch(F32, POINTS * self.sum_plane)
+        j, q, e = n.var(self.panels, "j"), n.var(ceil_div(self.block, self.mr)), n.var(self.points)
+        runs = ceil_div(self.channels, self.at_once)
+        k = n.var(runs)
+        self.strip = self.low.new_scratch(F32, self.points * self.sum_plane)
+        self.square_strip = self.low.new_scratch(F32, self.side**2 * self.nr)
         assert isinstance(e, Expr)
         to = Address(self.strip, e * self.sum_plane + q * (self.mr * self.nr))
-        first = k * CHAIN
-        b = Address(self.packed, ((j * POINTS + e) * self.channels + first) * self.nr)
-        axes = ((e, POINTS), (q, self.micro_tiles), (k, ceil_div(self.channels, CHAIN)))
+        first = k * self.at_once
+        b = Address(self.packed, ((j * self.points + e) * self.channels + first) * self.nr)
+        axes = ((e, self.points), (q, self.micro_tiles), (k, runs))
         inner = tuple(Axis(v, hi) for v, hi in axes if isinstance(v, Expr))
         arguments = (
             Address(self.table, q * self.mr), 1, e * self.pixel_plane + first,
-            dmin(CHAIN, self.channels - first), b, 0, 0, to, self.nr, self.mr, self.nr, to,
+            dmin(self.at_once, self.channels - first), b, 0, 0, to, self.nr, self.mr, self.nr, to,
             dmin(k, 1), 0, 0, 0, *NO_LIMITS)
         panels = (Axis(j, self.last_panel, self.first_panel),) if isinstance(j, Expr) else ()
         calls = [Call(tile.symbol, arguments, (*once, *inner)) for tile, once in self.tiles(j)]
@@ -202,40 +233,45 @@ class _WinogradWriter(_Writer):
                 for tile, times in ((full, 1 - last), (narrow, last))]
 
     def results(self, j: Dim) -> Nested:
-        """The outputs of a panel: one loop where no tile sticks out of the image, else one for
-        each of the four outputs of a tile."""
+        """The outputs of a panel: a square's are collected in a strip, and what follows is applied
+        to those that do not stick out of the image."""
         n = self.names
         tile, lane = n.var(self.row_count, "r"), n.var(self.nr, "c")
-        lets = _Lets(n)
+        lets = _Lets(n, self.points)
         starts = lets.run((tile - self.first_row) * self.nr, self.sum_plane)
-        cells = [[Ex("load", F32, (), (self.strip, starts[i * SIZE + k] + lane))
-                  for k in range(SIZE)] for i in range(SIZE)]
-        values = _both_ways(cells, _collected)
-        image, down, across = self.places(tile, lets)
-        lines, pixels = ([lets.name(start * 2 + k, 2 * count) for k in range(2)]
-                         for start, count in zip((down, across), self.counts[1:], strict=True))
+        cells = [[Ex("load", F32, (), (self.strip, starts[i * self.size + k] + lane))
+                  for k in range(self.size)] for i in range(self.size)]
         width = dmin(self.nr, self.column.hi - j * self.nr)
         lanes = (Axis(lane, width, most=self.nr),) if isinstance(lane, Expr) else ()
-        loops: list[Loop] = []
-        for y, x in ((0, 0), (0, 1), (1, 0), (1, 1)):
-            at = lines[y], pixels[x]
-            mapping: dict[str, Dim] = {
-                name_of(self.line): at[0], name_of(self.pixel): at[1],
-                name_of(self.column.var): j * self.nr + lane}
-            if isinstance(self.image, Expr):
-                mapping[name_of(self.image)] = image
-            guard = tuple(Cond(p, 0, size) for p, size, place in zip(
-                at, self.extents, (down * 2 + y, across * 2 + x), strict=True)
-                if within(place, 0, size) is not True)
-            body = tuple(self.late_stores(values[y][x], mapping))
-            loops.append(Loop(lanes, body, guard=guard))
-        if not any(loop.guard for loop in loops):
-            loops = [Loop(lanes, tuple(item for loop in loops for item in loop.body))]
+        collected = Loop(lanes, tuple(
+            Store(self.square_strip, k * self.nr + lane, value)
+            for k, value in enumerate(chain(*_both_ways(cells, self.collected)))), independent=True)
+        image, *places = self.places(tile, lets)
+        firsts = [lets.name(place * self.side, extent)
+                  for place, extent in zip(places, self.extents, strict=True)]
+        down, across = ((n.var(self.side), dmin(self.side, extent - first))
+                        for first, extent in zip(firsts, self.extents, strict=True))
+        inside = tuple(Axis(v, hi, most=self.side) for v, hi in (down, across)
+                       if isinstance(v, Expr))
+        mapping: dict[str, Dim] = {
+            name_of(self.line): firsts[0] + down[0], name_of(self.pixel): firsts[1] + across[0],
+            name_of(self.column.var): j * self.nr + lane}
+        if isinstance(self.image, Expr):
+            mapping[name_of(self.image)] = image
+        at = (down[0] * self.side + across[0]) * self.nr + lane
+        value = Ex("load", F32, (), (self.square_strip, at))
+        stores = self.late_stores(value, mapping)
+        stored = Loop((*inside, *lanes), tuple(stores))
+        pieces = -(-self.nr // LINE)
+        piece = n.var(pieces)
+        to_lines = renamer({name_of(lane): piece * LINE})
+        claimed = Loop((*inside, Axis(piece, ceil_div(width, LINE), most=pieces)),
+                       tuple(Claim(s.buffer, to_lines(s.position)) for s in stores))
         axes = (Axis(tile, self.last_row, self.first_row),) if isinstance(tile, Expr) else ()
-        return Nested(axes, tuple(loops), lets.made())
+        return Nested(axes, (claimed, collected, stored), lets.made())
 
     def late_stores(self, value: Ex, mapping: dict[str, Dim]) -> list[Store | Accumulate]:
-        """What follows the convolution, for one of a tile's outputs."""
+        """What follows the convolution, for one of a square's outputs."""
         low = self.low
         low.puller.start()
         low.puller.provided[self.space.anchor.out] = lambda index: value
@@ -248,11 +284,11 @@ class _WinogradWriter(_Writer):
 
 
 class _Lets:
-    """Positions that a tile computes once: a loop that repeats none of their terms is a fraction
+    """Positions that a square computes once: a loop that repeats none of their terms is a fraction
     of the code, and of the time to compile it."""
 
-    def __init__(self, names: Names) -> None:
-        self.names = names
+    def __init__(self, names: Names, points: int) -> None:
+        self.names, self.points = names, points
         self.pairs: list[tuple[Dim, Dim]] = []
 
     def name(self, value: Dim, extent: Dim) -> Dim:
@@ -263,11 +299,11 @@ class _Lets:
         return variable
 
     def run(self, first: Dim, step: Dim) -> list[Dim]:
-        """Variables for the ``POINTS`` positions from ``first`` on that are ``step`` apart."""
-        end = step * POINTS
+        """Variables for a position per point, from ``first`` on, that are ``step`` apart."""
+        end = step * self.points
         step = self.name(step, step + 1)
         found = [self.name(first, end)]
-        while len(found) < POINTS:
+        while len(found) < self.points:
             found.append(self.name(found[-1] + step, end))
         return found
 
@@ -277,7 +313,7 @@ class _Lets:
 
 
 def _apart(elements: int) -> int:
-    """As many elements, or a line more where sixteen planes of so many would compete for the same
+    """As many elements, or a line more where planes of so many would compete for the same
     sets of a level-1 cache: multiples of half a way."""
     return elements + (LINE if elements * F32.itemsize % (WAY_BYTES // 2) == 0 else 0)
 
@@ -291,15 +327,19 @@ def _where(conds: tuple[Cond, ...], value: Ex) -> Ex:
     return Ex("fn", F32, (all_hold(list(conds)), value, _ZERO), ("select", ())) if conds else value
 
 
-def _transformed(d: Sequence[Ex]) -> list[Ex]:
-    """``B^T d`` of four numbers."""
-    return [_fn("sub", d[0], d[2]), _fn("add", d[1], d[2]), _fn("sub", d[2], d[1]),
-            _fn("sub", d[1], d[3])]  # fmt: skip
+def _times(factor: float, a: Ex) -> Ex:
+    return a if factor == 1 else _fn("mul", a, Ex("const", F32, (), factor))
 
 
-def _collected(m: Sequence[Ex]) -> list[Ex]:
-    """``A^T m`` of four numbers."""
-    return [_fn("add", _fn("add", m[0], m[1]), m[2]), _fn("sub", _fn("sub", m[1], m[2]), m[3])]
+def _combined(factors: Sequence[float], values: Sequence[Ex]) -> Ex:
+    """The sum of ``values`` times ``factors``; one that is taken once comes first, since products
+    can be fused with the additions after it."""
+    first, *others = sorted(zip(factors, values, strict=True), key=lambda f: f[0] != 1)
+    total = _times(*first)
+    for factor, value in others:
+        total = (_fn("sub", total, value) if factor == -1
+                 else _fn("add", total, _times(factor, value)))
+    return total
 
 
 def _both_ways(grid: Sequence[Sequence[Ex]], along: Callable[[Sequence[Ex]], list[Ex]]

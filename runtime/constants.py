@@ -16,6 +16,7 @@ import numpy as np
 from ..ir.errors import CompileError, quote
 from ..ir.graph import Constants
 from ..ir.types import DTYPES
+from ..ir.winograd import Transforms
 from ..kernels.micro.packing import pack_b
 from .frame import aligned_empty, data_address
 from .plan import ALIGN
@@ -94,7 +95,7 @@ def _panels(
     inner: Sequence[tuple[int, int]],
     width: int,
     group: int = 1,
-    winograd: bool = False,
+    winograd: int = 0,
 ) -> np.ndarray:
     """Element (outer, panel, k, lane) of ``[outer, panels, k, width]`` is read at ``offset`` plus
     (extent, stride) loops over ``outer``, ``column`` and ``inner``; see ``kernels.contract``.
@@ -111,7 +112,7 @@ def _panels(
     if group > 1:
         return _grouped(matrix, width, group)
     if winograd:
-        matrix = _spread(matrix)
+        matrix = _spread(matrix, winograd)
         depth = matrix.shape[1]
     whole, rest = divmod(column[0], width)
     packed = aligned_empty((groups, whole + (rest > 0), depth, width), array.dtype)
@@ -129,26 +130,22 @@ def _joined(array: np.ndarray, *parts: tuple[Any, ...]) -> np.ndarray:
     return np.concatenate([apply(array, part).reshape(-1) for part in parts])
 
 
-def _spread(matrix: np.ndarray) -> np.ndarray:
-    """``G g G^T`` of Winograd's F(2x2, 3x3), computed in float64; the 3x3 lead in k of
+def _spread(matrix: np.ndarray, side: int) -> np.ndarray:
+    """``G g G^T`` of Winograd's F(side x side, 3x3), computed in float64; the 3x3 lead in k of
     ``[outer, 9 * rest, columns]``. A few of ``rest`` at a time stay in the cache."""
     outer, depth, columns = matrix.shape
     rest = depth // 9
     g = matrix.reshape(outer, 3, 3, rest, columns)
-    result = np.empty((outer, 4, 4, rest, columns), matrix.dtype)
+    filters = np.array(Transforms(side).weights())
+    size = len(filters)
+    result = np.empty((outer, size, size, rest, columns), matrix.dtype)
     few = max(1, _CACHED // max(1, columns))
     for start in range(0, rest, few):
         part = g[:, :, :, start : start + few].astype(np.float64)
-        both = np.stack(_filter(*np.moveaxis(part, 1, 0)), axis=1)
-        for k, row in enumerate(_filter(*np.moveaxis(both, 2, 0))):
-            result[:, :, k, start : start + few] = row
-    return result.reshape(outer, 16 * rest, columns)
-
-
-def _filter(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> tuple[np.ndarray, ...]:
-    """``G`` applied to three numbers."""
-    outside, middle = (a + c) * 0.5, b * 0.5
-    return a, outside + middle, outside - middle, c
+        both = np.tensordot(filters, part, (1, 1))
+        result[:, :, :, start : start + few] = np.tensordot(filters, both, (1, 2)).transpose(
+            2, 1, 0, 3, 4)
+    return result.reshape(outer, size * size * rest, columns)
 
 
 def _grouped(matrix: np.ndarray, width: int, group: int) -> np.ndarray:

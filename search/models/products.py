@@ -10,7 +10,7 @@ products behind them (``_Sizes.waits``).
 *Winograd's F(m x m, 3 x 3).* Of every square of ``m x m`` outputs, ``(m + 2)^2`` pixels are
 transformed per channel into scratch, as often as there are blocks of panels; as many products of
 the same micro-kernel follow, whose sums wait in a strip; then they are transformed back, with
-whatever follows. Additions per transform are those of ``kernels.winograd``.
+whatever follows. Additions per transform are those of ``ir.winograd``.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from ...ir.variants import (
     step_cycles,
     tiling,
 )
-from ...ir.winograd import Images
+from ...ir.winograd import RUNS, Images, Transforms
 from ..phases import AFFINE, GUARDED, TABLE, ProductWork, row_division
 from .base import Phase
 from .loops import loop, strips
@@ -57,11 +57,6 @@ _BROADCAST = 0.5
 _HELD_UP = 2.9
 """Bytes from the level-2 cache in the time by which a byte of results delays what comes behind it,
 half of which is counted."""
-_CHAIN = 64
-"""Products of a run of Winograd's sums."""
-_ADDITIONS = {2: (32, 24), 4: (144, 100)}
-"""Additions and multiplications of the transform of a square's pixels, and of the one back, by the
-side of the square."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,21 +246,21 @@ class _Winograd(_Sizes):
 
     def count(self) -> ProductCount:
         side, channels, height = self.plan.winograd, float(self.images.channels), self.plan.rows
-        points, outputs = (side + 2) ** 2, side * side
+        transforms, run = Transforms(side), RUNS[side]
+        points, outputs = transforms.size**2, side * side
         room = self.machine.l2_bytes // 4 // (points * 4 * channels)
         most = self.plan.block or min(max(room // height, 1), 8)
         self.cut(self.squares, most * height)
-        there, back = _ADDITIONS[side]
         entered = self.squares * self.panel_blocks
         pixels = entered * channels
         apart = 2 * row_division(self.images.height)
         border = float(points)  # outside the image a zero is chosen instead
-        found = [Phase(plain=(there + border) * pixels, loads=4 * points * pixels,
+        found = [Phase(plain=(transforms.there + border) * pixels, loads=4 * points * pixels,
                        stores=4 * points * pixels, spilled=8 * points * pixels,
                        entries=entered, length=channels, outer=entered * (apart + 4 * side))]
-        product = self.product(channels, min(channels, _CHAIN), points, call=_CALL + _PART)
+        product = self.product(channels, min(channels, run), points, call=_CALL + _PART)
         sums = 4 * points * self.squares * self.panels * self.padded
-        visits = math.ceil(channels / _CHAIN)
+        visits = math.ceil(channels / run)
         results = self.squares * self.columns
         found.append(replace(product, stores=sums * visits,
                              loads=product.loads + sums * (visits - 1),
@@ -277,8 +272,9 @@ class _Winograd(_Sizes):
         else:
             after, loads = 3.0, 4.0 * self.p.residuals
         found.append(Phase(
-            plain=(back + outputs * after) * results, special=outputs * special * results,
-            loads=(4 * points + outputs * loads) * results, stores=4 * outputs * results,
+            plain=(transforms.back + outputs * after) * results,
+            special=outputs * special * results,
+            loads=(4 * points + outputs * (4 + loads)) * results, stores=8 * outputs * results,
             spilled=4 * points * results, entries=self.squares * self.panels,
             length=min(self.width, self.columns), outer=self.squares * self.panels * apart))
         return ProductCount(found, self.tiles)

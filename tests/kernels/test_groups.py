@@ -43,14 +43,16 @@ def array(*shape: int, dtype: DType = F32) -> np.ndarray:
     return RNG.integers(-50 if dtype.kind == "i" else 0, 50, shape).astype(dtype.np)
 
 
-def run_as_one(graph: Graph, feeds: Mapping[str, np.ndarray], target: str = "cpu", threads: int = 1
-               ) -> tuple[dict[str, Any], str]:
-    """Results of the graph as a single group, and the implementation that legality chose."""
+def run_as_one(graph: Graph, feeds: Mapping[str, np.ndarray], target: str = "cpu",
+               threads: int = 1, **settings: int) -> tuple[dict[str, Any], str]:
+    """Results of the graph as a single group, and the implementation that legality chose;
+    ``settings``: how its kernel is written."""
     nodes = [n for n in graph.nodes if n.op not in ("input", "const")]
     found, reason = implementation(graph, nodes)
     if found is None:
         raise ScheduleError(reason)
-    schedule = Schedule(graph.digest, (Group(tuple(graph.index[n] for n in nodes), found),))
+    group = Group(tuple(graph.index[n] for n in nodes), found, variant=tuple(settings.items()))
+    schedule = Schedule(graph.digest, (group,))
 
     def no_regions(body: Graph) -> Any:
         raise AssertionError("no control flow here")
@@ -60,10 +62,10 @@ def run_as_one(graph: Graph, feeds: Mapping[str, np.ndarray], target: str = "cpu
 
 
 def check(outputs: Value | dict[str, Value], b: Builder, feeds: Feeds, tolerance: float = 2e-5,
-          target: str = "cpu", threads: int = 1) -> str:
+          target: str = "cpu", threads: int = 1, **settings: int) -> str:
     """Compiles, runs and compares with the float64 interpreter; answers the implementation."""
     graph = b.build(outputs if isinstance(outputs, dict) else {"y": outputs})
-    got, found = run_as_one(graph, feeds, target, threads)
+    got, found = run_as_one(graph, feeds, target, threads, **settings)
     want = interp.run(graph, feeds, float64=True)
     for name, reference in want.items():
         result = np.asarray(got[name])

@@ -122,6 +122,7 @@ def test_products(settings: dict[str, int], rows: int | str) -> None:
 
 @pytest.mark.parametrize("settings", [
     {"winograd": 0}, {"winograd": 2}, {"winograd": 2, "rows": 4, "columns": 16, "block": 1},
+    {"winograd": 3}, {"winograd": 4}, {"winograd": 4, "rows": 5, "block": 1},
     {"winograd": 0, "rows": 3, "depth": 256}, {"block": 5},
 ])  # fmt: skip
 @pytest.mark.parametrize("sizes", [((9, 14), 24, 40), ((2, 5), 40, 3), ((3, 3), 3, 17)])
@@ -166,7 +167,7 @@ def test_bytes() -> None:
 
 REFUSED: list[tuple[Callable[[], Case], dict[str, int], str]] = [
     (lambda: dot(8, 8, 40, 40), {"winograd": 2}, "winograd=2 .* choices: 0, since it is no conv"),
-    (lambda: images((6, 6), 8, 8), {"winograd": 3}, "winograd=3 is none of its choices: 0 or 2"),
+    (lambda: images((6, 6), 8, 8), {"winograd": 5}, "winograd=5 is none .* 0 or 2 or 3 or 4"),
     (lambda: dot(8, 8, 40, 40), {"rows": 15}, "rows=15 is none of its choices: 1 to "),
     (lambda: dot(8, 8, 40, 40), {"rows": 0}, "rows=0 is none of its choices"),
     (lambda: dot(8, 8, 40, 40), {"columns": 17}, "columns=17 is none of its choices: "),

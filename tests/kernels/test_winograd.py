@@ -1,4 +1,4 @@
-"""Winograd's F(2x2, 3x3) against the reference interpreter in float64, and where it is used."""
+"""Winograd's F(m x m, 3 x 3) against the reference interpreter in float64, and where it is used."""
 
 from __future__ import annotations
 
@@ -7,16 +7,20 @@ from typing import Any
 import numpy as np
 import pytest
 
+from evonnx.ir import interp
 from evonnx.ir.builder import Builder
 from evonnx.ir.dims import Dim, sym
 from evonnx.ir.graph import Value
 from evonnx.ir.groups import extract
 from evonnx.ir.target import Target
 from evonnx.ir.variants import form_of, tiling
+from evonnx.ir.winograd import SQUARES
 from evonnx.kernels.group import Kernel, group_kernels
 
 from .test_groups import array, check, run_as_one, tensor
 
+BOUND = {2: 1.5, 3: 2.5, 4: 3.5}
+"""Errors of noise, as ``docs/NUMERICS.md`` states them."""
 CASES = [
     # image, output channels, pads_lo, pads_hi
     ((1, 12, 16, 16), 32, (1, 1), (1, 1)),
@@ -45,67 +49,76 @@ def weights(c: int, m: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("target", ["cpu", "avx2", "generic"])
+@pytest.mark.parametrize("side", SQUARES)
 @pytest.mark.parametrize("case", range(len(CASES)))
-def test_with_epilogue(case: int, target: str) -> None:
+def test_with_epilogue(case: int, side: int, target: str) -> None:
     shape, m, lo, hi = CASES[case]
     b = Builder()
     y = conv(b, tensor(b, "x", *shape), weights(shape[-1], m), lo, hi)
-    assert used(b, y)
     r = tensor(b, "r", *y.shape)
     y = b.op("add", b.op("relu", b.op("add", y, tensor(b, "b", m))), r)
     feeds = {"x": array(*shape), "b": array(m), "r": array(*y.shape)}  # type: ignore[arg-type]
-    check(y, b, feeds, tolerance=2e-6, target=target)
+    check(y, b, feeds, tolerance=3e-6, target=target, winograd=side)
 
 
+@pytest.mark.parametrize("side", SQUARES)
 @pytest.mark.parametrize("size", [(8, 8), (7, 5), (2, 3), (1, 1), (0, 4)])
-def test_sizes_known_late(size: tuple[int, int]) -> None:
+def test_sizes_known_late(size: tuple[int, int], side: int) -> None:
     b = Builder()
     shape: tuple[Dim, ...] = (sym("N"), sym("H"), sym("W"), 16)
     y = conv(b, tensor(b, "x", *shape), weights(16, 24), (1, 1), (1, 1))
     assert used(b, y)
-    check(b.op("relu", y), b, {"x": array(2, *size, 16)}, tolerance=2e-6)
+    check(b.op("relu", y), b, {"x": array(2, *size, 16)}, tolerance=3e-6, winograd=side)
 
 
-def test_threads_do_not_change_a_bit() -> None:
+@pytest.mark.parametrize("side", SQUARES)
+def test_threads_do_not_change_a_bit(side: int) -> None:
     results = []
     x, w = array(1, 29, 31, 32), weights(32, 96)
     for threads in (1, 2):
         b = Builder()
         graph = b.build({"y": conv(b, tensor(b, "x", *x.shape), w, (1, 1), (1, 1))})
-        results.append(run_as_one(graph, {"x": x}, threads=threads)[0]["y"])
+        results.append(run_as_one(graph, {"x": x}, threads=threads, winograd=side)[0]["y"])
     np.testing.assert_array_equal(results[0], results[1])
 
 
-def test_the_error_stays_near_that_of_the_direct_sum() -> None:
-    """Against float64, in units of the output's scale; the direct sum in float32 beside it."""
-    from evonnx.ir import interp
-
+@pytest.mark.parametrize("smooth", [False, True])
+@pytest.mark.parametrize("side", SQUARES)
+def test_the_error_stays_within_its_bound(side: int, smooth: bool) -> None:
+    """Root mean squares against float64, of that of a direct sum in float32 in runs of 144:
+    ``BOUND`` of noise, less where neighbors resemble one another."""
     x, w = array(1, 24, 24, 256), weights(256, 64)
+    if smooth:
+        x = np.cumsum(np.cumsum(x, 1), 2) / np.float32(8)
     b = Builder()
     graph = b.build({"y": conv(b, tensor(b, "x", *x.shape), w, (1, 1), (1, 1))})
     exact = interp.run(graph, {"x": x}, float64=True)["y"]
-    fast = run_as_one(graph, {"x": x})[0]["y"]
-    scale = np.abs(exact).max()
-    assert np.abs(fast - exact).max() / scale < 2e-6
+    fast = run_as_one(graph, {"x": x}, winograd=side)[0]["y"]
+    assert np.abs(fast - exact).max() / np.abs(exact).max() < 3e-6
     rows = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     direct = np.zeros(exact.shape, np.float32)
-    for i, j in np.ndindex(3, 3):
-        direct += rows[:, i : i + 24, j : j + 24] @ w[i, j]
+    for c in range(0, 256, 16):
+        part = np.zeros(exact.shape, np.float32)
+        for i, j, k in np.ndindex(3, 3, 16):
+            part += rows[:, i : i + 24, j : j + 24, c + k, None] * w[i, j, c + k]
+        direct += part
     error, other = (np.sqrt(np.mean((y - exact) ** 2)) for y in (fast, direct))
-    assert error < 2 * other
+    assert error < (BOUND[side] if not smooth else 2) * other
 
 
-def test_what_is_not_finite_stays_in_its_tiles() -> None:
-    """Outputs whose 2x2 tile reads no infinity and no NaN are what they are without them."""
+@pytest.mark.parametrize("side", SQUARES)
+def test_what_is_not_finite_stays_in_its_squares(side: int) -> None:
+    """Outputs whose square reads no infinity and no NaN are what they are without them."""
     x = array(1, 12, 12, 16)
     b = Builder()
     graph = b.build({"y": conv(b, tensor(b, "x", *x.shape), weights(16, 16), (1, 1), (1, 1))})
-    clean = run_as_one(graph, {"x": x})[0]["y"]
+    clean = run_as_one(graph, {"x": x}, winograd=side)[0]["y"]
     x[0, 5, 5, 3], x[0, 5, 6, 2] = np.inf, np.nan
-    spoilt = run_as_one(graph, {"x": x})[0]["y"]
+    spoilt = run_as_one(graph, {"x": x}, winograd=side)[0]["y"]
+    first, last = ((place - 1) // side * side for place in (5, 7))
     reads = np.zeros((12, 12), bool)
-    reads[4:8, 4:8] = True
-    assert not np.isfinite(spoilt[0, 4:7, 4:8]).any()
+    reads[first : (6 // side + 1) * side, first : last + side] = True
+    assert not np.isfinite(spoilt[0, 4:7, 4:7]).any()
     np.testing.assert_array_equal(spoilt[0][~reads], clean[0][~reads])
 
 
@@ -140,13 +153,12 @@ def test_what_surrounds_the_products_is_written_once() -> None:
     x = tensor(b, "x", 1, 13, 13, 16)
     (kernel,) = kernels_of(b, conv(b, x, weights(16, 40), (1, 1), (1, 1)))
     assert kernel.source.count("ccall(") == 2
-    outputs = kernel.source.count("st(b3, ")
-    assert outputs == 4
-    assert len(kernel.params) < 100
+    assert kernel.source.count("st(b3, ") == 1
+    assert len(kernel.params) < 110
 
 
 def kernels_of(b: Builder, y: Value) -> tuple[Kernel, ...]:
-    """Kernels of all nodes that lead to ``y``, as one group for AVX-512 with Winograd's method."""
+    """Kernels of all nodes that lead to ``y``, as one group for AVX-512 in squares of two."""
     graph = b.build({"y": y})
     nodes = [n for n in graph.nodes if n.op not in ("input", "const")]
     cut = extract(graph, nodes)

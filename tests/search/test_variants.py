@@ -59,7 +59,7 @@ def _in(graph: Graph, target: Target = WIDE, **settings: int) -> GroupFacts:
 
 def test_unasked_costs_what_the_same_settings_cost() -> None:
     graph = _image(20, 20, 64, 64)
-    assert _in(graph) == _in(graph, winograd=2, rows=5, columns=32)
+    assert _in(graph) == _in(graph, winograd=4, rows=5, columns=32)
 
 
 def test_winograd_multiplies_less_and_moves_more() -> None:
