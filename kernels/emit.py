@@ -562,7 +562,6 @@ class Emitter:
                 at = self.dim(item.position)
                 self.line(f"st(b{item.buffer}, {at}, {fn}(ld(b{item.buffer}, {at}), {value}))")
 
-
     def store(self, item: Store) -> None:
         """Writes one element; a value that was only moved goes as its bits."""
         value, word = item.value, "st"

@@ -12,7 +12,7 @@ from ...ir.schedule import Schedule
 from ...ir.target import Target
 from ...ir.variants import Variant, form_of, values
 
-_ORDER = ("winograd", "columns", "rows", "depth", "block", "window", "unroll")
+_ORDER = ("window", "winograd", "columns", "rows", "depth", "block", "unroll")
 """Settings in an order in which each narrows what the next may be."""
 _MOST = 64
 """Of long ranges of numbers, those up to so many above the least are drawn."""

@@ -184,7 +184,7 @@ def test_kernels_are_drawn_that_groups_can_have() -> None:
             settings = dict(found.groups[0].variant)
             names |= settings.keys()
             assert k % 2 == 0 or not settings.get("winograd")
-    assert names == {"winograd", "columns", "rows", "depth", "block"}
+    assert names == {"window", "winograd", "columns", "rows", "depth", "block"}
 
 
 def test_shrinks_to_the_guilty_node() -> None:
