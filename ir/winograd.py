@@ -61,7 +61,7 @@ class Transforms:
     @property
     def zero(self) -> int:
         """Whether zero is a point, as 0 or 1."""
-        return self.size % 2 == 0
+        return int(self.size % 2 == 0)
 
     def zeros_of(self, but: int = -1) -> tuple[float, ...]:
         """Coefficients, in powers of x^2, of the product of ``x^2 - a^2`` over all pairs but one;
@@ -166,7 +166,6 @@ def unasked(images: Images) -> int:
         images.width, int) else None
     every = channels * columns
 
-
     def reading(points: int) -> float:
         return _WEIGHT * max(points * every - _NEAR, 0)
 
@@ -177,6 +176,7 @@ def unasked(images: Images) -> int:
             squares = math.prod(d for d in images.squares(side)[1:] if isinstance(d, int))
         t = Transforms(side)
         points = t.size**2
-        times[side] = reading(points) + squares * (points * every +
-            (t.there + 2 * points) * channels + _BACK * (t.back + points + side**2) * columns)
+        times[side] = reading(points) + squares * (
+            points * every + (t.there + 2 * points) * channels
+            + _BACK * (t.back + points + side**2) * columns)
     return min(times, key=times.__getitem__)
