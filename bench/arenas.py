@@ -38,7 +38,7 @@ from ..runtime.executable import Peak, measure_peak
 from ..search.choose import choose
 from ..search.greedy import Fuser
 from ..search.settings import Search
-from .machine import describe
+from .machine import headline
 from .models import MODELS, feeds, path_of
 from .run import resolve
 
@@ -120,8 +120,7 @@ def difference(got: list[Any], want: list[Any]) -> float:
 @click.option("--search", default="default", show_default=True)
 def main(models: tuple[str, ...], threads: int, search: str) -> None:
     """Prints a Markdown table."""
-    machine = describe()
-    print(", ".join(f"{k}: {v}" for k, v in machine.items() if k != "isa") + f", threads {threads}")
+    print(headline(threads))
     print("\n| model | way | steps | arena MB | bound MB | definition / this | operators / this | "
           "schedule | measured / predicted MB | difference |\n"
           "|---|---|--:|--:|--:|--:|--:|---|--:|--:|")

@@ -20,7 +20,7 @@ import click
 
 from .engines import OURS, PEERS
 from .jobs import save_feeds
-from .machine import describe
+from .machine import headline
 from .models import MODELS, feeds, path_of
 from .resident import LOAD
 from .run import TIMEOUT, child, python, resolve
@@ -66,8 +66,7 @@ def cells(sizes: dict[str, dict[str, int]]) -> list[str]:
 @click.option("--peers/--no-peers", default=True, show_default=True)
 def main(models: tuple[str, ...], threads: int, peers: bool) -> None:
     """Prints a Markdown table."""
-    machine = describe()
-    print(", ".join(f"{k}: {v}" for k, v in machine.items() if k != "isa") + f", threads {threads}")
+    print(headline(threads))
     print(f"\n| model | process | {' | '.join(COLUMNS)} |\n|---|---|{'--:|' * len(COLUMNS)}")
     with tempfile.TemporaryDirectory(prefix="evonnx-feeds-") as folder:
         for name in resolve(models):

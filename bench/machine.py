@@ -48,3 +48,9 @@ def describe() -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": {name: version_of(name) for name in PACKAGES},
     }
+
+
+def headline(threads: int) -> str:
+    """Machine, versions, date and threads in one line, for the head of a table."""
+    shown = [f"{name}: {value}" for name, value in describe().items() if name != "isa"]
+    return ", ".join([*shown, f"threads {threads}"])

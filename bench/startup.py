@@ -25,7 +25,7 @@ from pathlib import Path
 import click
 
 from .engines import OURS, PEERS
-from .machine import describe
+from .machine import headline
 from .models import MODELS, path_of
 from .run import TIMEOUT, child, resolve
 
@@ -103,8 +103,7 @@ def rows(path: Path, threads: int, rounds: int, peers: bool = True
 @click.option("--peers/--no-peers", default=True, show_default=True)
 def main(models: tuple[str, ...], threads: int, rounds: int, peers: bool) -> None:
     """Prints a Markdown table."""
-    machine = describe()
-    print(", ".join(f"{k}: {v}" for k, v in machine.items() if k != "isa") + f", threads {threads}")
+    print(headline(threads))
     print(f"\n| model | process | {' | '.join(COLUMNS)} |\n|---|---|{'--:|' * len(COLUMNS)}")
     for name in resolve(models):
         for what, times in rows(path_of(MODELS[name]), threads, rounds, peers):

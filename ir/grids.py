@@ -186,5 +186,6 @@ def _columns(tap: Dim, step: Dim) -> tuple[Dim, int, int] | None:
         unit = math.gcd(tap, step)
         return (unit, tap // unit, step // unit) if tap > 0 and step > 0 else None
     stride = floordiv(step, tap) if tap != 0 else 0
-    ok = isinstance(stride, int) and stride > 0 and stride * tap == step
-    return (tap, 1, int(stride)) if ok else None  # type: ignore[arg-type]
+    if not isinstance(stride, int) or stride <= 0 or stride * tap != step:
+        return None
+    return tap, 1, stride

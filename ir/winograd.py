@@ -39,7 +39,7 @@ _BACK = 2.2
 _NEAR = 1 << 16
 """Weights that stay in a level-2 cache."""
 _WEIGHT = 6
-"""Products that reading another takes as long as."""
+"""Products that reading another takes as long as; an estimate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +51,7 @@ class Transforms:
 
     @property
     def pairs(self) -> tuple[float, ...]:
+        """``a`` of each pair."""
         return PAIRS[self.side]
 
     @property
@@ -157,8 +158,9 @@ def _plain(space: ContractionSpace) -> bool:
 def unasked(images: Images) -> int:
     """The side of squares that is used where nobody says otherwise; 0 for the direct sum.
 
-    Counts vector operations: products, loads, additions and stores of the transforms (weighted by
-    measurement), and reading the weights; squares that stick out of the image count in full."""
+    Counts vector operations: products, loads, additions and stores of the transforms (those of
+    results weighted as squares of two measured), and reading the weights; squares that stick out of
+    the image count in full."""
     channels, columns = images.channels, images.columns
     if channels < LEAST or columns < LEAST:
         return 0
