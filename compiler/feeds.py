@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from ..ir.dims import evaluate, free_symbols
+from ..ir.dim_values import evaluate
+from ..ir.dims import free_symbols
 from ..ir.errors import FeedError, quote
 from ..ir.types import TensorType, Type
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from ..ir.dims import evaluate
+from ..ir.dim_values import evaluate
 from ..ir.errors import FeedError, LimitError
 from ..ir.types import TensorType
 from ..runtime.executable import Executable, Peak

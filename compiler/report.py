@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ..ir.dims import Dim, evaluate, free_symbols
+from ..ir.dim_values import evaluate
+from ..ir.dims import Dim, free_symbols
 from ..ir.errors import EvonnxError, OptionError, quote
 from ..ir.target import Target
 from ..ir.types import TensorType

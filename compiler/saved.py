@@ -22,7 +22,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from .. import __version__
-from ..ir.dims import Dim, Expr, parse_dim
+from ..ir.dim_parser import parse_dim
+from ..ir.dims import Dim, Expr
 from ..ir.errors import ArtefactError, CompileError, quote
 from ..ir.graph import Constants, Graph
 from ..ir.parser import parse_graph

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
-from ..ir.dims import Dim, Expr, dmax, dmin, known_ge
+from ..ir.dim_functions import dmax, dmin, known_ge
+from ..ir.dims import Dim, Expr
 from ..ir.graph import Graph, Node
 from ..ir.interp import expansion
 from ..ir.ops import lookup

@@ -12,7 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from .dims import Dim, dmin
+from .dim_functions import dmin
+from .dims import Dim
 from .types import TensorType
 
 

@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from .dims import Atom, Dim, Expr, floordiv, free_vars, substitute, within
+from .dim_functions import floordiv, within
+from .dim_values import substitute
+from .dims import Atom, Dim, Expr, free_vars
 from .elements import Names
 
 

@@ -12,7 +12,9 @@ from collections.abc import Sequence
 
 from .access import linear_index
 from .axes import Axis, coefficient, name_of
-from .dims import Dim, Expr, ceil_div, evaluate, free_symbols, free_vars, product
+from .dim_functions import ceil_div
+from .dim_values import evaluate
+from .dims import Dim, Expr, free_symbols, free_vars, product
 from .elements import Ex, Refused, is_reduction
 from .errors import ModelError
 from .graph import Node

@@ -8,13 +8,19 @@ from __future__ import annotations
 
 import re
 
-from .dims import Dim, bcast, dmax, dmin, floordiv, mod, product, sym
+from .dim_functions import bcast, dmax, dmin, floordiv, mod
+from .dims import Dim, product, sym
 from .errors import ParseError
 
 _TOKEN = re.compile(r"\s*(?:(\d+)|([A-Za-z_][A-Za-z0-9_.]*)|(//|\*\*|[-+*%(),]))", re.ASCII)
 _MOST_NESTING = 40
 _MOST_DIGITS = 30
 _MOST_POWER = 16
+
+
+def parse_dim(text: str) -> Dim:
+    """Reads what ``str(dim)`` printed; raises ``ParseError``."""
+    return DimParser(text).whole()
 
 
 class DimParser:

@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from .access import AccessMap, Cond, Gathered, Region, linear_index
-from .dims import Dim, free_vars, transform, var, within
+from .dim_functions import within
+from .dim_values import transform
+from .dims import Dim, free_vars, var
 from .errors import CompileError
 from .graph import Constants, Graph, Node, Value
 from .ops import lookup

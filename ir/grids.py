@@ -14,7 +14,9 @@ from dataclasses import dataclass, replace
 from .access import Cond
 from .axes import Axis, coefficient, name_of
 from .contraction import MAX_TAPS, ContractionSpace
-from .dims import Dim, dmax, dmin, floordiv, free_vars, product, substitute
+from .dim_functions import dmax, dmin, floordiv
+from .dim_values import substitute
+from .dims import Dim, free_vars, product
 
 
 @dataclass(frozen=True, slots=True)

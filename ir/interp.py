@@ -21,7 +21,8 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from .builder import Builder
-from .dims import Dim, Expr, evaluate, free_symbols, substitute, sym
+from .dim_values import evaluate, substitute
+from .dims import Dim, Expr, free_symbols, sym
 from .errors import EvonnxError, FeedError, ModelError, quote
 from .graph import Attrs, Constants, Graph, Node, Value
 from .ops import lookup

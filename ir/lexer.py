@@ -12,7 +12,8 @@ import json
 import re
 from typing import NamedTuple, NoReturn
 
-from .dims import Dim, parse_dim
+from .dim_parser import parse_dim
+from .dims import Dim
 from .errors import ParseError
 from .types import DType, LooseTensor, MapType, OptionalType, SequenceType, TensorType, Type
 

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from .builder import Builder
-from .dims import Dim, Expr, evaluate, free_symbols, sym
+from .dim_values import evaluate
+from .dims import Dim, Expr, free_symbols, sym
 from .errors import EvonnxError
 from .graph import Graph, Value
 from .types import BOOL, F32, I32, I64, DType, TensorType

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .dims import Dim, Expr, dmax, dmin, known_ge, sym
+from .dim_functions import dmax, dmin, known_ge
+from .dims import Dim, Expr, sym
 from .errors import EvonnxError
 
 if TYPE_CHECKING:

@@ -15,7 +15,9 @@ from functools import partial
 
 from .access import AccessMap, Cond, Gathered, Region, linear_index
 from .axes import Axis, coefficient, find_split, fresh_axes, mergeable, name_of, split_axis
-from .dims import Dim, Expr, free_vars, product, substitute, within
+from .dim_functions import within
+from .dim_values import substitute
+from .dims import Dim, Expr, free_vars, product
 from .elements import Ex, Gather, Index, Names, Puller, Refused, is_reduction, positions
 from .graph import Graph, Node, Value
 from .ops import lookup

@@ -8,7 +8,8 @@ before they are used, and once; inputs and outputs named uniquely.
 
 from __future__ import annotations
 
-from .dims import Expr, free_symbols, is_static, substitute, sym
+from .dim_values import substitute
+from .dims import Expr, free_symbols, is_static, sym
 from .errors import EvonnxError, VerifyError
 from .graph import Graph, Node, attr_regions, attr_symbols
 from .ops import OPS

@@ -16,7 +16,9 @@ from itertools import product as cartesian
 
 from .access import Cond, Region
 from .axes import name_of
-from .dims import Dim, Expr, dmax, dmin, free_vars, substitute, within
+from .dim_functions import dmax, dmin, within
+from .dim_values import substitute
+from .dims import Dim, Expr, free_vars
 from .elements import Ex, Index, Puller, is_reduction
 from .graph import Node
 from .ops.reduction import identity

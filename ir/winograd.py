@@ -18,7 +18,8 @@ from dataclasses import dataclass
 
 from .axes import name_of
 from .contraction import ContractionSpace
-from .dims import Dim, Expr, ceil_div
+from .dim_functions import ceil_div
+from .dims import Dim, Expr
 from .tiles import is_var
 
 LEAST = 16

@@ -25,7 +25,9 @@ from dataclasses import dataclass
 from ..ir.access import linear_index
 from ..ir.attention import AttentionSpace, axis, coefficient_of
 from ..ir.axes import Axis, name_of
-from ..ir.dims import Dim, Expr, ceil_div, dmin, free_vars, substitute
+from ..ir.dim_functions import ceil_div, dmin
+from ..ir.dim_values import substitute
+from ..ir.dims import Dim, Expr, free_vars
 from ..ir.elements import Ex, map_dims, positions, renamer
 from ..ir.graph import Graph
 from ..ir.target import Target

@@ -12,7 +12,9 @@ from itertools import pairwise
 
 from ..ir.access import Cond
 from ..ir.axes import Axis, coefficient, name_of
-from ..ir.dims import Dim, Expr, free_vars, substitute, within
+from ..ir.dim_functions import within
+from ..ir.dim_values import substitute
+from ..ir.dims import Dim, Expr, free_vars
 from ..ir.elements import Ex
 from ..ir.tiles import SHORT
 

@@ -23,7 +23,9 @@ from dataclasses import dataclass, replace
 from ..ir.access import Cond, linear_index
 from ..ir.axes import Axis, coefficient, name_of
 from ..ir.contraction import SPLITS, ContractionSpace, least_rows, panels_together, rows_of_block
-from ..ir.dims import Dim, Expr, ceil_div, dmax, dmin, free_vars, product, substitute
+from ..ir.dim_functions import ceil_div, dmax, dmin
+from ..ir.dim_values import substitute
+from ..ir.dims import Dim, Expr, free_vars, product
 from ..ir.elements import Ex, map_dims, renamer
 from ..ir.epilogue import Finish, Operand, finish_of
 from ..ir.graph import Graph

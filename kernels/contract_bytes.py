@@ -11,7 +11,8 @@ from dataclasses import replace
 
 from ..ir.access import Cond, linear_index
 from ..ir.axes import Axis, name_of
-from ..ir.dims import Dim, Expr, ceil_div
+from ..ir.dim_functions import ceil_div
+from ..ir.dims import Dim, Expr
 from ..ir.elements import Ex, map_dims, renamer
 from ..ir.graph import Graph
 from ..ir.types import I8, I32, U8

@@ -24,7 +24,9 @@ from dataclasses import dataclass, replace
 from ..ir.access import Cond, linear_index
 from ..ir.axes import Axis, name_of
 from ..ir.contraction import SPLITS, ContractionSpace, least_rows
-from ..ir.dims import Dim, Expr, ceil_div, dmax, dmin, free_vars, product, substitute
+from ..ir.dim_functions import ceil_div, dmax, dmin
+from ..ir.dim_values import substitute
+from ..ir.dims import Dim, Expr, free_vars, product
 from ..ir.elements import Ex, renamer
 from ..ir.epilogue import Finish, finish_of
 from ..ir.graph import Graph

@@ -19,7 +19,9 @@ from dataclasses import dataclass, field, replace
 
 from ..ir.access import Cond, linear_index
 from ..ir.axes import Axis, coefficient, fresh_axes, merge_axes, name_of
-from ..ir.dims import Dim, Expr, ceil_div, dmax, dmin, free_vars, product, substitute
+from ..ir.dim_functions import ceil_div, dmax, dmin
+from ..ir.dim_values import substitute
+from ..ir.dims import Dim, Expr, free_vars, product
 from ..ir.elements import (
     Ex,
     Gather,

@@ -17,7 +17,8 @@ import numpy as np
 
 from ..ir.access import Cond
 from ..ir.axes import Axis, name_of
-from ..ir.dims import Dim, Expr, evaluate
+from ..ir.dim_values import evaluate
+from ..ir.dims import Dim, Expr
 from ..ir.elements import Ex
 from ..ir.errors import VerifyError
 from ..ir.ops import lookup

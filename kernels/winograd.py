@@ -25,7 +25,8 @@ from itertools import chain
 
 from ..ir.access import Cond, linear_index
 from ..ir.axes import Axis, coefficient, name_of
-from ..ir.dims import Dim, Expr, ceil_div, dmax, dmin, free_vars, product, within
+from ..ir.dim_functions import ceil_div, dmax, dmin, within
+from ..ir.dims import Dim, Expr, free_vars, product
 from ..ir.elements import Ex, Names, Refused, map_dims, renamer
 from ..ir.graph import Graph
 from ..ir.types import F32, I64

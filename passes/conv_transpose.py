@@ -25,7 +25,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..ir.builder import Builder
-from ..ir.dims import Dim, ceil_div, dmax, dmin, known_ge
+from ..ir.dim_functions import ceil_div, dmax, dmin, known_ge
+from ..ir.dims import Dim
 from ..ir.graph import Attrs, Graph, Node, Value
 from ..ir.types import F32
 from .evaluate import CAP

@@ -15,7 +15,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from ..ir.builder import Builder
-from ..ir.dims import Dim, known_ge
+from ..ir.dim_functions import known_ge
+from ..ir.dims import Dim
 from ..ir.graph import Attrs, Graph, Node, Value
 from ..ir.ops import OPS
 from ..ir.ops.base import sum_dims

@@ -30,7 +30,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ..ir.arrays import array_bytes, array_of_bytes
-from ..ir.dims import Dim, Expr, parse_dim
+from ..ir.dim_parser import parse_dim
+from ..ir.dims import Dim, Expr
 from ..ir.errors import ArtefactError, EvonnxError, quote
 from ..ir.parser import parse_attr, parse_type
 from ..ir.text import attr_text

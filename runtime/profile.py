@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..ir.dims import evaluate
+from ..ir.dim_values import evaluate
 from .driver import BARRIER, PARALLEL, ROW_CHUNKS, ROW_FLAGS, ROW_TOTAL, ROW_WORDS
 from .executable import Executable
 from .frame import Frame, data_address

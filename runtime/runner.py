@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from ..ir.dims import evaluate, free_symbols
+from ..ir.dim_values import evaluate
+from ..ir.dims import free_symbols
 from ..ir.errors import FeedError, quote
 from ..ir.ops.control import CONTROL
 from ..ir.target import Target

@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from ..ir.builder import Builder
-from ..ir.dims import Dim, dmax, dmin
+from ..ir.dim_functions import dmax, dmin
+from ..ir.dims import Dim
 from ..ir.graph import Attrs, Graph, Node, Value
 from ..ir.groups import escaping, expand_fully, extract
 from ..ir.ops import lookup

@@ -24,7 +24,9 @@ from ..ir.access import Cond, linear_index
 from ..ir.attention import AttentionSpace
 from ..ir.axes import Axis, atoms, coefficient, fresh_axes, merge_axes, name_of
 from ..ir.contraction import ContractionSpace
-from ..ir.dims import Dim, Expr, ceil_div, dmax, dmin, free_vars, product, substitute
+from ..ir.dim_functions import ceil_div, dmax, dmin
+from ..ir.dim_values import substitute
+from ..ir.dims import Dim, Expr, free_vars, product
 from ..ir.elements import Ex, Gather, Index, is_reduction, map_dims, positions, renamer
 from ..ir.epilogue import finish_of
 from ..ir.errors import EvonnxError

@@ -21,7 +21,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..ir.dims import Dim, estimate
+from ..ir.dim_values import estimate
+from ..ir.dims import Dim
 from ..ir.graph import Graph, Node, Value
 from ..ir.groups import overwritable
 from ..ir.ops import lookup

@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from ...ir.dims import Dim, Expr, dmax, free_symbols, known_ge, substitute, sym
+from ...ir.dim_functions import dmax, known_ge
+from ...ir.dim_values import substitute
+from ...ir.dims import Dim, Expr, free_symbols, sym
 from ...ir.errors import Gap, ModelError, UnsupportedError, quote
 from ...ir.graph import Constants, Graph, Node, Value
 from ...ir.interp import expansion

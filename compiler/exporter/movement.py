@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from ...ir.dims import Dim, known_ge, product
+from ...ir.dim_functions import known_ge
+from ...ir.dims import Dim, product
 from ...ir.graph import Node
 from ...ir.ops import lookup
 from ...ir.types import I32, I64

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from onnx import NodeProto
 
-from ...ir.dims import Dim, ceil_div, dmax, dmin, product
+from ...ir.dim_functions import ceil_div, dmax, dmin
+from ...ir.dims import Dim, product
 from ...ir.errors import ModelError
 from ...ir.types import I64
 from .ops_shape import reshape_to

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from onnx import NodeProto
 
-from ...ir.dims import Dim, Expr, ceil_div, dmax, dmin, known_ge
+from ...ir.dim_functions import ceil_div, dmax, dmin, known_ge
+from ...ir.dims import Dim, Expr
 from ...ir.errors import ModelError
 from ...ir.shapes import partial_value
 from ...ir.types import I64

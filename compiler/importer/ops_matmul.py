@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from onnx import NodeProto
 
-from ...ir.dims import Dim, bcast, product
+from ...ir.dim_functions import bcast
+from ...ir.dims import Dim, product
 from ...ir.errors import ModelError
 from ...ir.types import I64
 from .ops_shape import reshape_to

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...ir.dims import Dim, dmax
+from ...ir.dim_functions import dmax
+from ...ir.dims import Dim
 from ...ir.errors import ModelError
 from ...ir.graph import Value
 from ...ir.types import F32, I64, DType

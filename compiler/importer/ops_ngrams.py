@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...ir.dims import dmax
+from ...ir.dim_functions import dmax
 from ...ir.errors import ModelError, quote
 from ...ir.types import BOOL, F32, I64, TensorType
 from .context import Ctx

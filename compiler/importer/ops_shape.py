@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from onnx import NodeProto
 
-from ...ir.dims import Dim, ceil_div, dmax, known_ge, product
+from ...ir.dim_functions import ceil_div, dmax, known_ge
+from ...ir.dims import Dim, product
 from ...ir.errors import ModelError
 from ...ir.shapes import partial_value
 from ...ir.types import F32, F64, I64

@@ -162,6 +162,6 @@ def nonnegative(ctx: Ctx, value: Value, depth: int = 24) -> bool:
 
 
 def _plain(d: Dim) -> bool:
-    from ...ir.dims import known_ge
+    from ...ir.dim_functions import known_ge
 
     return known_ge(d, 0)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..access import AccessMap, FreshVar
-from ..dims import Dim, bcast, product
+from ..dim_functions import bcast
+from ..dims import Dim, product
 from ..errors import ModelError, VerifyError
 from ..types import TensorType, Type
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from ..access import AccessMap, Cond, Region, broadcast_index
-from ..dims import Dim, ceil_div, floordiv, mod, product
+from ..dim_functions import ceil_div, floordiv, mod
+from ..dims import Dim, product
 from ..errors import ModelError
 from ..types import DType, TensorType
 from .base import Attributes, OpDef, Work, broadcast_shapes, register, tensor

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from ..dims import Dim, dmin
+from ..dim_functions import dmin
+from ..dims import Dim
 from ..errors import ModelError
 from ..types import I64, TensorType
 from .base import Attributes, OpDef, register, tensor

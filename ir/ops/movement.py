@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from ..access import AccessMap, Cond, Gathered, Region, broadcast_index, reshape_index
-from ..dims import Dim, dmin, mod, product
+from ..dim_functions import dmin, mod
+from ..dims import Dim, product
 from ..errors import ModelError
 from ..types import TensorType
 from .base import Attributes, OpDef, broadcast_shapes, register, sum_dims, tensor
@@ -141,7 +142,7 @@ def _access_pad(types: Any, attrs: Attributes, index: Index, fresh: Any) -> Acce
 def _fold_position(i: Dim, d: Dim, lo: Dim, mode: str) -> Dim:
     """Source position of padded position ``i`` (may be negative or beyond ``d``), without
     branches: every sub-expression stays non-negative, as expressions of sizes must."""
-    from ..dims import dmax
+    from ..dim_functions import dmax
 
     if mode == "edge":
         return dmin(dmax(i, 0), d - 1)

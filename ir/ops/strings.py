@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ..dims import Dim, Expr, substitute
+from ..dim_values import substitute
+from ..dims import Dim, Expr
 from ..errors import ModelError
 from ..types import DType, TensorType
 from .base import OPS

@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from ...ir.dims import Dim, ceil_div, product
+from ...ir.dim_functions import ceil_div
+from ...ir.dims import Dim, product
 from ...ir.errors import UnsupportedError
 from ...ir.graph import Node
 from ...ir.target import Target

@@ -10,7 +10,8 @@ position.
 
 from __future__ import annotations
 
-from ...ir.dims import Dim, ceil_div
+from ...ir.dim_functions import ceil_div
+from ...ir.dims import Dim
 from ...ir.graph import Node
 from ...ir.target import Target
 from ...ir.types import DType

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from ...ir.dims import ceil_div
+from ...ir.dim_functions import ceil_div
 from ...ir.errors import UnsupportedError
 from ...ir.graph import Node
 from ...ir.ops.recurrent import GATES, OPERANDS, reversed_directions

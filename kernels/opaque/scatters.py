@@ -9,7 +9,8 @@ that is out of range writes nothing.
 
 from __future__ import annotations
 
-from ...ir.dims import Dim, ceil_div, product
+from ...ir.dim_functions import ceil_div
+from ...ir.dims import Dim, product
 from ...ir.errors import UnsupportedError
 from ...ir.graph import Node
 from ...ir.target import Target

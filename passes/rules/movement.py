@@ -6,7 +6,8 @@ import itertools
 from typing import Any
 
 from ...ir.builder import Builder
-from ...ir.dims import Dim, known_ge
+from ...ir.dim_functions import known_ge
+from ...ir.dims import Dim
 from ...ir.graph import Attrs, Value
 from ..facts import Refusal, is_identity, moves_only_units, scalar_of
 from ..reshape_blocks import turned_reshape

@@ -11,7 +11,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from ...ir.contraction import SPLITS
-from ...ir.dims import Dim, estimate
+from ...ir.dim_values import estimate
+from ...ir.dims import Dim
 from ...ir.graph import Graph, Node
 from ...ir.target import Target
 from ...ir.tiles import BLOCK, tile_rows

@@ -15,7 +15,8 @@ from evonnx.compiler.exporter.context import WRITERS
 from evonnx.compiler.importer import import_model
 from evonnx.compiler.importer.strings import host_strings
 from evonnx.ir.builder import Builder
-from evonnx.ir.dims import Dim, bcast, dmax, dmin, sym
+from evonnx.ir.dim_functions import bcast, dmax, dmin
+from evonnx.ir.dims import Dim, sym
 from evonnx.ir.errors import ModelError, UnsupportedError
 from evonnx.ir.graph import Graph
 from evonnx.ir.interp import run

@@ -15,7 +15,8 @@ import pytest
 
 from evonnx.ir.access import AccessMap, Gathered, Region
 from evonnx.ir.builder import Builder
-from evonnx.ir.dims import Expr, evaluate, free_vars, var
+from evonnx.ir.dim_values import evaluate
+from evonnx.ir.dims import Expr, free_vars, var
 from evonnx.ir.graph import Graph, Node
 from evonnx.ir.interp import concrete_attr, concrete_type, run
 from evonnx.ir.ops import OPS

@@ -9,23 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evonnx.ir.dims import (
-    Dim,
-    Expr,
-    bcast,
-    ceil_div,
-    dmax,
-    dmin,
-    evaluate,
-    free_symbols,
-    known_ge,
-    parse_dim,
-    product,
-    substitute,
-    sym,
-    var,
-    within,
-)
+from evonnx.ir.dim_functions import bcast, ceil_div, dmax, dmin, known_ge, within
+from evonnx.ir.dim_parser import parse_dim
+from evonnx.ir.dim_values import evaluate, substitute
+from evonnx.ir.dims import Dim, Expr, free_symbols, product, sym, var
 from evonnx.ir.errors import EvonnxError, ModelError, ParseError
 
 NAMES = ("a", "b", "c", "N.1")

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from evonnx.ir.builder import Builder
-from evonnx.ir.dims import evaluate, sym
+from evonnx.ir.dim_values import evaluate
+from evonnx.ir.dims import sym
 from evonnx.ir.errors import ModelError
 from evonnx.ir.interp import expansion, run
 from evonnx.ir.ops import OPS

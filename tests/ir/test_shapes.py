@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from evonnx.ir.builder import Builder
-from evonnx.ir.dims import Dim, evaluate, sym
+from evonnx.ir.dim_values import evaluate
+from evonnx.ir.dims import Dim, sym
 from evonnx.ir.errors import EvonnxError, ModelError
 from evonnx.ir.graph import Value
 from evonnx.ir.interp import run

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evonnx.ir.builder import Builder
-from evonnx.ir.dims import bcast, dmax, sym
+from evonnx.ir.dim_functions import bcast, dmax
+from evonnx.ir.dims import sym
 from evonnx.ir.errors import EvonnxError, ParseError, VerifyError
 from evonnx.ir.graph import Attrs, Constants, Graph, Node, Value
 from evonnx.ir.parser import parse_graph

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from evonnx.ir.builder import Builder
-from evonnx.ir.dims import dmin, sym
+from evonnx.ir.dim_functions import dmin
+from evonnx.ir.dims import sym
 from evonnx.ir.errors import VerifyError
 from evonnx.ir.graph import Attrs, Constants, Graph, Node, Value
 from evonnx.ir.parser import parse_graph

@@ -7,7 +7,8 @@ import pytest
 
 from evonnx.ir import interp
 from evonnx.ir.builder import Builder
-from evonnx.ir.dims import evaluate, sym
+from evonnx.ir.dim_values import evaluate
+from evonnx.ir.dims import sym
 from evonnx.ir.graph import Graph
 from evonnx.ir.groups import extract
 from evonnx.ir.target import Target

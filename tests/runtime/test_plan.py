@@ -9,7 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from evonnx.ir.dims import bcast, ceil_div, dmax, dmin, sym
+from evonnx.ir.dim_functions import bcast, ceil_div, dmax, dmin
+from evonnx.ir.dims import sym
 from evonnx.ir.errors import FeedError, LimitError, ModelError
 from evonnx.ir.target import Target
 from evonnx.runtime.arena import Arena, Plan

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from evonnx.ir.builder import Builder
-from evonnx.ir.dims import evaluate, sym
+from evonnx.ir.dim_values import evaluate
+from evonnx.ir.dims import sym
 from evonnx.ir.graph import Graph
 from evonnx.ir.schedule import Group, Schedule
 from evonnx.ir.types import F32, I64, TensorType

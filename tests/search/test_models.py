@@ -12,7 +12,8 @@ import pytest
 
 from evonnx.compiler.build import build_program
 from evonnx.ir.builder import Builder
-from evonnx.ir.dims import evaluate, sym
+from evonnx.ir.dim_values import evaluate
+from evonnx.ir.dims import sym
 from evonnx.ir.errors import EvonnxError, OptionError
 from evonnx.ir.graph import Attrs, Graph
 from evonnx.ir.ops import lookup

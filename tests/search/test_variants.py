@@ -13,7 +13,7 @@ from evonnx.compiler.build import build_program
 from evonnx.compiler.explain import explain_node
 from evonnx.compiler.options import check_schedule
 from evonnx.ir.builder import Builder
-from evonnx.ir.dims import evaluate
+from evonnx.ir.dim_values import evaluate
 from evonnx.ir.graph import Graph
 from evonnx.ir.schedule import Group, Schedule, parse_schedule
 from evonnx.ir.target import Target
