@@ -2,7 +2,7 @@
 
 Sizes become parameters: every stride, extent and divisor above a small bound is an argument, so
 that repeated layers share one kernel and a new size compiles nothing. Statements are placed at the
-outermost loop in which their operands are known; equal expressions are computed once per scope.
+outermost loop in which their operands are known (``scopes``), equal expressions once per scope.
 LLVM vectorizes the loops; micro-kernels are called by name.
 """
 
@@ -43,6 +43,7 @@ from .nest import (
     Step,
     Store,
 )  # fmt: skip
+from .scopes import Writer, render
 
 LITERAL = 2
 """Integers up to this magnitude are written into the source, larger ones become parameters."""
@@ -59,68 +60,19 @@ class Emitted:
     """Bytes of scratch per thread."""
 
 
-class _Scope:
-    """Lines of one loop body, and the names known there."""
-
-    def __init__(self, parent: _Scope | None, depth: int, bound: frozenset[str]) -> None:
-        self.parent, self.depth = parent, depth
-        self.bound: frozenset[str] = bound if parent is None else parent.bound | bound
-        self.lines: list[str | _Scope] = []
-        self.names: dict[object, str] = {}
-        self.open_at: int | None = None
-        """Where the statement that is being written begins: hoisted lines go before it."""
-        self.barrier = False
-        """Whether statements must not leave this scope (they may read out of bounds)."""
-
-    def find(self, key: object) -> str | None:
-        scope: _Scope | None = self
-        while scope is not None:
-            if key in scope.names:
-                return scope.names[key]
-            scope = scope.parent
-        return None
-
-
-class Emitter:
+class Emitter(Writer):
     """Writes one kernel."""
 
     def __init__(self, nest: Nest) -> None:
+        super().__init__()
         self.nest = nest
         self.params: list[Dim] = []
         self.scratch: Dim = 0
-        self.counter = 0
-        self.root = _Scope(None, 1, frozenset())
-        self.scope = self.root
         self.loop_names: dict[str, str] = {}
         self.volatile: set[int] = set()
         self.divisors: dict[object, str] = {}
 
-    # -- names, parameters, positions ------------------------------------------------------
-
-    def fresh(self, prefix: str) -> str:
-        self.counter += 1
-        return f"{prefix}{self.counter}"
-
-    def line(self, text: str) -> None:
-        self.scope.lines.append(text)
-
-    @contextmanager
-    def writing(self, home: _Scope) -> Iterator[None]:
-        """Writes to an enclosing scope, before the loop that is open there."""
-        before, self.scope = self.scope, home
-        tail: list[str | _Scope] = []
-        opened = home.open_at
-        if opened is not None and home is not before:
-            tail = home.lines[opened:]
-            del home.lines[opened:]
-            home.open_at = None
-        try:
-            yield
-        finally:
-            if tail:
-                home.open_at = len(home.lines)
-                home.lines.extend(tail)
-            self.scope = before
+    # -- sizes and positions ---------------------------------------------------------------
 
     def param(self, size: Dim) -> str:
         """A size as a literal or as a parameter."""
@@ -136,33 +88,11 @@ class Emitter:
             self.root.names[key] = name
         return self.root.names[key]
 
-    def home(self, variables: frozenset[str]) -> _Scope:
-        """The outermost scope in which all ``variables`` are bound."""
-        best = self.scope
-        scope: _Scope | None = self.scope
-        while scope is not None and variables <= scope.bound:
-            best = scope
-            if scope.barrier:
-                break
-            scope = scope.parent
-        return best
-
-    def define(self, key: object, text: str, variables: frozenset[str], prefix: str) -> str:
-        """Assigns ``text`` to a fresh name in the outermost possible scope, once."""
-        home = self.home(variables)
-        name = home.find(key)
-        if name is None:
-            name = self.fresh(prefix)
-            with self.writing(home):
-                self.line(f"{name} = {text}")
-            home.names[key] = name
-        return name
-
     def dim_vars(self, *dims: Dim) -> frozenset[str]:
         """Loop variables that positions depend on; gathered ones stand for what is read."""
         found: set[str] = set()
         for d in dims:
-            for name in _vars(d):
+            for name in free_vars(d):
                 gather = self.nest.gathers.get(name)
                 found |= {name} if gather is None else self.ex_vars(gather.value)
         return frozenset(found)
@@ -278,7 +208,7 @@ class Emitter:
             elif e.kind == "local":
                 found.add(f"@{e.data}")
             for d in dims:
-                for v in _vars(d):
+                for v in free_vars(d):
                     if v in self.nest.gathers:
                         stack.append(self.nest.gathers[v].value)
                     else:
@@ -384,26 +314,6 @@ class Emitter:
 
     # -- structure -------------------------------------------------------------------------
 
-    @contextmanager
-    def block(
-        self, head: str, bound: frozenset[str] = frozenset(), barrier: bool = False
-    ) -> Iterator[None]:
-        """An indented block under ``head`` whose statements may use the variables ``bound``."""
-        outer = self.scope
-        saved = outer.open_at
-        outer.open_at = len(outer.lines)
-        if head == "else:":
-            outer.open_at -= 2
-        inner = _Scope(outer, outer.depth + 1, bound)
-        inner.barrier = barrier
-        outer.lines.extend((head, inner))
-        self.scope = inner
-        try:
-            yield
-        finally:
-            self.scope = outer
-            outer.open_at = saved
-
     def bound(self, size: Dim) -> str:
         """The end of a loop."""
         keep = self.nest.unrolled or not self.nest.shared
@@ -449,7 +359,7 @@ class Emitter:
         for domain in self.nest.domains:
             base = base + self.domain(domain, base)
         sizes = [f"    p{k} = prm(params, {k})\n" for k in range(len(self.params))]
-        source = "def kernel(bufs, params, begin, end):\n" + "".join(sizes) + _render(self.root)
+        source = "def kernel(bufs, params, begin, end):\n" + "".join(sizes) + render(self.root)
         return Emitted(source, tuple(self.params), base, self.scratch)
 
     def domain(self, domain: Domain, base: Dim) -> Dim:
@@ -532,10 +442,11 @@ class Emitter:
     def loop(self, step: Loop) -> None:
         for name, ex in step.init:
             self.line(f"{name} = {self.value(ex)}")
-        needed = frozenset().union(*(_vars(d) for c in step.guard for d in (c.expr, c.lo, c.hi)))
+        needed = frozenset().union(
+            *(free_vars(d) for c in step.guard for d in (c.expr, c.lo, c.hi)))
         known, split = self.scope.bound, 0
         while not needed <= known and split < len(step.axes):
-            known = known | _vars(step.axes[split].var)
+            known = known | free_vars(step.axes[split].var)
             split += 1
         with self.loops(step.axes[:split]), ExitStack() as stack:
             if step.guard:
@@ -593,21 +504,8 @@ def _moves(a: Atom) -> bool:
     return a.kind == "var" or any(free_vars(x) for x in a.args)
 
 
-def _vars(d: Dim) -> frozenset[str]:
-    return free_vars(d) if isinstance(d, Expr) else frozenset()
-
-
 def _nonnegative(d: Dim) -> bool:
     return isinstance(d, Expr) and all(c >= 0 for _, c in d.terms)
-
-
-def _render(scope: _Scope) -> str:
-    out: list[str] = []
-    for item in scope.lines:
-        out.append(_render(item) if isinstance(item, _Scope) else "    " * scope.depth + item)
-    if not out:
-        out.append("    " * scope.depth + "pass")
-    return "\n".join(out)
 
 
 def emit(nest: Nest) -> Emitted:
