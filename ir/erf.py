@@ -1,4 +1,4 @@
-"""The error function of float64 arrays, which NumPy lacks.
+"""The error function of float64 arrays and its complement, which NumPy lacks.
 
 Rational Chebyshev approximations on three ranges of |x| (W. J. Cody, "Rational Chebyshev
 approximation for the error function", Mathematics of Computation 23, 1969); relative error about
@@ -26,25 +26,50 @@ _Q = (1.0, 2.56852019228982242e0, 1.87295284992346725e0, 5.27905102951428412e-1,
 _INVERSE_ROOT_PI = 0.56418958354775628695
 
 
+_NEAR = 0.46875
+"""Up to here erf is a quotient of polynomials, beyond it erfc is an exponential times one."""
+
+
 def erf(x: np.ndarray) -> np.ndarray:
     """erf of a float64 array (any shape); NaN stays NaN."""
     flat = np.asarray(x, dtype=np.float64).ravel()
-    a = np.abs(flat)
-    out = np.where(np.isnan(flat), flat, 1.0)
+    size = np.abs(flat)
+    out = np.copysign(1.0 - _tail(size), flat)
+    near = size <= _NEAR
+    out[near] = _near(flat[near])
+    return out.reshape(np.shape(x))
+
+
+def erfc(x: np.ndarray) -> np.ndarray:
+    """``1 - erf(x)`` of a float64 array (any shape) without its cancellation; NaN stays NaN."""
+    flat = np.asarray(x, dtype=np.float64).ravel()
+    size = np.abs(flat)
+    tail = _tail(size)
+    out = np.where(flat < 0.0, 2.0 - tail, tail)
+    near = size <= _NEAR
+    out[near] = 1.0 - _near(flat[near])
+    return out.reshape(np.shape(x))
+
+
+def _near(x: np.ndarray) -> np.ndarray:
+    """erf of small numbers."""
+    t = x * x
+    return x * np.polyval(_A, t) / np.polyval(_B, t)
+
+
+def _tail(a: np.ndarray) -> np.ndarray:
+    """erfc of numbers above ``_NEAR``, NaN of NaN; of other numbers anything."""
+    out = np.where(np.isnan(a), a, 0.0)
     with np.errstate(all="ignore"):
-        low = a <= 0.46875
-        t = flat[low] * flat[low]
-        out[low] = flat[low] * np.polyval(_A, t) / np.polyval(_B, t)
-        middle = (a > 0.46875) & (a <= 4.0)
+        middle = (a > _NEAR) & (a <= 4.0)
         t = a[middle]
-        out[middle] = 1.0 - _gauss(t) * np.polyval(_C, t) / np.polyval(_D, t)
-        high = (a > 4.0) & (a < 6.0)  # beyond, erf is 1 in float64
+        out[middle] = _gauss(t) * np.polyval(_C, t) / np.polyval(_D, t)
+        high = (a > 4.0) & (a < 28.0)  # beyond, it is 0 in float64
         t = a[high]
         u = 1.0 / (t * t)
-        tail = (_INVERSE_ROOT_PI - u * np.polyval(_P, u) / np.polyval(_Q, u)) / t
-        out[high] = 1.0 - _gauss(t) * tail
-    out[~low] = np.copysign(out[~low], flat[~low])
-    return out.reshape(np.shape(x))
+        rest = (_INVERSE_ROOT_PI - u * np.polyval(_P, u) / np.polyval(_Q, u)) / t
+        out[high] = _gauss(t) * rest
+    return out
 
 
 def _gauss(t: np.ndarray) -> np.ndarray:

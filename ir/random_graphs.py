@@ -503,7 +503,7 @@ MAKERS: dict[str, Maker] = {
     **{op: _unary(op) for op in (
         "neg", "abs", "sign", "floor", "ceil", "round", "sqrt", "exp", "log", "sin", "cos", "tan",
         "asin", "acos", "atan", "sinh", "cosh", "tanh", "asinh", "acosh", "atanh", "erf",
-        "sigmoid", "reciprocal", "relu", "isnan")},
+        "erfc", "sigmoid", "reciprocal", "relu", "isnan")},
     **{op: _binary(op) for op in ("add", "sub", "mul", "div", "pow", "mod", "fmod", "max", "min")},
     **{f"int_{op}": _integer(op) for op in (
         "add", "sub", "mul", "div", "mod", "fmod", "max", "min", "bitand", "bitor", "bitxor",

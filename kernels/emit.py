@@ -267,8 +267,6 @@ class Emitter(Writer):
         if name == "round" and _divides(ex.args[0]):
             x, y = (self.value(a) for a in ex.args[0].args)
             return f"rint(quotient({x}, {y}))"
-        if (inner := _plus_one(ex)) is not None:
-            return f"one_plus_erf({self.value(inner)})"
         args = [self.value(a) for a in ex.args]
         if name == "select":
             return f"select({', '.join(args)})"
@@ -487,17 +485,6 @@ def _divides(ex: Ex) -> bool:
     """Whether a float32 is divided by a constant."""
     return ex.kind == "fn" and ex.data[0] == "div" and ex.dtype == F32 and (
         ex.args[1].kind == "const")
-
-
-def _plus_one(ex: Ex) -> Ex | None:
-    """The argument of an error function of float32 that is added to 1."""
-    if ex.data[0] != "add" or ex.dtype != F32:
-        return None
-    for erf, one in (ex.args, ex.args[::-1]):
-        if erf.kind == "fn" and erf.data[0] == "erf" and one.kind == "const" and one.data == 1:
-            inner: Ex = erf.args[0]
-            return inner
-    return None
 
 
 def _moves(a: Atom) -> bool:

@@ -1,8 +1,8 @@
 """Words for transcendental functions of float32 and float64, made of operations LLVM can vectorize.
 
 No library calls, no branches; selects and bit casts only. float32 versions of the functions that
-networks spend time in (exp, log, tanh, sigmoid, erf, sin, cos) compute in float32; the rest goes
-through the float64 formulas of ``widemath``, rounded once. Maximum errors in units of the last
+networks spend time in (exp, log, tanh, sigmoid, erf, erfc, sin, cos) compute in float32; the rest
+goes through the float64 formulas of ``widemath``, rounded once. Maximum errors in units of the last
 place of the result, over all inputs including denormals (measured by tests/kernels):
 
 =========================  =======  =======   ============================================
@@ -13,7 +13,7 @@ log                        1.5      1.1       2^n m, polynomial; float64: atanh 
 tanh                       2.7     2.5       m / (m + 2), m = e^(2 abs x) - 1
 sigmoid                    2.3      2.5       e / (1 + e) or 1 / (1 + e), e = e^-abs x
 erf                        1.5      2.5       x P(x^2) near 0, 1 - e^-Q outside
-one_plus_erf               -        2.5       2^-Q or 2 - 2^-Q; its error is absolute
+erfc                       -        -         2^-Q or 2 - 2^-Q; its error is absolute
 sin, cos                   1.7      2.5       reduction by pi/2: see below
 tan                        0.6      4         quotient of both
 pow                        0.6      2         see ``widemath``
@@ -161,14 +161,14 @@ def erf32(x: Lane) -> Lane:
     return (size < 0.92).choose(near, far)
 
 
-def one_plus_erf32(x: Lane) -> Lane:
-    """``1 + erf(x)`` of float32 by one exponential: ``erfc(y) = 2^-Q(y)`` of ``y = abs x``. Largest
-    absolute error 1.8e-7, on average 1.8e-8 (an exact ``erf`` to which 1 is added has 0.9e-7 and
-    1.4e-8); 0 and 2 far out."""
+def erfc32(x: Lane) -> Lane:
+    """``1 - erf(x)`` of float32 by one exponential: ``erfc(y) = 2^-Q(y)`` of ``y = abs x``. Largest
+    absolute error 1.8e-7, on average 1.8e-8 (1 less an exact ``erf`` has 0.9e-7 and 1.4e-8);
+    2 and 0 far out. In the tail, where 1 less ``erf`` is 0, few digits are right."""
     size = x.abs()
     y = (size > _ERFC_END).choose(_ERFC_END, size)
     tail = _small_exp2(-(y * horner(y, _ERFC)))
-    return (x < 0.0).choose(tail, 2.0 - tail)
+    return (x > 0.0).choose(tail, 2.0 - tail)
 
 
 # --- sine and cosine ------------------------------------------------------------------------------
@@ -258,7 +258,7 @@ _FUNCTIONS: dict[str, tuple[Callable[..., Lane], Callable[..., Lane]]] = {
     "tanh": (tanh32, widemath.tanh64),
     "sigmoid": (sigmoid32, widemath.sigmoid64),
     "erf": (erf32, widemath.erf64),
-    "one_plus_erf": (one_plus_erf32, lambda x: widemath.erf64(x) + 1.0),
+    "erfc": (erfc32, lambda x: 1.0 - widemath.erf64(x)),
     "sin": (sin32, widemath.sin64),
     "cos": (cos32, widemath.cos64),
     "tan": (tan32, widemath.tan64),

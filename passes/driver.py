@@ -36,7 +36,7 @@ FUEL = 64
 """Most sweeps of one rule set."""
 
 WEIGHTS: dict[str, int] = {
-    "input": 0, "const": 0, "dims": 1, "div": 12, "sub": 11, "pow": 40, "expand": 11,
+    "input": 0, "const": 0, "dims": 1, "erf": 12, "div": 12, "sub": 11, "pow": 40, "expand": 11,
     "transpose": 12, "gather": 30, "pad": 14, "concat": 14, "softmax": 20, "log_softmax": 20,
     "layer_norm": 24, "rms_norm": 24, "gelu": 24, "attention": 30, "reciprocal": 11,
     "reshape": 4, "slice": 10, "select": 11, "reduce": 14, "scatter_elements": 15,

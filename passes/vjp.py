@@ -105,6 +105,11 @@ def _from_one(w: Backward, v: Value) -> Value:
     return w.op("sub", w.b.const(1.0, v.dtype), v)
 
 
+def _bell(w: Backward, c: float) -> Value:
+    """The adjoint where the derivative is ``c e^(-x^2)``."""
+    return w.op("mul", w.op("mul", w.g, c), w.op("exp", w.op("neg", _square(w, w.x()))))
+
+
 _UNARY: dict[str, Callable[[Backward], Value]] = {
     "neg": lambda w: w.op("neg", w.g),
     "abs": lambda w: w.op("mul", w.g, w.op("sign", w.x())),
@@ -123,8 +128,8 @@ _UNARY: dict[str, Callable[[Backward], Value]] = {
     "asinh": lambda w: w.op("div", w.g, w.op("sqrt", w.op("add", _square(w, w.x()), 1.0))),
     "acosh": lambda w: w.op("div", w.g, w.op("sqrt", w.op("sub", _square(w, w.x()), 1.0))),
     "atanh": lambda w: w.op("div", w.g, _from_one(w, _square(w, w.x()))),
-    "erf": lambda w: w.op("mul", w.op("mul", w.g, 2.0 / math.sqrt(math.pi)),
-                          w.op("exp", w.op("neg", _square(w, w.x())))),
+    "erf": lambda w: _bell(w, 2.0 / math.sqrt(math.pi)),
+    "erfc": lambda w: _bell(w, -2.0 / math.sqrt(math.pi)),
     "sigmoid": lambda w: w.op("mul", w.g, w.op("mul", w.y, _from_one(w, w.y))),
     "reciprocal": lambda w: w.op("neg", w.op("mul", w.g, _square(w, w.y))),
     "relu": lambda w: w.op("select", w.op("lt", w.b.const(0.0, w.x().dtype), w.x()), w.g, 0.0),

@@ -1,5 +1,5 @@
-"""Scalar functions in ONNX; what ONNX lacks (floored modulo of floats, shifts of signed integers,
-extrema of booleans) is composed."""
+"""Scalar functions in ONNX; what ONNX lacks (erfc, floored modulo of floats, shifts of signed
+integers, extrema of booleans) is composed."""
 
 from __future__ import annotations
 
@@ -32,6 +32,11 @@ def _same(e: Exporter, node: Node, xs: list[str]) -> str:
 def _relu(e: Exporter, node: Node, xs: list[str]) -> str:
     t = node.out.dtype
     return str(e.emit("Relu", xs[0]) if t.is_float else e.emit("Max", xs[0], e.literal(0, t)))
+
+
+@writes("erfc")
+def _erfc(e: Exporter, node: Node, xs: list[str]) -> str:
+    return str(e.emit("Sub", e.literal(1, node.out.dtype), e.emit("Erf", xs[0])))
 
 
 @writes("isinf")

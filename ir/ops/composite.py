@@ -95,7 +95,7 @@ def _gelu(b: Builder, xs: tuple[Any, ...], attrs: Attributes) -> Value:
         inner = b.op("mul", b.op("add", x, cube), math.sqrt(2.0 / math.pi))
         gate = b.op("add", b.op("tanh", inner), 1.0)
     else:
-        gate = b.op("add", b.op("erf", b.op("mul", x, math.sqrt(0.5))), 1.0)
+        gate = b.op("erfc", b.op("mul", x, -math.sqrt(0.5)))  # 1 + erf(x / sqrt 2)
     return b.op("mul", b.op("mul", x, 0.5), gate)  # in this order nothing overflows
 
 

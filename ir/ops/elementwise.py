@@ -14,7 +14,7 @@ import numpy as np
 
 from ..access import AccessMap, Region, broadcast_index
 from ..dims import Dim
-from ..erf import erf
+from ..erf import erf, erfc
 from ..errors import ModelError
 from ..types import BOOL, DType, TensorType
 from .base import Attributes, OpDef, broadcast_shapes, exact, register, tensor
@@ -22,6 +22,10 @@ from .base import Attributes, OpDef, broadcast_shapes, exact, register, tensor
 
 def _np_erf(x: np.ndarray) -> np.ndarray:
     return erf(x).astype(x.dtype)
+
+
+def _np_erfc(x: np.ndarray) -> np.ndarray:
+    return erfc(x).astype(x.dtype)
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:
@@ -171,6 +175,7 @@ def _half_even(x: np.ndarray) -> np.ndarray:
     return np.rint(x)
 
 
+# erfc stands for 1 - erf(x) in graphs: compiled, its error is small beside 1, not beside itself.
 for _name, _fn, _kinds, _flops in (
     ("neg", np.negative, "iuf", 1), ("abs", np.abs, "iuf", 1), ("sign", np.sign, "iuf", 1),
     ("floor", np.floor, "f", 1), ("ceil", np.ceil, "f", 1), ("round", _half_even, "f", 1),
@@ -179,8 +184,8 @@ for _name, _fn, _kinds, _flops in (
     ("asin", np.arcsin, "f", 30), ("acos", np.arccos, "f", 30), ("atan", np.arctan, "f", 30),
     ("sinh", np.sinh, "f", 30), ("cosh", np.cosh, "f", 30), ("tanh", np.tanh, "f", 16),
     ("asinh", np.arcsinh, "f", 40), ("acosh", np.arccosh, "f", 40),
-    ("atanh", np.arctanh, "f", 40), ("erf", _np_erf, "f", 24), ("sigmoid", _sigmoid, "f", 16),
-    ("reciprocal", np.reciprocal, "f", 4),
+    ("atanh", np.arctanh, "f", 40), ("erf", _np_erf, "f", 24), ("erfc", _np_erfc, "f", 24),
+    ("sigmoid", _sigmoid, "f", 16), ("reciprocal", np.reciprocal, "f", 4),
     ("relu", lambda x: np.maximum(x, np.zeros((), x.dtype)), "iuf", 1),
 ):  # fmt: skip
     _unary(_name, _fn, _kinds, flops=_flops)  # type: ignore[arg-type]

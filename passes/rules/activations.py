@@ -22,6 +22,11 @@ RULES: tuple[Rule, ...] = (
     # x Phi(x) = x (1 + erf(x / sqrt 2)) / 2
     Rule("gelu_erf", "prod(x, 0.5, erf(prod(x, 0.7071067811865476)) + 1)",
          "gelu(x, approximate='none')", when=_F, exact=False),
+    # x Phi(x) = x erfc(-x / sqrt 2) / 2
+    Rule("gelu_erfc", "prod(x, 0.5, erfc(prod(x, -0.7071067811865476)))",
+         "gelu(x, approximate='none')", when=_F, exact=False),
+    # 1 + erf(x) = erfc(-x)
+    Rule("one_plus_erf", "erf(x) + 1", "erfc(neg(x))", when=_F, exact=False),
     # x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2
     Rule("gelu_tanh",
          "prod(x, 0.5, tanh(prod(0.7978845608028654, x + prod(0.044715, x, x, x))) + 1)",

@@ -12,7 +12,7 @@ import pytest
 
 from evonnx.ir.builder import Builder
 from evonnx.ir.dims import sym
-from evonnx.ir.erf import erf
+from evonnx.ir.erf import erf, erfc
 from evonnx.ir.errors import EvonnxError, FeedError, ModelError
 from evonnx.ir.graph import Graph
 from evonnx.ir.interp import bind_feeds, expansion, run
@@ -308,11 +308,13 @@ def test_half_precision_rounds_once() -> None:
 
 
 @pytest.mark.parametrize("op", ["floor", "ceil", "round", "sqrt", "exp", "log", "tanh", "erf",
-                                "sigmoid", "sin", "abs", "sign", "atan", "reciprocal"])  # fmt: skip
+                                "erfc", "sigmoid", "sin", "abs", "sign", "atan",
+                                "reciprocal"])  # fmt: skip
 def test_unary_limits(op: str) -> None:
     limits = {"sqrt": (INF, NAN), "exp": (INF, 0), "log": (INF, NAN), "tanh": (1, -1),
-              "erf": (1, -1), "sigmoid": (1, 0), "sin": (NAN, NAN), "abs": (INF, INF),
-              "sign": (1, -1), "atan": (F(math.pi / 2), F(-math.pi / 2)), "reciprocal": (0, -0.0),
+              "erf": (1, -1), "erfc": (0, 2), "sigmoid": (1, 0), "sin": (NAN, NAN),
+              "abs": (INF, INF), "sign": (1, -1), "atan": (F(math.pi / 2), F(-math.pi / 2)),
+              "reciprocal": (0, -0.0),
               "floor": (INF, -INF), "ceil": (INF, -INF), "round": (INF, -INF)}[op]  # fmt: skip
     got = unary(op, [INF, -INF, NAN])
     np.testing.assert_array_equal(got, np.array([*limits, NAN], F))
@@ -327,6 +329,11 @@ def test_erf_is_accurate() -> None:
     want = np.array([math.erf(v) for v in x])
     np.testing.assert_allclose(erf(x), want, rtol=1.5e-15, atol=0)
     assert erf(np.array(0.5)).shape == ()
+    complement = np.array([math.erfc(v) for v in x])
+    np.testing.assert_allclose(erfc(x), complement, rtol=1.5e-15, atol=0)
+    far = np.linspace(7, 28, 2001)  # to the last denormal number
+    want = np.array([math.erfc(v) for v in far])
+    np.testing.assert_allclose(erfc(far), want, rtol=4e-15, atol=1e-323)
 
 
 def test_isinf_signs() -> None:

@@ -15,6 +15,7 @@ SPECIAL = np.array(
     np.float32,
 )  # fmt: skip
 erf = np.vectorize(math.erf, otypes=[np.float64])
+erfc = np.vectorize(math.erfc, otypes=[np.float64])
 
 
 def sigmoid(x):
@@ -77,19 +78,20 @@ def test_float32(run, name):
     assert distance[worst] <= bound, f"{name}({x[worst]!r}) is {distance[worst]:.2f} ulp off"
 
 
-def test_one_plus_erf(run):
-    """The absolute error, ends and NaN; what an error function of -1 + 1e-8 would have lost."""
-    x = np.concatenate([samples("erf"), [-5.0, -7.05, -7.051, -7.06, -9, 9]]).astype(np.float32)
-    got = run.elementwise("one_plus_erf(a)", "f32", a_f32=x)
-    with np.errstate(all="ignore"):
-        exact = np.vectorize(lambda v: math.erfc(-v), otypes=[np.float64])(x)
+def test_erfc(run):
+    """The absolute error, ends and NaN; what 1 less an error function would have lost."""
+    x = np.concatenate([samples("erf"), [5.0, 7.05, 7.051, 7.06, 9, -9]]).astype(np.float32)
+    got = run.elementwise("erfc(a)", "f32", a_f32=x)
+    exact = erfc(x)
     np.testing.assert_allclose(got, exact, 0, 1.9e-7)
-    assert (got[x < -7.1] == 0).all()
-    assert (got[x > 7.1] == 2).all()
+    assert (got[x > 7.1] == 0).all()
+    assert (got[x < -7.1] == 2).all()
     middle = np.abs(x) < 3
     assert np.abs(got[middle] - exact[middle]).mean() < 5e-8
-    low = middle & (x < 0)
-    np.testing.assert_allclose(got[low], exact[low], 1e-3)
+    high = middle & (x > 0)
+    np.testing.assert_allclose(got[high], exact[high], 1e-3)
+    wide = run.elementwise("erfc(a)", "f64", a_f64=x)
+    np.testing.assert_allclose(wide, exact, 0, 4.5e-16)
 
 
 needs_long_double = pytest.mark.skipif(
