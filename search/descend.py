@@ -27,7 +27,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .evaluate import _jit
+from .compiled import compiled
 from .exact import _fits, _growth, _has, _lookup, _ready, tables
 from .problem import Problem
 
@@ -47,13 +47,13 @@ class Free(NamedTuple):
     """bool[g]: whether other groups can do without the nodes of this one."""
 
 
-@_jit
+@compiled
 def _add(row, key, word, v):  # type: ignore[no-untyped-def]
     row[v >> 6] |= np.uint64(1) << np.uint64(v & 63)
     return key ^ word[v]
 
 
-@_jit
+@compiled
 def _harmless(f, free, row, after, part, g, growth):  # type: ignore[no-untyped-def]
     """Whether a group that changes the live bytes by ``growth``, to the ideal ``after``, may be run
     at once."""
@@ -69,7 +69,7 @@ def _harmless(f, free, row, after, part, g, growth):  # type: ignore[no-untyped-
     return True
 
 
-@_jit
+@compiled
 def _moved(f, row, key, low, high, window, g):  # type: ignore[no-untyped-def]
     """(key, low, high) of the ideal ``row``, which ``g`` is added to."""
     for m in range(f.member_ptr[g], f.member_ptr[g + 1]):
@@ -82,7 +82,7 @@ def _moved(f, row, key, low, high, window, g):  # type: ignore[no-untyped-def]
     return key, low, high
 
 
-@_jit
+@compiled
 def _settle(f, tables, free, inside, window, row, state, trace, count, options, rank):  # type: ignore[no-untyped-def]
     """Runs what costs nothing, written into ``trace`` behind ``count`` candidates. Answers (count,
     live, key, low, high, number of options): ``options`` are the candidates within the limit, by
@@ -124,7 +124,7 @@ def _settle(f, tables, free, inside, window, row, state, trace, count, options, 
             return count, live, key, low, high, left
 
 
-@_jit
+@compiled
 def _search(f, tables, free, window, start, live_at_start, limit):  # type: ignore[no-untyped-def]
     """(status, ideals met, candidates in order) of a way from the ideal ``start`` over all nodes of
     the window."""

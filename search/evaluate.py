@@ -30,14 +30,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit, types
-from numba.extending import intrinsic
 
+from .compiled import compiled, inlined, ones
+from .lists import list_schedules
 from .problem import SIZE_BITS, Problem
-
-_jit = njit(cache=True, nogil=True, error_model="numpy")
-# What runs once per place is inlined: a call would copy and count all arrays of the problem.
-_inner = njit(cache=True, nogil=True, error_model="numpy", forceinline=True)
 
 
 @dataclass(slots=True)
@@ -104,132 +100,36 @@ def keys_of(orders: np.ndarray) -> np.ndarray:
     return keys
 
 
-NEAR = 24
-"""Ready nodes that are kept sorted; few graphs are wider, and then a heap holds the others."""
-
-
-@_inner
-def list_schedule(f, priority, degree, sources, order, place,  # type: ignore[no-untyped-def]
-                  hashes, waits, near, keys, heap):  # fmt: skip
-    """Writes the topological order with the smallest priorities first, the place of each node in
-    it and the hashes of its beginnings, see ``prefix_hashes``; ties go by number. ``degree`` i4[n]
-    are the numbers of predecessors, ``sources`` the nodes without, the others room.
-
-    The ready nodes with the smallest keys are sorted, the next one last; none of the others, in a
-    heap, comes before them."""
-    succ_ptr, succs, word = f.succ_ptr, f.succs, f.word
-    close, far, mark = 0, 0, np.uint64(0)
-    hashes[0] = mark
-    waits[:] = degree
-    for v in sources:
-        far = _push(heap, far, priority, v)
-    for k in range(len(order)):
-        if far > 0 or close > NEAR:
-            close, far = _settle(near, keys, close, heap, far, priority)
-        close -= 1
-        v = near[close]
-        order[k], place[v] = v, k
-        mark ^= word[v]
-        hashes[k + 1] = mark
-        for e in range(succ_ptr[v], succ_ptr[v + 1]):
-            s = succs[e]
-            waits[s] -= 1
-            if waits[s] != 0:
-                continue
-            key, i = priority[s], close
-            while i > 0 and (keys[i - 1] < key or (keys[i - 1] == key and near[i - 1] < s)):
-                near[i], keys[i] = near[i - 1], keys[i - 1]
-                i -= 1
-            near[i], keys[i] = s, key
-            close += 1
-
-
-@_jit
-def _settle(near, keys, close, heap, far, priority):  # type: ignore[no-untyped-def]
-    """Puts sorted nodes that are too many or come after one of the heap into it, or takes some out
-    where none are sorted; answers how many there are of both."""
-    drop = max(0, close - NEAR)
-    while far > 0 and drop < close and _before(priority, heap[0], near[drop]):
-        drop += 1
-    for i in range(drop):
-        far = _push(heap, far, priority, near[i])
-    close -= drop
-    for i in range(close if drop > 0 else 0):
-        near[i], keys[i] = near[i + drop], keys[i + drop]
-    if close == 0:
-        close = min(far, NEAR // 2)
-        for i in range(close - 1, -1, -1):
-            near[i], keys[i] = heap[0], priority[heap[0]]
-            far = _pop(heap, far, priority)
-    return close, far
-
-
-@_inner
-def _before(priority, a, b):  # type: ignore[no-untyped-def]
-    return priority[a] < priority[b] or (priority[a] == priority[b] and a < b)
-
-
-@_inner
-def _push(heap, held, priority, v):  # type: ignore[no-untyped-def]
-    at = held
-    while at > 0:
-        up = (at - 1) >> 1
-        if not _before(priority, v, heap[up]):
-            break
-        heap[at] = heap[up]
-        at = up
-    heap[at] = v
-    return held + 1
-
-
-@_inner
-def _pop(heap, held, priority):  # type: ignore[no-untyped-def]
-    held -= 1
-    v = heap[held]
-    at = 0
-    while True:
-        down = 2 * at + 1
-        if down >= held:
-            break
-        if down + 1 < held and _before(priority, heap[down + 1], heap[down]):
-            down += 1
-        if not _before(priority, heap[down], v):
-            break
-        heap[at] = heap[down]
-        at = down
-    heap[at] = v
-    return held
-
-
-@_inner
-def prefix_hashes(f, order, hashes):  # type: ignore[no-untyped-def]
-    """Writes u8[n + 1]: the hash of the first i nodes."""
+@inlined
+def follow(f, order, place, hashes):  # type: ignore[no-untyped-def]
+    """Writes the place of each node in an order, i4[n], and the hash of the first i nodes,
+    u8[n + 1]."""
     key, word = np.uint64(0), f.word
     hashes[0] = key
     for i in range(len(order)):
-        key ^= word[order[i]]
+        v = np.uint64(order[i])
+        place[v] = i
+        key ^= word[v]
         hashes[i + 1] = key
 
 
-@_inner
+@inlined
 def live_bytes(f, order, place, live):  # type: ignore[no-untyped-def]
     """Writes f8[n + 1]: what is live behind the first i nodes of an order and its places."""
-    nbytes, ptr, users = f.last_nbytes, f.last_ptr, f.last_users
+    nbytes, ptr, users, grown = f.last_nbytes, f.last_ptr, f.last_users, f.grown
     live[:] = 0.0
-    for w in range(f.last_single):
-        live[place[users[w]] + 1] -= nbytes[w]
-    for w in range(f.last_single, len(nbytes)):
+    for w in range(len(nbytes)):
         last = place[users[ptr[w]]]
         for e in range(ptr[w] + 1, ptr[w + 1]):
             last = max(last, place[users[e]])
         live[last + 1] -= nbytes[w]
-    made, total = f.made, 0.0
+    total = 0.0
     for i in range(len(order)):
-        total += made[order[i]] + live[i + 1]
+        total += grown[np.uint64(order[i])] + live[i + 1]
         live[i + 1] = total
 
 
-@_inner
+@inlined
 def over(limit, need):  # type: ignore[no-untyped-def]
     """Part by which ``need`` bytes are over the limit, plus one; 0 within it."""
     if need <= limit:
@@ -237,30 +137,20 @@ def over(limit, need):  # type: ignore[no-untyped-def]
     return 1.0 + (need - limit) / max(1.0, limit)
 
 
-@intrinsic
-def _ones(typing, bits):  # type: ignore[no-untyped-def]
-    """How many bits of a u8 are set: one instruction, which Numba has no name for."""
-
-    def code(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        return builder.ctpop(args[0])
-
-    return types.uint64(types.uint64), code
-
-
-@_inner
+@inlined
 def size_of(levels, level):  # type: ignore[no-untyped-def]
     """The size of a level."""
     return np.int64(levels[level, 1] & np.uint64((1 << SIZE_BITS) - 1))
 
 
-@_inner
+@inlined
 def slot_of(levels, level, bit):  # type: ignore[no-untyped-def]
     """The slot of a level for a bit of its mask that is set."""
-    below = _ones(levels[level, 0] & (bit - np.uint64(1)))
+    below = ones(levels[level, 0] & (bit - np.uint64(1)))
     return np.int64((levels[level, 1] >> np.uint64(SIZE_BITS)) + below)
 
 
-@_inner
+@inlined
 def cell(i, order, hashes, live, price, fine, heavy, best, back, most,  # type: ignore[no-untyped-def]
          level_ptr, levels, slot_start, end_hash, end_written, limit):  # fmt: skip
     """One cell of the dynamic program: the best way to end a group at place ``i - 1``. ``price`` is
@@ -301,7 +191,7 @@ def cell(i, order, hashes, live, price, fine, heavy, best, back, most,  # type: 
         most[i] = high
 
 
-@_jit
+@compiled
 def prices(f, weights, bias, price):  # type: ignore[no-untyped-def]
     """Writes the price of each end, f8[e], for one genome; answers (price of a step over the limit,
     weight of the peak)."""
@@ -333,7 +223,7 @@ def prices(f, weights, bias, price):  # type: ignore[no-untyped-def]
     return fine, heavy
 
 
-@_jit
+@compiled
 def best_cuts(f, order, hashes, live, price, fine, heavy, best, back, most, groups):  # type: ignore[no-untyped-def]
     """Writes the candidate that ends at each place, -1 inside of groups."""
     n = len(order)
@@ -354,7 +244,7 @@ def best_cuts(f, order, hashes, live, price, fine, heavy, best, back, most, grou
         i -= member_ptr[g + 1] - member_ptr[g]
 
 
-@_inner
+@inlined
 def _given_cuts(f, order, hashes, cuts, groups):  # type: ignore[no-untyped-def]
     """Like ``best_cuts``, by the largest candidate that crosses no cut."""
     level_ptr, levels, slot_start = f.level_ptr, f.levels, f.slot_start
@@ -384,7 +274,7 @@ def _given_cuts(f, order, hashes, cuts, groups):  # type: ignore[no-untyped-def]
         i -= k
 
 
-@_inner
+@inlined
 def _measure(f, groups, live, parts):  # type: ignore[no-untyped-def]
     """Writes the sums of the objectives; answers (cost with fines, peak, fingerprint)."""
     prices, split, written, limit = f.cost, f.parts, f.written, f.limit
@@ -413,23 +303,19 @@ def _measure(f, groups, live, parts):  # type: ignore[no-untyped-def]
     return cost, top, mark
 
 
-@_jit
+@compiled
 def _decode(f, keys, bias, weights, cuts, orders, groups, costs, parts, peaks, prints):  # type: ignore[no-untyped-def]
     n = orders.shape[1]
-    place, waits, heap = np.empty(n, np.int32), np.empty(n, np.int32), np.empty(n, np.int32)
+    place, hashes = np.empty(n, np.int32), np.empty(n + 1, np.uint64)
     best, back, most = np.zeros(n + 1), np.zeros(n + 1, np.int32), np.zeros(n + 1)
-    degree = np.diff(f.pred_ptr)
-    sources = np.flatnonzero(degree == 0)
-    near, ready = np.empty(n, np.int32), np.empty(n)
-    hashes = np.empty(n + 1, np.uint64)
     live = np.empty(n + 1 if len(f.nbytes) else 0)
     steered = weights.shape[1] > 0 or bias.shape[1] > 0
     price = f.end_cost.copy() if steered else f.end_cost
     fine, heavy = f.ceiling, 0.0
+    list_schedules(f, keys, orders)
     for p in range(len(keys)):
         order = orders[p]
-        list_schedule(f, keys[p], degree, sources, order, place, hashes, waits, near, ready,
-                      heap)  # fmt: skip
+        follow(f, order, place, hashes)
         if len(live):
             live_bytes(f, order, place, live)
         if cuts.shape[1]:
@@ -444,19 +330,17 @@ def _decode(f, keys, bias, weights, cuts, orders, groups, costs, parts, peaks, p
         costs[p], peaks[p], prints[p] = _measure(f, groups[p], live, parts[p])
 
 
-@_jit
+@compiled
 def _cut(f, order, weights, groups):  # type: ignore[no-untyped-def]
     n = len(order)
     best, back, most = np.zeros(n + 1), np.zeros(n + 1, np.int32), np.zeros(n + 1)
     hashes = np.empty(n + 1, np.uint64)
-    prefix_hashes(f, order, hashes)
+    place = np.empty(n, np.int32)
+    follow(f, order, place, hashes)
     price = f.end_cost.copy()
     fine, heavy = prices(f, weights, np.empty(0), price)
     if len(f.nbytes) and (f.limit < math.inf or heavy != 0.0):
         live = np.empty(n + 1)
-        place = np.empty(n, np.int32)
-        for i in range(n):
-            place[order[i]] = i
         live_bytes(f, order, place, live)
         best_cuts(f, order, hashes, live, price, fine, heavy, best, back, most, groups)
     else:

@@ -38,7 +38,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..ir.errors import OptionError
-from .evaluate import _inner, _jit
+from .compiled import compiled, inlined
 from .problem import InfeasibleError, Problem, Proof, arcs, peak, shares
 from .split import split
 
@@ -61,12 +61,12 @@ class Tables(NamedTuple):
     """f8[n]: the least that each node may cost."""
 
 
-@_inner
+@inlined
 def _has(row, v):  # type: ignore[no-untyped-def]
     return (row[v >> 6] >> np.uint64(v & 63)) & np.uint64(1) != 0
 
 
-@_inner
+@inlined
 def _lookup(row, key, rows, hashes, slots):  # type: ignore[no-untyped-def]
     """(number of the ideal or -1, slot)."""
     mask = np.uint64(len(slots) - 1)
@@ -85,7 +85,7 @@ def _lookup(row, key, rows, hashes, slots):  # type: ignore[no-untyped-def]
     return -1, slot
 
 
-@_inner
+@inlined
 def _ready(row, v, pred_ptr, preds):  # type: ignore[no-untyped-def]
     """Whether ``v`` is missing from the ideal and all its predecessors are there."""
     if _has(row, v):
@@ -96,7 +96,7 @@ def _ready(row, v, pred_ptr, preds):  # type: ignore[no-untyped-def]
     return True
 
 
-@_inner
+@inlined
 def _fits(row, g, inside, member_ptr, members, outer_ptr, outer):  # type: ignore[no-untyped-def]
     """Whether the ideal lacks all members of ``g``, which are all looked at, and has all they need
     from outside."""
@@ -109,7 +109,7 @@ def _fits(row, g, inside, member_ptr, members, outer_ptr, outer):  # type: ignor
     return True
 
 
-@_inner
+@inlined
 def _forced(row, v, inside, member_ptr, members, holder_ptr, holders, outer_ptr, outer):  # type: ignore[no-untyped-def]
     """Whether every candidate that may still hold ``v`` is ready: its group must come first."""
     for e in range(holder_ptr[v], holder_ptr[v + 1]):
@@ -127,7 +127,7 @@ def _forced(row, v, inside, member_ptr, members, holder_ptr, holders, outer_ptr,
     return True
 
 
-@_jit
+@compiled
 def _growth(f, before, after, g):  # type: ignore[no-untyped-def]
     """Change of the live bytes when ``g`` leads from one ideal to another."""
     total = 0.0
@@ -148,7 +148,7 @@ def _growth(f, before, after, g):  # type: ignore[no-untyped-def]
     return total
 
 
-@_jit
+@compiled
 def _waits(f, row, w):  # type: ignore[no-untyped-def]
     """Whether a value is produced in the ideal and needed outside of it."""
     if not _has(row, f.maker[w]):
@@ -161,7 +161,7 @@ def _waits(f, row, w):  # type: ignore[no-untyped-def]
     return False
 
 
-@_jit
+@compiled
 def _rehash(count, hashes, size):  # type: ignore[no-untyped-def]
     """The table of the first ``count`` ideals, with ``size`` slots."""
     slots = np.full(size, -1, np.int32)
@@ -174,17 +174,17 @@ def _rehash(count, hashes, size):  # type: ignore[no-untyped-def]
     return slots
 
 
-@_jit
+@compiled
 def _none(count):  # type: ignore[no-untyped-def]
     return np.full(count, -1, np.int32)
 
 
-@_jit
+@compiled
 def _longer(numbers):  # type: ignore[no-untyped-def]
     return np.concatenate((numbers, _none(len(numbers))))
 
 
-@_jit
+@compiled
 def _layer(head, following, best, rest, width):  # type: ignore[no-untyped-def]
     """The ideals of one size, the most promising ``width`` of them; whether some were dropped."""
     count, k = 0, head
@@ -201,7 +201,7 @@ def _layer(head, following, best, rest, width):  # type: ignore[no-untyped-def]
     return found[np.argsort(rank)[:width]], True
 
 
-@_jit
+@compiled
 def _ideals(f, tables, window, start, live_at_start, price,  # type: ignore[no-untyped-def]
             limit, width, remembers, bottleneck):  # fmt: skip
     """(status, best f8[k], from i4[k], by i4[k], transitions, ideals, number of the last one or

@@ -14,7 +14,8 @@ import math
 
 import numpy as np
 
-from .evaluate import _inner, _jit, best_cuts, cell, live_bytes, prefix_hashes, prices, size_of
+from .compiled import compiled, inlined
+from .evaluate import best_cuts, cell, follow, live_bytes, prices, size_of
 from .problem import Problem
 
 REACH = 12
@@ -26,7 +27,7 @@ PROPOSALS = 4
 and count for nothing."""
 
 
-@_inner
+@inlined
 def draw(state):  # type: ignore[no-untyped-def]
     """SplitMix64 (Steele, Lea and Flood, 2014): the next 64 bits; ``state`` is u8[1]."""
     state[0] += np.uint64(0x9E3779B97F4A7C15)
@@ -36,19 +37,19 @@ def draw(state):  # type: ignore[no-untyped-def]
     return z ^ (z >> np.uint64(31))
 
 
-@_inner
+@inlined
 def below(state, limit):  # type: ignore[no-untyped-def]
     """A whole number from 0, less than ``limit`` < 2**31, without a division (Lemire, 2019)."""
     return np.int64(((draw(state) >> np.uint64(32)) * np.uint64(limit)) >> np.uint64(32))
 
 
-@_inner
+@inlined
 def unit(state):  # type: ignore[no-untyped-def]
     """A number from 0, less than 1."""
     return float(draw(state) >> np.uint64(11)) * (1.0 / 9007199254740992.0)
 
 
-@_inner
+@inlined
 def _rotate(order, place, first, middle, end, spare):  # type: ignore[no-untyped-def]
     """Swaps the runs ``first..middle`` and ``middle..end`` of the order."""
     count = middle - first
@@ -60,7 +61,7 @@ def _rotate(order, place, first, middle, end, spare):  # type: ignore[no-untyped
         place[order[i]] = i
 
 
-@_inner
+@inlined
 def _window(f, first, end, order, place):  # type: ignore[no-untyped-def]
     """Where the run ``first..end`` may begin and must end while the others keep their order."""
     low, high = 0, len(order)
@@ -78,7 +79,7 @@ def _window(f, first, end, order, place):  # type: ignore[no-untyped-def]
     return low, high
 
 
-@_inner
+@inlined
 def _refresh(f, first, end, order, place, hashes, live):  # type: ignore[no-untyped-def]
     """Hashes and live bytes of the places ``first..end``, whose nodes changed their order."""
     word = f.word
@@ -106,7 +107,7 @@ def _refresh(f, first, end, order, place, hashes, live):  # type: ignore[no-unty
         live[i + 1] = total
 
 
-@_inner
+@inlined
 def _recut(f, first, end, span, order, hashes, live, price, fine, best, back, old, old_back):  # type: ignore[no-untyped-def]
     """Computes the cells behind a change of the places ``first..end``; answers (where the cells
     that were touched end, change of the total). The former cells are kept in ``old``."""
@@ -131,7 +132,7 @@ def _recut(f, first, end, span, order, hashes, live, price, fine, best, back, ol
     return n + 1, best[n] - old[n]
 
 
-@_jit
+@compiled
 def _movable(f, order, place):  # type: ignore[no-untyped-def]
     """Nodes that may have another place in some order: those that are not behind all nodes before
     them, or not before all behind them. All before ``i`` lead to it if each has a successor by then
@@ -157,7 +158,7 @@ def _movable(f, order, place):  # type: ignore[no-untyped-def]
     return found[:count]
 
 
-@_inner
+@inlined
 def _propose(f, state, reach, order, place, movable):  # type: ignore[no-untyped-def]
     """A random move as (first, middle, end): swap the two runs; ``first == end`` for none."""
     n = len(order)
@@ -183,14 +184,12 @@ def _propose(f, state, reach, order, place, movable):  # type: ignore[no-untyped
     return target, begin, stop
 
 
-@_jit
+@compiled
 def _anneal(f, order, live, weights, moves, hot, cold, state):  # type: ignore[no-untyped-def]
     n = len(order)
     place, spare = np.empty(n, np.int32), np.empty(n, np.int32)
     hashes = np.empty(n + 1, np.uint64)
-    for i in range(n):
-        place[order[i]] = i
-    prefix_hashes(f, order, hashes)
+    follow(f, order, place, hashes)
     if live is not None:
         live_bytes(f, order, place, live)
     span = 1

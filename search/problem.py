@@ -31,6 +31,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..ir.errors import EvonnxError
+from .lists import fans
 
 MOST_NODES = 48
 """Nodes in one candidate, at most."""
@@ -103,17 +104,17 @@ class Flat(NamedTuple):
     """i4[n + 1]: where the values that each node consumes begin."""
     needs: np.ndarray
     """i4: values."""
-    made: np.ndarray
-    """f8[n]: bytes of the values of each node that anybody needs."""
+    fan: np.ndarray
+    """u4[4 * n]: see ``lists.fans``."""
+    grown: np.ndarray
+    """f8[n]: bytes of the values of each node that anybody needs, less those that it alone needs.
+    """
     last_nbytes: np.ndarray
-    """f8[d]: bytes of the values that are needed until a consumer has run: those with one consumer
-    first."""
+    """f8[d]: bytes of the values that are needed until the last of several consumers has run."""
     last_ptr: np.ndarray
     """i4[d + 1]: where their consumers begin."""
     last_users: np.ndarray
     """i4: consumers, one of which runs last."""
-    last_single: int
-    """Number of the values with one consumer: the first ones."""
     written: np.ndarray
     """f8[g]: bytes each candidate writes that stay until their consumers ran."""
     limit: float
@@ -330,12 +331,11 @@ def make_problem(
         held = _numbers(written, (len(groups),), "one number of bytes written per candidate")
     ceilings = _ceilings(nodes, member_ptr, members, costs, split)
     ends = _ends(nodes, graph, member_ptr, members, costs, word)
-    made, last_nbytes, last_ptr, last_users, single = _ending(nodes, memory)
     flat = Flat(
         *graph, member_ptr, members, costs, np.ascontiguousarray(split), word,
         *ends, held[ends[4]], *_inner(graph, member_ptr, members), *memory,
-        made, last_nbytes, last_ptr, last_users, single, held, _limit(limit), float(ceilings[0]),
-        ceilings[1:],
+        fans(nodes, graph[2], graph[3]), *_ending(nodes, memory), held, _limit(limit),
+        float(ceilings[0]), ceilings[1:],
     )  # fmt: skip
     return Problem(flat, tuple(objectives), seed)
 
@@ -386,17 +386,17 @@ def _memory(nodes: int, pairs: set[tuple[int, int]], values: Sequence[Value]) ->
     )  # fmt: skip
 
 
-def _ending(nodes: int, memory: Memory
-            ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, int]:
-    """made, last_nbytes, last_ptr, last_users, last_single."""
+def _ending(nodes: int, memory: Memory) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """grown, last_nbytes, last_ptr, last_users."""
     _, maker, nbytes, kept, user_ptr, users, _, _ = memory
     readers = np.diff(user_ptr)
-    made = np.bincount(maker, np.where(kept | (readers > 0), nbytes, 0.0), nodes)
-    ending = np.flatnonzero(~kept & (readers > 0))
-    ending = ending[np.argsort(readers[ending], kind="stable")]
+    alone = np.flatnonzero(~kept & (readers == 1))
+    ending = np.flatnonzero(~kept & (readers > 1))
+    grown = np.bincount(maker, np.where(kept | (readers > 0), nbytes, 0.0), nodes)
+    grown -= np.bincount(users[user_ptr[alone]], nbytes[alone], nodes)
     found = [users[user_ptr[w] : user_ptr[w + 1]] for w in ending]
-    return (made, nbytes[ending], np.cumsum([0, *map(len, found)], dtype=np.int32),
-            np.concatenate([users[:0], *found]), int((readers[ending] == 1).sum()))
+    return (grown, nbytes[ending], np.cumsum([0, *map(len, found)], dtype=np.int32),
+            np.concatenate([users[:0], *found]))
 
 
 def arcs(member_ptr: np.ndarray, members: np.ndarray, ptr: np.ndarray, targets: np.ndarray

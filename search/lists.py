@@ -1,0 +1,190 @@
+"""List scheduling in machine code: of the nodes whose predecessors are done, the one with the
+smallest key comes next, and of equal keys the one with the smallest number.
+
+The nodes are ranked once, by a distribution sort, so that what is ready is a set of ranks: a bit
+per rank, and a word that says which blocks of bits have any. The next node is the lowest bit of the
+lowest block, however many are ready. Predecessors are counted up to ``READY``, a bit of the count
+that is or-ed into the set whether it is there or not, for three successors of every node, which
+need not be that many: a branch on what is ready would be predicted wrong every other time. What is
+left is latency, so several genomes (*lanes*) are scheduled in turns.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from .compiled import compiled, inlined, lowest
+
+LANES = 2
+"""Genomes that are scheduled in turns: one waits for memory while the other one computes. More keep
+the processor no busier."""
+
+FAN = 3
+"""Successors of a node that are counted without a branch; those that it lacks are dummies."""
+
+READY = 31
+"""The bit of a count that says that all predecessors are done."""
+
+_CLUMP = 32
+"""Nodes with nearly one key, from which on keys are sorted by comparison."""
+
+_U = np.uint64
+
+
+class Room(NamedTuple):
+    """Scratch of ``list_schedules``, for n nodes."""
+
+    sources: np.ndarray
+    """i8: nodes without predecessors."""
+    waits: np.ndarray
+    """u8[n]: what the count of each node begins with. Without predecessors it lacks one."""
+    size: np.ndarray
+    """u4[n]: nodes of each bucket, then where the next one goes."""
+    bucket: np.ndarray
+    """u4[n]: bucket of each node."""
+    node: np.ndarray
+    """u4[LANES * n]: nodes by rank."""
+    state: np.ndarray
+    """u8[LANES * (n + FAN)]: rank << 32 | count of each node, and of the dummies."""
+    ready: np.ndarray
+    """u8[LANES * words]: the ranks that are ready; a word each for the dummies behind them."""
+    blocks: np.ndarray
+    """u8[LANES]: blocks of words that are not zero."""
+    shift: int
+    """Words of a block are ``1 << shift``, so that 64 blocks hold all."""
+
+
+def fans(nodes: int, succ_ptr: np.ndarray, succs: np.ndarray) -> np.ndarray:
+    """u4[n * (FAN + 1)]: the first successors of each node, dummies ``n, n + 1, ...`` for those it
+    lacks, and how many more it has."""
+    found = np.empty((nodes, FAN + 1), np.uint32)
+    found[:, :FAN] = nodes + np.arange(FAN)
+    degree = np.diff(succ_ptr)
+    for k in range(FAN):
+        has = np.flatnonzero(degree > k)
+        found[has, k] = succs[succ_ptr[has] + k]
+    found[:, FAN] = np.maximum(0, degree - FAN)
+    return found.reshape(-1)
+
+
+@compiled
+def make_room(f):  # type: ignore[no-untyped-def]
+    """Scratch for a problem."""
+    n, degree = len(f.word), np.diff(f.pred_ptr)
+    words, shift = (n >> 6) + 1 + FAN, 0
+    while words > 64 << shift:
+        shift += 1
+    waits = ((1 << READY) - np.maximum(degree, 1)).astype(np.uint64)
+    return Room(np.flatnonzero(degree == 0), waits, np.empty(n, np.uint32), np.empty(n, np.uint32),
+                np.empty(LANES * n, np.uint32), np.empty(LANES * (n + FAN), np.uint64),
+                np.zeros(LANES * (64 << shift), np.uint64), np.zeros(LANES, np.uint64), shift)
+
+
+@inlined
+def _rank(keys, room, begin):  # type: ignore[no-untyped-def]
+    """Writes the nodes by key, equal ones by number, into ``room.node`` from ``begin`` on. As many
+    buckets as nodes, of equal width, then insertion; unless the keys clump."""
+    n, sizes, bucket, node = len(keys), room.size, room.bucket, room.node
+    low = high = keys[0]
+    for i in range(n):
+        low, high = min(low, keys[i]), max(high, keys[i])
+    sizes[:] = np.uint32(0)
+    last, scale = np.uint32(n - 1), (n - 1) / (high - low)
+    even = 0.0 < scale < np.inf
+    for i in range(n if even else 0):
+        b = min(np.uint32(np.int64((keys[i] - low) * scale)), last)
+        bucket[i] = b
+        sizes[b] += np.uint32(1)
+    total = most = np.uint32(0)
+    for k in range(n):
+        size = sizes[k]
+        sizes[k] = total
+        total += size
+        most = max(most, size)
+    if not even or most > _CLUMP:
+        ranked = np.argsort(keys, kind="mergesort")
+        for i in range(n):
+            node[begin + _U(i)] = ranked[i]
+        return
+    for i in range(n):
+        b = bucket[i]
+        node[begin + _U(sizes[b])] = i
+        sizes[b] += np.uint32(1)
+    for i in range(1, n):
+        at = begin + _U(i)
+        v = node[at]
+        while at > begin and keys[node[at - _U(1)]] > keys[v]:
+            node[at] = node[at - _U(1)]
+            at -= _U(1)
+        node[at] = v
+
+
+@inlined
+def _count(s, words, shift, lane, state, ready, blocks):  # type: ignore[no-untyped-def]
+    """Counts a predecessor of the node with the state ``s``; ``words`` are where the words of the
+    lane begin."""
+    count = state[s] + _U(1)
+    state[s] = count
+    is_ready, rank = (count >> _U(READY)) & _U(1), count >> _U(32)
+    ready[words + (rank >> _U(6))] |= is_ready << (rank & _U(63))
+    blocks[lane] |= is_ready << (rank >> shift)
+
+
+@inlined
+def _schedules(f, keys, first, lanes, room, orders):  # type: ignore[no-untyped-def]
+    """``list_schedules`` of ``lanes`` genomes, a constant."""
+    n, succ_ptr, succs, fan, waits = len(f.word), f.succ_ptr, f.succs, f.fan, room.waits
+    node, state, ready, blocks = room.node, room.state, room.ready, room.blocks
+    nodes, states, words = _U(n), _U(n + FAN), _U(64 << room.shift)
+    wide, shift = _U(room.shift), _U(room.shift + 6)
+    for lane in range(_U(lanes)):
+        _rank(keys[first + np.int64(lane)], room, lane * nodes)
+        for rank in range(nodes):
+            v = node[lane * nodes + rank]
+            state[lane * states + _U(v)] = rank << _U(32) | waits[v]
+        for k in range(_U(FAN)):
+            state[lane * states + nodes + k] = (nodes + _U(64) * (k + _U(1))) << _U(32)
+        for v in room.sources:
+            _count(lane * states + _U(v), lane * words, shift, lane, state, ready, blocks)
+    begin = _U(first) * nodes
+    for k in range(nodes):
+        for lane in range(_U(lanes)):
+            block = lowest(blocks[lane])
+            w = lane * words + (block << wide)
+            stop = lane * words + ((block + _U(1)) << wide)
+            while ready[w] == _U(0):
+                w += _U(1)
+            word = ready[w]
+            v = node[lane * nodes + ((w - lane * words) << _U(6)) + lowest(word)]
+            ready[w] = word & (word - _U(1))
+            left = _U(0)
+            while w < stop:
+                left |= ready[w]
+                w += _U(1)
+            blocks[lane] &= ~(_U(left == _U(0)) << block)
+            orders[begin + lane * nodes + k] = v
+            at = _U(v) * _U(FAN + 1)
+            for j in range(_U(FAN)):
+                _count(lane * states + _U(fan[at + j]), lane * words, shift, lane, state, ready,
+                       blocks)  # fmt: skip
+            more = fan[at + _U(FAN)]
+            if more:
+                end = succ_ptr[v + 1]
+                for e in range(end - more, end):
+                    _count(lane * states + _U(succs[e]), lane * words, shift, lane, state, ready,
+                           blocks)  # fmt: skip
+
+
+@compiled
+def list_schedules(f, keys, orders):  # type: ignore[no-untyped-def]
+    """Writes the topological orders i4[p, n] of the priorities ``keys`` f8[p, n]."""
+    count = len(keys) if len(f.word) else 0
+    room, rows, done = make_room(f), orders.reshape(-1), 0
+    while done + LANES <= count:
+        _schedules(f, keys, done, LANES, room, rows)
+        done += LANES
+    while done < count:
+        _schedules(f, keys, done, 1, room, rows)
+        done += 1
