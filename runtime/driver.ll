@@ -1,6 +1,7 @@
 ; The native driver. driver.py explains the design and fills in what begins with a dollar sign.
 
 $declare_pause
+declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)
 
 ; What one round of waiting costs is measured with %n rounds.
 define void @evonnx_spin(ptr %word, i64 %n) {
@@ -528,6 +529,114 @@ define i32 @evonnx_team_run(ptr %team, ptr %call) {
   %pa = getelementptr i8, ptr %team, i64 $TEAM_ACTIVE
   %active = load atomic i32, ptr %pa seq_cst, align 4
   ret i32 %active
+}
+
+; A call up to REPEAT_COUNT times, by the team or (null) on the calling thread; the base table and
+; the counter move on after each. Ends early where the condition is false. Returns how often.
+define i64 @evonnx_repeat(ptr %team, ptr %call, ptr %plan) {
+entry:
+  %pbases = getelementptr i8, ptr %call, i64 $CALL_BASES
+  %bases = load ptr, ptr %pbases
+  %pn = getelementptr i8, ptr %plan, i64 $REPEAT_COUNT
+  %n = load i64, ptr %pn
+  %pcounter = getelementptr i8, ptr %plan, i64 $REPEAT_COUNTER
+  %counter = load ptr, ptr %pcounter
+  %pcondition = getelementptr i8, ptr %plan, i64 $REPEAT_CONDITION
+  %condition = load i64, ptr %pcondition
+  %padds = getelementptr i8, ptr %plan, i64 $REPEAT_ADDS
+  %adds = load i64, ptr %padds
+  %pswaps = getelementptr i8, ptr %plan, i64 $REPEAT_SWAPS
+  %swaps = load i64, ptr %pswaps
+  %pactive = getelementptr i8, ptr %plan, i64 $REPEAT_ACTIVE
+  %pcopies = getelementptr i8, ptr %plan, i64 $REPEAT_COPIES
+  %copies = load i64, ptr %pcopies
+  %list = getelementptr i8, ptr %plan, i64 $REPEAT_WORDS
+  %pairs = getelementptr [$COPY_WORDS x i64], ptr %list, i64 %copies
+  %all = add i64 %adds, %swaps
+  %alone = icmp eq ptr %team, null
+  %none = icmp sle i64 %n, 0
+  br i1 %none, label %out, label %again
+again:
+  %i = phi i64 [0, %entry], [%i1, %look]
+  br i1 %alone, label %single, label %together
+single:
+  call void @evonnx_run(ptr %call)
+  br label %count
+together:
+  %active = call i32 @evonnx_team_run(ptr %team, ptr %call)
+  %wide = zext i32 %active to i64
+  store i64 %wide, ptr %pactive
+  br label %count
+count:
+  %i1 = add i64 %i, 1
+  %seen = load i64, ptr %counter
+  %seen1 = add i64 %seen, 1
+  store i64 %seen1, ptr %counter
+  br label %keep
+keep:
+  %c = phi i64 [0, %count], [%c1, %copy]
+  %uncopied = icmp slt i64 %c, %copies
+  br i1 %uncopied, label %copy, label %moves
+copy:
+  %entry_c = getelementptr [$COPY_WORDS x i64], ptr %list, i64 %c
+  %cslot = load i64, ptr %entry_c
+  %pcoffset = getelementptr i8, ptr %entry_c, i64 $COPY_OFFSET
+  %coffset = load i64, ptr %pcoffset
+  %pcbytes = getelementptr i8, ptr %entry_c, i64 $COPY_BYTES
+  %cbytes = load i64, ptr %pcbytes
+  %ptarget = getelementptr i8, ptr %entry_c, i64 $COPY_TARGET
+  %target = load ptr, ptr %ptarget
+  %pcstep = getelementptr i8, ptr %entry_c, i64 $COPY_STEP
+  %cstep = load i64, ptr %pcstep
+  %pcbase = getelementptr i64, ptr %bases, i64 %cslot
+  %cbase = load ptr, ptr %pcbase
+  %source = getelementptr i8, ptr %cbase, i64 %coffset
+  call void @llvm.memcpy.p0.p0.i64(ptr %target, ptr %source, i64 %cbytes, i1 false)
+  %target1 = getelementptr i8, ptr %target, i64 %cstep
+  store ptr %target1, ptr %ptarget
+  %c1 = add i64 %c, 1
+  br label %keep
+moves:
+  %k = phi i64 [0, %keep], [%k1, %moved]
+  %left = icmp slt i64 %k, %all
+  br i1 %left, label %move, label %check
+move:
+  %pair = getelementptr [2 x i64], ptr %pairs, i64 %k
+  %slot = load i64, ptr %pair
+  %pother = getelementptr i64, ptr %pair, i64 1
+  %other = load i64, ptr %pother
+  %pbase = getelementptr i64, ptr %bases, i64 %slot
+  %base = load i64, ptr %pbase
+  %adding = icmp slt i64 %k, %adds
+  br i1 %adding, label %advance, label %exchange
+advance:
+  %next = add i64 %base, %other
+  store i64 %next, ptr %pbase
+  br label %moved
+exchange:
+  %pbase2 = getelementptr i64, ptr %bases, i64 %other
+  %base2 = load i64, ptr %pbase2
+  store i64 %base2, ptr %pbase
+  store i64 %base, ptr %pbase2
+  br label %moved
+moved:
+  %k1 = add i64 %k, 1
+  br label %moves
+check:
+  %unasked = icmp eq i64 %condition, 0
+  br i1 %unasked, label %look, label %ask
+ask:
+  %pflag = getelementptr i64, ptr %bases, i64 %condition
+  %flag = load ptr, ptr %pflag
+  %value = load i8, ptr %flag
+  %false = icmp eq i8 %value, 0
+  br i1 %false, label %out, label %look
+look:
+  %more = icmp slt i64 %i1, %n
+  br i1 %more, label %again, label %out
+out:
+  %done = phi i64 [0, %entry], [%i1, %ask], [%i1, %look]
+  ret i64 %done
 }
 
 ; Life of thread %t: wait for a call, join it if it is still open, until told to quit.

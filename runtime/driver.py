@@ -68,6 +68,18 @@ parameters; tiles; ``PARALLEL`` and ``BARRIER`` (a phase begins here); number of
 in this run of serial steps; tiles per chunk; chunks of the phase that begins here."""
 ROW_WORDS = 10
 PARALLEL, BARRIER = 1, 2
+(REPEAT_COUNT, REPEAT_COUNTER, REPEAT_CONDITION, REPEAT_COPIES, REPEAT_ADDS, REPEAT_SWAPS,
+ REPEAT_ACTIVE) = range(7)  # fmt: skip
+"""Iterations at most; address of the counter that is raised after each; base slot of the bool that
+must stay true (0: none); numbers of what follows: copies after an iteration, pairs (base slot,
+bytes to add then), pairs (base slot, base slot) to exchange then. The driver answers in
+``REPEAT_ACTIVE`` how many workers may still be reading the call's tables."""
+REPEAT_WORDS = 8
+COPY_SLOT, COPY_OFFSET, COPY_BYTES, COPY_TARGET, COPY_STEP = range(5)
+"""Base slot and offset of what is copied, bytes, address where it goes, bytes to add to that."""
+COPY_WORDS = 5
+REPEAT_MOST = 1 << 40
+"""Iterations of one native call where nothing else bounds them."""
 
 LINE = 16
 """Words between fields that different threads write: two cache lines, since processors fetch in
@@ -111,9 +123,10 @@ def driver_ir(target: Target, futex: int) -> str:
         "LINE_BYTES": str(LINE * 8),
         "CLAIM_BYTES": str(CLAIM_BYTES),
         "ROW_WORDS": str(ROW_WORDS),
+        "COPY_WORDS": str(COPY_WORDS),
     }
     for name, word in globals().items():
-        if name.startswith(("TEAM_", "CALL_", "ROW_")) and name != "ROW_WORDS":
+        if name.startswith(("TEAM_", "CALL_", "ROW_", "REPEAT_", "COPY_")) and name not in values:
             values[name] = str(word * 8)
     text = Path(__file__).with_name("driver.ll").read_text("ascii")
     for name in sorted(values, key=len, reverse=True):
@@ -133,6 +146,10 @@ class Driver:
         self.team_run: Any = counted(loader.address("evonnx_team_run"))
         """``team_run(team address, call address)``: one call by the team; answers how many workers
         may still be reading the call's tables."""
+        count = ctypes.CFUNCTYPE(ctypes.c_int64, address, address, address)
+        self.repeat: Any = count(loader.address("evonnx_repeat"))
+        """``repeat(team address or 0, call address, address of the ``REPEAT_`` words)``: a call
+        again and again, by the team or on this thread; answers the iterations done."""
         self.worker: Any = two(loader.address("evonnx_worker"))
         """``worker(team address, thread number)``: returns when the team is sent home."""
         self.team_quit: Any = one(loader.address("evonnx_team_quit"))

@@ -235,6 +235,11 @@ class Frame:
             self._owners[slot] = None
         self.objects.clear()
 
+    def restore(self) -> None:
+        """Undo what was done to the base addresses of outputs."""
+        for slot, output in self._outputs.items():
+            self.bases[slot] = data_address(output.raw) + output.start
+
     @property
     def nbytes(self) -> int:
         """Bytes this frame holds now: arena, scratch, outputs not yet taken over."""

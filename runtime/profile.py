@@ -64,6 +64,7 @@ class _Profiler(Runner):
     def __init__(self, program: Program, machine: Machine) -> None:
         super().__init__(program, machine)
         self.direct = False  # every segment goes through `_native`
+        self.loops = {}
         self.times: dict[int, StepTime] = {}
         self._beside = side_by_side(program.steps)
         self._parts: dict[tuple[int, int, int], tuple[Table, Table]] = {}

@@ -8,7 +8,8 @@ program without host-level steps is one lookup, one native call, and the arrays 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
@@ -28,6 +29,7 @@ from .host import lookup
 from .plan import HostItem, Layout, Segment, layout
 from .program import BindStep, ControlStep, HostStep, Program, bare_symbol
 from .ranges import check_ranges
+from .repeat import repeated
 from .tables import Binding, PeriodTemplate
 from .team import Holder, Team
 
@@ -110,9 +112,16 @@ class Runner:
             for i, step in enumerate(program.steps)
             if isinstance(step, ControlStep)
         }
+        self.loops = {
+            i: found
+            for i, bodies in self._bodies.items()
+            if isinstance(step := program.steps[i], ControlStep)
+            and (found := repeated(bodies[0], step)) is not None
+        }
+        """Control steps whose iterations are one native call."""
         roots = self.layout.roots
         self._input_roots = [b for _, b, _ in self.layout.inputs]
-        self._names = [name for name, _, _ in self.layout.inputs]
+        self.names = [name for name, _, _ in self.layout.inputs]
         self._input_slots = [roots[b].slot for b in self._input_roots]
         self._attached = [r.slot for r in roots.values() if r.kind in ("input", "dynamic")]
         self.direct = (
@@ -145,13 +154,9 @@ class Runner:
         """
         if self.direct:
             return self.run_direct(arrays, lease)
-        shapes = tuple([getattr(a, "shape", None) for a in arrays])
-        given = tuple([env[s] for s in self.layout.given]) if env else ()
-        binding = self._bindings.get((shapes, given))
-        if binding is None:
-            binding = self._bind(shapes, given)
+        binding = self.bound(arrays, env)
         if binding.ranges:
-            check_ranges(binding.ranges, arrays, self._names)
+            check_ranges(binding.ranges, arrays, self.names)
         frame = self._frame()
         try:
             frame.enter(0, binding, self.machine.threads)
@@ -159,6 +164,12 @@ class Runner:
         finally:
             if len(self._frames) < _FRAMES:
                 self._frames.append(frame)
+
+    def bound(self, arrays: Sequence[Any], env: Mapping[str, int] | None) -> Binding:
+        """The binding of the first period for these inputs; raises ``FeedError``."""
+        shapes = tuple([getattr(a, "shape", None) for a in arrays])
+        given = tuple([env[s] for s in self.layout.given]) if env else ()
+        return self._bindings.get((shapes, given)) or self._bind(shapes, given)
 
     def _frame(self) -> Frame:
         try:
@@ -177,7 +188,7 @@ class Runner:
         if binding is None or binding.shapes != shapes:
             binding = self._bindings.get((shapes, ())) or self._bind(shapes, ())
         if binding.ranges:
-            check_ranges(binding.ranges, arrays, self._names)
+            check_ranges(binding.ranges, arrays, self.names)
         try:
             frame = self._frames.pop()
         except IndexError:
@@ -224,6 +235,44 @@ class Runner:
             team.run(block)
         else:
             self._call(block.address)
+
+    # -- all iterations of a loop, see `repeat` --------------------------------------------
+
+    @contextmanager
+    def framed(self, binding: Binding, arrays: Sequence[Any]) -> Iterator[Frame]:
+        """A frame that has entered ``binding`` and holds the inputs; its outputs may be moved."""
+        frame = self._frame()
+        try:
+            frame.enter(0, binding, self.machine.threads)
+            for b, array in zip(self._input_roots, arrays):
+                frame.attach(self.layout.roots[b].slot, array)
+            yield frame
+        finally:
+            frame.leave(self._attached)
+            frame.restore()
+            if len(self._frames) < _FRAMES:
+                self._frames.append(frame)
+
+    def after_binds(self, frame: Frame, binding: Binding) -> Binding:
+        """The last binding of a program that has nothing but ``BindStep`` between segments."""
+        period = 0
+        for item in self.layout.items:
+            if isinstance(item, HostItem) and item.defines:
+                period += 1
+                binding = self._next(frame, binding, period, item)
+        return binding
+
+    def launch_repeated(
+        self, frame: Frame, binding: Binding, words: np.ndarray, lease: Lease
+    ) -> int:
+        """The last segment again and again as the driver's ``REPEAT_`` words say; how often."""
+        table = binding.tables[-1]
+        assert table is not None
+        block = frame.block(binding, table)
+        if table.parallel and (team := lease.take()) is not None:
+            return team.repeat(block, words)
+        done: int = self.machine.driver.repeat(0, block.address, data_address(words))
+        return done
 
     def _general(
         self, frame: Frame, binding: Binding, arrays: Sequence[Any], lease: Lease
@@ -296,7 +345,7 @@ class Runner:
         if isinstance(step, HostStep):
             outputs = self._host[item.position](inputs, step.attrs)
         else:
-            outputs = self._control(step, self._bodies[item.position], inputs, binding, lease)
+            outputs = self._control(step, item.position, inputs, binding, lease)
         if len(outputs) != len(step.outputs):
             raise AssertionError(f"{step.kind} gave {len(outputs)} of {len(step.outputs)} values")
         for b, value in zip(step.outputs, outputs):
@@ -321,7 +370,7 @@ class Runner:
     def _control(
         self,
         step: ControlStep,
-        bodies: tuple[Runner, ...],
+        position: int,
         inputs: Sequence[Any],
         binding: Binding,
         lease: Lease,
@@ -329,8 +378,11 @@ class Runner:
         """``if``, ``loop`` or ``scan``: the op's own definition, run on compiled bodies."""
         known = dict(zip(self.layout.symbols, binding.values))
         env = {name: evaluate(dim, known) for name, dim in step.attrs.get("symbols", ())}
+        loop = self.loops.get(position)
+        if loop is not None and (found := loop.run(inputs, env, lease)) is not None:
+            return found
         names = ("then", "else_") if step.kind == "if" else ("body",)
-        attrs = {**step.attrs, **dict(zip(names, bodies, strict=True))}
+        attrs = {**step.attrs, **dict(zip(names, self._bodies[position], strict=True))}
         types = tuple(_sized(self.program.buffers[b].type, known) for b in step.outputs)
 
         def run(body: Any, arrays: Sequence[Any]) -> Sequence[Any]:

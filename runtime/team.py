@@ -26,7 +26,7 @@ from ..ir.target import Target
 from . import driver as native
 from .driver import Driver
 from .forks import call_after_fork
-from .frame import Block
+from .frame import Block, data_address
 
 _BARRIER_SPIN_S = 40e-6
 """How long a thread spins at a barrier before it sleeps."""
@@ -94,10 +94,25 @@ class Team:
 
     def run(self, block: Block) -> None:
         """One call by the team, which the caller must hold."""
+        self._make_room(block)
+        self._keep(block, self._driver.team_run(self.address, block.address))
+
+    def repeat(self, block: Block, words: np.ndarray) -> int:
+        """One call again and again, as the ``REPEAT_`` words say (see ``driver``); answers how
+        often."""
+        self._make_room(block)
+        done: int = self._driver.repeat(self.address, block.address, data_address(words))
+        self._keep(block, int(words[native.REPEAT_ACTIVE]))
+        return done
+
+    def _make_room(self, block: Block) -> None:
         if block.table.shape.places > self.places:
             self._widen(block.table.shape.places)
-        if self._driver.team_run(self.address, block.address):
-            self._kept[block.address] = block  # a worker on its way out may still read it
+
+    def _keep(self, block: Block, active: int) -> None:
+        """``active`` workers on their way out may still read the block."""
+        if active:
+            self._kept[block.address] = block
         elif self._kept:
             self._kept.clear()
 
