@@ -29,6 +29,7 @@ PIPELINE = [
     "canon",
     "linear",  # images multiplied where they are small
     "thin",  # padding of three-channel images made explicit
+    "quantized",  # bytes limited once, and unsigned where products read them
     "fold:all",  # what is still constant is computed once, not in every call
 ]
 """The passes that ``compile`` runs, in order."""

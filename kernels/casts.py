@@ -98,6 +98,15 @@ simple("whole", "``v``, a float within the limits of int32, truncated; NaN becom
        _pick_whole, _emit_whole)
 
 
+def _emit_nearest(b: ir.IRBuilder, _: types.Type, value: Any) -> Any:
+    return call(b, "llvm.lrint.i32.f32", I32, [value])
+
+
+simple("nearest", "The int32 nearest to ``v``, a float32 within its limits, halves to even. Of NaN "
+       "the low 16 bits are 0: processors answer -2^31 or 0.", 1,
+       lambda v: types.int32 if v == types.float32 else None, _emit_nearest)
+
+
 def _double_to_odd_float(b: ir.IRBuilder, value: Any) -> Any:
     """float64 to float32 rounded to odd, so that a second rounding is as good as one.
 

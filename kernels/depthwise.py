@@ -97,6 +97,8 @@ class _Writer:
         self.line = rows[-1] if rows else Axis(0, 1)
         self.taps = product(a.hi for a in self.space.taps)
         self.dtype = _NAMES[self.space.pixels]
+        if self.space.zero:
+            self.dtype += "z"
         self.most = depthwise(target).mr
         self.grid = find_grid(self.space) if windows else None
         self.pixel = self.low.names.var(self.line.hi, "r")
@@ -262,8 +264,7 @@ class _Writer:
         """Output, bias, limits and zero point: the last arguments of a call for pixels from
         ``first`` and channels from ``origin`` on."""
         finish = self.finish
-        bytes_ = self.space.pixels != F32
-        zero = (Ex("const", F32, (), self.space.zero),) if bytes_ else ()
+        zero = (Ex("const", F32, (), self.space.zero),) if self.space.zero else ()
         if finish is None:
             bounds = (-math.inf, math.inf)
             return (Address(self.strip, 0), self.after, 0,

@@ -21,7 +21,7 @@ from ..ir.dims import Atom, Dim, Expr, free_vars, product
 from ..ir.elements import Ex
 from ..ir.errors import CompileError
 from ..ir.tiles import SHORT
-from ..ir.types import BF16, BOOL, F16, F32, I64
+from ..ir.types import BF16, BOOL, F16, F32, I32, I64
 from .functions import (
     ACCUMULATE,
     arithmetic,
@@ -31,6 +31,7 @@ from .functions import (
     pattern,
     register_dtype,
     rounds,
+    within_int32,
 )
 from .nest import (
     Address,
@@ -264,9 +265,10 @@ class Emitter(Writer):
         name = ex.data[0]
         if name == "bitcast":
             return self.bitcast(ex)
-        if name == "round" and _divides(ex.args[0]):
-            x, y = (self.value(a) for a in ex.args[0].args)
-            return f"rint(quotient({x}, {y}))"
+        if name == "round" and ex.dtype == F32:
+            return f"rint({self.rounded(ex)})"
+        if name == "cast" and 8 <= ex.dtype.bits <= 16 and (text := self.nearest(ex.args[0])):
+            return f"{ex.dtype.name}({text})"
         args = [self.value(a) for a in ex.args]
         if name == "select":
             return f"select({', '.join(args)})"
@@ -280,6 +282,33 @@ class Emitter(Writer):
             return f"{'bool_' if ex.dtype == BOOL else ex.dtype.name}({args[0]})"
         text = arithmetic(ex, args, self.constant)
         return f"{ex.dtype.name}({text})" if rounds(ex) else text
+
+    def nearest(self, ex: Ex) -> str:
+        """Source of the low 16 bits of what is cast to so few: a rounded float32 within int32, or
+        the sum of one, converted, and a constant; "" of another form."""
+        if ex.kind != "fn":
+            return ""
+        if ex.data[0] == "round" and ex.dtype == F32 and within_int32(ex):
+            return f"nearest({self.rounded(ex)})"
+        if ex.dtype == I32 and ex.data[0] == "add" and ex.args[1].kind == "const":
+            first = ex.args[0]
+            if first.kind == "fn" and first.data[0] == "cast":
+                text = self.nearest(first.args[0])
+                return text and f"iadd({text}, {self.value(ex.args[1])})"
+        return ""
+
+    def rounded(self, ex: Ex) -> str:
+        """Source of what a rounding rounds."""
+        return self.nearly(ex.args[0])
+
+    def nearly(self, ex: Ex) -> str:
+        """Source of a number of which only the nearest whole one is used."""
+        if _divides(ex):
+            x, y = (self.value(a) for a in ex.args)
+            return f"quotient({x}, {y})"
+        if ex.kind == "fn" and ex.data[0] in ("max", "min") and ex.args[1].kind == "const":
+            return arithmetic(ex, [self.nearly(ex.args[0]), self.value(ex.args[1])], self.constant)
+        return self.value(ex)
 
     def bitcast(self, ex: Ex) -> str:
         """Source of a reinterpretation: to the bits as an unsigned integer, then from them."""

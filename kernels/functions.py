@@ -14,6 +14,7 @@ import numpy as np
 
 from ..ir.elements import Ex
 from ..ir.errors import CompileError
+from ..ir.ranges import of_element
 from ..ir.types import BF16, BOOL, C128, F16, F32, F64, I64, U32, U64, DType
 
 _FLOAT_FN = {
@@ -77,18 +78,16 @@ def rounds(ex: Ex) -> bool:
 
 
 def limited(ex: Ex) -> bool:
-    """Whether a cast converts a float that constants keep within int32 to an integer of at most 32
-    bits, as quantization does: nothing has to be limited then."""
+    """Whether a cast converts a float whose range is within int32 to an integer of at most 32 bits,
+    as quantization does: nothing has to be limited then."""
     if not ex.dtype.is_integer or ex.dtype in (U32, I64, U64) or ex.args[0].dtype not in (F32, F64):
         return False
-    inner, bounds = ex.args[0], {}
-    while inner.kind == "fn" and inner.data[0] in ("min", "max"):
-        limit = next((a for a in inner.args if a.kind == "const"), None)
-        if limit is None or not -(2.0**31) <= float(limit.data) < 2.0**31:
-            break
-        bounds[inner.data[0]] = limit
-        inner = inner.args[inner.args[0] is limit]
-    return len(bounds) == 2
+    return within_int32(ex.args[0])
+
+
+def within_int32(ex: Ex) -> bool:
+    """Whether the numbers that a float may be are within int32; NaN is none."""
+    return of_element(ex).within(-(2.0**31), 2.0**31 - 128)
 
 
 def pattern(ex: Ex) -> str:

@@ -15,6 +15,7 @@ from . import layout as layout_pass
 from . import linear as linear_pass
 from . import order_sums as order_sums_pass
 from . import planes as planes_pass
+from . import quantized as quantized_pass
 from . import siblings as siblings_pass
 from . import split_concats as split_concats_pass
 from . import thin as thin_pass
@@ -62,6 +63,10 @@ def _planes(graph: Graph, fired: Counter[str], options: Sequence[str]) -> Graph:
     return planes_pass.flatten_planes(graph, fired)
 
 
+def _quantized(graph: Graph, fired: Counter[str], options: Sequence[str]) -> Graph:
+    return quantized_pass.cheap_quantization(graph, fired)
+
+
 def _thin(graph: Graph, fired: Counter[str], options: Sequence[str]) -> Graph:
     return thin_pass.pad_thin_images(graph, fired)
 
@@ -103,6 +108,8 @@ _ALL: tuple[Pass, ...] = (
     GraphPass("linear", _linear, "products over channels before resampling, in a row as one"),
     GraphPass("planes", _planes, "3-D convolutions within planes as convolutions of images"),
     GraphPass("thin", _thin, "padding of images with few channels as an op of its own"),
+    GraphPass("quantized", _quantized,
+              "limits of quantized values applied once, signed bytes stored as unsigned ones"),
     GraphPass("split_concats", _split_concats,
               "channels-last concatenations dissolved in convolutions, for less memory"),
     GraphPass("order_sums", _order_sums,

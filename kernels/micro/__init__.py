@@ -127,7 +127,7 @@ def igemm_rows(target: Target, dtype: str = "f32") -> tuple[int, ...]:
 
 def depthwise(target: Target, dtype: str = "f32", mr: int | None = None) -> MicroKernel:
     """The depthwise tile with ``mr`` pixels (default: the full tile) of ``dtype``: floats, or bytes
-    (``u8``, ``s8``)."""
+    (``u8``, ``s8``), less a zero point (``u8z``, ``s8z``)."""
     full_mr, nv, width = _depthwise.tile_shape(target, dtype)
     rows = mr or full_mr
     symbol = f"mk_depthwise_{dtype}_{rows}"
@@ -233,8 +233,8 @@ _NAMES = re.compile(
     r"mk_(?:igemm(?P<strided>k?)_(?P<gemm>f32|f64)"
     r"_(?P<rows>\d+)x(?P<nv>\d+)(?P<half>h?)(?:of(?P<panel>\d+))?(?P<brief>_bf16)?"
     r"|igemm_(?P<byte>[us])8_(?P<byte_rows>\d+)x(?P<byte_nv>\d+)(?P<byte_half>h?)"
-    r"|depthwise_(?P<table_type>f32|f64|u8|s8)_(?P<table_rows>\d+)"
-    r"|window_(?P<window_type>f32|f64|u8|s8)_k(?P<kw>\d+)s(?P<stride>\d+)d(?P<dilation>\d+)"
+    r"|depthwise_(?P<table_type>f32|f64|[us]8z?)_(?P<table_rows>\d+)"
+    r"|window_(?P<window_type>f32|f64|[us]8z?)_k(?P<kw>\d+)s(?P<stride>\d+)d(?P<dilation>\d+)"
     r"(?:g(?P<before>\d+)to(?P<after>\d+))?_(?P<window_rows>\d+)"
     r"|pack_(?P<pack>f32|f64|i8)|(?P<turn>turn_f32)|(?P<softmax>softmax_f32))"
 )

@@ -26,8 +26,9 @@ where ``bias`` is null) and are limited to ``[lo, hi]`` as they are stored, NaN 
 Channels that do not fill a block of ``nv`` vectors are done by fewer vectors at a time, the last
 one under a mask, so nothing is padded and nothing else is written.
 
-Pixels may be bytes, unsigned or signed, that mean ``byte - zero``; they are widened as they are
-loaded, exactly, so quantized images cost a quarter of the traffic. Weights and sums are floats.
+Pixels may be bytes, unsigned or signed (``u8``, ``s8``), or such that mean ``byte - zero``
+(``u8z``, ``s8z``); they are widened as they are loaded, exactly, so quantized images cost a quarter
+of the traffic. Weights and sums are floats.
 """
 
 from __future__ import annotations
@@ -40,9 +41,9 @@ from ...ir.grids import DEPTHWISE, Fan
 from ...ir.target import Target
 from .irtext import SIZES, Carried, Code
 
-_LLVM = {"f32": "float", "f64": "double", "u8": "float", "s8": "float"}
+BYTES = ("u8", "s8", "u8z", "s8z")
+_LLVM = {"f32": "float", "f64": "double", **dict.fromkeys(BYTES, "float")}
 """Type of the pixels -> what is computed in."""
-BYTES = ("u8", "s8")
 WIDEST = 9
 """Taps of the widest row whose weights are in registers at once."""
 PART = 7
@@ -73,7 +74,7 @@ def window_shape(target: Target, kw: int, mr: int, dtype: str = "f32", fan: Fan 
     if fan != DEPTHWISE:
         vectors = max(1, fan.after // width)
         return next(n for n in (2, 3, 1) if vectors % n == 0), width
-    spare = 3 if dtype in BYTES else 2
+    spare = 3 if dtype.endswith("z") else 2
     return max(1, (target.registers - spare) // (mr + taps_together(kw))), width
 
 
@@ -85,7 +86,8 @@ class _Vectors:
         self.code, self.kind, self.width, self.fan = code, _LLVM[dtype], width, fan
         self.vector = f"<{width} x {self.kind}>"
         self.pixel = "i8" if dtype in BYTES else self.kind
-        self.widen = "zext" if dtype == "u8" else "sext"
+        self.widen = "zext" if dtype[0] == "u" else "sext"
+        self.centered = dtype.endswith("z")
         self.before = max(1, width // fan.after) * fan.before
         """Channels of a pixel that the groups of a vector see."""
         self.mask = self.pixel_mask = None if count is None else code.lane_mask(width, count)
@@ -111,6 +113,8 @@ class _Vectors:
         code, whole, vector = self.code, f"<{lanes} x i32>", f"<{lanes} x {self.kind}>"
         value = code.let(f"{self.widen} <{lanes} x i8> {value} to {whole}")
         value = code.let(f"sitofp {whole} {value} to {vector}")
+        if not self.centered:
+            return value
         zero = code.splat(self.kind, lanes, "%zero")
         return code.let(f"fsub {vector} {value}, {zero}")
 
@@ -190,9 +194,9 @@ def _over_groups(code: Code, nv: int, access: _Vectors, block: Callable[[str, in
 
 
 def _finish_parameters(dtype: str) -> list[tuple[str, str]]:
-    """The last arguments of both tiles; ``zero`` where pixels are bytes."""
+    """The last arguments of both tiles; ``zero`` where it is taken away from pixels."""
     kind = _LLVM[dtype]
-    zero = [(kind, "zero")] if dtype in BYTES else []
+    zero = [(kind, "zero")] if dtype.endswith("z") else []
     return [("ptr", "out"), ("i64", "ldo"), ("ptr", "bias"), (kind, "lo"), (kind, "hi"), *zero]
 
 

@@ -42,6 +42,19 @@ def test_quotients(run):
 FEW = dividends(0.3)
 
 
+def test_nearest(run):
+    """Rounded and converted at once, by its low 16 bits; those of NaN are 0."""
+    whole = np.arange(-400, 400)
+    x = np.concatenate([whole, whole + 0.5, rng.normal(0, 3e4, 500), [np.nan] * 33, [-0.0]])
+    x = x.astype(np.float32)
+    want = np.nan_to_num(np.rint(x)).astype(np.int64)
+    for kind in ("u8", "i8", "u16", "i16"):
+        got = run.elementwise(f"{kind}(nearest(a))", kind, a_f32=x)
+        np.testing.assert_array_equal(got, want.astype(got.dtype))
+        got = run.elementwise(f"{kind}(iadd(nearest(a), i32(1000)))", kind, a_f32=x)
+        np.testing.assert_array_equal(got, (want + 1000).astype(got.dtype))
+
+
 def test_unproved_divisors_are_divided_by():
     """Some divisors have a dividend that no pair serves; ordinary ones mostly have a pair."""
     assert division.reciprocal(0.0) is division.reciprocal(float("inf")) is None
