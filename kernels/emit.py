@@ -21,7 +21,7 @@ from ..ir.dims import Atom, Dim, Expr, free_vars, product
 from ..ir.elements import Ex
 from ..ir.errors import CompileError
 from ..ir.tiles import SHORT
-from ..ir.types import BF16, BOOL, F16, F32, I32, I64
+from ..ir.types import BF16, BOOL, F16, F32, I32, I64, DType
 from .functions import (
     ACCUMULATE,
     arithmetic,
@@ -267,7 +267,7 @@ class Emitter(Writer):
             return self.bitcast(ex)
         if name == "round" and ex.dtype == F32:
             return f"rint({self.rounded(ex)})"
-        if name == "cast" and 8 <= ex.dtype.bits <= 16 and (text := self.nearest(ex.args[0])):
+        if name == "cast" and _is_short(ex.dtype) and (text := self.nearest(ex.args[0])):
             return f"{ex.dtype.name}({text})"
         args = [self.value(a) for a in ex.args]
         if name == "select":
@@ -508,6 +508,11 @@ class Emitter(Writer):
             value, word = as_bits(value), "stb"
         name = self.value(value)
         self.line(f"{word}(b{item.buffer}, {self.dim(item.position)}, {name})")
+
+
+def _is_short(dtype: DType) -> bool:
+    """Whether it is an integer of 8 or 16 bits."""
+    return dtype.is_integer and 8 <= dtype.bits <= 16
 
 
 def _divides(ex: Ex) -> bool:

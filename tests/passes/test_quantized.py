@@ -12,7 +12,7 @@ import evonnx
 from evonnx.ir import interp
 from evonnx.ir.builder import Builder
 from evonnx.ir.graph import Graph, Value
-from evonnx.ir.types import F32, I8, I32, U8, DType, TensorType
+from evonnx.ir.types import BF16, F16, F32, F64, I8, I16, I32, U8, DType, TensorType
 from evonnx.ir.verify import verify
 from evonnx.passes.quantized import cheap_quantization
 
@@ -118,3 +118,22 @@ def test_compiled(size: int, zero: float, scale: float) -> None:
     compiled = evonnx.compile(graph, cache=False)
     for array, want in zip(compiled(x), interp.run(graph, {"x": x}).values(), strict=True):
         np.testing.assert_array_equal(array, want)
+
+
+@pytest.mark.parametrize("to", [F16, BF16, I16, U8, I32, F64])
+def test_rounded_numbers_of_other_types(to: DType) -> None:
+    """What rounds and converts at once answers 0 for NaN, and only where integers are asked for."""
+    b = Builder()
+    x = b.input("x", TensorType(F32, (67,)))
+    limited = b.op("min", b.op("max", x, 0.0 if to == U8 else -200.0), 200.0)
+    graph = b.build({"y": b.op("cast", b.op("round", limited), to=to)})
+    feed = RNG.normal(0, 150, 67).astype(np.float32)
+    feed[:40:4] = np.nan
+    feed[1:9] = np.inf, -np.inf, -0.0, 0.5, 1.5, -0.4, 2.5, -2.5
+    with np.errstate(all="ignore"):
+        want = interp.run(graph, {"x": feed})["y"]
+    got = evonnx.compile(graph, cache=False)(feed)
+    assert got.dtype == want.dtype
+    got, want = got.astype(np.float64), want.astype(np.float64)
+    np.testing.assert_array_equal(got, want)
+    np.testing.assert_array_equal(np.signbit(got), np.signbit(want))
