@@ -214,8 +214,8 @@ def _implementation(graph: Graph, part: Sequence[int]) -> Group | None:
 def kernel_variants(graph: Graph, target: Target, every: bool = False
                     ) -> Iterator[tuple[str, Schedule]]:
     """Schedules of a graph that is one contraction on a micro-kernel: without settings, by each
-    method in panels of each width, and in blocks of each size; with ``every``, each method and
-    width also in blocks and by heights, and depthwise windows by table."""
+    method in panels of each width, and by heights and in blocks of each size; with ``every``, each
+    method and width also by heights and in blocks, and depthwise windows by table."""
     nodes = tuple(k for k, n in enumerate(graph.nodes) if n.op not in ("input", "const"))
     found = _implementation(graph, nodes)
     if found is None or found.implementation != "contract":
@@ -223,7 +223,7 @@ def kernel_variants(graph: Graph, target: Target, every: bool = False
     cost = group_cost(graph, "contract", [graph.nodes[k] for k in nodes])
     offered: list[Variant] = [(), *(every_setting if every else tried)(cost, target)]
     for variant in offered:
-        if not every and len(variant) > 1 and "block" in dict(variant):
+        if not every and len(variant) > 1 and dict(variant).keys() & {"block", "rows"}:
             continue
         yield shown(variant), Schedule(graph.digest, (replace(found, variant=variant),))
 

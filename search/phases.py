@@ -121,6 +121,10 @@ class ProductWork:
     """What follows over the result in scratch; None where the micro-kernel's store does it."""
     residuals: int = 0
     """Elements it then reads per element."""
+    stride: Dim = 0
+    """Elements from one row of the result to the next; 0 where they lie otherwise."""
+    arrays: int = 1
+    """Arrays that are read and written row by row with the result, it included."""
     form: Form = PRODUCT
     """What its variants depend on."""
     windows: ProductWork | None = None
@@ -483,7 +487,9 @@ def _product(s: ContractionSpace, constants: frozenset[int]) -> ProductWork:
         axes = [Axis(step, column.hi)] if isinstance(step, Expr) else []
         pack = _loop(low, order, axes, [(step, value)], cut=True, shared=True)
     epilogue, residuals = _epilogue(s, tile + outer, [column])
-    divisions = sum(row_division(a.hi) for a in s.rows[1:])
+    stride, arrays = _row_by_row(s)
+    addressed, _ = merge_axes(s.rows, _dims(low, [s.a], [], s.body.conds), low.names)
+    divisions = sum(row_division(a.hi) for a in addressed[1:])
     if len(s.phases) > 1:  # as one product of all phases' rows with sums of their average length
         rows = product(s.anchor.out.shape) // dmax(column.hi, 1)
         types = tuple(v.type for v in s.anchor.operands)
@@ -492,7 +498,8 @@ def _product(s: ContractionSpace, constants: frozenset[int]) -> ProductWork:
     guarded = s.direct and bool(s.body.conds)
     return ProductWork(batches, rows, column.hi, product(a.hi for a in outer), depth, taps,
                        guarded, divisions, left=left, pack=pack, epilogue=epilogue,
-                       residuals=residuals, form=form, windows=None if form.fan is None else
+                       residuals=residuals, stride=stride, arrays=arrays, form=form,
+                       windows=None if form.fan is None else
                        _windows(s, form, [*s.batch, *s.columns]))
 
 
@@ -502,6 +509,23 @@ def _windows(s: ContractionSpace, form: Form, channels: Sequence[Axis]) -> Produ
     return ProductWork(1, product(a.hi for a in s.rows), 1, 1,
                        product(a.hi for a in s.body.reduced), product(a.hi for a in s.taps),
                        channels=product(a.hi for a in channels), epilogue=epilogue, form=form)
+
+
+def _row_by_row(s: ContractionSpace) -> tuple[Dim, int]:
+    """``stride`` and ``arrays`` of a product."""
+    low, rows = s.low, {name_of(a.var) for a in s.rows}
+    low.puller.start()
+    low.puller.provided[s.anchor.out] = partial(_same, Ex("const", s.anchor.out.dtype, (), 0.0))
+    arrays, steps = 0, []
+    for k, (_, index) in s.late.items():
+        v = low.graph.outputs[k][1]
+        value = low.puller.element(v, index)
+        if s.rows:
+            steps.append(coefficient(linear_index(v.shape, index), name_of(s.rows[-1].var)))
+        arrays += 1 + sum(isinstance(d, Expr) and not rows.isdisjoint(free_vars(d))
+                          for d in load_positions(value))
+    same = steps[0] if steps and all(step == steps[0] for step in steps) else None
+    return (0 if same is None else same), arrays
 
 
 def row_division(size: Dim) -> float:

@@ -7,9 +7,9 @@ it ``GAIN`` cheaper: less than that it cannot tell apart. The search weighs them
 fusion: another grouping has another epilogue, other rows, another best variant.
 
 Priced are, first, every method (Winograd's or the direct sum, and products of groups where windows
-go without saying) in panels of every width, heights fitting; then, of the best of these, blocks of
-a few sizes. Heights by themselves and the chunks of long sums are not varied: measured, they lie
-within the noise of what ``ir.variants.tiling`` takes unasked.
+go without saying) in panels of every width, heights fitting; then, of the best of these, a few
+heights of micro-tiles, and of the best of those, blocks of a few sizes. The chunks of long sums are
+not varied: measured, they lie within the noise of what ``ir.variants.tiling`` takes unasked.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ GAIN = 0.97
 BLOCKS = (1, 2, 4, 8)
 """Micro-tiles of rows in a parallel tile that are tried."""
 HEIGHTS = (4, 6, 8, 10, 12, 14)
-"""Rows of micro-tiles that are timed."""
+"""Rows of micro-tiles that are tried."""
 
 
 def better(costs: Sequence[GroupCost], sizes: Mapping[str, int], model: CostModel,
@@ -43,7 +43,7 @@ def better(costs: Sequence[GroupCost], sizes: Mapping[str, int], model: CostMode
     for k, price, cost in first:
         best[k] = price, cost
     limit = {k: price * GAIN for k, (price, _) in best.items()}
-    for further in (_methods, _blocks):
+    for further in (_methods, _heights, _blocks):
         tried = [(k, replace(best[k][1], variant=v)) for k in best
                  for v in further(best[k][1], context.target)]
         for k, price, cost in _priced(tried, sizes, model, context):
@@ -70,19 +70,18 @@ def tried(cost: GroupCost, target: Target) -> list[Variant]:
     if product is None or product.form.kind != "product":
         return []
     methods = _methods(cost, target)
-    return methods + [v for m in ((), *methods) for v in _blocks(replace(cost, variant=m), target)]
+    wide = [replace(cost, variant=m) for m in ((), *methods)]
+    return methods + [v for further in (_heights, _blocks) for c in wide
+                      for v in further(c, target)]
 
 
 def every_setting(cost: GroupCost, target: Target) -> list[Variant]:
-    """``tried``, each method and width by heights as well, and depthwise windows by table."""
+    """``tried``, and depthwise windows by table."""
     product = None if cost.work is None else cost.work.product
     if product is None:
         return []
-    found = tried(cost, target)
-    wide = [(), *(v for v in found if "block" not in dict(v))]
-    found += [(*v, ("rows", h)) for v in wide for h in HEIGHTS
-              if h in values(product.form, target, dict(v)).get("rows", ())]
-    return found + [(("window", w),) for w in values(product.form, target).get("window", ())]
+    return tried(cost, target) + [
+        (("window", w),) for w in values(product.form, target).get("window", ())]
 
 
 def worth_timing(cost: GroupCost, sizes: Mapping[str, int], model: CostModel, context: Context,
@@ -140,6 +139,14 @@ def _methods(cost: GroupCost, target: Target) -> list[Variant]:
             said = products if method is None else (*products, ("winograd", method))
             found.append((*said, *((("columns", width),) if width != usual else ())))
     return [v for v in found if v]
+
+
+def _heights(cost: GroupCost, target: Target) -> list[Variant]:
+    form, given = _form(cost), dict(cost.variant)
+    if in_windows(form, target, given):
+        return []
+    allowed = values(form, target, given)["rows"]
+    return [(*cost.variant, ("rows", h)) for h in HEIGHTS if h in allowed]
 
 
 def _blocks(cost: GroupCost, target: Target) -> list[Variant]:

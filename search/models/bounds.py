@@ -17,8 +17,8 @@ of the core that it keeps busy longest, plus the time its inner loops take to st
                       outside of them / 4, 30 * tiles, 15 of products) * latency_s
 ====================  =========================================================================
 
-A loop whose length is no multiple of the vector's finishes in narrower ones (a fourth of a step
-per element, and one). ``core`` is the sum
+A loop whose length is no multiple of the vector's finishes in steps of half a vector, and then of
+one element. ``core`` is the sum
 over all phases: the terms above, each the sum of the phases that it binds. On ``w`` threads that
 get work (``w = min(threads, tiles)``) it is divided by ``w``, and the bounds of the group are
 
@@ -211,8 +211,8 @@ def _phase(p: Phases, t: Target) -> dict[str, np.ndarray]:
     """Seconds that one phase keeps each unit busy, what comes from the level-2 cache aside."""
     lanes = t.vector_bits / 32
     whole = np.floor(p.length / lanes)
-    rest = p.length - whole * lanes
-    steps = np.where(p.scalar > 0, p.length, whole + np.minimum(rest, 1.0 + rest / 4.0))
+    half, ones = np.divmod(p.length - whole * lanes, lanes / 2)
+    steps = np.where(p.scalar > 0, p.length, whole + half + ones)
     wide = np.where(p.length > 0, steps * lanes / np.maximum(p.length, 1e-9), 1.0)
     """Elements computed per element that counts."""
     plain, special = wide * p.plain / t.vector_rate, wide * p.special / t.special_rate

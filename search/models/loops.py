@@ -10,11 +10,11 @@ from ...ir.dims import Dim
 from ..phases import LoopWork
 from .base import Phase
 
-_LINE, _SETS, _WAYS = 64, 64, 8
+LINE, _SETS, _WAYS = 64, 64, 8
 """Bytes of a line, sets and lines per set of a level-1 cache, about."""
 _FOLLOWING = 1 / 3
 """Of what entering a loop costs, what is left where short rows of a strip follow one another: the
-next row is under way before this one ends."""
+next row is under way before this one ends. Where whole vectors fill a panel, nothing is."""
 
 
 def loop(w: LoopWork, number: Callable[[Dim], float], times: float = 1.0) -> Phase:
@@ -33,7 +33,8 @@ def strips(w: LoopWork, number: Callable[[Dim], float], width: int = 32) -> Iter
     for panels, columns in ((full, width), (1 if rest else 0, rest)):
         if panels:
             phase = _iterations(w, number, entries * panels, columns, outer * panels)
-            yield replace(phase, entries=_FOLLOWING * phase.entries)
+            left = 0.0 if columns == width else _FOLLOWING
+            yield replace(phase, entries=left * phase.entries)
 
 
 def _iterations(w: LoopWork, number: Callable[[Dim], float], entries: float, length: float,
@@ -51,14 +52,14 @@ def _iterations(w: LoopWork, number: Callable[[Dim], float], entries: float, len
     return Phase(plain=steps * w.plain, special=steps * w.special, loads=steps * w.loads,
                  stores=steps * w.stores, apart=steps * near, far=steps * far, outer=outer,
                  entries=entries / joined, length=length * joined, scalar=float(w.scalar),
-                 sums=float(w.sums), spilled=steps * lines * _LINE)
+                 sums=float(w.sums), spilled=steps * lines * LINE)
 
 
 def _leaves(step: float, length: float) -> bool:
     """Whether the lines of memory that a loop touches, ``step`` bytes apart, are more than the
     level-1 cache keeps: steps of many lines fall into few of its sets."""
-    if step < _LINE:
+    if step < LINE:
         return False
-    lines = step / _LINE
+    lines = step / LINE
     sets = _SETS / math.gcd(int(lines), _SETS) if lines.is_integer() else _SETS
     return length > sets * _WAYS

@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 from ...ir.contraction import panels_together, rows_of_block
 from ...ir.dims import Dim
 from ...ir.target import Target
+from ...ir.types import F32
 from ...ir.variants import (
     BURST,
     PREFETCHES,
@@ -37,7 +38,7 @@ from ...ir.variants import (
 from ...ir.winograd import RUNS, Images, Transforms
 from ..phases import AFFINE, GUARDED, TABLE, ProductWork, row_division
 from .base import Phase
-from .loops import loop, strips
+from .loops import LINE, loop, strips
 
 Number = Callable[[Dim], float]
 
@@ -54,6 +55,8 @@ _CROWDED = 1.3
 """Time of a product whose rows compete for the ways of a cache, of one whose rows do not."""
 _BROADCAST = 0.5
 """Loading one element into all lanes, of loading a vector."""
+_MASKED = 0.15
+"""Entries of an inner loop that storing a vector costs of which a mask leaves out lanes."""
 _HELD_UP = 2.9
 """Bytes from the level-2 cache in the time by which a byte of results delays what comes behind it,
 half of which is counted."""
@@ -116,10 +119,14 @@ class _Sizes:
         self.busy = self.lanes * step_cycles(plan.rows, plan.panel, False) / plan.rows
         """Those that are computed, on average: the last panel has a narrower micro-tile; and those
         that take as long as its steps do."""
-        if isinstance(p.form.columns, int) and count and (count == 1 or self.outer == 1):
+        self.masked = 0.0
+        """Vectors of a row of the result that are stored under a mask."""
+        if isinstance(p.form.columns, int) and count:
             last = int(self.columns) - (count - 1) * self.width
-            vectors, half = narrowest(machine, plan.panel, last)
+            own = count == 1 or self.outer == 1  # a micro-tile of its own
+            vectors, half = narrowest(machine, plan.panel, last if own else int(self.width))
             narrow = self.lanes * (vectors + half / 2)
+            self.masked = self.outer * (vectors + half) if last < narrow else 0.0
             waits = self.lanes * step_cycles(plan.rows, vectors, half) / plan.rows
             self.padded = ((count - 1) * self.width + narrow) / count
             self.busy = ((count - 1) * self.busy + waits) / count
@@ -179,6 +186,19 @@ class _Sizes:
         missed = min(max(2 * results / self.machine.l1_bytes - 1.0, 0.0), 1.0)
         return _HELD_UP * sums * part * missed * min(2.0 / vectors, 1.0)
 
+    def seams(self) -> float:
+        """Bytes of lines in which one panel of a row ends and the next begins, where they have left
+        the level-1 cache in between."""
+        p, stride = self.p, self.number(self.p.stride)
+        row = F32.itemsize * stride
+        together = row * min(self.block, self.rows) * p.arrays
+        whole = F32.itemsize * self.columns % LINE == 0
+        if whole or stride < self.columns or 2 * together < self.machine.l1_bytes:
+            return 0.0
+        beside = min(max(stride // (self.columns * self.outer), 1.0), self.batches)
+        cuts = beside * (1.0 if row % LINE == 0 else self.panels) - 1.0
+        return LINE * p.arrays * self.rows * self.batches / beside * max(cuts, 0.0)
+
 
 class _Direct(_Sizes):
     """All products summed directly."""
@@ -219,11 +239,13 @@ class _Direct(_Sizes):
             spilled += again * max(self.machine.l2_rate / self.machine.l3_rate - 1.0, 0.0)
         moved = 4 * self.batches * rows * self.columns * self.outer
         if p.epilogue is None:  # what comes out of the registers is the result
-            spilled += self.waits(moved, moved)
+            spilled += self.waits(moved, moved) + self.seams()
+            masked = _MASKED * self.batches * rows * self.masked
             found.append(replace(product, stores=moved + waiting / 2, spilled=spilled,
+                                 entries=product.entries + masked,
                                  loads=product.loads + p.residuals * moved))
         else:
-            spilled += self.waits(sums, moved)
+            spilled += self.waits(sums, moved) + self.seams()
             found.append(replace(product, stores=sums + waiting / 2, spilled=spilled))
             found += strips(p.epilogue, number, self.width)
         return ProductCount(found, self.tiles)

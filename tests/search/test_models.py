@@ -40,6 +40,7 @@ from evonnx.search.models import (
     sensitivity,
 )
 from evonnx.search.models.roofline import LOOPS, MICRO_KERNEL
+from evonnx.search.phases import AFFINE, KNOWN_DIVISION, TABLE
 
 MACHINE = Target(
     "toy", "x86_64-unknown-linux-gnu", "x86-64", cores=2, l1_bytes=100, l2_bytes=1000,
@@ -86,7 +87,7 @@ def test_facts_are_the_costs_at_sizes() -> None:
         stores=4 * 112 * 64, entries=(1 + 1) * calls,
         spilled=2.9 * 4 * 112 * 64 * 0.75)  # fmt: skip  # sums in bursts, results of 28 KB
     assert epilogue == Phase(
-        special=12 * 7168, loads=4 * 7168, stores=4 * 7168, entries=1 / 3 * 224, length=32)
+        special=12 * 7168, loads=4 * 7168, stores=4 * 7168, length=32)
     with pytest.raises(EvonnxError, match="N"):
         facts_of(graph, "contract", [dot, exp], {})
     groups = [facts(cost, {"N": 112}) for cost in schedule_cost(graph, greedy(graph))]
@@ -195,6 +196,32 @@ def test_phases_of_contractions() -> None:
     pack, *_ = one(both, "dot", implementation="contract")
     assert (pack.loads, pack.stores, pack.length) == (4 * 2560, 4 * 2560, 32)
     assert facts_of(both, "contract", [both.nodes[-1]], {}).kernels == 2
+
+
+def convolution(side: int, channels: int, columns: int, kernel: int) -> Graph:
+    b = Builder()
+    x = b.input("x", TensorType(F32, (1, side, side, channels)))
+    w = b.const(np.ones((kernel, kernel, channels, columns), np.float32))
+    y = b.op("conv", x, w, strides=(1, 1), dilations=(1, 1), pads_lo=(0, 0), pads_hi=(0, 0),
+             groups=1, layout="last")
+    return b.build({"y": y})
+
+
+def test_pixels_are_rows_of_a_matrix_where_they_lie_side_by_side() -> None:
+    """What a 1x1 convolution reads is one run of rows, whose numbers are not taken apart."""
+    table, _ = one(convolution(30, 64, 32, 1), "conv", implementation="contract")
+    assert table == Phase(outer=30 * 30 * AFFINE)
+    table, _ = one(convolution(30, 64, 32, 2), "conv", implementation="contract")
+    assert table == Phase(outer=29 * 29 * (2 * TABLE + KNOWN_DIVISION))  # taps of a row are one run
+
+
+@pytest.mark.parametrize("length,steps", [(16, 1), (24, 2), (14, 7), (36, 6), (39, 9)])
+def test_what_is_left_of_a_loop_is_done_by_half_a_vector_and_one_by_one(length: int, steps: int
+                                                                        ) -> None:
+    machine = dataclasses.replace(MACHINE, vector_bits=512)
+    work = GroupFacts("loops", phases=(Phase(plain=100.0 * length, length=length),))
+    told = Bounds().explain(work, Context(machine, 1)).bounds["vector"]
+    assert told == pytest.approx(100 * 16 * steps / machine.vector_rate)
 
 
 def test_micro_kernels_ask_early_for_what_they_read() -> None:

@@ -22,7 +22,7 @@ from evonnx.runtime.program import KernelStep
 from evonnx.search import variants
 from evonnx.search.choose import choose
 from evonnx.search.cost import group_cost, schedule_cost
-from evonnx.search.greedy import Fuser
+from evonnx.search.greedy import Fuser, greedy
 from evonnx.search.models import Context, GroupFacts, facts, model
 from evonnx.search.settings import Search
 from evonnx.search.space import Survey
@@ -116,6 +116,21 @@ def test_a_lone_half_vector_has_no_more_rows_than_addresses_in_registers() -> No
     assert _in(layer(90, 8)) == _in(layer(90, 8), rows=9)
 
 
+@pytest.mark.parametrize("columns,block,cuts", [(78, 8, 2), (78, 1, 0), (80, 8, 0), (30, 8, 0)])
+def test_panels_share_lines_where_rows_are_no_whole_lines(columns: int, block: int, cuts: int
+                                                          ) -> None:
+    """In blocks that leave the level-1 cache, the line in which one panel of a row ends comes again
+    for the next panel. 80 columns are whole lines, 30 are one panel."""
+    product = _in(layer(784, columns), rows=4, block=3 * block).phases[-1]
+    assert product.spilled == 64 * 784 * cuts  # tiles of eight vectors hold nothing up
+
+
+def test_vectors_stored_in_part_wait() -> None:
+    entries = [max(p.entries for p in _in(layer(140, n), rows=14).phases) for n in (32, 28, 24)]
+    assert entries[0] == entries[2] == 2 * 10
+    assert entries[1] == pytest.approx(2 * 10 + 0.15 * 140 * 2)
+
+
 # what the search takes --------------------------------------------------------------------------
 
 FAST = dataclasses.replace(WIDE, cores=2, launch_s=1e-7)
@@ -186,6 +201,17 @@ def test_what_is_worth_timing_is_cheapest_first_and_diverse() -> None:
                           context)
     assert list(prices) == sorted(prices)
     assert set(few) <= set(variants.every_setting(cost, FAST))
+
+
+def test_heights_of_micro_tiles_are_tried() -> None:
+    """Of every method and width, as far as its registers go; windows have none."""
+    cost, = schedule_cost(layer(100), greedy(layer(100)))
+    found = [dict(v) for v in variants.tried(cost, WIDE)]
+    heights = {w: [v["rows"] for v in found if "rows" in v and v.get("columns") == w]
+               for w in (None, 16, 48, 64)}
+    assert heights == {None: [4, 6, 8, 10, 12, 14], 16: [4, 6, 8, 10, 12, 14], 48: [4, 6, 8],
+                       64: [4, 6]}
+    assert not any({"rows", "block"} <= v.keys() for v in found)
 
 
 def test_a_schedule_takes_the_variants_that_a_search_would_take() -> None:
