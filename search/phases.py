@@ -333,8 +333,19 @@ class _Counter:
         last = moving[-1].hi if len(moving) > 1 and not shared else SHORT + 1
         if isinstance(last, int) and last <= SHORT:
             self.work.joined = moving[-2].hi
+        self.beside, self.shuffles = "", 0
+        """The loop around an innermost one of two, four or eight, along which elements side by side
+        are shuffled into place by vectors, and how often each of these is. Where nothing is
+        computed, LLVM moves element by element."""
+        if self.work.joined != 1 and isinstance(last, int) and last & (last - 1) == 0:
+            self.beside, self.shuffles = name_of(moving[-2].var), last.bit_length() - 1
         self.shares: dict[Ex, float] = {}
         self.variables: dict[Ex, frozenset[str]] = {}
+
+    @property
+    def computes(self) -> bool:
+        """Whether operations were counted in the innermost loop."""
+        return self.work.plain + self.work.special > 0
 
     def level(self, names: frozenset[str]) -> int:
         """The innermost loop among ``names``, 0 for none."""
@@ -386,7 +397,8 @@ class _Counter:
             self.divisions(ex.data, more)
         elif ex.kind == "fn":
             each = lookup(ex.data[0]).flops_per_element
-            self.add(more * max(each, 1), level, each > 1)
+            if not _multiply_add(ex):
+                self.add(more * max(each, 1), level, each > 1)
         if ex.kind == "guard":
             part = self.part(ex.data)
             self.value(ex.args[0], share * part)
@@ -420,6 +432,9 @@ class _Counter:
         self.divisions(at, more)
         if self.together(at):
             self.work.loads += more * itemsize
+        elif self.beside and coefficient(at, self.beside) == 1 and self.computes:
+            self.work.loads += more * itemsize
+            self.work.plain += more * self.shuffles
         else:
             self.work.apart.append((more, self.stride(at, itemsize)))
         for name in free_vars(at) if isinstance(at, Expr) else ():
@@ -447,6 +462,12 @@ class _Counter:
                     for a in set(atoms(at)))
         if count:
             self.work.apart.append((more * DIVISION * count, None))
+
+
+def _multiply_add(ex: Ex) -> bool:
+    """Whether the processor adds while it multiplies what is added."""
+    return ex.data[0] in ("add", "sub") and any(
+        a.kind == "fn" and a.data[0] == "mul" for a in ex.args)
 
 
 def _own_dims(ex: Ex) -> tuple[Dim, ...]:

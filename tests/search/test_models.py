@@ -126,11 +126,15 @@ def test_phases_of_loops() -> None:
 
 
 def test_short_loops_start_nothing_and_stay_near() -> None:
-    """A shuffle of channels: the innermost loop of four is unrolled into the one around it."""
+    """A shuffle of channels: the innermost loop of four is unrolled into the one around it, and
+    vectors of four channels go through two shuffles each, if something is computed."""
     b = Builder()
     x = b.input("x", TensorType(F32, (64, 4, 32)))
     phase, = one(b.build({"y": b.op("transpose", x, perm=(0, 2, 1))}), "transpose")
     assert (phase.entries, phase.length, phase.apart) == (64, 128, 64 * 128)
+    relu = b.op("transpose", b.op("relu", x), perm=(0, 2, 1))
+    phase, = one(b.build({"y": relu}), "relu", "transpose")
+    assert (phase.apart, phase.loads, phase.plain) == (0, 4 * 64 * 128, (1 + 2) * 64 * 128)
     far = b.input("z", TensorType(F32, (3, 1 << 14)))
     phase, = one(b.build({"y": b.op("transpose", far, perm=(1, 0))}), "transpose")
     assert phase.far == 0, "three planes are read side by side"
@@ -158,6 +162,14 @@ def test_a_turned_product_leaves_by_whole_lines() -> None:
     turned = b.op("transpose", b.op("relu", product), perm=(1, 0))
     *_, last = one(b.build({"y": turned}), "dot", "relu", "transpose", implementation="contract")
     assert (last.loads, last.stores, last.apart) == (4 * 1024 * 512, 4 * 1024 * 512, 0)
+
+
+def test_a_product_that_is_added_is_one_operation() -> None:
+    b = Builder()
+    x = b.input("x", TensorType(F32, (8, 32)))
+    graph = b.build({"y": b.op("add", b.op("mul", x, x), b.op("add", x, x))})
+    phase, = one(graph, "mul", "add")
+    assert phase.plain == 2 * 8 * 32
 
 
 @pytest.mark.parametrize("before", ["", "exp"])
