@@ -27,7 +27,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .compiled import compiled
+from .compiled import compiled, leaf
 from .exact import _fits, _growth, _has, _lookup, _ready, tables
 from .problem import Problem
 
@@ -47,20 +47,21 @@ class Free(NamedTuple):
     """bool[g]: whether other groups can do without the nodes of this one."""
 
 
-@compiled
+@leaf
 def _add(row, key, word, v):  # type: ignore[no-untyped-def]
     row[v >> 6] |= np.uint64(1) << np.uint64(v & 63)
     return key ^ word[v]
 
 
-@compiled
+@leaf
 def _harmless(f, free, row, after, part, g, growth):  # type: ignore[no-untyped-def]
     """Whether a group that changes the live bytes by ``growth``, to the ideal ``after``, may be run
     at once."""
     if growth > 0 or not free.free[g]:
         return False
     for e in range(free.ptr[g], free.ptr[g + 1]):
-        part[:] = row
+        for w in range(len(row)):
+            part[w] = row[w]
         for m in range(f.member_ptr[g], f.member_ptr[g + 1]):
             if (free.down[e] >> (m - f.member_ptr[g])) & 1:
                 _add(part, np.uint64(0), f.word, f.members[m])
@@ -69,7 +70,7 @@ def _harmless(f, free, row, after, part, g, growth):  # type: ignore[no-untyped-
     return True
 
 
-@compiled
+@leaf
 def _moved(f, row, key, low, high, window, g):  # type: ignore[no-untyped-def]
     """(key, low, high) of the ideal ``row``, which ``g`` is added to."""
     for m in range(f.member_ptr[g], f.member_ptr[g + 1]):
@@ -82,13 +83,13 @@ def _moved(f, row, key, low, high, window, g):  # type: ignore[no-untyped-def]
     return key, low, high
 
 
-@compiled
-def _settle(f, tables, free, inside, window, row, state, trace, count, options, rank):  # type: ignore[no-untyped-def]
+@leaf
+def _settle(f, tables, free, inside, window, row, spare, state, trace, count, options, rank):  # type: ignore[no-untyped-def]
     """Runs what costs nothing, written into ``trace`` behind ``count`` candidates. Answers (count,
     live, key, low, high, number of options): ``options`` are the candidates within the limit, by
-    what they leave live (``rank``)."""
+    what they leave live (``rank``); ``spare`` is room for two ideals."""
     live, key, low, high = state
-    after, part = np.empty_like(row), np.empty_like(row)
+    after, part = spare
     while True:
         left, moved = 0, False
         for j in range(low, len(window)):
@@ -102,7 +103,8 @@ def _settle(f, tables, free, inside, window, row, state, trace, count, options, 
                 if live + f.written[g] > f.limit or not _fits(
                         row, g, inside, f.member_ptr, f.members, tables.outer_ptr, tables.outer):
                     continue
-                after[:] = row
+                for w in range(len(row)):
+                    after[w] = row[w]
                 for m in range(f.member_ptr[g], f.member_ptr[g + 1]):
                     _add(after, key, f.word, f.members[m])
                 growth = _growth(f, row, after, g)
@@ -150,13 +152,14 @@ def _search(f, tables, free, window, start, live_at_start, limit):  # type: igno
     origin[0], by[0] = -1, -1
     slots[0], stack[0], count, height = 0, 0, 1, 1
     row, after = np.empty(words, np.uint64), np.empty(words, np.uint64)
+    spare = np.empty(words, np.uint64), np.empty(words, np.uint64)
     while height:
         height -= 1
         at = stack[height]
         row[:] = rows[at]
         state = (lives[at], hashes[at], lows[at], highs[at])
-        _, live, key, low, high, left = _settle(f, tables, free, inside, window, row, state, trace,
-                                                0, options, rank)  # fmt: skip
+        _, live, key, low, high, left = _settle(f, tables, free, inside, window, row, spare, state,
+                                                trace, 0, options, rank)  # fmt: skip
         if low == len(window):
             turns = 0
             while at >= 0:  # the stack is not needed any more: it takes the way backwards
@@ -171,8 +174,8 @@ def _search(f, tables, free, window, start, live_at_start, limit):  # type: igno
                     done += 1
                 row[:] = rows[at]
                 state = (lives[at], hashes[at], lows[at], highs[at])
-                done = _settle(f, tables, free, inside, window, row, state, trace, done, options,
-                               rank)[0]  # fmt: skip
+                done = _settle(f, tables, free, inside, window, row, spare, state, trace, done,
+                               options, rank)[0]  # fmt: skip
             return _FOUND, count, trace[:done]
         for k in range(left - 1, -1, -1):  # the last one pushed is the first one looked at
             g = options[k]

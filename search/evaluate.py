@@ -31,9 +31,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .compiled import compiled, inlined, ones
+from .compiled import as_bits, as_float, compiled, inlined, leaf, ones
 from .lists import list_schedules
-from .problem import SIZE_BITS, Problem
+from .problem import COST, GROUP, HASH, SIZE_BITS, WRITTEN, Problem
+
+_U = np.uint64
 
 
 @dataclass(slots=True)
@@ -117,7 +119,8 @@ def follow(f, order, place, hashes):  # type: ignore[no-untyped-def]
 def live_bytes(f, order, place, live):  # type: ignore[no-untyped-def]
     """Writes f8[n + 1]: what is live behind the first i nodes of an order and its places."""
     nbytes, ptr, users, grown = f.last_nbytes, f.last_ptr, f.last_users, f.grown
-    live[:] = 0.0
+    for i in range(len(live)):
+        live[i] = 0.0
     for w in range(len(nbytes)):
         last = place[users[ptr[w]]]
         for e in range(ptr[w] + 1, ptr[w + 1]):
@@ -138,63 +141,65 @@ def over(limit, need):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def size_of(levels, level):  # type: ignore[no-untyped-def]
+def size_of(head):  # type: ignore[no-untyped-def]
     """The size of a level."""
-    return np.int64(levels[level, 1] & np.uint64((1 << SIZE_BITS) - 1))
+    return np.int64(head & _U((1 << SIZE_BITS) - 1))
 
 
 @inlined
-def slot_of(levels, level, bit):  # type: ignore[no-untyped-def]
-    """The slot of a level for a bit of its mask that is set."""
-    below = ones(levels[level, 0] & (bit - np.uint64(1)))
-    return np.int64((levels[level, 1] >> np.uint64(SIZE_BITS)) + below)
+def find(head, key, masks, slot_start, ends):  # type: ignore[no-untyped-def]
+    """(first end of a level with the hash ``key``, where its slot stops); the same for none."""
+    spread = key >> ((head >> _U(SIZE_BITS)) & _U(63))
+    word, bit = (head >> _U(SIZE_BITS + 6)) + (spread >> _U(6)), _U(1) << (spread & _U(63))
+    mask, e, stop = masks[word, 0], _U(0), _U(0)
+    if mask & bit:
+        slot = masks[word, 1] + ones(mask & (bit - _U(1)))
+        e, stop = _U(slot_start[slot]), _U(slot_start[slot + _U(1)])
+        while e < stop and ends[e, HASH] != key:
+            e += _U(1)
+    return e, stop
 
 
 @inlined
-def cell(i, order, hashes, live, price, fine, heavy, best, back, most,  # type: ignore[no-untyped-def]
-         level_ptr, levels, slot_start, end_hash, end_written, limit):  # fmt: skip
-    """One cell of the dynamic program: the best way to end a group at place ``i - 1``. ``price`` is
-    that of each end. With ``live`` bytes, which are None where memory does not count: ``fine`` is
-    what a step over the limit costs, ``heavy`` the weight of the peak; ``most`` holds peaks, and
-    is None where they have no weight."""
+def cell(i, order, hashes, live, fine, heavy, best, back, most,  # type: ignore[no-untyped-def]
+         level_ptr, levels, masks, slot_start, ends, limit):  # fmt: skip
+    """One cell of the dynamic program: the best way to end a group at place ``i - 1``. With
+    ``live`` bytes, which are None where memory does not count: ``fine`` is what a step over the
+    limit costs, ``heavy`` the weight of the peak; ``most`` holds peaks, and is None where they have
+    no weight."""
     v, here = order[i - 1], hashes[i]
-    found, high, chosen = math.inf, 0.0, -1
+    found, high, chosen = math.inf, 0.0, _U(0)
     rank = math.inf
     for level in range(level_ptr[v], level_ptr[v + 1]):
-        k = size_of(levels, level)
+        head = levels[level]
+        k = size_of(head)
         if k > i:
             break
         key = here ^ hashes[i - k]
-        mask, bit = levels[level, 0], np.uint64(1) << (key >> np.uint64(57))
-        if not mask & bit:
-            continue
-        slot = slot_of(levels, level, bit)
-        e, stop = slot_start[slot], slot_start[slot + 1]
-        while e < stop and end_hash[e] != key:
-            e += 1
-        while e < stop and end_hash[e] == key:  # variants
-            total = best[i - k] + price[e]
+        e, stop = find(head, key, masks, slot_start, ends)
+        while e < stop and ends[e, HASH] == key:  # variants
+            total = best[i - k] + as_float(ends[e, COST])
             if live is None:
                 chosen = e if total < found else chosen
                 found = min(total, found)
             else:
-                need = live[i - k] + end_written[e]
+                need = live[i - k] + as_float(ends[e, WRITTEN])
                 if need > limit:
                     total += fine * over(limit, need)
                 top = 0.0 if most is None else max(most[i - k], need)
                 if total + heavy * top < rank:
                     found, high, chosen = total, top, e
                     rank = total + heavy * top
-            e += 1
+            e += _U(1)
     best[i], back[i] = found, chosen
     if most is not None:
         most[i] = high
 
 
 @compiled
-def prices(f, weights, bias, price):  # type: ignore[no-untyped-def]
-    """Writes the price of each end, f8[e], for one genome; answers (price of a step over the limit,
-    weight of the peak)."""
+def prices(f, weights, bias, ends):  # type: ignore[no-untyped-def]
+    """Writes what each end costs one genome; answers (price of a step over the limit, weight of the
+    peak)."""
     fine, heavy = f.ceiling, 0.0
     parts, ceilings, inner_ptr, inner = f.parts, f.ceilings, f.inner_ptr, f.inner
     each = f.cost
@@ -217,29 +222,28 @@ def prices(f, weights, bias, price):  # type: ignore[no-untyped-def]
         for g in range(len(each)):
             for e in range(inner_ptr[g], inner_ptr[g + 1]):
                 each[g] -= bias[inner[e]]
-    end_group = f.end_group
-    for e in range(len(price)):
-        price[e] = each[end_group[e]]
+    for e in range(len(ends)):
+        ends[e, COST] = as_bits(each[np.int64(ends[e, GROUP])])
     return fine, heavy
 
 
-@compiled
-def best_cuts(f, order, hashes, live, price, fine, heavy, best, back, most, groups):  # type: ignore[no-untyped-def]
+@leaf
+def best_cuts(f, ends, order, hashes, live, fine, heavy, best, back, most, groups):  # type: ignore[no-untyped-def]
     """Writes the candidate that ends at each place, -1 inside of groups."""
     n = len(order)
-    level_ptr, levels, slot_start = f.level_ptr, f.levels, f.slot_start
-    end_hash, end_group, end_written = f.end_hash, f.end_group, f.end_written
+    level_ptr, levels, masks, slot_start = f.level_ptr, f.levels, f.masks, f.slot_start
     member_ptr, limit = f.member_ptr, f.limit
     best[0] = 0.0
     if most is not None:
         most[0] = 0.0
     for i in range(1, n + 1):
-        cell(i, order, hashes, live, price, fine, heavy, best, back, most, level_ptr, levels,
-             slot_start, end_hash, end_written, limit)  # fmt: skip
-    groups[:] = -1
+        cell(i, order, hashes, live, fine, heavy, best, back, most, level_ptr, levels, masks,
+             slot_start, ends, limit)  # fmt: skip
+    for i in range(n):
+        groups[i] = -1
     i = n
     while i > 0:
-        g = end_group[back[i]]
+        g = np.int64(ends[back[i], GROUP])
         groups[i - 1] = g
         i -= member_ptr[g + 1] - member_ptr[g]
 
@@ -247,30 +251,27 @@ def best_cuts(f, order, hashes, live, price, fine, heavy, best, back, most, grou
 @inlined
 def _given_cuts(f, order, hashes, cuts, groups):  # type: ignore[no-untyped-def]
     """Like ``best_cuts``, by the largest candidate that crosses no cut."""
-    level_ptr, levels, slot_start = f.level_ptr, f.levels, f.slot_start
-    end_hash, end_group = f.end_hash, f.end_group
-    groups[:] = -1
+    level_ptr, levels, masks, slot_start = f.level_ptr, f.levels, f.masks, f.slot_start
+    ends = f.ends
+    for i in range(len(groups)):
+        groups[i] = -1
     i = len(order)
     while i > 0:
-        level = level_ptr[order[i - 1] + 1]
-        room, most = 1, min(i, size_of(levels, level - 1))
+        level = _U(level_ptr[order[i - 1] + 1]) - _U(1)
+        room, most = 1, min(i, size_of(levels[level]))
         while room < most and not cuts[order[i - 1 - room]]:
             room += 1
-        here, found, k = hashes[i], -1, 0
-        while found < 0:
-            level -= 1
-            k = size_of(levels, level)
-            if k > room:
-                continue
-            key = here ^ hashes[i - k]
-            mask, bit = levels[level, 0], np.uint64(1) << (key >> np.uint64(57))
-            if mask & bit:
-                slot = slot_of(levels, level, bit)
-                for e in range(slot_start[slot], slot_start[slot + 1]):
-                    if end_hash[e] == key:  # of equal sets the cheapest comes first
-                        found = end_group[e]
-                        break
-        groups[i - 1] = found
+        here = hashes[i]
+        while True:
+            head = levels[level]
+            k = size_of(head)
+            if k <= room:
+                key = here ^ hashes[i - k]
+                e, stop = find(head, key, masks, slot_start, ends)
+                if e < stop:  # of equal sets the cheapest comes first
+                    break
+            level -= _U(1)
+        groups[i - 1] = np.int64(ends[e, GROUP])
         i -= k
 
 
@@ -279,7 +280,8 @@ def _measure(f, groups, live, parts):  # type: ignore[no-untyped-def]
     """Writes the sums of the objectives; answers (cost with fines, peak, fingerprint)."""
     prices, split, written, limit = f.cost, f.parts, f.written, f.limit
     cost, top, mark = 0.0, 0.0, np.uint64(0)
-    parts[:] = 0.0
+    for j in range(len(parts)):
+        parts[j] = 0.0
     begin = 0
     for i in range(len(groups)):
         g = groups[i]
@@ -310,7 +312,7 @@ def _decode(f, keys, bias, weights, cuts, orders, groups, costs, parts, peaks, p
     best, back, most = np.zeros(n + 1), np.zeros(n + 1, np.int32), np.zeros(n + 1)
     live = np.empty(n + 1 if len(f.nbytes) else 0)
     steered = weights.shape[1] > 0 or bias.shape[1] > 0
-    price = f.end_cost.copy() if steered else f.end_cost
+    ends = f.ends.copy() if steered else f.ends
     fine, heavy = f.ceiling, 0.0
     list_schedules(f, keys, orders)
     for p in range(len(keys)):
@@ -322,11 +324,11 @@ def _decode(f, keys, bias, weights, cuts, orders, groups, costs, parts, peaks, p
             _given_cuts(f, order, hashes, cuts[p], groups[p])
         else:
             if steered:
-                fine, heavy = prices(f, weights[p], bias[p], price)
+                fine, heavy = prices(f, weights[p], bias[p], ends)
             if len(live) and (f.limit < math.inf or heavy != 0.0):
-                best_cuts(f, order, hashes, live, price, fine, heavy, best, back, most, groups[p])
+                best_cuts(f, ends, order, hashes, live, fine, heavy, best, back, most, groups[p])
             else:
-                best_cuts(f, order, hashes, None, price, fine, 0.0, best, back, None, groups[p])
+                best_cuts(f, ends, order, hashes, None, fine, 0.0, best, back, None, groups[p])
         costs[p], peaks[p], prints[p] = _measure(f, groups[p], live, parts[p])
 
 
@@ -337,14 +339,16 @@ def _cut(f, order, weights, groups):  # type: ignore[no-untyped-def]
     hashes = np.empty(n + 1, np.uint64)
     place = np.empty(n, np.int32)
     follow(f, order, place, hashes)
-    price = f.end_cost.copy()
-    fine, heavy = prices(f, weights, np.empty(0), price)
+    ends = f.ends.copy() if len(weights) else f.ends
+    fine, heavy = f.ceiling, 0.0
+    if len(weights):
+        fine, heavy = prices(f, weights, np.empty(0), ends)
     if len(f.nbytes) and (f.limit < math.inf or heavy != 0.0):
         live = np.empty(n + 1)
         live_bytes(f, order, place, live)
-        best_cuts(f, order, hashes, live, price, fine, heavy, best, back, most, groups)
+        best_cuts(f, ends, order, hashes, live, fine, heavy, best, back, most, groups)
     else:
-        best_cuts(f, order, hashes, None, price, fine, 0.0, best, back, None, groups)
+        best_cuts(f, ends, order, hashes, None, fine, 0.0, best, back, None, groups)
 
 
 def decode(problem: Problem, genomes: Genomes | np.ndarray, threads: int = 1) -> Decoded:

@@ -38,7 +38,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..ir.errors import OptionError
-from .compiled import compiled, inlined
+from .compiled import compiled, inlined, leaf
 from .problem import InfeasibleError, Problem, Proof, arcs, peak, shares
 from .split import split
 
@@ -127,7 +127,7 @@ def _forced(row, v, inside, member_ptr, members, holder_ptr, holders, outer_ptr,
     return True
 
 
-@compiled
+@leaf
 def _growth(f, before, after, g):  # type: ignore[no-untyped-def]
     """Change of the live bytes when ``g`` leads from one ideal to another."""
     total = 0.0
@@ -148,7 +148,7 @@ def _growth(f, before, after, g):  # type: ignore[no-untyped-def]
     return total
 
 
-@compiled
+@leaf
 def _waits(f, row, w):  # type: ignore[no-untyped-def]
     """Whether a value is produced in the ideal and needed outside of it."""
     if not _has(row, f.maker[w]):

@@ -83,18 +83,19 @@ def make_room(f):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _rank(keys, room, begin):  # type: ignore[no-untyped-def]
-    """Writes the nodes by key, equal ones by number, into ``room.node`` from ``begin`` on. As many
-    buckets as nodes, of equal width, then insertion; unless the keys clump."""
-    n, sizes, bucket, node = len(keys), room.size, room.bucket, room.node
-    low = high = keys[0]
+def _rank(keys, p, room, begin):  # type: ignore[no-untyped-def]
+    """Writes the nodes by the keys of genome ``p``, equal ones by number, into ``room.node`` from
+    ``begin`` on: as many buckets as nodes, of equal width, then insertion. Answers whether it did;
+    not if the keys clump."""
+    n, sizes, bucket, node = keys.shape[1], room.size, room.bucket, room.node
+    low = high = keys[p, 0]
     for i in range(n):
-        low, high = min(low, keys[i]), max(high, keys[i])
-    sizes[:] = np.uint32(0)
+        low, high = min(low, keys[p, i]), max(high, keys[p, i])
+        sizes[i] = np.uint32(0)
     last, scale = np.uint32(n - 1), (n - 1) / (high - low)
     even = 0.0 < scale < np.inf
     for i in range(n if even else 0):
-        b = min(np.uint32(np.int64((keys[i] - low) * scale)), last)
+        b = min(np.uint32(np.int64((keys[p, i] - low) * scale)), last)
         bucket[i] = b
         sizes[b] += np.uint32(1)
     total = most = np.uint32(0)
@@ -104,10 +105,7 @@ def _rank(keys, room, begin):  # type: ignore[no-untyped-def]
         total += size
         most = max(most, size)
     if not even or most > _CLUMP:
-        ranked = np.argsort(keys, kind="mergesort")
-        for i in range(n):
-            node[begin + _U(i)] = ranked[i]
-        return
+        return False
     for i in range(n):
         b = bucket[i]
         node[begin + _U(sizes[b])] = i
@@ -115,10 +113,11 @@ def _rank(keys, room, begin):  # type: ignore[no-untyped-def]
     for i in range(1, n):
         at = begin + _U(i)
         v = node[at]
-        while at > begin and keys[node[at - _U(1)]] > keys[v]:
+        while at > begin and keys[p, node[at - _U(1)]] > keys[p, v]:
             node[at] = node[at - _U(1)]
             at -= _U(1)
         node[at] = v
+    return True
 
 
 @inlined
@@ -133,14 +132,13 @@ def _count(s, words, shift, lane, state, ready, blocks):  # type: ignore[no-unty
 
 
 @inlined
-def _schedules(f, keys, first, lanes, room, orders):  # type: ignore[no-untyped-def]
-    """``list_schedules`` of ``lanes`` genomes, a constant."""
+def _schedules(f, first, lanes, room, orders):  # type: ignore[no-untyped-def]
+    """Orders of ``lanes`` genomes, a constant, from ``first`` on, whose nodes are ranked."""
     n, succ_ptr, succs, fan, waits = len(f.word), f.succ_ptr, f.succs, f.fan, room.waits
     node, state, ready, blocks = room.node, room.state, room.ready, room.blocks
     nodes, states, words = _U(n), _U(n + FAN), _U(64 << room.shift)
     wide, shift = _U(room.shift), _U(room.shift + 6)
     for lane in range(_U(lanes)):
-        _rank(keys[first + np.int64(lane)], room, lane * nodes)
         for rank in range(nodes):
             v = node[lane * nodes + rank]
             state[lane * states + _U(v)] = rank << _U(32) | waits[v]
@@ -180,11 +178,17 @@ def _schedules(f, keys, first, lanes, room, orders):  # type: ignore[no-untyped-
 @compiled
 def list_schedules(f, keys, orders):  # type: ignore[no-untyped-def]
     """Writes the topological orders i4[p, n] of the priorities ``keys`` f8[p, n]."""
-    count = len(keys) if len(f.word) else 0
-    room, rows, done = make_room(f), orders.reshape(-1), 0
-    while done + LANES <= count:
-        _schedules(f, keys, done, LANES, room, rows)
-        done += LANES
+    n, done, count = len(f.word), 0, len(keys) if len(f.word) else 0
+    room, rows = make_room(f), orders.reshape(-1)
     while done < count:
-        _schedules(f, keys, done, 1, room, rows)
-        done += 1
+        lanes = min(LANES, count - done)
+        for lane in range(lanes):
+            if not _rank(keys, done + lane, room, _U(lane * n)):
+                ranked = np.argsort(keys[done + lane], kind="mergesort")
+                room.node[lane * n : (lane + 1) * n] = ranked
+        if lanes == LANES:
+            _schedules(f, done, LANES, room, rows)
+        else:
+            for lane in range(lanes):
+                _schedules(f, done + lane, 1, room, rows)
+        done += lanes

@@ -53,10 +53,12 @@ def unit(state):  # type: ignore[no-untyped-def]
 def _rotate(order, place, first, middle, end, spare):  # type: ignore[no-untyped-def]
     """Swaps the runs ``first..middle`` and ``middle..end`` of the order."""
     count = middle - first
-    spare[:count] = order[first:middle]
+    for i in range(count):
+        spare[i] = order[first + i]
     for i in range(middle, end):
         order[i - count] = order[i]
-    order[end - count : end] = spare[:count]
+    for i in range(count):
+        order[end - count + i] = spare[i]
     for i in range(first, end):
         place[order[i]] = i
 
@@ -108,18 +110,18 @@ def _refresh(f, first, end, order, place, hashes, live):  # type: ignore[no-unty
 
 
 @inlined
-def _recut(f, first, end, span, order, hashes, live, price, fine, best, back, old, old_back):  # type: ignore[no-untyped-def]
+def _recut(f, ends, first, end, span, order, hashes, live, fine, best, back, old, old_back):  # type: ignore[no-untyped-def]
     """Computes the cells behind a change of the places ``first..end``; answers (where the cells
     that were touched end, change of the total). The former cells are kept in ``old``."""
     n = len(order)
-    level_ptr, levels, slot_start = f.level_ptr, f.levels, f.slot_start
-    end_hash, end_written, limit = f.end_hash, f.end_written, f.limit
+    level_ptr, levels, masks, slot_start = f.level_ptr, f.levels, f.masks, f.slot_start
+    limit = f.limit
     same, delta = 0, math.inf
     i = first + 1
     while i <= n:
         old[i], old_back[i] = best[i], back[i]
-        cell(i, order, hashes, live, price, fine, 0.0, best, back, None, level_ptr, levels,
-             slot_start, end_hash, end_written, limit)  # fmt: skip
+        cell(i, order, hashes, live, fine, 0.0, best, back, None, level_ptr, levels, masks,
+             slot_start, ends, limit)  # fmt: skip
         change = best[i] - old[i]
         if i > end and abs(change - delta) <= 1e-12 * abs(best[i]):
             same += 1
@@ -194,12 +196,14 @@ def _anneal(f, order, live, weights, moves, hot, cold, state):  # type: ignore[n
         live_bytes(f, order, place, live)
     span = 1
     for level in range(len(f.levels)):
-        span = max(span, size_of(f.levels, level))
+        span = max(span, size_of(f.levels[level]))
     best, back = np.zeros(n + 1), np.zeros(n + 1, np.int32)
     old, old_back = np.zeros(n + 1), np.zeros(n + 1, np.int32)
-    price = f.end_cost.copy()
-    fine, _ = prices(f, weights, np.empty(0), price)
-    best_cuts(f, order, hashes, live, price, fine, 0.0, best, back, None, spare)
+    ends, fine = f.ends, f.ceiling
+    if len(weights):
+        ends = f.ends.copy()
+        fine, _ = prices(f, weights, np.empty(0), ends)
+    best_cuts(f, ends, order, hashes, live, fine, 0.0, best, back, None, spare)
     total = best[n]
     kept, least = order.copy(), total
     cooling = (cold / hot) ** (1.0 / max(1, moves))
@@ -215,7 +219,7 @@ def _anneal(f, order, live, weights, moves, hot, cold, state):  # type: ignore[n
         heat *= cooling
         _rotate(order, place, first, middle, end, spare)
         _refresh(f, first, end, order, place, hashes, live)
-        stop, change = _recut(f, first, end, span, order, hashes, live, price, fine, best, back,
+        stop, change = _recut(f, ends, first, end, span, order, hashes, live, fine, best, back,
                               old, old_back)  # fmt: skip
         if change <= 0.0 or unit(state) < math.exp(-change / heat):
             if change != 0.0:

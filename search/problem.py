@@ -39,6 +39,12 @@ MOST_NODES = 48
 SIZE_BITS = 6
 """Bits of a candidate's size: at least those of ``MOST_NODES``."""
 
+SPARSE = 2
+"""Bits of a level's mask for each of its candidates, at least."""
+
+HASH, COST, WRITTEN, GROUP = range(4)
+"""Columns of ``Flat.ends``."""
+
 Value = tuple[int, float, Sequence[int], bool]
 """(producing node, bytes, consuming nodes, whether it is kept to the end)."""
 
@@ -69,21 +75,21 @@ class Flat(NamedTuple):
     """i4[n + 1]: where the levels of each node begin: the sizes of candidates that may end with it.
     """
     levels: np.ndarray
-    """u8[l, 2]: side by side, as they are read together, the mask of each level, and its size below
-    its first slot << ``SIZE_BITS``; ascending at each node. The mask has bit h >> 57 for every hash
-    h < 2**63 of the level. A bit that is not set says that no candidate has the hash, the number of
-    set bits below one which slot of the level has (Bagwell's hash array mapped trie, 2001, of one
-    step)."""
+    """u8[l]: of each level, ascending at each node, the size, in ``SIZE_BITS``; a shift, in 6 bits;
+    and its first word in ``masks``."""
+    masks: np.ndarray
+    """u8[c, 2]: words of the masks of all levels, and the first slot of each. ``hash >> shift`` is
+    the word (above 6 bits) and the bit of a hash h < 2**63. A bit that is not set says that no
+    candidate of the level has such a hash, the number of set bits below one which slot of the word
+    has (Bagwell's hash array mapped trie, 2001, of one step). A level has as many words as make
+    half of the bits, or fewer, set."""
     slot_start: np.ndarray
-    """i4[s + 1]: where the candidates of each slot begin."""
-    end_hash: np.ndarray
-    """u8: their hashes, ascending in a level; of equal sets the cheapest first."""
-    end_group: np.ndarray
-    """i4: their numbers."""
-    end_cost: np.ndarray
-    """f8: their costs."""
-    end_written: np.ndarray
-    """f8: bytes they write, see ``written``."""
+    """i4[s + 1]: where the candidates of each slot begin in ``ends``."""
+    ends: np.ndarray
+    """u8[e, 4]: candidates by their last nodes: the exclusive or of their words, the bits of f8 of
+    what they cost and of the bytes that they write (see ``written``), and their numbers; ascending
+    by hash in a level, of equal sets the cheapest first. Side by side, as they are read together.
+    """
     inner_ptr: np.ndarray
     """i4[g + 1]: where the edges inside each candidate begin."""
     inner: np.ndarray
@@ -207,14 +213,14 @@ class Problem:
                              "one number per candidate and objective")
         else:
             split = costs[:, None].copy() if np.array_equal(f.parts, f.cost[:, None]) else f.parts
-        slots = (f.levels[:, 1] >> np.uint64(SIZE_BITS)).astype(np.int64)
-        level = np.searchsorted(f.slot_start[slots], np.arange(len(f.end_hash)), "right")
-        rank = _rank(level, f.end_hash, f.end_group, costs)
+        slot = np.repeat(np.arange(len(f.slot_start) - 1), np.diff(f.slot_start))
+        group = f.ends[:, GROUP].astype(np.int64)
+        rank = np.lexsort((group, costs[group], f.ends[:, HASH], slot))
+        ends = f.ends[rank]
+        ends[:, COST] = costs[group[rank]].view(np.uint64)
         ceilings = _ceilings(self.nodes, f.member_ptr, f.members, costs, split)
-        ends = f.end_group[rank]
-        flat = f._replace(cost=costs, parts=split, end_hash=f.end_hash[rank], end_group=ends,
-                          end_cost=costs[ends], end_written=f.written[ends],
-                          ceiling=float(ceilings[0]), ceilings=ceilings[1:])  # fmt: skip
+        flat = f._replace(cost=costs, parts=split, ends=ends, ceiling=float(ceilings[0]),
+                          ceilings=ceilings[1:])  # fmt: skip
         return Problem(flat, names, self.seed)
 
     def limited(self, limit: float) -> Problem:
@@ -330,10 +336,10 @@ def make_problem(
     else:
         held = _numbers(written, (len(groups),), "one number of bytes written per candidate")
     ceilings = _ceilings(nodes, member_ptr, members, costs, split)
-    ends = _ends(nodes, graph, member_ptr, members, costs, word)
+    ends = _ends(nodes, graph, member_ptr, members, costs, held, word)
     flat = Flat(
         *graph, member_ptr, members, costs, np.ascontiguousarray(split), word,
-        *ends, held[ends[4]], *_inner(graph, member_ptr, members), *memory,
+        *ends, *_inner(graph, member_ptr, members), *memory,
         fans(nodes, graph[2], graph[3]), *_ending(nodes, memory), held, _limit(limit),
         float(ceilings[0]), ceilings[1:],
     )  # fmt: skip
@@ -361,7 +367,7 @@ def _starts(owners: Iterable[int], nodes: int) -> np.ndarray:
 
 
 Graph = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
-Ends = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+Ends = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 Memory = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray,
                np.ndarray]  # fmt: skip
 
@@ -417,41 +423,48 @@ def arcs(member_ptr: np.ndarray, members: np.ndarray, ptr: np.ndarray, targets: 
 
 
 def _ends(nodes: int, graph: Graph, member_ptr: np.ndarray, members: np.ndarray, costs: np.ndarray,
-          word: np.ndarray) -> Ends:
-    """level_ptr, levels, slot_start, end_hash, end_group, end_cost: candidates by the members
-    without a successor among the members, and by their sizes. Raises ``ValueError`` where different
-    sets have one hash."""
+          written: np.ndarray, word: np.ndarray) -> Ends:
+    """level_ptr, levels, masks, slot_start, ends: candidates by the members without a successor
+    among the members, and by their sizes. Raises ``ValueError`` where different sets have one
+    hash."""
     size = np.diff(member_ptr)
     if not len(size):
-        none = np.zeros(0, np.int32)
-        return (np.zeros(nodes + 1, np.int32), np.zeros((0, 2), np.uint64), np.zeros(1, np.int32),
-                np.zeros(0, np.uint64), none, np.zeros(0))  # fmt: skip
+        return (np.zeros(nodes + 1, np.int32), np.zeros(0, np.uint64), np.zeros((0, 2), np.uint64),
+                np.zeros(1, np.int32), np.zeros((0, 4), np.uint64))  # fmt: skip
     hashes = np.bitwise_xor.reduceat(word[members], member_ptr[:-1])
     _distinct(hashes, member_ptr, members)
     _, place, _, inside = arcs(member_ptr, members, graph[2], graph[3])
     last = np.ones(len(members), bool)
     last[place[inside]] = False
     group = np.repeat(np.arange(len(size)), size)[last]
-    node = members[last]
     most = int(size.max()) + 1
-    level = node.astype(np.int64) * most + size[group]
-    rank = _rank(level, hashes[group], group, costs)
+    level = members[last].astype(np.int64) * most + size[group]
+    rank = np.lexsort((group, costs[group], hashes[group], level))
     group, level = group[rank], level[rank]
+    ends = np.column_stack([hashes[group], costs[group].view(np.uint64),
+                            written[group].view(np.uint64), group.astype(np.uint64)])
+    return *_levels(nodes, level, most, ends[:, HASH]), ends
+
+
+def _levels(nodes: int, level: np.ndarray, most: int, hashes: np.ndarray
+            ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """level_ptr, levels, masks, slot_start of the ends with these levels (node * ``most`` + size)
+    and hashes, ascending."""
     start = np.flatnonzero(np.diff(level, prepend=-1))
+    counts = np.diff(start, append=len(level))
+    double = np.ceil(np.log2(np.maximum(1.0, counts * SPARSE / 64))).astype(np.int64)
+    first = np.cumsum(1 << double) - (1 << double)
+    shift = 57 - double
+    spread = hashes >> np.repeat(shift, counts).astype(np.uint64)
+    bit = (np.repeat(first, counts) << 6) + spread.astype(np.int64)
+    slot = np.flatnonzero(np.diff(bit, prepend=-1))
+    masks = np.zeros((int((1 << double).sum()), 2), np.uint64)
+    np.bitwise_or.at(masks[:, 0], bit >> 6, np.uint64(1) << (bit & 63).astype(np.uint64))
+    masks[:, 1] = np.searchsorted(bit[slot], np.arange(len(masks)) << 6)
+    heads = level[start] % most | shift << SIZE_BITS | first << (SIZE_BITS + 6)
     ptr = np.searchsorted(level[start], np.arange(nodes + 1) * most)
-    bit = hashes[group] >> np.uint64(57)
-    mask = np.bitwise_or.reduceat(np.uint64(1) << bit, start)
-    slot = np.flatnonzero(np.diff(level * 64 + bit.astype(np.int64), prepend=-1))
-    where = np.searchsorted(slot, start) << SIZE_BITS | level[start] % most
-    return (ptr.astype(np.int32), np.column_stack([mask, where.astype(np.uint64)]),
-            np.append(slot, len(group)).astype(np.int32), hashes[group],
-            group.astype(np.int32), costs[group])  # fmt: skip
-
-
-def _rank(level: np.ndarray, hashes: np.ndarray, group: np.ndarray, costs: np.ndarray
-          ) -> np.ndarray:
-    """By level; of equal sets the cheapest first."""
-    return np.lexsort((group, costs[group], hashes, level))
+    return (ptr.astype(np.int32), heads.astype(np.uint64), masks,
+            np.append(slot, len(level)).astype(np.int32))  # fmt: skip
 
 
 def _ceilings(nodes: int, member_ptr: np.ndarray, members: np.ndarray, costs: np.ndarray,

@@ -12,6 +12,10 @@ from evonnx.search.exact import exhaustive, prove, prove_peak
 from evonnx.search.generate import generated, remembering
 from evonnx.search.moves import anneal
 from evonnx.search.problem import (
+    COST,
+    GROUP,
+    HASH,
+    WRITTEN,
     InfeasibleError,
     canonical,
     check_solution,
@@ -54,10 +58,13 @@ def test_other_prices() -> None:
         groups = [old.group(g) for g in range(old.candidates)]
         fresh = make_problem(30, old.edges, groups, costs, old.seed,
                              parts=None if old is p else old.parts, objectives=old.objectives)
-        for name in ("cost", "parts", "level_ptr", "levels", "slot_start", "end_hash",
-                     "end_group", "end_cost", "ceiling", "ceilings"):
+        for name in ("cost", "parts", "level_ptr", "levels", "masks", "slot_start", "ceiling",
+                     "ceilings"):
             assert np.array_equal(getattr(new.flat, name), getattr(fresh.flat, name)), name
-        assert np.array_equal(new.flat.end_written, old.flat.written[new.flat.end_group])
+        wrote = new.flat.ends[:, WRITTEN].copy().view(np.float64)
+        assert np.array_equal(wrote, old.flat.written[new.flat.ends[:, GROUP].astype(int)])
+        rest = [HASH, COST, GROUP]
+        assert np.array_equal(new.flat.ends[:, rest], fresh.flat.ends[:, rest])
 
 
 @pytest.mark.parametrize("wrong", [
