@@ -228,38 +228,44 @@ def prices(f, weights, bias, ends):  # type: ignore[no-untyped-def]
 
 
 @leaf
-def best_cuts(f, ends, order, hashes, live, fine, heavy, best, back, most, groups):  # type: ignore[no-untyped-def]
-    """Writes the candidate that ends at each place, -1 inside of groups."""
-    n = len(order)
+def best_cuts(f, ends, order, hashes, live, fine, heavy, best, back, most):  # type: ignore[no-untyped-def]
+    """Writes the cells: the least price of the first i nodes, f8[n + 1], and the last end of the
+    way to it, i4[n + 1]."""
     level_ptr, levels, masks, slot_start = f.level_ptr, f.levels, f.masks, f.slot_start
-    member_ptr, limit = f.member_ptr, f.limit
     best[0] = 0.0
     if most is not None:
         most[0] = 0.0
-    for i in range(1, n + 1):
+    for i in range(1, len(order) + 1):
         cell(i, order, hashes, live, fine, heavy, best, back, most, level_ptr, levels, masks,
-             slot_start, ends, limit)  # fmt: skip
-    for i in range(n):
-        groups[i] = -1
-    i = n
-    while i > 0:
-        g = np.int64(ends[back[i], GROUP])
-        groups[i - 1] = g
-        i -= member_ptr[g + 1] - member_ptr[g]
+             slot_start, ends, f.limit)  # fmt: skip
 
 
 @inlined
-def _given_cuts(f, order, hashes, cuts, groups):  # type: ignore[no-untyped-def]
-    """Like ``best_cuts``, by the largest candidate that crosses no cut."""
-    level_ptr, levels, masks, slot_start = f.level_ptr, f.levels, f.masks, f.slot_start
-    ends = f.ends
-    for i in range(len(groups)):
-        groups[i] = -1
-    i = len(order)
+def _way_back(f, back, chosen, stops):  # type: ignore[no-untyped-def]
+    """Writes the ends of the best way, last to first, and the places behind them, i4[n] both;
+    answers how many there are."""
+    ends, member_ptr, count, i = f.ends, f.member_ptr, 0, len(back) - 1
     while i > 0:
-        level = _U(level_ptr[order[i - 1] + 1]) - _U(1)
+        chosen[count], stops[count] = back[i], i
+        g = ends[back[i], GROUP]
+        i -= member_ptr[g + _U(1)] - member_ptr[g]
+        count += 1
+    return count
+
+
+@inlined
+def _given_cuts(f, order, hashes, cuts, chosen, stops):  # type: ignore[no-untyped-def]
+    """Like ``_way_back``, by the largest candidate that crosses no cut."""
+    level_ptr, levels, masks, slot_start = f.level_ptr, f.levels, f.masks, f.slot_start
+    ends, near, count, i = f.ends, f.near, 0, len(order)
+    while i > 0:
+        v = order[i - 1]
+        level, close = _U(level_ptr[v + 1]) - _U(1), near[v]
         room, most = 1, min(i, size_of(levels[level]))
-        while room < most and not cuts[order[i - 1 - room]]:
+        while room < most:
+            u = _U(order[i - 1 - room])
+            if cuts[u] or not (close >> (u & _U(63))) & _U(1):
+                break
             room += 1
         here = hashes[i]
         while True:
@@ -271,37 +277,40 @@ def _given_cuts(f, order, hashes, cuts, groups):  # type: ignore[no-untyped-def]
                 if e < stop:  # of equal sets the cheapest comes first
                     break
             level -= _U(1)
-        groups[i - 1] = np.int64(ends[e, GROUP])
+        chosen[count], stops[count] = e, i
+        count += 1
         i -= k
+    return count
 
 
 @inlined
-def _measure(f, groups, live, parts):  # type: ignore[no-untyped-def]
-    """Writes the sums of the objectives; answers (cost with fines, peak, fingerprint)."""
-    prices, split, written, limit = f.cost, f.parts, f.written, f.limit
-    cost, top, mark = 0.0, 0.0, np.uint64(0)
+def _measure(f, chosen, stops, count, live, groups, parts):  # type: ignore[no-untyped-def]
+    """Writes the candidate that ends at each place, -1 inside of groups, and the sums of the
+    objectives; answers (cost with fines, peak, fingerprint)."""
+    ends, split, limit, cost, top, mark, begin = f.ends, f.parts, f.limit, 0.0, 0.0, _U(0), 0
     for j in range(len(parts)):
         parts[j] = 0.0
-    begin = 0
     for i in range(len(groups)):
-        g = groups[i]
-        if g < 0:
-            continue
-        cost += prices[g]
+        groups[i] = -1
+    for c in range(count - 1, -1, -1):
+        e = _U(chosen[c])
+        g = ends[e, GROUP]
+        groups[stops[c] - 1] = g
+        cost += as_float(ends[e, COST])
         for j in range(len(parts)):
             parts[j] += split[g, j]
         # SplitMix64's finalizer (Steele, Lea and Flood, 2014) of the candidate's number.
-        z = np.uint64(g + 1) * np.uint64(0x9E3779B97F4A7C15)
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        mark += z ^ (z >> np.uint64(31))
+        z = (g + _U(1)) * _U(0x9E3779B97F4A7C15)
+        z = (z ^ (z >> _U(30))) * _U(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> _U(27))) * _U(0x94D049BB133111EB)
+        mark += z ^ (z >> _U(31))
         if len(live):
-            need = live[begin] + written[g]
+            need = live[begin] + as_float(ends[e, WRITTEN])
             top = max(top, need)
             if need > limit:
                 cost += f.ceiling * over(limit, need)
-            mark *= np.uint64(0x9E3779B97F4A7C15)
-        begin = i + 1
+            mark *= _U(0x9E3779B97F4A7C15)
+        begin = stops[c]
     return cost, top, mark
 
 
@@ -310,6 +319,7 @@ def _decode(f, keys, bias, weights, cuts, orders, groups, costs, parts, peaks, p
     n = orders.shape[1]
     place, hashes = np.empty(n, np.int32), np.empty(n + 1, np.uint64)
     best, back, most = np.zeros(n + 1), np.zeros(n + 1, np.int32), np.zeros(n + 1)
+    chosen, stops = np.empty(n, np.int32), np.empty(n, np.int32)
     live = np.empty(n + 1 if len(f.nbytes) else 0)
     steered = weights.shape[1] > 0 or bias.shape[1] > 0
     ends = f.ends.copy() if steered else f.ends
@@ -321,34 +331,39 @@ def _decode(f, keys, bias, weights, cuts, orders, groups, costs, parts, peaks, p
         if len(live):
             live_bytes(f, order, place, live)
         if cuts.shape[1]:
-            _given_cuts(f, order, hashes, cuts[p], groups[p])
+            count = _given_cuts(f, order, hashes, cuts[p], chosen, stops)
         else:
             if steered:
                 fine, heavy = prices(f, weights[p], bias[p], ends)
             if len(live) and (f.limit < math.inf or heavy != 0.0):
-                best_cuts(f, ends, order, hashes, live, fine, heavy, best, back, most, groups[p])
+                best_cuts(f, ends, order, hashes, live, fine, heavy, best, back, most)
             else:
-                best_cuts(f, ends, order, hashes, None, fine, 0.0, best, back, None, groups[p])
-        costs[p], peaks[p], prints[p] = _measure(f, groups[p], live, parts[p])
+                best_cuts(f, ends, order, hashes, None, fine, 0.0, best, back, None)
+            count = _way_back(f, back, chosen, stops)
+        costs[p], peaks[p], prints[p] = _measure(f, chosen, stops, count, live, groups[p],
+                                                 parts[p])  # fmt: skip
 
 
 @compiled
-def _cut(f, order, weights, groups):  # type: ignore[no-untyped-def]
+def _cut(f, order, weights):  # type: ignore[no-untyped-def]
+    """i8: the candidates of ``cut``."""
     n = len(order)
     best, back, most = np.zeros(n + 1), np.zeros(n + 1, np.int32), np.zeros(n + 1)
-    hashes = np.empty(n + 1, np.uint64)
-    place = np.empty(n, np.int32)
+    place, hashes = np.empty(n, np.int32), np.empty(n + 1, np.uint64)
     follow(f, order, place, hashes)
-    ends = f.ends.copy() if len(weights) else f.ends
-    fine, heavy = f.ceiling, 0.0
+    ends, fine, heavy = f.ends, f.ceiling, 0.0
     if len(weights):
+        ends = f.ends.copy()
         fine, heavy = prices(f, weights, np.empty(0), ends)
     if len(f.nbytes) and (f.limit < math.inf or heavy != 0.0):
         live = np.empty(n + 1)
         live_bytes(f, order, place, live)
-        best_cuts(f, ends, order, hashes, live, fine, heavy, best, back, most, groups)
+        best_cuts(f, ends, order, hashes, live, fine, heavy, best, back, most)
     else:
-        best_cuts(f, ends, order, hashes, None, fine, 0.0, best, back, None, groups)
+        best_cuts(f, ends, order, hashes, None, fine, 0.0, best, back, None)
+    chosen, stops = np.empty(n, np.int32), np.empty(n, np.int32)
+    count = _way_back(f, back, chosen, stops)
+    return f.ends[:, GROUP][chosen[:count][::-1]].astype(np.int64)
 
 
 def decode(problem: Problem, genomes: Genomes | np.ndarray, threads: int = 1) -> Decoded:
@@ -392,7 +407,6 @@ def _gene(given: np.ndarray | None, count: int, width: int, dtype: type, what: s
 def cut(problem: Problem, order: np.ndarray, weights: np.ndarray | None = None) -> list[int]:
     """The candidates that cut a topological order best, first to last: at least cost, or by
     ``weights`` f8[k + 1] of the objectives and the peak."""
-    groups = np.empty(problem.nodes, np.int32)
     none = np.empty(0) if weights is None else np.ascontiguousarray(weights, np.float64)
-    _cut(problem.flat, np.ascontiguousarray(order, np.int32), none, groups)
-    return [int(g) for g in groups if g >= 0]
+    chosen: list[int] = _cut(problem.flat, np.ascontiguousarray(order, np.int32), none).tolist()
+    return chosen

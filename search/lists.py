@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .compiled import compiled, inlined, lowest
+from .compiled import compiled, inlined, leaf, lowest
 
 LANES = 2
 """Genomes that are scheduled in turns: one waits for memory while the other one computes. More keep
@@ -50,8 +50,6 @@ class Room(NamedTuple):
     """u8[LANES * (n + FAN)]: rank << 32 | count of each node, and of the dummies."""
     ready: np.ndarray
     """u8[LANES * words]: the ranks that are ready; a word each for the dummies behind them."""
-    blocks: np.ndarray
-    """u8[LANES]: blocks of words that are not zero."""
     shift: int
     """Words of a block are ``1 << shift``, so that 64 blocks hold all."""
 
@@ -79,7 +77,7 @@ def make_room(f):  # type: ignore[no-untyped-def]
     waits = ((1 << READY) - np.maximum(degree, 1)).astype(np.uint64)
     return Room(np.flatnonzero(degree == 0), waits, np.empty(n, np.uint32), np.empty(n, np.uint32),
                 np.empty(LANES * n, np.uint32), np.empty(LANES * (n + FAN), np.uint64),
-                np.zeros(LANES * (64 << shift), np.uint64), np.zeros(LANES, np.uint64), shift)
+                np.zeros(LANES * (64 << shift), np.uint64), shift)
 
 
 @inlined
@@ -110,10 +108,15 @@ def _rank(keys, p, room, begin):  # type: ignore[no-untyped-def]
         b = bucket[i]
         node[begin + _U(sizes[b])] = i
         sizes[b] += np.uint32(1)
+    before = keys[p, node[begin]]
     for i in range(1, n):
         at = begin + _U(i)
         v = node[at]
-        while at > begin and keys[p, node[at - _U(1)]] > keys[p, v]:
+        key = keys[p, v]
+        if key >= before:  # as most do
+            before = key
+            continue
+        while at > begin and keys[p, node[at - _U(1)]] > key:
             node[at] = node[at - _U(1)]
             at -= _U(1)
         node[at] = v
@@ -121,74 +124,94 @@ def _rank(keys, p, room, begin):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _count(s, words, shift, lane, state, ready, blocks):  # type: ignore[no-untyped-def]
-    """Counts a predecessor of the node with the state ``s``; ``words`` are where the words of the
-    lane begin."""
+def _begin(f, room, lane):  # type: ignore[no-untyped-def]
+    """Makes a lane ready whose nodes are ranked; answers the blocks that are not empty."""
+    n, waits, node, state = _U(len(f.word)), room.waits, room.node, room.state
+    first = lane * (n + _U(FAN))
+    for rank in range(n):
+        v = node[lane * n + rank]
+        state[first + _U(v)] = rank << _U(32) | waits[v]
+    for k in range(_U(FAN)):
+        state[first + n + k] = (n + _U(64) * (k + _U(1))) << _U(32)
+    blocks, shift = _U(0), _U(room.shift)
+    for v in room.sources:
+        blocks = _count(first + _U(v), lane * (_U(64) << shift), shift + _U(6), blocks, state,
+                        room.ready)  # fmt: skip
+    return blocks
+
+
+@inlined
+def _count(s, words, shift, blocks, state, ready):  # type: ignore[no-untyped-def]
+    """Counts a predecessor of the node with the state ``s``; answers the blocks that are not empty.
+    ``words``: where the words of the lane begin."""
     count = state[s] + _U(1)
     state[s] = count
     is_ready, rank = (count >> _U(READY)) & _U(1), count >> _U(32)
     ready[words + (rank >> _U(6))] |= is_ready << (rank & _U(63))
-    blocks[lane] |= is_ready << (rank >> shift)
+    return blocks | is_ready << (rank >> shift)
 
 
 @inlined
-def _schedules(f, first, lanes, room, orders):  # type: ignore[no-untyped-def]
-    """Orders of ``lanes`` genomes, a constant, from ``first`` on, whose nodes are ranked."""
-    n, succ_ptr, succs, fan, waits = len(f.word), f.succ_ptr, f.succs, f.fan, room.waits
-    node, state, ready, blocks = room.node, room.state, room.ready, room.blocks
-    nodes, states, words = _U(n), _U(n + FAN), _U(64 << room.shift)
-    wide, shift = _U(room.shift), _U(room.shift + 6)
-    for lane in range(_U(lanes)):
-        for rank in range(nodes):
-            v = node[lane * nodes + rank]
-            state[lane * states + _U(v)] = rank << _U(32) | waits[v]
-        for k in range(_U(FAN)):
-            state[lane * states + nodes + k] = (nodes + _U(64) * (k + _U(1))) << _U(32)
-        for v in room.sources:
-            _count(lane * states + _U(v), lane * words, shift, lane, state, ready, blocks)
-    begin = _U(first) * nodes
-    for k in range(nodes):
-        for lane in range(_U(lanes)):
-            block = lowest(blocks[lane])
-            w = lane * words + (block << wide)
-            stop = lane * words + ((block + _U(1)) << wide)
-            while ready[w] == _U(0):
-                w += _U(1)
-            word = ready[w]
-            v = node[lane * nodes + ((w - lane * words) << _U(6)) + lowest(word)]
-            ready[w] = word & (word - _U(1))
-            left = _U(0)
-            while w < stop:
-                left |= ready[w]
-                w += _U(1)
-            blocks[lane] &= ~(_U(left == _U(0)) << block)
-            orders[begin + lane * nodes + k] = v
-            at = _U(v) * _U(FAN + 1)
-            for j in range(_U(FAN)):
-                _count(lane * states + _U(fan[at + j]), lane * words, shift, lane, state, ready,
-                       blocks)  # fmt: skip
-            more = fan[at + _U(FAN)]
-            if more:
-                end = succ_ptr[v + 1]
-                for e in range(end - more, end):
-                    _count(lane * states + _U(succs[e]), lane * words, shift, lane, state, ready,
-                           blocks)  # fmt: skip
+def _step(f, room, lane, blocks, orders, at):  # type: ignore[no-untyped-def]
+    """Lists the next node of a lane, at ``at`` in ``orders``; answers the blocks that are not
+    empty."""
+    n, fan, succs, ready, state = _U(len(f.word)), f.fan, f.succs, room.ready, room.state
+    wide, words = _U(room.shift), lane * (_U(64) << _U(room.shift))
+    block, shift, first = lowest(blocks), wide + _U(6), lane * (n + _U(FAN))
+    w, stop = words + (block << wide), words + ((block + _U(1)) << wide)
+    while ready[w] == _U(0):
+        w += _U(1)
+    word = ready[w]
+    v = room.node[lane * n + ((w - words) << _U(6)) + lowest(word)]
+    ready[w] = word & (word - _U(1))
+    left = _U(0)
+    while w < stop:
+        left |= ready[w]
+        w += _U(1)
+    blocks &= ~(_U(left == _U(0)) << block)
+    orders[at] = v
+    row = _U(v) * _U(FAN + 1)
+    for k in range(_U(FAN)):
+        blocks = _count(first + _U(fan[row + k]), words, shift, blocks, state, ready)
+    more = fan[row + _U(FAN)]
+    if more:
+        end = f.succ_ptr[v + 1]
+        for e in range(end - more, end):
+            blocks = _count(first + _U(succs[e]), words, shift, blocks, state, ready)
+    return blocks
+
+
+@leaf
+def _one(f, room, orders, p):  # type: ignore[no-untyped-def]
+    """Writes the order of genome ``p``, ranked in the first lane."""
+    n, lane = _U(len(f.word)), _U(0)
+    begin, blocks = _U(p) * n, _begin(f, room, lane)
+    for k in range(n):
+        blocks = _step(f, room, lane, blocks, orders, begin + k)
+
+
+@leaf
+def _two(f, room, orders, p):  # type: ignore[no-untyped-def]
+    """Writes the orders of the genomes ``p`` and ``p + 1`` in turns."""
+    n, lane, other = _U(len(f.word)), _U(0), _U(1)
+    begin, blocks, others = _U(p) * n, _begin(f, room, lane), _begin(f, room, other)
+    for k in range(n):
+        blocks = _step(f, room, lane, blocks, orders, begin + k)
+        others = _step(f, room, other, others, orders, begin + n + k)
 
 
 @compiled
 def list_schedules(f, keys, orders):  # type: ignore[no-untyped-def]
     """Writes the topological orders i4[p, n] of the priorities ``keys`` f8[p, n]."""
-    n, done, count = len(f.word), 0, len(keys) if len(f.word) else 0
+    n, count = len(f.word), len(keys) if len(f.word) else 0
     room, rows = make_room(f), orders.reshape(-1)
-    while done < count:
-        lanes = min(LANES, count - done)
+    for p in range(0, count, LANES):
+        lanes = min(LANES, count - p)
         for lane in range(lanes):
-            if not _rank(keys, done + lane, room, _U(lane * n)):
-                ranked = np.argsort(keys[done + lane], kind="mergesort")
+            if not _rank(keys, p + lane, room, _U(lane * n)):
+                ranked = np.argsort(keys[p + lane], kind="mergesort")
                 room.node[lane * n : (lane + 1) * n] = ranked
         if lanes == LANES:
-            _schedules(f, done, LANES, room, rows)
+            _two(f, room, rows, p)
         else:
-            for lane in range(lanes):
-                _schedules(f, done + lane, 1, room, rows)
-        done += lanes
+            _one(f, room, rows, p)

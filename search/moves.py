@@ -203,7 +203,7 @@ def _anneal(f, order, live, weights, moves, hot, cold, state):  # type: ignore[n
     if len(weights):
         ends = f.ends.copy()
         fine, _ = prices(f, weights, np.empty(0), ends)
-    best_cuts(f, ends, order, hashes, live, fine, 0.0, best, back, None, spare)
+    best_cuts(f, ends, order, hashes, live, fine, 0.0, best, back, None)
     total = best[n]
     kept, least = order.copy(), total
     cooling = (cold / hot) ** (1.0 / max(1, moves))
@@ -247,7 +247,7 @@ def walk(
     none = np.empty(0) if weights is None else np.ascontiguousarray(weights, np.float64)
     state = np.array([seed & (1 << 64) - 1], np.uint64)
     live = np.empty(problem.nodes + 1) if problem.limited_memory else None
-    cost, cuts = _anneal(problem.flat, walked, live, none, moves, float(hot), float(cold), state)
+    cost, cuts = _anneal(problem.flat, walked, live, none, moves, hot, cold, state)
     return walked, float(cost), int(cuts)
 
 

@@ -39,7 +39,7 @@ MOST_NODES = 48
 SIZE_BITS = 6
 """Bits of a candidate's size: at least those of ``MOST_NODES``."""
 
-SPARSE = 2
+SPARSE = 8
 """Bits of a level's mask for each of its candidates, at least."""
 
 HASH, COST, WRITTEN, GROUP = range(4)
@@ -74,6 +74,9 @@ class Flat(NamedTuple):
     level_ptr: np.ndarray
     """i4[n + 1]: where the levels of each node begin: the sizes of candidates that may end with it.
     """
+    near: np.ndarray
+    """u8[n]: the nodes of the candidates that may end with each node, as bits of their numbers
+    modulo 64: where the bit of another node is not set, none of them has both."""
     levels: np.ndarray
     """u8[l]: of each level, ascending at each node, the size, in ``SIZE_BITS``; a shift, in 6 bits;
     and its first word in ``masks``."""
@@ -81,8 +84,8 @@ class Flat(NamedTuple):
     """u8[c, 2]: words of the masks of all levels, and the first slot of each. ``hash >> shift`` is
     the word (above 6 bits) and the bit of a hash h < 2**63. A bit that is not set says that no
     candidate of the level has such a hash, the number of set bits below one which slot of the word
-    has (Bagwell's hash array mapped trie, 2001, of one step). A level has as many words as make
-    half of the bits, or fewer, set."""
+    has (Bagwell's hash array mapped trie, 2001, of one step). A level has ``SPARSE`` bits or
+    more for each of its candidates, in a power of two of words."""
     slot_start: np.ndarray
     """i4[s + 1]: where the candidates of each slot begin in ``ends``."""
     ends: np.ndarray
@@ -367,7 +370,7 @@ def _starts(owners: Iterable[int], nodes: int) -> np.ndarray:
 
 
 Graph = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
-Ends = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+Ends = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 Memory = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray,
                np.ndarray]  # fmt: skip
 
@@ -398,8 +401,8 @@ def _ending(nodes: int, memory: Memory) -> tuple[np.ndarray, np.ndarray, np.ndar
     readers = np.diff(user_ptr)
     alone = np.flatnonzero(~kept & (readers == 1))
     ending = np.flatnonzero(~kept & (readers > 1))
-    # Of nothing ``bincount`` makes integers, for which all compiled code would be compiled again.
-    grown = np.bincount(maker, np.where(kept | (readers > 0), nbytes, 0.0), nodes).astype(float)
+    ending = ending[np.argsort(readers[ending], kind="stable")]  # loops of one length in a row
+    grown = np.bincount(maker, np.where(kept | (readers > 0), nbytes, 0.0), nodes)
     grown -= np.bincount(users[user_ptr[alone]], nbytes[alone], nodes)
     found = [users[user_ptr[w] : user_ptr[w + 1]] for w in ending]
     return (grown, nbytes[ending], np.cumsum([0, *map(len, found)], dtype=np.int32),
@@ -425,13 +428,13 @@ def arcs(member_ptr: np.ndarray, members: np.ndarray, ptr: np.ndarray, targets: 
 
 def _ends(nodes: int, graph: Graph, member_ptr: np.ndarray, members: np.ndarray, costs: np.ndarray,
           written: np.ndarray, word: np.ndarray) -> Ends:
-    """level_ptr, levels, masks, slot_start, ends: candidates by the members without a successor
-    among the members, and by their sizes. Raises ``ValueError`` where different sets have one
-    hash."""
+    """level_ptr, near, levels, masks, slot_start, ends: candidates by the members without a
+    successor among the members, and by their sizes. Raises ``ValueError`` where different sets have
+    one hash."""
     size = np.diff(member_ptr)
     if not len(size):
-        return (np.zeros(nodes + 1, np.int32), np.zeros(0, np.uint64), np.zeros((0, 2), np.uint64),
-                np.zeros(1, np.int32), np.zeros((0, 4), np.uint64))  # fmt: skip
+        return (np.zeros(nodes + 1, np.int32), np.zeros(nodes, np.uint64), np.zeros(0, np.uint64),
+                np.zeros((0, 2), np.uint64), np.zeros(1, np.int32), np.zeros((0, 4), np.uint64))
     hashes = np.bitwise_xor.reduceat(word[members], member_ptr[:-1])
     _distinct(hashes, member_ptr, members)
     _, place, _, inside = arcs(member_ptr, members, graph[2], graph[3])
@@ -444,7 +447,11 @@ def _ends(nodes: int, graph: Graph, member_ptr: np.ndarray, members: np.ndarray,
     group, level = group[rank], level[rank]
     ends = np.column_stack([hashes[group], costs[group].view(np.uint64),
                             written[group].view(np.uint64), group.astype(np.uint64)])
-    return *_levels(nodes, level, most, ends[:, HASH]), ends
+    bits = np.bitwise_or.reduceat(np.uint64(1) << (members & 63).astype(np.uint64), member_ptr[:-1])
+    near = np.zeros(nodes, np.uint64)
+    np.bitwise_or.at(near, level // most, bits[group])
+    ptr, levels, masks, slots = _levels(nodes, level, most, ends[:, HASH])
+    return ptr, near, levels, masks, slots, ends
 
 
 def _levels(nodes: int, level: np.ndarray, most: int, hashes: np.ndarray

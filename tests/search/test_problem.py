@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from evonnx.search.evaluate import cut, decode
+from evonnx.search.evaluate import Genomes, cut, decode
 from evonnx.search.exact import exhaustive, prove
 from evonnx.search.generate import (
     FAMILIES,
@@ -45,6 +45,32 @@ def best_cut(problem: Problem, order: np.ndarray) -> float:
     return least
 
 
+def test_lookups_of_many_candidates() -> None:
+    """Levels of several words, and more nodes than a word has bits: the groups by cut genes, and
+    the price of exact cuts, are those of a dictionary of sets."""
+    p = generated(140, 4, most=5, edges=FAMILIES["randwire"](140, 4))
+    assert len(p.flat.masks) > len(p.flat.levels) > 500
+    table: dict[frozenset[int], float] = {}
+    for g in range(p.candidates):
+        table[frozenset(p.group(g))] = float(p.cost[g])
+    rng = np.random.default_rng(0)
+    keys, cuts = rng.random((4, 140)), (rng.random((4, 140)) < 0.2).astype(np.uint8)
+    given, exact = decode(p, Genomes(keys, cuts=cuts)), decode(p, keys)
+    for k, order in enumerate(given.orders.tolist()):
+        found, i = [], 140
+        while i:
+            room = next((b for b in range(1, 5) if i == b or cuts[k, order[i - 1 - b]]), 5)
+            size = next(b for b in range(room, 0, -1) if frozenset(order[i - b : i]) in table)
+            found.append(frozenset(order[i - size : i]))
+            i -= size
+        assert [frozenset(p.group(g)) for g in given.chosen(k)] == found[::-1]
+        least = [0.0]
+        for i in range(1, 141):
+            least.append(min(least[i - b] + table.get(frozenset(order[i - b : i]), np.inf)
+                             for b in range(1, min(5, i) + 1)))  # fmt: skip
+        assert exact.costs[k] == pytest.approx(least[140])
+
+
 @pytest.mark.parametrize(("edges", "groups", "cost"), [
     ([(1, 0)], [(0,), (1,)], [1, 1]), ([(0, 2)], [(0,), (1,)], [1, 1]), ([], [(0,)], [1]),
     ([], [(0,), (1,)], [1, -1]), ([], [(0,), (1,)], [1, np.nan]),
@@ -55,16 +81,6 @@ def test_what_is_no_problem(edges: list[tuple[int, int]], groups: list[tuple[int
                             cost: list[float]) -> None:
     with pytest.raises(ValueError):
         make_problem(2, edges, groups, cost)
-
-
-def test_arrays_have_the_same_types_with_and_without_values() -> None:
-    """Everything would be compiled again for others."""
-    groups = [(v,) for v in range(4)]
-    plain = make_problem(4, DIAMOND, groups, [1.0] * 4)
-    full = make_problem(4, DIAMOND, groups, [1] * 4, values=[(0, 8, [1, 2], False)], limit=99)
-    for one, other in zip(plain.flat, full.flat, strict=True):
-        assert np.asarray(one).dtype == np.asarray(other).dtype
-        assert np.ndim(one) == np.ndim(other)
 
 
 def test_groups_must_be_ordered_jointly() -> None:
