@@ -72,6 +72,9 @@ TURN = 4 * SIDE
 """Elements along a side of the blocks that a micro-kernel transposes: two of them, 16 KB each, stay
 in the level-1 cache."""
 TURN_KERNEL = "mk_turn_f32"
+ROW = 256
+"""Elements of a reduced row up to which its length is a number in the source: LLVM then makes
+vectors of all of it, where a length that it does not know leaves a rest of single elements."""
 LONG = 64 * CHAIN
 """Terms of a row that are added up in a row: some 64 lanes do it together."""
 
@@ -84,6 +87,8 @@ class Lowering(Space):
     idle: list[int] = field(default_factory=list)
     """Numbers in ``scratch`` that may be used again."""
     domains: list[Domain] = field(default_factory=list)
+    literals: set[int] = field(default_factory=set)
+    """Sizes that are numbers in the source."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -114,7 +119,8 @@ class Lowering(Space):
         """The finished nest."""
         buffers = [BufferDecl("in", v.dtype) for v in self.graph.inputs]
         buffers += [BufferDecl("out", v.dtype) for _, v in self.graph.outputs]
-        return Nest((*buffers, *self.scratch), tuple(self.domains), dict(self.puller.gathers))
+        return Nest((*buffers, *self.scratch), tuple(self.domains), dict(self.puller.gathers),
+                    literals=frozenset(self.literals))
 
     # -- shared steps ----------------------------------------------------------------------
 
@@ -384,6 +390,8 @@ class _TilePlan(TileSpace):
             raise Refused("an output before the reductions is not computed along their tiles")
         per = dmax(1, BLOCK // work) if isinstance(work, int) and work else 1
         low.domains.append(Domain(tuple(rows), tuple(steps), rows_per_tile(rows, per)))
+        if self.lane is None and isinstance(work, int) and work <= ROW:
+            low.literals |= {work}
 
     def reduction_phase(self, r: Reduction, name: str) -> list[Step]:
         """The loop of one reduction; ``name`` is that of its scalar accumulator, if it has one."""

@@ -143,7 +143,7 @@ class Nest:
     """Whether short loops take their length as a parameter too: the work is in micro-kernels, and
     one source should serve as many layers as it can."""
     literals: frozenset[int] = frozenset()
-    """Sizes that are written into the source of a shared nest all the same (widths of panels)."""
+    """Sizes that are numbers in the source, however large: widths of panels, short reduced rows."""
     unrolled: bool = False
     """Whether a shared nest keeps the lengths of short loops all the same (window loops)."""
 

@@ -19,7 +19,7 @@ tile serves all of them. Edges are stored under masks.
 A sum of ``n`` terms in one chain loses about ``sqrt(n)`` roundings. So no accumulator runs over
 more than ``CHAIN`` products: before it would, it is added to a total in memory and starts anew
 (blocked summation; N. Higham, "Accuracy and Stability of Numerical Algorithms", 2002, section 4.2).
-Shorter products never touch that memory.
+Shorter products never touch that memory. Sets of accumulators share such a run: each sums a part.
 
 A panel comes from far the first time it is used. So while one panel is multiplied, lines of the
 next are prefetched, spread evenly over all micro-tiles that share the panel.
@@ -42,7 +42,8 @@ from .irtext import SIZES, Carried, Code
 
 _LLVM = {"f32": "float", "f64": "double"}
 CHAIN = 256
-"""Products that one accumulator takes in a row: a power of two."""
+"""Products of a run that is summed by itself, by one accumulator or by a tile's several sets: a
+power of two."""
 EXPECTED = 128
 """Products of one sum, and elements from row to row of the result, from which on a tile asks for
 the lines of its result first. Measured on Zen 4."""
@@ -124,7 +125,7 @@ class _Writer:
         spare = target.registers - self.per_set - self.nv
         self.unroll = max(self.sets, 1 if spare < 3 or mixed else 2)
         self.cells, self.zero = self.sets * self.per_set, "zeroinitializer"
-        self.chain = CHAIN * self.sets
+        self.chain = CHAIN
         self.cell_kinds = [self.vectors[cell % self.nv] for cell in range(self.cells)]
         self.kinds = [*self.cell_kinds, "ptr", "ptr", "i64"]
         self.prefetches = tile.mr >= PREFETCHES

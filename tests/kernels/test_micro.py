@@ -85,6 +85,16 @@ def test_long_sums_do_not_run_in_one_chain(target, taps):
         np.testing.assert_allclose(c, exact, rtol=3e-6)
 
 
+def test_sets_of_accumulators_share_a_run(target):
+    """A product of one row sums in four sets: none of them runs as long as one alone would."""
+    depth = 1024
+    call = Gemm(target, "f32", 1, 2)
+    a, b = np.full((1, depth), 0.1, np.float32), np.ones((depth, call.tile.nr), np.float32)
+    c = np.zeros((1, call.tile.nr), np.float32)
+    call(table(a, np.zeros(1, np.int64)), b, c, klen=depth)
+    np.testing.assert_allclose(c, depth * np.float64(np.float32(0.1)), rtol=1e-6)
+
+
 @pytest.mark.parametrize("dtype", KINDS)
 @pytest.mark.parametrize("follows", ["", "part", "bias", "res", "limits", "part bias res limits"])
 def test_igemm_with_epilogue(target, dtype, follows):
