@@ -14,7 +14,9 @@ convolution for deep neural networks", 2020); those of ``PAIRS`` had the least o
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol, Self, TypeVar
 
 from .axes import name_of
 from .contraction import ContractionSpace
@@ -41,6 +43,17 @@ _NEAR = 1 << 16
 """Weights that stay in a level-2 cache."""
 _WEIGHT = 6
 """Products that reading another takes as long as; an estimate."""
+
+
+class Summand(Protocol):
+    """What transforms are computed of: arrays, or vectors of code that is being written."""
+
+    def __add__(self, other: Any, /) -> Self: ...
+    def __sub__(self, other: Any, /) -> Self: ...
+    def __rmul__(self, factor: float, /) -> Self: ...
+
+
+V = TypeVar("V", bound=Summand)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +98,48 @@ class Transforms:
                 rows.append((1 / f, point / f, a * a / f))
         return (*rows, (0.0, 0.0, 1.0))
 
+    def pixels(self, square: Sequence[Sequence[V]]) -> list[V]:
+        """``B^T d B``, row by row."""
+        return _both_ways(square, self._pixels)
+
+    def results(self, square: Sequence[Sequence[V]]) -> list[V]:
+        """``A^T m A``, row by row."""
+        return _both_ways(square, self._results)
+
+    def _pixels(self, d: Sequence[V]) -> list[V]:
+        """``B^T d``: values of ``d`` at the points, without those of the others.
+
+        A pair's are ``e + a o`` and ``e - a o``, of the even and of the odd elements of ``d``."""
+        zero, whole = self.zero, self.zeros_of()
+        found = [_combined(whole, d[::2])] if zero else []
+        for k, a in enumerate(self.pairs):
+            others = self.zeros_of(k)
+            odd, even = (_combined(others, d[first::2][: len(others)])
+                         for first in (zero, 1 + zero))
+            scaled = _times(a, odd)
+            found += (even + scaled, even - scaled)
+        return [*found, _combined(whole, d[zero::2])]
+
+    def _results(self, m: Sequence[V]) -> list[V]:
+        """``A^T m``: the even and the odd powers of a pair share a sum and a difference."""
+        pairs = range(self.zero, len(m) - 1, 2)
+        both = [(m[k] + m[k + 1], m[k] - m[k + 1]) for k in pairs]
+        found = []
+        for power in range(self.side):
+            total = _combined([a**power for a in self.pairs], [pair[power % 2] for pair in both])
+            if power == 0 and self.zero:
+                total = m[0] + total
+            found.append(total + m[-1] if power == self.side - 1 else total)
+        return found
+
+    @property
+    def factors(self) -> tuple[float, ...]:
+        """What the transforms of pixels and results multiply with."""
+        found = {*self.pairs, *self.zeros_of()}
+        found.update(a**power for a in self.pairs for power in range(self.side))
+        found.update(c for k in range(len(self.pairs)) for c in self.zeros_of(k))
+        return tuple(sorted(found - {1.0, -1.0}))
+
     @property
     def there(self) -> int:
         """Additions, each with a multiplication or without, that transform a square's pixels."""
@@ -97,6 +152,26 @@ class Transforms:
         powers = pairs - (self.pairs == (1.0,))  # products with 1 are none
         line = 2 * pairs + pairs - 1 + self.zero + (self.side - 1) * powers + 1
         return (self.size + self.side) * line
+
+
+def _times(factor: float, a: V) -> V:
+    return a if factor == 1 else factor * a
+
+
+def _combined(factors: Sequence[float], values: Sequence[V]) -> V:
+    """The sum of ``values`` times ``factors``; one that is taken once comes first, since products
+    can be fused with the additions after it."""
+    first, *others = sorted(zip(factors, values, strict=True), key=lambda f: f[0] != 1)
+    total = _times(*first)
+    for factor, value in others:
+        total = total - value if factor == -1 else total + _times(factor, value)
+    return total
+
+
+def _both_ways(square: Sequence[Sequence[V]], along: Callable[[Sequence[V]], list[V]]) -> list[V]:
+    """``along`` applied to the columns of a square, then to the rows; the rows one by one."""
+    columns = [along(column) for column in zip(*square, strict=True)]
+    return [value for row in zip(*columns, strict=True) for value in along(row)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -348,15 +348,17 @@ class Emitter(Writer):
         return str(size) if short else self.dim(size)
 
     @contextmanager
-    def loops(self, axes: tuple[Axis, ...], independent: bool = False) -> Iterator[None]:
-        """Opens ``for`` loops over the axes; the iterations of the last may be ``independent``."""
+    def loops(self, axes: tuple[Axis, ...], independent: bool = False, fixed: bool = False
+              ) -> Iterator[None]:
+        """Opens ``for`` loops over the axes; the iterations of the last may be ``independent``.
+        With ``fixed`` their lengths are literals."""
         with ExitStack() as stack:
             for axis in axes:
                 if not isinstance(axis.var, Expr):
                     continue
                 name, = free_vars(axis.var)
                 loop = self.fresh("j")
-                lo, hi = self.dim(axis.lo), self.bound(axis.hi)
+                lo, hi = self.dim(axis.lo), str(axis.hi) if fixed else self.bound(axis.hi)
                 if axis.most and not hi.isdecimal():
                     hi = f"imin({hi}, {axis.most})"
                 bounds = hi if lo == "0" else f"{lo}, {hi}"
@@ -448,7 +450,7 @@ class Emitter(Writer):
                 for inner in step.steps:
                     self.step(inner)
         elif isinstance(step, SetRows):
-            with self.loops(step.axes):
+            with self.loops(step.axes, fixed=step.fixed):
                 where = self.address(step.address)
                 if step.conds:
                     where = f"select({self.cond(step.conds)}, {where}, addr(b{step.zeros}, 0))"

@@ -130,5 +130,10 @@ def opaque_kernel(node: Node, target: Target) -> GroupKernels:
     k = make(node, target)
     buffers = [("in", i) for i in range(len(node.operands))]
     buffers += [("out", i) for i in range(len(node.types))]
-    return GroupKernels((Kernel(k.source, k.symbol, k.params, k.tiles, k.scratch_bytes,
-                                tuple(buffers)),))
+    if k.packed is not None:
+        buffers[k.packed.operand] = ("packed", 0)
+    kernel = Kernel(k.source, k.symbol, k.params, k.tiles, k.scratch_bytes, tuple(buffers),
+                    k.externs)
+    if k.packed is None:
+        return GroupKernels((kernel,))
+    return GroupKernels((kernel,), k.packed.elements, (k.packed.operand, k.packed.panels))

@@ -96,6 +96,8 @@ class SetRows:
     conds: tuple[Cond, ...]
     zeros: int
     """Buffer of zeros that stands for padding."""
+    fixed: bool = False
+    """Whether its axes are as long in every layer: their lengths are written into the source."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,8 @@ from ..ir.elements import Ex
 from ..ir.errors import VerifyError
 from ..ir.ops import lookup
 from ..ir.types import TensorType
+from ..ir.winograd import Transforms
+from .micro.winograd import ADDRESSES
 from .nest import Accumulate, Address, Call, Claim, Loop, Nest, Nested, SetRows, Step, Store
 
 _SHIFT = 40
@@ -193,12 +195,15 @@ class _Machine:
         table = re.fullmatch(r"mk_depthwise_(?:f32|u8|s8)_(\d+)", step.name)
         window = re.fullmatch(r"mk_window_(?:f32|u8|s8)_k(\d+)s(\d+)d(\d+)"
                               r"(?:g(\d+)to(\d+))?_(\d+)", step.name)
+        square = re.fullmatch(r"mk_(pixels|results)_f32_(\d+)", step.name)
         if gemm:
             self.gemm(int(gemm[1]), self.panel, *args)
         elif table:
             self.depthwise(int(table[1]), *args)
         elif window:
             self.window(*(int(g or 1) for g in window.groups()), *args)
+        elif square:
+            (self.pixels if square[1] == "pixels" else self.results)(int(square[2]), *args)
         elif step.name == "mk_turn_f32":
             self.turn(*args)
         else:
@@ -208,6 +213,22 @@ class _Machine:
         """See ``micro.packing.turn_text``."""
         for i, j in np.ndindex(m, n):
             self.memory(dst + j * ldd + i, 1)[:] = self.memory(src + i * lds + j, 1)
+
+    def pixels(self, side: int, rows: int, channels: int, dst: int, plane: int) -> None:
+        """See ``micro.winograd.pixels_parameters``."""
+        t = Transforms(side)
+        table = self.memory(rows, t.size * ADDRESSES).reshape(t.size, ADDRESSES)
+        square = [[self.memory(int(at), channels) for at in line[: t.size]] for line in table]
+        for k, value in enumerate(t.pixels(square)):
+            self.memory(dst + k * plane, channels)[:] = value
+
+    def results(self, side: int, src: int, plane: int, channels: int, dst: int, ldd: int) -> None:
+        """See ``micro.winograd.results_parameters``."""
+        t = Transforms(side)
+        square = [[self.memory(src + (i * t.size + j) * plane, channels) for j in range(t.size)]
+                  for i in range(t.size)]
+        for k, value in enumerate(t.results(square)):
+            self.memory(dst + k * ldd, channels)[:] = value
 
     def gemm(self, mr: int, nr: int, rows: int, taps: int, first: int, klen: int, b: int,
              ahead: int, step: int, c: int, ldc: int, m: int, n: int, part: int, more: int,

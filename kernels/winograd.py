@@ -4,13 +4,13 @@ Neighboring outputs, a square of ``m x m``, depend on ``(m + 2)^2`` pixels. With
 G^T) * (B^T d B)] A`` they take ``(m + 2)^2`` multiplications per pair of channels instead of ``9
 m^2``: 16 instead of 36, 25 instead of 81, 36 instead of 144 (S. Winograd, "Arithmetic complexity of
 computations", 1980; A. Lavin and S. Gray, "Fast algorithms for convolutional neural networks",
-2016). The transform of the weights is done once, in float64, when they are packed. Those of pixels
-and results share what the points ``+a`` and ``-a`` have in common: the even and the odd powers.
+2016). The transform of the weights is done once, in float64, when they are packed; those of pixels
+and results are micro-kernels (``micro.winograd``).
 
 A tile of the kernel is a block of such squares times a block of panels: the pixels of the block are
 transformed into scratch, ``[(m + 2)^2][squares][channels]``; per panel ``(m + 2)^2`` products of
-the same micro-kernel as elsewhere give ``[(m + 2)^2][squares][columns]``; a loop nest transforms
-those back, square by square, and another applies whatever follows to those in the image.
+the same micro-kernel as elsewhere give ``[(m + 2)^2][squares][columns]``; those are transformed
+back, square by square, and a loop nest applies whatever follows to those in the image.
 
 Rounding errors grow, since sums of neighbors are rounded before they are multiplied; an infinity or
 NaN reaches all outputs of the squares whose pixels contain it (``docs/NUMERICS.md``). Whether it is
@@ -19,27 +19,24 @@ used, and ``m``, is decided by the schedule, and unasked by ``ir.winograd``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import chain
 
 from ..ir.access import Cond, linear_index
-from ..ir.axes import Axis, coefficient, name_of
-from ..ir.dim_functions import ceil_div, dmax, dmin, within
-from ..ir.dims import Dim, Expr, free_vars, product
+from ..ir.axes import Axis, name_of
+from ..ir.dim_functions import ceil_div, dmax, dmin
+from ..ir.dims import Dim, Expr, product
 from ..ir.elements import Ex, Names, Refused, map_dims, renamer
 from ..ir.graph import Graph
 from ..ir.types import F32, I64
 from ..ir.variants import WAY_BYTES, Tiling
-from ..ir.windows import all_hold
 from ..ir.winograd import RUNS, Transforms, winograd_form
 from .contract import NO_LIMITS, Contraction, Panels, _Writer
-from .micro import MicroKernel
+from .micro import MicroKernel, pixels, results
+from .micro.winograd import ADDRESSES
 from .nest import Accumulate, Address, Call, Claim, Loop, Nested, SetRows, Step, Store
 
 LINE = 16
 """Elements of a cache line."""
-_ZERO = Ex("const", F32, (), 0.0)
 
 
 class _WinogradWriter(_Writer):
@@ -99,49 +96,21 @@ class _WinogradWriter(_Writer):
         n, low = self.names, self.low
         self.pixels = low.new_scratch(F32, self.points * self.pixel_plane)
         self.table = low.new_scratch(I64, self.block)
-        r = n.var(self.block)
-        rows = (Axis(r, self.block),) if isinstance(r, Expr) else ()
+        self.square = low.new_scratch(I64, self.size * ADDRESSES)
+        self.zeros = low.new_scratch(F32, self.channels)
+        r, t, z = n.var(self.block), n.var(self.block), n.var(self.channels)
+        rows, squares, channels = (
+            (Axis(v, hi),) if isinstance(v, Expr) else ()
+            for v, hi in ((r, self.block), (t, self.last_row - self.first_row), (z, self.channels)))
+        zeros = Loop(channels, (Store(self.zeros, z, Ex("const", F32, (), 0.0)),))
         table = SetRows(rows, self.table, r, Address(self.pixels, r * self.row_stride), (), -1)
-        t = n.var(self.block)
-        lets = _Lets(n, self.points)
+        lets = _Lets(n)
         place = self.places(self.first_row + t, lets)
-        count = self.last_row - self.first_row
-        c = self.reduced[2]
-        pixels = _both_ways(self.square(place, lets), self.transformed)
-        starts = lets.run(t * self.row_stride, self.pixel_plane)
-        body = tuple(Store(self.pixels, start + c.var, pixel)
-                     for start, pixel in zip(starts, chain(*pixels), strict=True))
-        axes = (Axis(t, count),) if isinstance(t, Expr) else ()
-        return [table, Nested(axes, (Loop((c,), body, independent=True),), lets.made())]
-
-    def transformed(self, d: Sequence[Ex]) -> list[Ex]:
-        """``B^T d``: values of ``d`` at the points, without those of the others.
-
-        A pair's are ``e + a o`` and ``e - a o``, of the even and of the odd elements of ``d``."""
-        t, zero = self.transforms, self.transforms.zero
-        whole = t.zeros_of()
-        found = [_combined(whole, d[::2])] if zero else []
-        for k, a in enumerate(t.pairs):
-            others = t.zeros_of(k)
-            odd, even = (_combined(others, d[first::2][: len(others)])
-                         for first in (zero, 1 + zero))
-            scaled = _times(a, odd)
-            found.extend((_fn("add", even, scaled), _fn("sub", even, scaled)))
-        return [*found, _combined(whole, d[zero::2])]
-
-    def collected(self, m: Sequence[Ex]) -> list[Ex]:
-        """``A^T m``."""
-        t, zero = self.transforms, self.transforms.zero
-        both = [(_fn("add", *m[k:k + 2]), _fn("sub", *m[k:k + 2]))
-                for k in range(zero, len(m) - 1, 2)]
-        found = []
-        for power in range(self.side):
-            terms = [pair[power % 2] for pair in both]
-            total = _combined([a**power for a in t.pairs], terms)
-            if power == 0 and zero:
-                total = _fn("add", m[0], total)
-            found.append(_fn("add", total, m[-1]) if power == self.side - 1 else total)
-        return found
+        call = Call(pixels(self.tile.target, self.side).symbol, (
+            Address(self.square, 0), self.channels, Address(self.pixels, t * self.row_stride),
+            self.pixel_plane))
+        steps = (self.addresses(place), call)
+        return [zeros, table, Nested(squares, steps, lets.made())]
 
     def places(self, tile: Dim, lets: _Lets) -> tuple[Dim, Dim, Dim]:
         """Image, row of squares and column of squares of a square."""
@@ -149,53 +118,27 @@ class _WinogradWriter(_Writer):
         return (lets.name(tile // (down * across), image), lets.name(tile // across % down, down),
                 lets.name(tile % across, across))
 
-    def square(self, place: tuple[Dim, Dim, Dim], lets: _Lets) -> list[list[Ex]]:
-        """The pixels that a square of outputs reads; zero outside the image."""
-        node = self.space.anchor
-        sides: list[list[tuple[tuple[Cond, ...], Dim]]] = []
-        for start, lo, size in zip(place[1:], node.attrs["pads_lo"],
-                                   node.operands[0].shape[1:3], strict=True):
-            side: list[tuple[tuple[Cond, ...], Dim]] = []
-            for offset in range(self.size):
-                position = start * self.side + (offset - lo)
-                conds: tuple[Cond, ...] = ()
-                if within(position, 0, size) is not True:
-                    conds = (Cond(position, 0, size),)
-                    position = dmin(dmax(position, 0), size - 1)
-                side.append((conds, lets.name(position + lo, size + lo)))
-            sides.append(side)
-        down, across = sides
-        loads = self.loads(place[0], [at for _, at in down], [at for _, at in across], lets)
-        return [[_where((*down[i][0], *across[j][0]), loads[i][j]) for j in range(self.size)]
-                for i in range(self.size)]
-
-    def loads(self, image: Dim, lines: Sequence[Dim], pixels: Sequence[Dim], lets: _Lets
-              ) -> list[list[Ex]]:
-        """What is read at the given lines and pixels, as the convolution counts them.
-
-        Where both lie at even strides, the position is a line's and a pixel's: not every pixel's
-        is computed by itself."""
+    def addresses(self, place: tuple[Dim, Dim, Dim]) -> SetRows:
+        """Addresses of the pixels that a square of outputs reads; of zeros outside the image.
+        Every border is looked at, whether or not the image needs it: one source for all sizes. The
+        addresses behind a line's last pixel are never read."""
+        node, names = self.space.anchor, self.names
         ky, kx, channel = self.reduced
-        line, pixel = name_of(self.line), name_of(self.pixel)
-        fixed: dict[str, Dim] = {name_of(ky.var): 0, name_of(kx.var): 0}
-        if isinstance(self.image, Expr):
-            fixed[name_of(self.image)] = image
-        a = map_dims(self.space.a, renamer(fixed))
-        buffer, position = a.data
-        steps = [coefficient(position, name) for name in (line, pixel)]
-        if any(step is None or free_vars(step) for step in steps):
-            return [[map_dims(a, renamer({line: y, pixel: x})) for x in pixels] for y in lines]
-        size = product(self.low.graph.inputs[buffer].shape)
-        first = self.space.anchor.attrs["pads_lo"][1]
-        begin: dict[str, Dim] = {pixel: first}
-        if isinstance(channel.var, Expr):
-            begin[name_of(channel.var)] = 0
-        rows = [lets.name(renamer({**begin, line: y})(position), size) for y in lines]
-        columns = [lets.name((x - first) * steps[1], size) for x in pixels]
-        corner = renamer({line: 0, pixel: 0})(position)
-        depth = corner - renamer(begin)(corner)
-        return [[Ex("load", a.dtype, (), (buffer, r + c + depth)) for c in columns]
-                for r in rows]
+        down, across = names.var(self.size), names.var(ADDRESSES)
+        line, pixel = (start * self.side + offset
+                       for start, offset in zip(place[1:], (down, across), strict=True))
+        fixed: dict[str, Dim] = {name_of(ky.var): 0, name_of(kx.var): 0,
+                                 name_of(self.line): line, name_of(self.pixel): pixel}
+        for variable, value in ((self.image, place[0]), (channel.var, 0)):
+            if isinstance(variable, Expr):
+                fixed[name_of(variable)] = value
+        conds = tuple(Cond(at - lo, 0, size) for at, lo, size in zip(
+            (line, pixel), node.attrs["pads_lo"], node.operands[0].shape[1:3], strict=True))
+        buffer, position = map_dims(self.space.a, renamer(fixed)).data
+        axes = tuple(Axis(v, hi) for v, hi in ((down, self.size), (across, ADDRESSES))
+                     if isinstance(v, Expr))
+        return SetRows(axes, self.square, down * ADDRESSES + across, Address(buffer, position),
+                       conds, self.zeros, fixed=True)
 
     # -- products and results --------------------------------------------------------------
 
@@ -238,15 +181,12 @@ class _WinogradWriter(_Writer):
         to those that do not stick out of the image."""
         n = self.names
         tile, lane = n.var(self.row_count, "r"), n.var(self.nr, "c")
-        lets = _Lets(n, self.points)
-        starts = lets.run((tile - self.first_row) * self.nr, self.sum_plane)
-        cells = [[Ex("load", F32, (), (self.strip, starts[i * self.size + k] + lane))
-                  for k in range(self.size)] for i in range(self.size)]
+        lets = _Lets(n)
         width = dmin(self.nr, self.column.hi - j * self.nr)
         lanes = (Axis(lane, width, most=self.nr),) if isinstance(lane, Expr) else ()
-        collected = Loop(lanes, tuple(
-            Store(self.square_strip, k * self.nr + lane, value)
-            for k, value in enumerate(chain(*_both_ways(cells, self.collected)))), independent=True)
+        collected = Call(results(self.tile.target, self.side).symbol, (
+            Address(self.strip, (tile - self.first_row) * self.nr), self.sum_plane, width,
+            Address(self.square_strip, 0), self.nr))
         image, *places = self.places(tile, lets)
         firsts = [lets.name(place * self.side, extent)
                   for place, extent in zip(places, self.extents, strict=True)]
@@ -285,11 +225,10 @@ class _WinogradWriter(_Writer):
 
 
 class _Lets:
-    """Positions that a square computes once: a loop that repeats none of their terms is a fraction
-    of the code, and of the time to compile it."""
+    """Positions that a square computes once."""
 
-    def __init__(self, names: Names, points: int) -> None:
-        self.names, self.points = names, points
+    def __init__(self, names: Names) -> None:
+        self.names = names
         self.pairs: list[tuple[Dim, Dim]] = []
 
     def name(self, value: Dim, extent: Dim) -> Dim:
@@ -298,15 +237,6 @@ class _Lets:
         if isinstance(variable, Expr):
             self.pairs.append((variable, value))
         return variable
-
-    def run(self, first: Dim, step: Dim) -> list[Dim]:
-        """Variables for a position per point, from ``first`` on, that are ``step`` apart."""
-        end = step * self.points
-        step = self.name(step, step + 1)
-        found = [self.name(first, end)]
-        while len(found) < self.points:
-            found.append(self.name(found[-1] + step, end))
-        return found
 
     def made(self) -> tuple[tuple[Dim, Dim], ...]:
         """(variable, value) of all, in order."""
@@ -317,37 +247,6 @@ def _apart(elements: int) -> int:
     """As many elements, or a line more where planes of so many would compete for the same
     sets of a level-1 cache: multiples of half a way."""
     return elements + (LINE if elements * F32.itemsize % (WAY_BYTES // 2) == 0 else 0)
-
-
-def _fn(op: str, a: Ex, b: Ex) -> Ex:
-    return Ex("fn", F32, (a, b), (op, ()))
-
-
-def _where(conds: tuple[Cond, ...], value: Ex) -> Ex:
-    """``value`` where the conditions hold, else zero."""
-    return Ex("fn", F32, (all_hold(list(conds)), value, _ZERO), ("select", ())) if conds else value
-
-
-def _times(factor: float, a: Ex) -> Ex:
-    return a if factor == 1 else _fn("mul", a, Ex("const", F32, (), factor))
-
-
-def _combined(factors: Sequence[float], values: Sequence[Ex]) -> Ex:
-    """The sum of ``values`` times ``factors``; one that is taken once comes first, since products
-    can be fused with the additions after it."""
-    first, *others = sorted(zip(factors, values, strict=True), key=lambda f: f[0] != 1)
-    total = _times(*first)
-    for factor, value in others:
-        total = (_fn("sub", total, value) if factor == -1
-                 else _fn("add", total, _times(factor, value)))
-    return total
-
-
-def _both_ways(grid: Sequence[Sequence[Ex]], along: Callable[[Sequence[Ex]], list[Ex]]
-               ) -> list[list[Ex]]:
-    """``along`` applied to the columns of a grid, then to the rows."""
-    columns = [along(column) for column in zip(*grid, strict=True)]
-    return [along(row) for row in zip(*columns, strict=True)]
 
 
 def lower_winograd(graph: Graph, tile: MicroKernel, constants: frozenset[int], plan: Tiling

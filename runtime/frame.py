@@ -141,8 +141,8 @@ _BLOCKS = 64
 class Frame:
     """Memory and tables of one call at a time."""
 
-    __slots__ = ("_blocks", "_bound", "_outputs", "_owners", "_private", "_words", "bases",
-                 "direct", "held", "objects")  # fmt: skip
+    __slots__ = ("_arrays", "_blocks", "_bound", "_outputs", "_owners", "_private", "_words",
+                 "bases", "direct", "held", "objects")  # fmt: skip
 
     def __init__(self, slots: int) -> None:
         self._owners: list[np.ndarray | None] = [None] * slots
@@ -153,6 +153,8 @@ class Frame:
         self._outputs: dict[int, _Output] = {}
         self._bound: list[Binding | None] = [None] * slots
         self._blocks: dict[int, Block] = {}
+        self._arrays: dict[int, np.ndarray] = {}
+        """Arrays of the arena that were asked for under the present bindings, by ``ArraySpec``."""
         self.direct: Direct | None = None
         """What the last call without host-level steps left ready."""
         self.held: dict[int, int] = {}
@@ -176,6 +178,7 @@ class Frame:
     def _prepare(self, period: int, binding: Binding, threads: int) -> None:
         slot = 1 + period
         self._bound[period] = self.direct = None
+        self._arrays.clear()
         for output in self._outputs.values():
             output.forget()
         if binding.chunk > self.held.get(slot, -1):
@@ -210,10 +213,19 @@ class Frame:
 
     def array(self, spec: ArraySpec) -> np.ndarray:
         """The array of a buffer in arena, output, input or dynamic memory, without a copy."""
-        owner = self._owners[spec.slot]
-        assert owner is not None
-        start = self.bases[spec.slot] + spec.offset - data_address(owner)
-        return np.ndarray(spec.shape, spec.dtype, owner, start)
+        found = self._arrays.get(id(spec))
+        if found is None:
+            owner = self._owners[spec.slot]
+            assert owner is not None
+            start = self.bases[spec.slot] + spec.offset - data_address(owner)
+            found = np.ndarray(spec.shape, spec.dtype, owner, start)
+            if spec.slot in self.held:  # the chunk stays where it is as long as the binding does
+                self._arrays[id(spec)] = found
+        return found
+
+    def output(self, spec: ArraySpec) -> np.ndarray:
+        """The array of a whole output, the caller's as long as it keeps it."""
+        return self._outputs[spec.slot].taken(spec.shape, spec.dtype)
 
     def taken(self, direct: Direct) -> list[np.ndarray]:
         """The outputs of a call; their memory is the caller's as long as it keeps them."""

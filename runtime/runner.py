@@ -331,6 +331,8 @@ class Runner:
         return frame.array(spec)
 
     def _output(self, frame: Frame, binding: Binding, b: int, mode: str) -> Any:
+        if mode == "own" and self.layout.roots[self.program.roots[b]].kind == "output":
+            return frame.output(binding.arrays[b])
         value = self._value(frame, binding, b)
         return value.copy() if mode == "copy" else value
 

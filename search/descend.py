@@ -256,8 +256,8 @@ class Descent:
 
     def _live(self, done: int) -> float:
         """Bytes live behind an ideal."""
-        return sum(nbytes for maker, users, nbytes in self._values
-                   if maker & done and users & ~done)
+        return sum((nbytes for maker, users, nbytes in self._values
+                    if maker & done and users & ~done), start=0.0)
 
 
 def _members(bits: int) -> list[int]:

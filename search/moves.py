@@ -247,7 +247,7 @@ def walk(
     none = np.empty(0) if weights is None else np.ascontiguousarray(weights, np.float64)
     state = np.array([seed & (1 << 64) - 1], np.uint64)
     live = np.empty(problem.nodes + 1) if problem.limited_memory else None
-    cost, cuts = _anneal(problem.flat, walked, live, none, moves, hot, cold, state)
+    cost, cuts = _anneal(problem.flat, walked, live, none, moves, float(hot), float(cold), state)
     return walked, float(cost), int(cuts)
 
 

@@ -402,7 +402,8 @@ def _ending(nodes: int, memory: Memory) -> tuple[np.ndarray, np.ndarray, np.ndar
     alone = np.flatnonzero(~kept & (readers == 1))
     ending = np.flatnonzero(~kept & (readers > 1))
     ending = ending[np.argsort(readers[ending], kind="stable")]  # loops of one length in a row
-    grown = np.bincount(maker, np.where(kept | (readers > 0), nbytes, 0.0), nodes)
+    # Of nothing ``bincount`` makes integers, for which all compiled code would be compiled again.
+    grown = np.bincount(maker, np.where(kept | (readers > 0), nbytes, 0.0), nodes).astype(float)
     grown -= np.bincount(users[user_ptr[alone]], nbytes[alone], nodes)
     found = [users[user_ptr[w] : user_ptr[w + 1]] for w in ending]
     return (grown, nbytes[ending], np.cumsum([0, *map(len, found)], dtype=np.int32),

@@ -17,6 +17,8 @@ Pointers may be passed as typed pointers or as int64 addresses. All symbols star
 ``softmax(...)``     ``(w, n, lanes, factor, top, total, gain, more)``, see ``softmax``
 ``igemm_i8(...)``    ``(rows, taps, klen, b, c, ldc)``, see ``quantized``
 ``pack_i8(...)``     ``(src, stride_k, stride_n, k, n, dst, bias)``, see ``quantized``
+``pixels(...)``      ``(rows, channels, dst, plane)``, see ``winograd``
+``results(...)``     ``(src, plane, channels, dst, ldd)``, see ``winograd``
 ===================  =====================================================================
 
 ``rows`` is a table of addresses (int64) ``[taps][mr]``; ``ldc``, ``ldw``, ``ldo`` and strides
@@ -41,6 +43,7 @@ from . import gemm as _gemm
 from . import packing as _packing
 from . import quantized as _quantized
 from . import softmax as _softmax
+from . import winograd as _winograd
 from .packing import pack_b
 from .quantized import pack_b_i8
 
@@ -229,6 +232,28 @@ def pack_i8(target: Target) -> MicroKernel:
     return MicroKernel("mk_pack_i8", target, 0, nv, nv * width, arguments, text)
 
 
+def pixels(target: Target, side: int) -> MicroKernel:
+    """Winograd's transform of the pixels that a square of ``side`` x ``side`` outputs reads."""
+    symbol = f"mk_pixels_f32_{side}"
+    arguments = tuple(name for _, name in _winograd.pixels_parameters())
+
+    def text() -> str:
+        return _winograd.pixels_text(symbol, target, side)
+
+    return MicroKernel(symbol, target, 0, 1, target.lanes(32), arguments, text)
+
+
+def results(target: Target, side: int) -> MicroKernel:
+    """Winograd's transform of the products to a square of ``side`` x ``side`` outputs."""
+    symbol = f"mk_results_f32_{side}"
+    arguments = tuple(name for _, name in _winograd.results_parameters())
+
+    def text() -> str:
+        return _winograd.results_text(symbol, target, side)
+
+    return MicroKernel(symbol, target, 0, 1, target.lanes(32), arguments, text)
+
+
 _NAMES = re.compile(
     r"mk_(?:igemm(?P<strided>k?)_(?P<gemm>f32|f64)"
     r"_(?P<rows>\d+)x(?P<nv>\d+)(?P<half>h?)(?:of(?P<panel>\d+))?(?P<brief>_bf16)?"
@@ -236,6 +261,7 @@ _NAMES = re.compile(
     r"|depthwise_(?P<table_type>f32|f64|[us]8z?)_(?P<table_rows>\d+)"
     r"|window_(?P<window_type>f32|f64|[us]8z?)_k(?P<kw>\d+)s(?P<stride>\d+)d(?P<dilation>\d+)"
     r"(?:g(?P<before>\d+)to(?P<after>\d+))?_(?P<window_rows>\d+)"
+    r"|(?P<square>pixels|results)_f32_(?P<side>\d+)"
     r"|pack_(?P<pack>f32|f64|i8)|(?P<turn>turn_f32)|(?P<softmax>softmax_f32))"
 )
 
@@ -271,6 +297,8 @@ def named(symbol: str, target: Target) -> MicroKernel:
         rows, dilation = int(part["window_rows"]), int(part["dilation"])
         fan = Fan(int(part["before"]), int(part["after"])) if part["before"] else DEPTHWISE
         return window(target, *shape, part["window_type"], rows, dilation, fan)
+    if part["square"]:
+        return (pixels if part["square"] == "pixels" else results)(target, int(part["side"]))
     if part["turn"]:
         return turn(target)
     if part["softmax"]:
@@ -281,5 +309,5 @@ def named(symbol: str, target: Target) -> MicroKernel:
 __all__ = [
     "known", "named", "narrowed",
     "MicroKernel", "igemm", "igemm_rows", "depthwise", "window", "pack", "pack_b", "igemm_i8",
-    "pack_i8", "pack_b_i8", "softmax", "turn",
+    "pack_i8", "pack_b_i8", "pixels", "results", "softmax", "turn",
 ]  # fmt: skip

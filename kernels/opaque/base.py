@@ -12,14 +12,17 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...ir.dim_functions import ceil_div
 from ...ir.dims import Dim, product
 from ...ir.errors import UnsupportedError
 from ...ir.graph import Node
 from ...ir.target import Target
-from ...ir.types import DTYPES, DType, TensorType
+from ...ir.types import DTYPES, F32, DType, TensorType
+
+if TYPE_CHECKING:
+    from ..contract import Panels
 
 STORED = frozenset(name for name, d in DTYPES.items() if d.kind != "s")
 """Element types kernels can load and store: the keys of ``words.STORED``, which is not imported
@@ -40,6 +43,22 @@ class OpaqueKernel:
     """Size of the parallel tile space; 1 is serial."""
     scratch_bytes: Dim = 0
     """Bytes of scratch each thread needs."""
+    externs: tuple[str, ...] = ()
+    """Symbols of the micro-kernels it calls."""
+    packed: Packed | None = None
+    """The constant operand that it reads in panels, if any."""
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A constant operand that is packed once."""
+
+    operand: int
+    """Its number among the operands that are present."""
+    elements: int
+    """float32 elements of all panels."""
+    panels: tuple[Panels, ...]
+    """Recipes, one part after another."""
 
 
 Generator = Callable[[Node, Target], OpaqueKernel]
@@ -104,6 +123,11 @@ class Source:
         at = sum(v is not None for v in self.node.inputs[:index])
         return self._pointer(name, value.dtype, at, raw)
 
+    def panels(self, name: str, index: int) -> str:
+        """``name`` becomes the pointer to the panels of operand ``index``, as float32."""
+        at = sum(v is not None for v in self.node.inputs[:index])
+        return self._pointer(name, F32, at, False)
+
     def result(self, name: str, index: int = 0, raw: bool = False) -> str:
         """``name`` becomes the pointer to result ``index``."""
         t = self.node.types[index]
@@ -125,12 +149,15 @@ class Source:
         self._bytes = self._bytes + (ceil_div(count * itemsize, 64) + 1) * 64
         return name
 
-    def finish(self, tiles: Dim) -> OpaqueKernel:
+    def finish(
+        self, tiles: Dim, externs: tuple[str, ...] = (), packed: Packed | None = None
+    ) -> OpaqueKernel:
         """The kernel; ``begin`` and ``end`` count ``tiles``."""
         source = "def kernel(bufs, params, begin, end):\n" + "\n".join(self._lines) + "\n"
         digest = hashlib.sha256(source.encode()).hexdigest()[:16]
         return OpaqueKernel(
-            source, f"{self.node.op}_{digest}", tuple(self.params), tiles, self._bytes
+            source, f"{self.node.op}_{digest}", tuple(self.params), tiles, self._bytes, externs,
+            packed,
         )
 
 

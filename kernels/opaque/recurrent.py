@@ -1,29 +1,44 @@
 """LSTM, GRU and RNN: the whole time loop of one direction and a block of rows is one tile.
 
 Projected inputs arrive ready (see ``ir.ops.recurrent``). Per step, gates = projected input +
-h R is a product with a small left side: rows are taken four at a time and the hidden units in
-blocks, so that every loaded vector of R is used by four rows and every gate is loaded and stored
-once per block; the inner loops run over contiguous gate columns and vectorize. Then one loop over
-the hidden units applies activations and updates the state. State and gates stay in scratch.
+h R is a product with a small left side, of four rows at most. Then one loop over the hidden units
+applies activations and updates the state. State and gates stay in scratch.
 
-Quantized recurrences multiply whole numbers held as floats (their sums are exact up to 2^24). All
-rows of a step share one range, so a tile is one direction with all rows.
+Constant weights are packed into panels once and multiplied by the micro-kernels of contractions,
+sums in registers. What bounds such a product is how fast the weights arrive, step after step the
+same: odd steps go through the panels backward, so that they begin with those that the cache still
+holds. Other weights (computed, of float64, or narrower than a panel) are read where they are:
+hidden units in blocks, so that every loaded vector of R is used by four rows and every gate is
+loaded and stored once per block; the inner loops run over contiguous gate columns and vectorize.
+
+All rows of a quantized step share one range, so a tile is one direction with all rows. Its bytes
+are multiplied exactly: packed, the state counts from 0, and what its zero point adds is taken off
+by the sums of the columns of R, which are the products of R and ones. Unpacked, whole numbers are
+held as floats (their sums are exact up to 2^24).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
 
 from ...ir.dim_functions import ceil_div
 from ...ir.errors import UnsupportedError
 from ...ir.graph import Node
 from ...ir.ops.recurrent import GATES, OPERANDS, reversed_directions
 from ...ir.target import Target
-from .base import OpaqueKernel, Source, opaque
+from ...ir.types import F32, TensorType
+from ..contract import Panels
+from ..contract_bytes import GROUP
+from ..micro import MicroKernel, igemm, igemm_i8
+from .base import OpaqueKernel, Packed, Source, opaque
 
 ROWS = 4
 """Rows of a block."""
+_PANEL = 4
+"""Vectors of a packed panel: as many sums as hide the latency of a multiply-add of one row."""
 _UNROLL = {1: 8, ROWS: 4}
 """Hidden units per pass over the gates, by number of rows."""
 _NAMES = {"lens": "len_", "h0": "h0", "c0": "c0", "peep": "pe", "rb": "rb", "scale": "rs",
@@ -57,10 +72,84 @@ def _activation(kind: str, act: tuple[str, float, float], x: str) -> str:
     return table[name]
 
 
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Neighboring columns of R in panels."""
+
+    first: int
+    """First column."""
+    columns: int
+    count: int
+    """Panels of one direction."""
+    start: int
+    """Elements of the packed weights before it."""
+
+
+class _Product:
+    """How the product with constant weights R is written: tiles and packed panels."""
+
+    def __init__(self, node: Node, target: Target, quantized: bool, resets_first: bool) -> None:
+        r = node.inputs[1]
+        assert r is not None
+        self.directions, self.hidden, self.columns = [d for d in r.shape if isinstance(d, int)]
+        self.quantized = quantized
+        self.tiles: dict[int, MicroKernel] = (
+            {1: igemm_i8(target, 1)} if quantized
+            else {rows: igemm(target, mr=rows, panel=_PANEL) for rows in (1, ROWS)}
+        )
+        """Micro-kernels by their rows."""
+        self.width = self.tiles[1].nr
+        """Columns of a panel."""
+        self.depth = -(-self.hidden // GROUP) if quantized else self.hidden
+        """float32 elements of a column of a panel; four bytes are one."""
+        self.elements = self.depth * self.width
+        """float32 elements of a panel."""
+        self.size = 4 * self.elements
+        """Bytes of a panel."""
+        cuts = (0, 2 * self.hidden, self.columns) if resets_first else (0, self.columns)
+        self.parts: list[_Part] = []
+        start = 0
+        for first, end in pairwise(cuts):
+            count = -(-(end - first) // self.width)
+            self.parts.append(_Part(first, end - first, count, start))
+            start += self.directions * count * self.elements
+        self._total = start
+        self.wide = self.parts[0].count * self.width
+        """Columns of all panels of the first part."""
+
+    @classmethod
+    def of(
+        cls, node: Node, target: Target, quantized: bool, resets_first: bool
+    ) -> _Product | None:
+        """For constant weights that fill a panel; None for others."""
+        xw, r = node.inputs[:2]
+        assert xw is not None
+        assert r is not None
+        kind = r.type
+        if r.node.op != "const" or not isinstance(kind, TensorType) or not kind.is_static:
+            return None
+        if xw.dtype != F32 or kind.dtype.name != ("i8" if quantized else "f32"):
+            return None
+        found = cls(node, target, quantized, resets_first)
+        return found if found.hidden > 0 and found.columns >= found.width else None
+
+    def packed(self) -> Packed:
+        """The recipe of the panels."""
+        matrix = self.hidden * self.columns
+        panels = tuple(
+            Panels(
+                part.first, ((self.directions, matrix),), (part.columns, 1),
+                ((self.hidden, self.columns),), self.width, GROUP if self.quantized else 1,
+            )
+            for part in self.parts
+        )  # fmt: skip
+        return Packed(1, self._total, panels)
+
+
 class _Recurrence:
     """Writes one kernel; holds what its parts share."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, target: Target) -> None:
         self.node, self.op = node, node.op
         self.s = Source(node)
         xw = node.inputs[0]
@@ -75,6 +164,7 @@ class _Recurrence:
         }
         self.rows = xw.shape[1]
         self.one_row = self.rows == 1
+        self.panels = _Product.of(node, target, self.quantized, self._resets_first())
 
     def build(self) -> OpaqueKernel:
         s, xw = self.s, self.node.inputs[0]
@@ -89,18 +179,31 @@ class _Recurrence:
             self._initial_state()
             walks = reversed_directions(self.node.attrs["direction"])
             s.line("back = d" if len(walks) == 2 else f"back = {int(walks[0])}")
+            if self.quantized and self.panels is not None:
+                self._sum_columns(self.panels)
             with s.block("for k in range(steps):"):
                 self._load_gates()
                 self._recurrence()
                 self._update()
             self._finish()
-        return s.finish(xw.shape[2] * (1 if self.quantized else ceil_div(self.rows, ROWS)))
+        tiles = xw.shape[2] * (1 if self.quantized else ceil_div(self.rows, ROWS))
+        if self.panels is None:
+            return s.finish(tiles)
+        externs = [t.symbol for rows, t in self.panels.tiles.items() if rows in self._heights()]
+        return s.finish(tiles, tuple(externs), self.panels.packed())
+
+    def _heights(self) -> tuple[int, ...]:
+        """Rows of the products of packed panels."""
+        return (1,) if self.one_row or self.quantized else (1, ROWS)
 
     def _declare(self) -> None:
         s, node = self.s, self.node
         xw, r = node.operands[:2]
         s.operand("xw", 0)
-        s.operand("rw", 1)
+        if self.panels is None:
+            s.operand("rw", 1)
+        else:
+            s.panels("rw", 1)
         for k, name in enumerate(OPERANDS[self.op]):
             if self.has[name]:
                 s.operand(_NAMES[name], k + 2)
@@ -121,8 +224,23 @@ class _Recurrence:
             s.scratch(name, self.kind, hidden * held, size)
         if self._resets_first():
             s.scratch("rh", self.kind, hidden * held, size)
-        if self.quantized:
+        if self.panels is not None:
+            self._declare_panels(self.panels)
+        elif self.quantized:
             s.scratch("hq", self.kind, hidden * held, size)
+
+    def _declare_panels(self, panels: _Product) -> None:
+        """What a product of packed panels needs."""
+        s = self.s
+        s.scratch("table", "i64", ROWS)
+        s.size("depth", panels.depth)
+        if not self.quantized:
+            return
+        hidden, wide = panels.hidden, panels.wide
+        s.scratch("uq", "u8", hidden + 2 * GROUP, 1)
+        s.scratch("ones", "u8", hidden + 2 * GROUP, 1)
+        s.scratch("whole", "i32", wide, 4)
+        s.scratch("sums", "i32", wide, 4)
 
     def _resets_first(self) -> bool:
         return self.op == "gru" and not self.node.attrs["linear_before_reset"]
@@ -166,9 +284,13 @@ class _Recurrence:
 
     def _recurrence(self) -> None:
         if self.quantized:
-            self._quantize_state()
-            self._product("hq", "0", "cols")
-            self._add_scaled()
+            self._state_range()
+            if self.panels is None:
+                self._quantize_state()
+                self._product("hq", "0", "cols")
+                self._add_scaled()
+            else:
+                self._multiply_bytes(self.panels)
             return
         if not self._resets_first():
             self._product("h", "0", "cols")
@@ -177,8 +299,8 @@ class _Recurrence:
         self._per_direction(self._reset)
         self._product("rh", "2 * hid", "cols")
 
-    def _quantize_state(self) -> None:
-        """Sets ``hq`` to the whole numbers (quantized h) - (zero point), ``hs`` to their unit.
+    def _state_range(self) -> None:
+        """Sets ``hs`` to the unit of the quantized state and ``hz`` to its zero point.
 
         Rows that are over keep their last state and still count, as they do not in ONNX Runtime;
         rows of one length are the case that exists."""
@@ -190,6 +312,10 @@ class _Recurrence:
                f"hs = fdiv(top - low, {k}(255.0))")
         s.line(f"hs = select(gt(hs, {k}(0.0)), hs, {k}(1.0))")
         s.line(f"hz = fmin(fmax(rint(fdiv(neg(low), hs)), {k}(0.0)), {k}(255.0))")
+
+    def _quantize_state(self) -> None:
+        """Sets ``hq`` to the whole numbers (quantized h) - (zero point)."""
+        s, k = self.s, self.kind
         with s.block("for j in range(rn * hid):"):
             s.line("hv = rint(fdiv(ld(h, j), hs)) + hz")
             s.line(f"st(hq, j, fmin(fmax(hv, {k}(0.0)), {k}(255.0)) - hz)")
@@ -215,9 +341,81 @@ class _Recurrence:
             gate = _activation(self.kind, self.node.attrs["activations"][2 * d], "zr")
             s.line(f"st(rh, r * hid + j, {gate} * ld(h, r * hid + j))")
 
+    # -- products of packed panels ---------------------------------------------------------
+
+    def _sum_columns(self, panels: _Product) -> None:
+        """``sums`` = the columns of R[d], each added up."""
+        s = self.s
+        with s.block("for j in range(hid):"):
+            s.line("st(ones, j, u8(1))")
+        self._byte_panels(panels, "ones", "sums")
+
+    def _byte_panels(self, panels: _Product, state: str, into: str) -> None:
+        s, part = self.s, panels.parts[0]
+        s.line(f"st(table, 0, addr({state}, 0))")
+        with s.block(f"for w in range({part.count}):"):
+            s.line(f"at = addr(rw, (d * {part.count} + w) * (depth * {panels.width}))")
+            s.line(f'ccall("{panels.tiles[1].symbol}", table, 1, hid, at, '
+                   f"addr({into}, w * {panels.width}), {panels.width})")
+
+    def _multiply_bytes(self, panels: _Product) -> None:
+        """g = projected input + (quantized h - zero point) (R - zero) * unit * scale. A state that
+        is no number makes the gates of its row none (``bad``)."""
+        s, k = self.s, self.kind
+        s.line("hzi = i32(hz)")
+        with s.block("for r in range(rn):"):
+            self._row_time()
+            s.line(f"bad = {k}(0.0)\ntotal = i32(0)")
+            with s.block("for j in range(hid):"):
+                s.line("hv = rint(fdiv(ld(h, r * hid + j), hs)) + hz")
+                s.line(f"bad = bad + hv * {k}(0.0)")
+                s.line(f"hv = select(isnan(hv), {k}(0.0), hv)")
+                s.line(f"hi = i32(fmin(fmax(hv, {k}(0.0)), {k}(255.0)))")
+                s.line("total = i32(total + hi)\nst(uq, j, u8(hi))")
+            s.line("total = i32(total - hzi * i32(hid))")
+            self._byte_panels(panels, "uq", "whole")
+            with s.block("for j in range(cols):"):
+                s.line("taken = hzi * ld(sums, j) + i32(ld(rz, d * cols + j)) * total")
+                s.line("gv = i32(ld(whole, j) - i32(taken))")
+                s.line(f"gs = {k}(gv) * (hs * ld(rs, d * cols + j)) + bad")
+                s.line("st(g, r * cols + j, ld(xw, xb + j) + gs)")
+
+    def _multiply_panels(self, panels: _Product, state: str, lo: str) -> None:
+        """g[:, part] += state R[d, :, part] for the part of the columns that begins at ``lo``."""
+        s = self.s
+        part = panels.parts[0 if lo == "0" else 1]
+        with s.block(f"for r in range({1 if self.one_row else ROWS}):"):
+            s.line("ri = imin(r, rn - 1)" if not self.one_row else "ri = r")
+            s.line(f"st(table, r, addr({state}, ri * hid))")
+        with s.block(f"for v in range({part.count}):"):
+            s.line(f"w = v\nahead = {panels.size}")
+            with s.block("if iand(k, 1) == 1:"):
+                s.line(f"w = {part.count - 1} - v\nahead = {-panels.size}")
+            s.line(f"at = addr(rw, {part.start} + (d * {part.count} + w) * {panels.elements})")
+            s.line(f"ga = addr(g, {part.first} + w * {panels.width})")
+            s.line(f"wide = imin({panels.width}, {part.columns} - w * {panels.width})")
+
+            def call(rows: int) -> None:
+                s.line(f'ccall("{panels.tiles[rows].symbol}", table, 1, 0, hid, at, ahead, 64, ga, '
+                       "cols, rn, wide, i64(0), 0, i64(0), ga, cols, "
+                       f"bits_f32({0xFF800000}), bits_f32({0x7F800000}))")  # no limits
+
+            if self.one_row:
+                call(1)
+                return
+            with s.block("if rn == 1:"):
+                call(1)
+            with s.block("else:"):
+                call(ROWS)
+
+    # -- products of R where it is ---------------------------------------------------------
+
     def _product(self, state: str, lo: str, hi: str) -> None:
         """g[:, lo:hi] += state R[d, :, lo:hi]."""
         s = self.s
+        if self.panels is not None:
+            self._multiply_panels(self.panels, state, lo)
+            return
         if self.one_row:
             s.line("r = 0")
             self._passes(state, 1, lo, hi)
@@ -357,4 +555,4 @@ class _Recurrence:
 @opaque("lstm", "qlstm", "gru", "rnn")
 def recurrent(node: Node, target: Target) -> OpaqueKernel:
     """The recurrence of one layer, all directions."""
-    return _Recurrence(node).build()
+    return _Recurrence(node, target).build()

@@ -16,8 +16,9 @@ from evonnx.ir.target import Target
 from evonnx.ir.types import DType, TensorType
 from evonnx.kernels.jit import compile_source
 from evonnx.kernels.linker import Loader, load_objects
-from evonnx.kernels.micro import MicroKernel
+from evonnx.kernels.micro import MicroKernel, named
 from evonnx.kernels.opaque import OPAQUE
+from evonnx.runtime.constants import apply
 
 NUMPY = {
     "f32": np.float32, "f64": np.float64, "f16": np.float16, "bf16": ml_dtypes.bfloat16,
@@ -107,11 +108,16 @@ class OpaqueRunner:
         self.target = Target.detect()
         self._loaded: dict[str, Callable[..., None]] = {}
 
-    def node(self, op: str, args: Sequence[np.ndarray | None], **attrs: object) -> Node:
-        """The op on inputs of the arrays' types."""
+    def node(
+        self, op: str, args: Sequence[np.ndarray | None], constants: Sequence[int] = (),
+        **attrs: object,
+    ) -> Node:
+        """The op on inputs of the arrays' types; those with the numbers ``constants`` are known."""
         b = Builder()
         values = [
-            None if a is None else b.input(f"x{i}", TensorType(DType.of(a.dtype), a.shape))
+            None if a is None
+            else b.const(a) if i in constants
+            else b.input(f"x{i}", TensorType(DType.of(a.dtype), a.shape))
             for i, a in enumerate(args)
         ]
         made = b.op(op, *values, **attrs)
@@ -124,9 +130,19 @@ class OpaqueRunner:
         kernel = OPAQUE[node.op](node, self.target)
         call = self._loaded.get(kernel.symbol)
         if call is None:
-            loader = load_objects([compile_source(kernel.source, kernel.symbol, self.target)])
+            tiles = [named(e, self.target).object_bytes() for e in kernel.externs]
+            code = compile_source(kernel.source, kernel.symbol, self.target, kernel.externs)
+            loader = load_objects([code, *tiles])
             call = self._loaded[kernel.symbol] = c_function(loader, kernel.symbol, 4)
         inputs = [np.ascontiguousarray(a) for a in args if a is not None]
+        if kernel.packed is not None:
+            parts = [
+                apply(inputs[kernel.packed.operand],
+                      ("panels", p.offset, p.outer, p.column, p.inner, p.width, p.group))
+                for p in kernel.packed.panels
+            ]  # fmt: skip
+            inputs[kernel.packed.operand] = np.concatenate([p.reshape(-1) for p in parts])
+            assert inputs[kernel.packed.operand].size == kernel.packed.elements
         frames = [_frame(t.numel() * t.dtype.itemsize) for t in node.types]
         frames.append(_frame(int(kernel.scratch_bytes)))
         buffers = [a.ctypes.data for a in inputs] + [f.ctypes.data + _GUARD for f in frames]
@@ -143,10 +159,11 @@ class OpaqueRunner:
         ]
 
     def check(
-        self, op: str, args: Sequence[np.ndarray | None], tolerance: float = 0.0, **attrs: object
+        self, op: str, args: Sequence[np.ndarray | None], tolerance: float = 0.0,
+        constants: Sequence[int] = (), **attrs: object,
     ) -> None:
         """The kernel's results equal the reference's."""
-        node = self.node(op, args, **attrs)
+        node = self.node(op, args, constants, **attrs)
         wanted = lookup(op).reference(args, node.attrs, node.types)  # type: ignore[misc]
         for got, want in zip(self.run(node, args), wanted, strict=True):
             assert got.shape == want.shape and got.dtype == want.dtype

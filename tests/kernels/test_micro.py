@@ -10,8 +10,10 @@ import pytest
 
 from evonnx.ir.errors import CompileError
 from evonnx.ir.target import Target
+from evonnx.ir.winograd import SQUARES, Transforms
 from evonnx.kernels import micro
 from evonnx.kernels.linker import load_objects
+from evonnx.kernels.micro.winograd import ADDRESSES
 
 rng = np.random.default_rng(2)
 KINDS = {"f32": (np.float32, 1e-5), "f64": (np.float64, 1e-13)}
@@ -277,6 +279,34 @@ def test_weights_of_zero(target, call_micro):
     assert (state[1] == 1).all()
 
 
+@pytest.mark.parametrize("side", SQUARES)
+def test_winograd_transforms(target, call_micro, side):
+    """Products of a transformed filter and transformed pixels, transformed back, are sums over 3x3
+    pixels; nothing beyond the channels is touched."""
+    t = Transforms(side)
+    size, width = t.size, target.lanes(32)
+    pixels = call_micro(micro.pixels(target, side))
+    results = call_micro(micro.results(target, side))
+    g = np.array(t.weights())
+    for channels in (1, width, 2 * width + 3):
+        held = -(-channels // width) * width
+        d = rng.standard_normal((size, size, channels)).astype(np.float32)
+        filters = rng.standard_normal((3, 3, channels))
+        offsets = np.zeros((size, ADDRESSES), np.int64)
+        offsets[:, :size] = np.arange(size * size).reshape(size, size) * channels
+        planes = np.full((size * size, held + 5), 7, np.float32)
+        pixels(table(d, offsets).ctypes.data, channels, planes.ctypes.data, held + 5)
+        assert (planes[:, channels:] == 7).all()
+        spread = np.einsum("pi,ijc,qj->pqc", g, filters, g).reshape(size * size, channels)
+        planes[:, :channels] *= spread.astype(np.float32)
+        out = np.full((side * side, held + 2), 7, np.float32)
+        results(planes.ctypes.data, held + 5, channels, out.ctypes.data, held + 2)
+        assert (out[:, held:] == 7).all()
+        windows = np.lib.stride_tricks.sliding_window_view(d.astype(np.float64), (3, 3), (0, 1))
+        exact = np.einsum("yxcij,ijc->yxc", windows, filters).reshape(side * side, channels)
+        np.testing.assert_allclose(out[:, :channels], exact, rtol=0, atol=3e-5)
+
+
 @pytest.mark.parametrize("flip", [False, True], ids=["u8", "s8"])
 def test_igemm_i8(target, call_micro, flip):
     """Exact on all bytes, extremes included, for k that do not fill a group of four."""
@@ -324,7 +354,7 @@ def test_symbols_name_their_kernel(target):
         micro.window(target, 3, 2), micro.window(target, 3, 1, "s8", 2, 4), micro.pack(target),
         micro.depthwise(target, "u8", 3), micro.igemm(target, nv=0, half=True),
         micro.igemm_i8(target, 3, 1, half=target.vector_bits >= 512), micro.turn(target),
-        micro.softmax(target),
+        micro.softmax(target), micro.pixels(target, 4), micro.results(target, 3),
     ]  # fmt: skip
     for kernel in made:
         assert micro.named(kernel.symbol, target) == kernel

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from evonnx.ir.ops.recurrent import ACTIVATIONS, GATES
+from evonnx.kernels.opaque import OPAQUE
 
 RNG = np.random.default_rng(11)
 ACTS = {
@@ -82,3 +83,54 @@ def test_quantized_lstm(opaque: Any, dtype: Any) -> None:
         direction = "bidirectional" if d == 2 else "forward"
         opaque.check("qlstm", args, 1e-5, direction=direction, activations=ACTS["lstm"] * d,
                      clip=None, input_forget=False)  # fmt: skip
+
+
+PACKED = [  # steps, rows, units, clip, full: panels that are not full, chains of sums, odd rows
+    (5, 1, 16, None, False), (4, 6, 37, 0.7, True), (2, 5, 300, None, True), (0, 2, 64, None, True),
+    (3, 0, 64, None, False),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("direction", ["reverse", "bidirectional"])
+@pytest.mark.parametrize("op", ["lstm", "gru", "rnn"])
+def test_constant_weights_in_panels(opaque: Any, op: str, direction: str) -> None:
+    d = 2 if direction == "bidirectional" else 1
+    for extra in EXTRAS[op]:
+        for steps, rows, units, clip, full in PACKED:
+            units *= 4 if op == "rnn" else 2
+            args = _operands(op, steps, rows, units, d, np.float32, full)
+            args[1] *= np.float32(2 / np.sqrt(units))
+            more = dict(direction=direction, activations=ACTS[op] * d, clip=clip, **extra)
+            kernel = OPAQUE[op](opaque.node(op, args, (1,), **more), opaque.target)
+            assert kernel.packed is not None
+            opaque.check(op, args, 1e-5, (1,), **more)
+
+
+@pytest.mark.parametrize("op", ["lstm", "gru"])
+def test_what_is_no_number_stays_in_its_row(opaque: Any, op: str) -> None:
+    args = _operands(op, 3, 5, 40, 1, np.float32, False)
+    args[0][1, 2, 0, 3] = np.nan
+    args[0][0, 4, 0, 1] = np.inf
+    more = dict(direction="forward", activations=ACTS[op], clip=None, **EXTRAS[op][0])
+    opaque.check(op, args, 1e-5, (1,), **more)
+
+
+def test_quantized_weights_in_panels(opaque: Any) -> None:
+    for steps, rows, d, units in ((5, 1, 1, 9), (6, 3, 2, 37), (3, 2, 1, 64)):
+        r = RNG.integers(-128, 128, (d, units, 4 * units)).astype(np.int8)
+        zero = RNG.integers(-5, 6, (d, 4 * units)).astype(np.int8)
+        scale = np.abs(_normal(d, 4 * units, scale=0.01))
+        args = [_normal(steps, rows, d, 4 * units), r, scale, zero, None,
+                _normal(d, rows, units), _normal(d, rows, units), None]  # fmt: skip
+        more = {"direction": "bidirectional" if d == 2 else "forward", "clip": None,
+                "activations": ACTS["lstm"] * d, "input_forget": False}  # fmt: skip
+        kernel = OPAQUE["qlstm"](opaque.node("qlstm", args, (1,), **more), opaque.target)
+        assert kernel.packed is not None
+        opaque.check("qlstm", args, 1e-5, (1,), **more)
+        plain = opaque.run(opaque.node("qlstm", args, **more), args)
+        packed = opaque.run(opaque.node("qlstm", args, (1,), **more), args)
+        for a, b in zip(plain, packed):
+            np.testing.assert_allclose(a, b, atol=1e-6)
+        args[5][0, rows - 1, 3] = np.nan
+        with np.errstate(invalid="ignore"):
+            opaque.check("qlstm", args, 1e-5, (1,), **more)

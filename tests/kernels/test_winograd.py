@@ -15,7 +15,11 @@ from evonnx.ir.groups import extract
 from evonnx.ir.target import Target
 from evonnx.ir.variants import form_of, tiling
 from evonnx.ir.winograd import SQUARES
+from evonnx.kernels import micro
 from evonnx.kernels.group import Kernel, group_kernels
+from evonnx.kernels.nest_interp import run_nest
+from evonnx.kernels.winograd import lower_winograd
+from evonnx.runtime.constants import apply
 
 from .test_groups import array, check, run_as_one, tensor
 
@@ -143,18 +147,47 @@ def test_pixels_at_uneven_strides() -> None:
     y = conv(b, b.op("reshape", shuffled, shape=(1, 12, 14, 16)), weights(16, 40), (1, 1), (1, 1))
     graph = b.build({"y": y})
     (kernel,) = kernels_of(b, y)
-    assert kernel.source.count("ccall(") == 2
+    assert "mk_pixels_f32_2" in kernel.externs
     check(graph.outputs[0][1], b, {"x": array(1, 6, 7, 2, 2, 16)}, tolerance=2e-6)
 
 
 def test_what_surrounds_the_products_is_written_once() -> None:
-    """A narrower last panel has its own products; positions are a few sums, not a size each."""
+    """A narrower last panel has its own products, and nothing else of its own."""
     b = Builder()
     x = tensor(b, "x", 1, 13, 13, 16)
     (kernel,) = kernels_of(b, conv(b, x, weights(16, 40), (1, 1), (1, 1)))
-    assert kernel.source.count("ccall(") == 2
+    assert kernel.source.count("ccall(") == 4
     assert kernel.source.count("st(b3, ") == 1
-    assert len(kernel.params) < 110
+
+
+def test_borders_make_no_other_kernel() -> None:
+    """Whether squares stick out of the image, and where, is not in the source."""
+    sources = set()
+    for height, width in ((28, 28), (27, 28), (28, 27), (27, 27)):
+        b = Builder()
+        x = tensor(b, "x", 1, height, width, 64)
+        (kernel,) = kernels_of(b, conv(b, x, weights(64, 64), (1, 1), (1, 1)))
+        sources.add(kernel.source)
+    assert len(sources) == 1
+
+
+@pytest.mark.parametrize("side", SQUARES)
+def test_nest(side: int) -> None:
+    """The nest alone, run by its interpreter, which checks every position."""
+    target = Target.named("generic")
+    x, w = array(2, 5, 7, 17), weights(17, 20)
+    b = Builder()
+    graph = b.build({"y": b.op("relu", conv(b, tensor(b, "x", *x.shape), w, (1, 0), (1, 2)))})
+    cut = extract(graph, [n for n in graph.nodes if n.op not in ("input", "const")]).graph
+    plan = tiling(form_of(cut, "contract", frozenset([1])), target, {"winograd": side})
+    tile = micro.igemm(target, mr=plan.rows, panel=plan.panel)
+    lowered = lower_winograd(cut, tile, frozenset([1]), plan)
+    assert lowered.panels is not None
+    p = lowered.panels[1][0]
+    packed = apply(w, ("panels", p.offset, p.outer, p.column, p.inner, p.width, 1, p.winograd))
+    y = np.full(graph.outputs[0][1].shape, np.nan, np.float32)  # type: ignore[arg-type]
+    run_nest(lowered.nest, [x, w, packed, y], {}, tile.nr)
+    np.testing.assert_allclose(y, interp.run(graph, {"x": x})["y"], rtol=0, atol=1e-5)
 
 
 def kernels_of(b: Builder, y: Value) -> tuple[Kernel, ...]:

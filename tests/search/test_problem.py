@@ -83,6 +83,16 @@ def test_what_is_no_problem(edges: list[tuple[int, int]], groups: list[tuple[int
         make_problem(2, edges, groups, cost)
 
 
+def test_arrays_have_the_same_types_with_and_without_values() -> None:
+    """Everything would be compiled again for others."""
+    groups = [(v,) for v in range(4)]
+    plain = make_problem(4, DIAMOND, groups, [1.0] * 4)
+    full = make_problem(4, DIAMOND, groups, [1] * 4, values=[(0, 8, [1, 2], False)], limit=99)
+    for one, other in zip(plain.flat, full.flat, strict=True):
+        assert np.asarray(one).dtype == np.asarray(other).dtype
+        assert np.ndim(one) == np.ndim(other)
+
+
 def test_groups_must_be_ordered_jointly() -> None:
     """{0, 1} and {2, 3} are convex each and together; {1, 2} is not an interval of every order."""
     p = diamond({(0, 1): 0.5, (2, 3): 0.5, (1, 2): 0.1})
