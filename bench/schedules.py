@@ -95,9 +95,8 @@ def compare(name: str, threads: int, searches: tuple[str, ...], cost_model: str,
         how = {"search": "default", "measure": float(measured)} if measured else {"search": name_}
         plain_name = name_.removesuffix(CHOSEN)
         how = how if plain_name == name_ else {"search": plain_name}
-        # What was settled by time comes from the cache without what the search found.
         compiled = compile_model(path, threads=threads, cost_model=cost_model, budget=budget,
-                                 expect=expect, cache=not measured, **how)
+                                 expect=expect, **how)
         facts = compiled.report().search
         if plain_name != name_:
             graph, machine = compiled.graph, compiled.executable.target

@@ -347,13 +347,14 @@ def _compiled(request: Request, threads: int | None, objects: ObjectCache | None
     found = "cache is off" if programs is None else "a check wants every stage"
     if programs is not None and check is False:
         clock.stage("load")
-        parts, program, found, schedule = _cached(programs, request)
+        parts, program, found, settled = _cached(programs, request)
         if parts is not None and program is not None:
             executable = Executable(program, Constants(), where, threads, objects, parts=parts)
             clock.stage("")
             known = request
-            if schedule is not None:
-                known = replace(request, schedule=schedule, known=request.digest)
+            if settled is not None:
+                known = replace(request, schedule=settled["schedule"], found=settled["search"],
+                                known=request.digest)
             return Compiled(known, executable, None, clock.seconds, found)
     with rare_collections(), Crew(where) as crew:
         stages = request.derive(clock, lambda graph: _foresee(graph, crew))
@@ -425,9 +426,9 @@ def _specialized(request: Request, needed: DependsOnFeeds, threads: int | None,
 
 
 def _cached(programs: ProgramCache, request: Request
-            ) -> tuple[Parts | None, Program | None, str, str | None]:
-    """Parts and program from the cache; or None, and why not; the schedule where it does not follow
-    from the request."""
+            ) -> tuple[Parts | None, Program | None, str, Mapping[str, Any] | None]:
+    """Parts and program from the cache; or None, and why not; the note of ``_keep`` where the
+    schedule does not follow from the request."""
     artefact, why = programs.get(request.key)
     if artefact is None:
         return None, None, why, None
@@ -437,15 +438,16 @@ def _cached(programs: ProgramCache, request: Request
                for symbol, code in artefact.objects.items()]
     code = link(artefact.objects, records)
     parts = Parts(code, artefact.constants, code.seconds)
-    return parts, artefact.program, why, artefact.notes.get("schedule")
+    return parts, artefact.program, why, artefact.notes.get("settled")
 
 
 def _keep(programs: ProgramCache, request: Request, stages: Stages, executable: Executable) -> str:
     """Keeps a program for the next process; answers "" or why that was not possible."""
     parts = executable.parts
     notes: dict[str, Any] = {"stamps": stages.stamps}
-    if request.search.measure or request.search.max_memory is not None:
-        notes["schedule"] = str(stages.schedule)  # settled by time, or by the finished program
+    by_trial = request.search.measure or request.search.max_memory is not None
+    if by_trial and stages.choice is not None:  # by time, or by what a finished program needs
+        notes["settled"] = {"schedule": str(stages.schedule), "search": stages.choice.facts()}
     why = programs.put(request.key, notes, executable.program,
                        parts.code.objects, parts.constants)
     return f"; not kept: {why}" if why else ""

@@ -95,7 +95,7 @@ class Stages:
     fuser: Fuser | None
     """Greedy fusion with its reasons; None where the schedule was given."""
     choice: Choice | None
-    """How the schedule was found; None where it was given."""
+    """How the schedule was found; None where the caller gave it."""
     passes: tuple[PassReport, ...]
     stamps: tuple[tuple[Any, ...], ...]
     """Data files that were read, as ``stamp`` makes them."""
@@ -139,7 +139,8 @@ class Request:
     search: Search = field(default_factory=Search)
     seen: SeenFiles | None = field(default=None, compare=False)
     """Digests of files that were read before."""
-
+    found: Mapping[str, Any] | None = field(default=None, compare=False)
+    """``Choice.facts`` of ``schedule``, where an earlier search settled on it."""
     known: str = field(default="", compare=False)
     """``digest``, where it was computed before."""
     _read: list[ModelFile] = field(default_factory=list, compare=False, repr=False)
@@ -191,7 +192,7 @@ class Request:
                ) -> Stages:
         """Import, passes, schedule; raises what these raise. ``show`` gets the graph as soon
         as it is imported."""
-        from ..search.choose import choose
+        from ..search.choose import Choice, choose
         from ..search.greedy import Fuser
         from . import options
         from .pipeline import LEANER, run_pipeline
@@ -208,10 +209,13 @@ class Request:
         clock.stage("schedule")
         if self.schedule is not None:
             if not options.is_schedule_of(self.schedule, graph):
-                lean = run_pipeline(graph, LEANER)
-                graph = lean if options.is_schedule_of(self.schedule, lean) else graph
+                more: list[PassReport] = []
+                lean = run_pipeline(graph, LEANER, more)
+                if options.is_schedule_of(self.schedule, lean):
+                    graph, passes = lean, [*passes, *more]
             chosen = options.schedule_of(self.schedule, graph, self.target)
-            return Stages(imported, graph, chosen, None, None, tuple(passes), tuple(stamps))
+            how = None if self.found is None else Choice(chosen, **self.found)
+            return Stages(imported, graph, chosen, None, how, tuple(passes), tuple(stamps))
         fuser = Fuser(graph)
         choice = choose(graph, fuser, self.target, self.search, clock.progress)
         found = Stages(imported, graph, choice.schedule, fuser, choice, tuple(passes),

@@ -55,6 +55,7 @@ def test_measuring_keeps_the_results_and_says_what_it_saw(tmp_path: Path) -> Non
     again = evonnx.compile(graph, search="default", measure=0.05, threads=1, cache=tmp_path)
     assert again.report().program == "cached"
     assert again.schedule == compiled.schedule, "what time decided once is kept"
+    assert again.report().search == found, "and what was seen"
 
 
 def test_variants_that_are_measured_faster_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:

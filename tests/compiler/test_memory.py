@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -193,6 +195,22 @@ def test_a_limit_below_what_the_default_needs_is_met() -> None:
         assert found[1].total <= limit
         assert found[1] == compiled.executable.predicted_peak()
         assert np.allclose(got, run(graph, feeds)["y"], rtol=1e-4, atol=1e-4)
+
+
+def test_the_cache_keeps_how_a_schedule_within_a_limit_was_found(tmp_path: Path) -> None:
+    """On a graph whose concatenations had to be dissolved: the report says so again."""
+    graph = cell()
+    least = evonnx.compile(graph, pipeline="", threads=1, cache=False, objective="peak")
+    limit = least.executable.predicted_peak().total
+    fresh, again = (evonnx.compile(graph, pipeline="", threads=1, cache=tmp_path, max_memory=limit)
+                    for _ in range(2))
+    one, two = fresh.report(), again.report()
+    assert (one.program, two.program) == ("not in the cache", "cached")
+    assert one.search
+    assert two.search == one.search
+    assert [p["pass"] for p in two.passes] == [p["pass"] for p in one.passes]
+    assert two.nodes_after == one.nodes_after
+    assert again.schedule == fresh.schedule
 
 
 def test_a_limit_that_cannot_be_reached_names_what_can() -> None:
