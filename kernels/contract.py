@@ -341,34 +341,42 @@ class _Writer(_Plan):
             axes = (Axis(t, self.chunks - 1),) if isinstance(t, Expr) else ()
             steps.append(Nested(axes, tuple(
                 Nested(panels, (self.strip_call(tile, q, j, t, strip),))
-                for tile, panels in pieces)))
+                for tile, panels, _ in pieces)))
         last = self.chunks - 1
-        for tile, panels in pieces:
+        for tile, panels, width in pieces:
             if finish is None:
                 call = self.strip_call(tile, q, j, last, strip)
-                steps.append(Nested(panels, (call, loop)))
+                steps.append(Nested(panels, (call, self.as_wide(loop, width))))
             else:
-                call = self.finish_call(tile, q, j, last, strip, finish)
-                steps.append(Nested(panels, (call, *self.turn(j, strip, finish))))
+                call = self.finish_call(tile, q, j, last, strip, finish, width)
+                steps.append(Nested(panels, (call, *self.turn(strip, finish, width))))
         return steps
 
-    def pieces(self, j: Dim) -> list[tuple[MicroKernel, tuple[Axis, ...]]]:
-        """The panels of a tile by micro-kernel: the last one has a narrower one of its own where it
-        is not filled."""
+    def pieces(self, j: Dim) -> list[tuple[MicroKernel, tuple[Axis, ...], Dim]]:
+        """The panels of a tile by micro-kernel, and how many columns they have: the last one has a
+        narrower one of its own where it is not filled."""
 
         def axes(first: Dim, last: Dim) -> tuple[Axis, ...]:
             return (Axis(j, last, first),) if isinstance(j, Expr) else ()
 
         columns, count = self.column.hi, self.panel_count
         if isinstance(columns, int) and isinstance(count, int) and columns:
-            narrow = narrowed(self.tile, columns - (count - 1) * self.nr)
-            if count == 1:
-                return [(narrow, axes(self.first_panel, self.last_panel))]
+            width = columns - (count - 1) * self.nr
+            narrow = narrowed(self.tile, width)
+            if count == 1 or width == self.nr:
+                return [(narrow, axes(self.first_panel, self.last_panel), width)]
             if narrow != self.tile and not self.outer:
                 end = dmin(self.last_panel, count - 1)
-                return [(self.tile, axes(self.first_panel, end)),
-                        (narrow, axes(dmax(self.first_panel, count - 1), self.last_panel))]
-        return [(self.tile, axes(self.first_panel, self.last_panel))]
+                return [(self.tile, axes(self.first_panel, end), self.nr),
+                        (narrow, axes(dmax(self.first_panel, count - 1), self.last_panel), width)]
+        panel = j % count if self.outer else j
+        left = dmin(self.nr, columns - panel * self.nr)
+        return [(self.tile, axes(self.first_panel, self.last_panel), left)]
+
+    def as_wide(self, loop: Loop, width: Dim) -> Loop:
+        """The epilogue of a panel of ``width`` columns."""
+        return replace(loop, axes=tuple(
+            replace(a, hi=width) if a.var == self.epilogue_lane else a for a in loop.axes))
 
     def strip_call(self, tile: MicroKernel, q: Dim, j: Dim, t: Dim, strip: Dim) -> Call:
         """Chunk ``t`` of panel ``j``, added to its strip."""
@@ -377,9 +385,9 @@ class _Writer(_Plan):
             *self.chunk_of(q, j, t), to, self.nr, self.mr, self.nr, to, self.more(t),
             0, 0, 0, *NO_LIMITS), self.micro)
 
-    def finish_call(self, tile: MicroKernel, q: Dim, j: Dim, t: Dim, strip: Dim, finish: Finish
-                    ) -> Call:
-        """The last chunk of panel ``j`` with the epilogue in registers."""
+    def finish_call(self, tile: MicroKernel, q: Dim, j: Dim, t: Dim, strip: Dim, finish: Finish,
+                    width: Dim) -> Call:
+        """The last chunk of panel ``j``, of ``width`` columns, with the epilogue in registers."""
         origin = {name_of(v): at for v, at in (
             (self.epilogue_row, self.first_row + q * self.mr), (self.epilogue_lane, 0)
         ) if isinstance(v, Expr)}
@@ -395,20 +403,20 @@ class _Writer(_Plan):
         limits = (Ex("const", F32, (), bound) for bound in (finish.lo, finish.hi))
         return Call(tile.symbol, (
             *self.chunk_of(q, j, t), *to,
-            self.last_row - self.first_row - q * self.mr, self.panel_width(j),
+            self.last_row - self.first_row - q * self.mr, width,
             part, self.more(t), at(finish.bias), at(residual),
             0 if residual is None else residual.stride, *limits), self.micro)
 
-    def turn(self, j: Dim, strip: Dim, finish: Finish) -> tuple[Call, ...]:
-        """Stores the strip of panel ``j`` turned, where the result lies so."""
+    def turn(self, strip: Dim, finish: Finish, width: Dim) -> tuple[Call, ...]:
+        """Stores the strip of a panel turned, where the result lies so."""
         if not finish.turned:
             return ()
         origin = {name_of(v): at for v, at in (
             (self.epilogue_row, self.first_row), (self.epilogue_lane, 0)) if isinstance(v, Expr)}
         out = Address(finish.out.buffer, substitute(finish.out.position, origin))
         return (Call(TURN_KERNEL, (
-            Address(self.strip, strip), self.nr, self.last_row - self.first_row,
-            self.panel_width(j), out, finish.out.stride)),)
+            Address(self.strip, strip), self.nr, self.last_row - self.first_row, width, out,
+            finish.out.stride)),)
 
     def more(self, t: Dim) -> Dim:
         """Whether chunk ``t`` adds to the chunks before it."""
@@ -430,11 +438,6 @@ class _Writer(_Plan):
         ahead = self.panel_depth * line + q * (count * step)
         return (Address(self.table, row), 1, first, count,
                 Address(self.packed, panel + first * self.nr), ahead, step)
-
-    def panel_width(self, j: Dim) -> Dim:
-        """Columns of panel ``j``."""
-        panel = j % self.panel_count if self.outer else j
-        return dmin(self.nr, self.column.hi - panel * self.nr)
 
     def packed_base(self) -> Dim:
         """Where the batch's panels begin."""
@@ -462,7 +465,7 @@ class _Writer(_Plan):
         mapping |= self.linear_mapping(self.outer, j // self.panel_count if self.outer else j)
         body = low.rename(body, mapping | self.linear_mapping(rows, row))
         axes = [Axis(row, self.last_row, self.first_row)] if isinstance(row, Expr) else []
-        axes += [Axis(lane, self.panel_width(j), most=self.nr)] if isinstance(lane, Expr) else []
+        axes += [Axis(lane, self.nr, most=self.nr)] if isinstance(lane, Expr) else []
         if _rows_together(body, row, lane):
             axes.reverse()
         loop = Loop(tuple(axes), tuple(body))

@@ -341,11 +341,14 @@ class Emitter(Writer):
 
     # -- structure -------------------------------------------------------------------------
 
-    def bound(self, size: Dim) -> str:
-        """The end of a loop."""
+    def bound(self, axis: Axis) -> str:
+        """The end of a loop. As a number it lets LLVM unroll: that of short loops, and of those
+        that take all they can take at most."""
+        size = axis.hi
         keep = self.nest.unrolled or not self.nest.shared
-        short = isinstance(size, int) and size <= SHORT and keep
-        return str(size) if short else self.dim(size)
+        if isinstance(size, int) and (size <= SHORT and keep or size == axis.most):
+            return str(size)
+        return f"imin({self.dim(size)}, {axis.most})" if axis.most else self.dim(size)
 
     @contextmanager
     def loops(self, axes: tuple[Axis, ...], independent: bool = False, fixed: bool = False
@@ -358,9 +361,7 @@ class Emitter(Writer):
                     continue
                 name, = free_vars(axis.var)
                 loop = self.fresh("j")
-                lo, hi = self.dim(axis.lo), str(axis.hi) if fixed else self.bound(axis.hi)
-                if axis.most and not hi.isdecimal():
-                    hi = f"imin({hi}, {axis.most})"
+                lo, hi = self.dim(axis.lo), str(axis.hi) if fixed else self.bound(axis)
                 bounds = hi if lo == "0" else f"{lo}, {hi}"
                 self.loop_names[name] = loop
                 word = "each" if independent and axis is axes[-1] else "range"

@@ -172,7 +172,7 @@ class _WinogradWriter(_Writer):
             return [(pieces[0][0], ())]
         assert isinstance(self.panel_count, int)
         last = dmax(j - (self.panel_count - 2), 0)
-        (full, _), (narrow, _) = pieces
+        (full, *_), (narrow, *_) = pieces
         return [(tile, (Axis(self.names.var(2), times),))
                 for tile, times in ((full, 1 - last), (narrow, last))]
 
