@@ -39,9 +39,13 @@ def text_law() -> Callable[[Graph], None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def _own_compile_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Tests neither read nor fill the user's cache of compiled kernels."""
+    """Tests neither read nor fill the user's cache of compiled kernels; the processes of one run
+    share theirs."""
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("EVONNX_CACHE", str(tmp_path_factory.mktemp("kernels")))
+        patch.setenv("EVONNX_CACHE", str(base / "kernels"))
         yield
 
 

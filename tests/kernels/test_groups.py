@@ -27,6 +27,7 @@ from evonnx.ir.target import Target
 from evonnx.ir.tiles import Space, TileSpace
 from evonnx.ir.types import BF16, F16, F32, F64, I32, I64, U8, DType, TensorType
 from evonnx.kernels.lower import lower_loops
+from evonnx.runtime.cache import ObjectCache
 from evonnx.runtime.executable import Executable
 from evonnx.search.legality import implementation
 
@@ -58,7 +59,8 @@ def run_as_one(graph: Graph, feeds: Mapping[str, np.ndarray], target: str = "cpu
         raise AssertionError("no control flow here")
 
     program = build_program(graph, schedule, Target.named(target), no_regions)
-    return Executable(program, graph.constants, Target.named(target), threads).run(feeds), found
+    machine, cache = Target.named(target), ObjectCache()  # tests of one run share their kernels
+    return Executable(program, graph.constants, machine, threads, cache).run(feeds), found
 
 
 def check(outputs: Value | dict[str, Value], b: Builder, feeds: Feeds, tolerance: float = 2e-5,
