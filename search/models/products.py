@@ -5,7 +5,7 @@ often as there are blocks of panels. Micro-tiles that stick out of the rows and 
 out of the columns count in full. Where a panel is larger than the level-1 cache allows, it comes
 from the level-2 cache for every micro-tile, which hides behind the products of all but the lowest
 tiles. What does not hide are results: many vectors that leave a micro-tile at once hold up the
-products behind them (``_Sizes.waits``).
+products behind them (``held_up``).
 
 *Winograd's F(m x m, 3 x 3).* Of every square of ``m x m`` outputs, ``(m + 2)^2`` pixels are
 transformed per channel into scratch, as often as there are blocks of panels; as many products of
@@ -44,8 +44,8 @@ Number = Callable[[Dim], float]
 
 NOMINAL = Target("nominal", "", "", vector_bits=512, registers=32)
 """The machine that counts where none is named."""
-_PIXELS = 4
-"""Neighboring pixels of a depthwise window that are computed at once, about."""
+_PIXELS, _STRIP = 8, 2
+"""Neighboring pixels of a window, and vectors of its channels, that are computed at once, about."""
 _SHARED = 0.5
 """Elements such a window loads per product, about; without windows one each."""
 _CALL, _PART = 1.0, 3.0
@@ -77,30 +77,44 @@ def count_product(p: ProductWork, number: Number, variant: Variant, target: Targ
     machine = NOMINAL if target is None else target
     given = dict(variant)
     if p.form.kind == "depthwise":
-        return _depthwise(p, number, bool(given.get("window", 1)))
+        return _depthwise(p, number, bool(given.get("window", 1)), machine)
     if p.windows is not None and in_windows(p.form, machine, given):
-        return _depthwise(p.windows, number, True, machine.lanes(32))
+        return _depthwise(p.windows, number, True, machine)
     plan = tiling(p.form, machine, given)
     if plan.winograd and isinstance(p.form.images, Images):
         return _Winograd(p, p.form.images, number, plan, machine).count()
     return _Direct(p, number, plan, machine).count()
 
 
-def _depthwise(p: ProductWork, number: Number, windows: bool, lanes: int = 0) -> ProductCount:
-    """Neighboring pixels share what a row of their windows reads. In groups of ``lanes`` and more
-    an element is loaded into all lanes of two vectors."""
+def _depthwise(p: ProductWork, number: Number, windows: bool, machine: Target) -> ProductCount:
+    """Neighboring pixels share what a row of their windows reads. In groups of whole vectors an
+    element is loaded into all lanes of two."""
+    lanes = machine.lanes(32)
     rows, depth, taps, channels = (number(d) for d in (p.rows, p.depth, p.taps, p.channels))
     products = rows * depth * channels
     shared = _SHARED if windows else 1.0
     if p.form.fan is not None and p.form.fan.after >= lanes:
-        shared = 1 / (2 * _PIXELS) + _BROADCAST / (2 * p.form.width)
+        shared = 1 / _PIXELS + _BROADCAST / (2 * p.form.width)
     table = 0.0 if windows else rows * taps * TABLE
     calls = math.ceil(rows / _PIXELS) * taps
-    found = [Phase(fma=2 * products, loads=4 * shared * products, stores=4 * rows * channels,
-                   entries=calls, outer=table)]
+    results = 4 * rows * channels
+    vectors = min(channels / lanes, _STRIP)
+    held = 0.0 if p.epilogue is not None else held_up(
+        results, results, _PIXELS * vectors, vectors, machine)
+    found = [Phase(fma=2 * products, loads=4 * shared * products, stores=results,
+                   entries=calls, outer=table, spilled=held)]
     lines = rows * channels / (1 << 14)
     return ProductCount(found + ([] if p.epilogue is None else [loop(p.epilogue, number)]),
                         max(1.0, math.ceil(lines)))
+
+
+def held_up(sums: float, results: float, tile: float, vectors: float, machine: Target) -> float:
+    """Bytes of the level-2 cache in the time that ``sums`` bytes hold up the products behind them:
+    nothing while few of the vectors of a ``tile`` leave at once, or while the level-1 cache holds
+    all ``results`` bytes; of ``vectors`` side by side, lines come together."""
+    part = min(max(tile / BURST - 1.0, 0.0), 1.0)
+    missed = min(max(2 * results / machine.l1_bytes - 1.0, 0.0), 1.0)
+    return _HELD_UP * sums * part * missed * min(2.0 / vectors, 1.0)
 
 
 class _Sizes:
@@ -178,13 +192,9 @@ class _Sizes:
 
 
     def waits(self, sums: float, results: float) -> float:
-        """Bytes of the level-2 cache in the time that ``sums`` bytes hold up the products behind
-        them: nothing while few vectors leave a micro-tile at once, or while the level-1 cache
-        holds all ``results`` bytes; lines side by side come together."""
+        """``held_up`` of this product's micro-tiles."""
         vectors = self.padded / self.lanes
-        part = min(max(self.plan.rows * vectors / BURST - 1.0, 0.0), 1.0)
-        missed = min(max(2 * results / self.machine.l1_bytes - 1.0, 0.0), 1.0)
-        return _HELD_UP * sums * part * missed * min(2.0 / vectors, 1.0)
+        return held_up(sums, results, self.plan.rows * vectors, vectors, self.machine)
 
     def seams(self) -> float:
         """Bytes of lines in which one panel of a row ends and the next begins, where they have left

@@ -131,6 +131,14 @@ def test_vectors_stored_in_part_wait() -> None:
     assert entries[1] == pytest.approx(2 * 10 + 0.15 * 140 * 2)
 
 
+@pytest.mark.parametrize("columns,held", [(16, 0.0), (32, 2.9), (64, 2.9)])
+def test_windows_of_two_vectors_wait_for_their_results(columns: int, held: float) -> None:
+    """Eight pixels of two vectors leave at once, of one vector half as many."""
+    product, = _in(_image(40, 40, 8, columns), window=1).phases
+    assert product.spilled == pytest.approx(held * 4 * 40 * 40 * columns)
+    assert product.entries == 40 * 40 / 8 * 9
+
+
 # what the search takes --------------------------------------------------------------------------
 
 FAST = dataclasses.replace(WIDE, cores=2, launch_s=1e-7)
