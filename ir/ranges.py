@@ -21,6 +21,9 @@ from .types import BOOL, F32, F64, DType
 
 DEPTH = 24
 """Ops that a range is followed through; behind them everything is possible."""
+EXACT = 32
+"""Bits of integers whose sums and products float64, of which ranges are made, tells from those that
+wrap."""
 _VIEWS = frozenset({"reshape", "transpose", "slice", "expand"})
 """Ops whose elements are elements of their operand."""
 _FINITE = 2.0**100
@@ -57,7 +60,7 @@ def of_dtype(dtype: DType) -> Range:
 def of_op(op: str, dtype: DType, args: Sequence[Range]) -> Range:
     """The results of an elementwise op in ``dtype`` on operands of such ranges."""
     everything = of_dtype(dtype)
-    if dtype.is_float and dtype not in (F32, F64):
+    if dtype.is_float and dtype not in (F32, F64) or dtype.is_integer and dtype.bits > EXACT:
         return everything
     compute = _OPS.get(op)
     found = None if compute is None else compute(*args)

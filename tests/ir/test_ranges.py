@@ -12,7 +12,7 @@ from evonnx.ir.builder import Builder
 from evonnx.ir.elements import Ex
 from evonnx.ir.graph import Value
 from evonnx.ir.ranges import Range, Ranges
-from evonnx.ir.types import F32, I8, I32, U8, TensorType
+from evonnx.ir.types import F32, I8, I32, I64, U8, TensorType
 
 RNG = np.random.default_rng(11)
 UNARY = ("relu", "neg", "round", "floor", "ceil")
@@ -91,3 +91,16 @@ def test_convolutions_of_bytes(layout: str) -> None:
     broken.flat[3] = np.nan
     for image, kernel in ((x, w), (b.op("cast", q, to=F32), b.const(broken))):
         assert Ranges(b.constants).of(b.op("conv", image, kernel, **attrs)).nan
+
+
+def test_integers() -> None:
+    """Those that may wrap can be anything; quotients are truncated."""
+    few, all_longs = Range(0, 100, False), ranges.of_dtype(I64)
+    assert ranges.of_op("add", U8, [few, few]) == Range(0, 200, False)
+    assert ranges.of_op("mul", U8, [few, few]) == ranges.of_dtype(U8)
+    assert ranges.of_op("neg", I8, [few]) == Range(-100, 0, False)
+    halves = ranges.of_op("div", I32, [Range(-7, 9, False), Range(2, 2, False)])
+    assert halves == Range(-3, 4, False)
+    longs = Range(0, 2.0**63, False)
+    assert ranges.of_op("add", I64, [longs, Range(1, 1, False)]) == all_longs
+    assert ranges.of_op("cast", I8, [Range(-3.7, 2.5, True)]) == Range(-3, 2, False)
