@@ -251,12 +251,17 @@ def rates(family: str, nodes: int) -> list[dict[str, Any]]:
     problem = make_problem(nodes, plain.edges, groups, plain.cost, objectives=("C", "D", "T"),
                            parts=rng.random((len(groups), 3)), values=values)  # fmt: skip
     keys, cuts = rng.random((50, nodes)), np.zeros((50, nodes), np.uint8)
+    some, one = (rng.random((50, nodes)) < 0.2).astype(np.uint8), Genomes(keys[:1], cuts=cuts[:1])
     order = np.arange(nodes, dtype=np.int32)
     tight = problem.limited(float(decode(problem, keys_of(order[None])).peaks[0]))
     hot = float(plain.cost.mean()) / 10
     walks = order, 100_000, hot, hot / 50, 0
     measured: list[tuple[str, int, Callable[[], object]]] = [
-        ("decodes, groups by cut genes", 50, lambda: decode(problem, Genomes(keys, cuts=cuts))),
+        ("decodes, groups by cut genes, none set", 50,
+         lambda: decode(problem, Genomes(keys, cuts=cuts))),
+        ("decodes, groups by cut genes, a fifth set", 50,
+         lambda: decode(problem, Genomes(keys, cuts=some))),
+        ("decodes of one genome a call", 1, lambda: decode(problem, one)),
         ("decodes, exact cuts", 50, lambda: decode(problem, keys)),
         ("orders cut again exactly", walk(plain, *walks)[2], lambda: walk(plain, *walks)),
         ("orders cut again exactly, memory limited", walk(tight, *walks)[2],

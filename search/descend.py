@@ -126,6 +126,7 @@ def _settle(f, tables, free, inside, window, row, spare, state, trace, count, op
             return count, live, key, low, high, left
 
 
+# One function: it is the loop over one stack, and the tables that only this loop reads and writes.
 @compiled
 def _search(f, tables, free, window, start, live_at_start, limit):  # type: ignore[no-untyped-def]
     """(status, ideals met, candidates in order) of a way from the ideal ``start`` over all nodes of

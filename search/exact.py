@@ -201,6 +201,7 @@ def _layer(head, following, best, rest, width):  # type: ignore[no-untyped-def]
     return found[np.argsort(rank)[:width]], True
 
 
+# One long function: its tables grow as it goes, which a function that it called had to hand back.
 @compiled
 def _ideals(f, tables, window, start, live_at_start, price,  # type: ignore[no-untyped-def]
             limit, width, remembers, bottleneck):  # fmt: skip

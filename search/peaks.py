@@ -25,7 +25,7 @@ SMALLEST = 1e-3
 STATES = 20_000
 """Ideals that a descent may meet on the way down."""
 PROOF = 300_000
-"""Ideals that the last descent may meet, below what was found: some 3 s."""
+"""Ideals that the last descent may meet, below what was found: about a second."""
 
 
 @dataclass(frozen=True, slots=True)
