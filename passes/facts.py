@@ -66,17 +66,6 @@ def is_const(value: Value | None) -> bool:
     return value is not None and value.node.op == "const"
 
 
-def static_shape(value: Value) -> tuple[int, ...] | None:
-    """The shape if every size is a plain integer, else None."""
-    shape = value.shape
-    return shape if all(isinstance(d, int) for d in shape) else None  # type: ignore[return-value]
-
-
-def same_type(a: Value, b: Value) -> bool:
-    """Whether two values certainly have the same type."""
-    return a.node.types[a.index] == b.node.types[b.index]
-
-
 def inverse(perm: tuple[int, ...]) -> tuple[int, ...]:
     """The permutation that undoes ``perm``."""
     back = [0] * len(perm)

@@ -75,10 +75,6 @@ class Ctx:
         """Whether output ``index`` has a name, that is, may be used."""
         return index < len(self.node.output) and bool(self.node.output[index])
 
-    def domain_opset(self, domain: str = "") -> int:
-        """Opset version of another domain, where the model imports it (else 1)."""
-        return self._frame.opsets.get(domain, 1)
-
     # -- attributes ------------------------------------------------------------------------
 
     def has(self, name: str) -> bool:

@@ -187,8 +187,3 @@ def _type_proto(type_: Type | None) -> TypeProto:
     elif isinstance(type_, OptionalType):
         proto.optional_type.elem_type.CopyFrom(_type_proto(type_.elem))
     return proto
-
-
-def dtype_number(value: Value) -> int:
-    """ONNX's number of the element type of ``value``."""
-    return _NUMBER_OF[value.dtype]

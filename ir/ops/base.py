@@ -161,13 +161,6 @@ def tensor(t: Any, op: str, what: str = "operand") -> TensorType:
     return t
 
 
-def norm_axis(axis: int, rank: int, op: str) -> int:
-    """A non-negative axis; raises ``ModelError`` out of range."""
-    if not -rank <= axis < rank:
-        raise ModelError(f"{op}: axis {axis} is out of range for rank {rank}")
-    return axis % rank
-
-
 def exact(fn: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
     """Runs a NumPy function with its floating-point warnings off: IEEE results are the contract."""
 
