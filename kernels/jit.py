@@ -111,8 +111,12 @@ def _machine(target: Target) -> llvm.TargetMachine:
     """The LLVM target machine for ``target.isa``: position-independent, small code model."""
     machine = _MACHINES.get(target.isa)
     if machine is None:
-        llvm.initialize_all_targets()
-        llvm.initialize_all_asmprinters()
+        if target.triple == llvm.get_process_triple():  # the others are 8 MB of LLVM's own
+            llvm.initialize_native_target()
+            llvm.initialize_native_asmprinter()
+        else:
+            llvm.initialize_all_targets()
+            llvm.initialize_all_asmprinters()
         try:
             machine = llvm.Target.from_triple(target.triple).create_target_machine(
                 cpu=target.cpu, features=target.features, opt=3, reloc="pic", codemodel="small"
