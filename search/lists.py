@@ -16,13 +16,11 @@ from typing import NamedTuple
 import numpy as np
 
 from .compiled import compiled, inlined, leaf, lowest
+from .fans import FAN
 
 LANES = 2
 """Genomes that are scheduled in turns: one waits for memory while the other one computes. More keep
 the processor no busier."""
-
-FAN = 3
-"""Successors of a node that are counted without a branch; those that it lacks are dummies."""
 
 READY = 31
 """The bit of a count that says that all predecessors are done."""
@@ -52,19 +50,6 @@ class Room(NamedTuple):
     """u8[LANES * words]: the ranks that are ready; a word each for the dummies behind them."""
     shift: int
     """Words of a block are ``1 << shift``, so that 64 blocks hold all."""
-
-
-def fans(nodes: int, succ_ptr: np.ndarray, succs: np.ndarray) -> np.ndarray:
-    """u4[n * (FAN + 1)]: the first successors of each node, dummies ``n, n + 1, ...`` for those it
-    lacks, and how many more it has."""
-    found = np.empty((nodes, FAN + 1), np.uint32)
-    found[:, :FAN] = nodes + np.arange(FAN)
-    degree = np.diff(succ_ptr)
-    for k in range(FAN):
-        has = np.flatnonzero(degree > k)
-        found[has, k] = succs[succ_ptr[has] + k]
-    found[:, FAN] = np.maximum(0, degree - FAN)
-    return found.reshape(-1)
 
 
 @compiled

@@ -31,7 +31,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..ir.errors import EvonnxError
-from .lists import fans
+from .fans import fans
 
 MOST_NODES = 48
 """Nodes in one candidate, at most."""
@@ -114,7 +114,7 @@ class Flat(NamedTuple):
     needs: np.ndarray
     """i4: values."""
     fan: np.ndarray
-    """u4[4 * n]: see ``lists.fans``."""
+    """u4[4 * n]: see ``fans.fans``."""
     grown: np.ndarray
     """f8[n]: bytes of the values of each node that anybody needs, less those that it alone needs.
     """

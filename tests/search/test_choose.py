@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -245,3 +247,20 @@ def test_memory_of_sizes_that_do_not_go_together() -> None:
     assert space.problem.flat.nbytes.max() == 4 * 300
     with pytest.raises(evonnx.LimitError, match="sizes expected do not go together"):
         evonnx.compile(graph, max_memory=1 << 20, expect={"A": 200, "B": 150})
+
+
+def test_the_default_search_does_without_numba() -> None:
+    """Its import takes as long as the search; compile workers import it meanwhile."""
+    script = (
+        "import sys\n"
+        "from evonnx.ir.random_graphs import random_graph\n"
+        "from evonnx.ir.target import Target\n"
+        "from evonnx.search.choose import choose\n"
+        "from evonnx.search.greedy import Fuser\n"
+        "from evonnx.search.settings import Search\n"
+        "graph = random_graph(3, 25)\n"
+        "found = choose(graph, Fuser(graph), Target.named('generic'), Search('default'))\n"
+        "print(found.candidates > 0, 'numba' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout.split() == ["True", "False"], done.stderr
