@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,17 @@ import pytest
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from evonnx.bench.layers import Row, Shape, attainable, layers_of, markdown, measure, plot, single
+from evonnx.bench.layers import (
+    Row,
+    Shape,
+    attainable,
+    faster,
+    layers_of,
+    markdown,
+    measure,
+    plot,
+    single,
+)  # fmt: skip
 from evonnx.ir.target import Target
 
 CONV = Shape("Conv", (1, 6, 9, 7), (8, 3, 3, 3), (1, 8, 5, 3), True,
@@ -50,6 +61,14 @@ def test_attainable_is_the_lower_roof() -> None:
     flat = Shape("Gemm", (1, 4096), (4096, 4096), (1, 4096), False, ())
     assert attainable(deep, target) == target.flops
     assert attainable(flat, target) < 2 * target.dram_rate
+
+
+def test_the_faster_of_two_measurements_counts() -> None:
+    """A peak taken while something else ran does not lower the roof."""
+    a = Target.named("generic")
+    b = replace(a, flops=a.flops / 2, dram_rate=a.dram_rate * 2, name="busy")
+    assert faster(a, b) == replace(a, dram_rate=b.dram_rate)
+    assert faster(b, a) == replace(b, flops=a.flops)
 
 
 def test_a_row_and_its_plot(tmp_path: Path) -> None:
