@@ -10,8 +10,8 @@ measured peak and of bandwidth times operational intensity, where operations are
 sum, bytes are input, weights and output once each, and the bandwidth is that of the smallest memory
 that holds them all (S. Williams, A. Waterman and D. Patterson, "Roofline: an insightful visual
 performance model for multicore architectures", 2009). Peak and bandwidths are measured by the
-kernels of ``evonnx calibrate`` before and after the layers, and the larger counts: whatever else the
-machine does only makes them smaller. A share above 1 has fewer operations than the direct sum
+kernels of ``evonnx calibrate`` before and after the layers, and the larger counts: whatever else
+the machine does only makes them smaller. A share above 1 has fewer operations than the direct sum
 (Winograd). Peers are timed by the whole call, where ours stands beside them: it includes what a
 layer alone needs around its kernel (turning the image channels-last and back).
 """
