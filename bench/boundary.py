@@ -13,9 +13,7 @@ of a model of one step, which is above what lies between the call from Python an
 
 from __future__ import annotations
 
-import ctypes
 import os
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,12 +24,10 @@ import click
 import numpy as np
 
 from ..ir.graph import Constants
-from ..ir.target import Target
 from ..ir.types import F32, TensorType
-from ..kernels.jit import compile_ir_text
-from ..kernels.linker import load_objects
 from ..runtime.executable import Executable
 from ..runtime.program import Buffer, KernelCode, KernelStep, Program
+from ..runtime.roundtrip import round_trip
 from .machine import headline
 
 THREADS = 2
@@ -48,58 +44,6 @@ def kernel(bufs, params, begin, end):
     for i in range(begin * n, end * n):
         st(y, i, ld(x, i) + f32(1))
 """
-_PING = """
-define void @evonnx_ping(ptr %word, i64 %mine, i64 %rounds) {
-entry:
-  br label %turn
-turn:
-  %i = phi i64 [0, %entry], [%i1, %pass]
-  %twice = shl i64 %i, 1
-  %wanted = add i64 %twice, %mine
-  br label %spin
-spin:
-  %v = load atomic i64, ptr %word acquire, align 8
-  %here = icmp eq i64 %v, %wanted
-  br i1 %here, label %pass, label %spin
-pass:
-  %given = add i64 %wanted, 1
-  store atomic i64 %given, ptr %word release, align 8
-  %i1 = add i64 %i, 1
-  %more = icmp slt i64 %i1, %rounds
-  br i1 %more, label %turn, label %out
-out:
-  ret void
-}
-"""
-"""Waits until a word has the values ``mine``, ``mine + 2``, ... and makes each one larger."""
-
-
-def ping(rounds: int = 5_000, times: int = 20) -> float:
-    """Seconds of a round trip of a word between two threads on two CPUs, the least of many."""
-    target = Target.detect()
-    loader = load_objects([compile_ir_text(f'target triple = "{target.triple}"\n{_PING}', target)])
-    native = ctypes.CFUNCTYPE(None, ctypes.c_size_t, ctypes.c_int64, ctypes.c_int64)(
-        loader.address("evonnx_ping")
-    )
-    cpus = sorted(os.sched_getaffinity(0))[:2]
-    if len(cpus) < 2:
-        raise click.ClickException("two CPUs are needed, this process may use one")
-
-    def side(word: int, mine: int) -> None:
-        os.sched_setaffinity(threading.get_native_id(), {cpus[mine]})
-        native(word, mine, rounds)
-
-    best = float("inf")
-    for _ in range(times):
-        words = np.zeros(16, np.int64)
-        sides = [threading.Thread(target=side, args=(words.ctypes.data, k)) for k in range(2)]
-        start = time.perf_counter()
-        for thread in sides:
-            thread.start()
-        for thread in sides:
-            thread.join()
-        best = min(best, (time.perf_counter() - start) / rounds)
-    return best
 
 
 def chain(stages: int, floats: int) -> Program:
@@ -171,10 +115,10 @@ def measure(floats: int, duration: float) -> Row:
         once = seconds_of(lambda: short.run_list(feeds), duration / 10)[0]
         return (whole[0] - once) / STAGES, (whole[1] - once) / STAGES
 
-    round_trip = ping()
+    between = round_trip()
     alone, _ = per_stage(1)
     best, usual = per_stage(THREADS)
-    return Row(floats, round_trip, alone, best - alone / THREADS, usual - alone / THREADS)
+    return Row(floats, between, alone, best - alone / THREADS, usual - alone / THREADS)
 
 
 def call_seconds(duration: float) -> tuple[float, float]:

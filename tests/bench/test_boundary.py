@@ -1,13 +1,11 @@
-"""The chains whose stages are timed, and the round trip of a word."""
+"""The chains whose stages are timed."""
 
 from __future__ import annotations
-
-import os
 
 import numpy as np
 import pytest
 
-from evonnx.bench.boundary import chain, ping, seconds_of
+from evonnx.bench.boundary import chain, seconds_of
 from evonnx.ir.graph import Constants
 from evonnx.runtime.executable import Executable
 
@@ -20,11 +18,6 @@ def test_a_chain_adds_one_per_stage(threads: int) -> None:
     table = executable.binding({"x": (64,)}).tables[0]
     assert table is not None
     assert (table.shape.phases, table.parallel) == ((5, True) if threads == 2 else (0, False))
-
-
-@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two CPUs")
-def test_a_word_goes_to_and_fro() -> None:
-    assert 0 < ping(rounds=50, times=2) < float("inf")
 
 
 def test_least_is_not_above_the_median() -> None:
