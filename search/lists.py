@@ -137,9 +137,9 @@ def _count(s, words, shift, blocks, state, ready):  # type: ignore[no-untyped-de
 
 
 @inlined
-def _step(f, room, lane, blocks, orders, at):  # type: ignore[no-untyped-def]
+def _step(f, room, lane, width, blocks, orders, at):  # type: ignore[no-untyped-def]
     """Lists the next node of a lane, at ``at`` in ``orders``; answers the blocks that are not
-    empty."""
+    empty. ``width``, a constant: successors that are counted without a branch."""
     n, fan, succs, ready, state = _U(len(f.word)), f.fan, f.succs, room.ready, room.state
     wide, words = _U(room.shift), lane * (_U(64) << _U(room.shift))
     block, shift, first = lowest(blocks), wide + _U(6), lane * (n + _U(FAN))
@@ -156,7 +156,7 @@ def _step(f, room, lane, blocks, orders, at):  # type: ignore[no-untyped-def]
     blocks &= ~(_U(left == _U(0)) << block)
     orders[at] = v
     row = _U(v) * _U(FAN + 1)
-    for k in range(_U(FAN)):
+    for k in range(_U(width)):
         blocks = _count(first + _U(fan[row + k]), words, shift, blocks, state, ready)
     more = fan[row + _U(FAN)]
     if more:
@@ -169,20 +169,20 @@ def _step(f, room, lane, blocks, orders, at):  # type: ignore[no-untyped-def]
 @leaf
 def _one(f, room, orders, p):  # type: ignore[no-untyped-def]
     """Writes the order of genome ``p``, ranked in the first lane."""
-    n, lane = _U(len(f.word)), _U(0)
+    n, lane, width = _U(len(f.word)), _U(0), FAN
     begin, blocks = _U(p) * n, _begin(f, room, lane)
     for k in range(n):
-        blocks = _step(f, room, lane, blocks, orders, begin + k)
+        blocks = _step(f, room, lane, width, blocks, orders, begin + k)
 
 
-@leaf
-def _two(f, room, orders, p):  # type: ignore[no-untyped-def]
+@inlined
+def _two(f, room, width, orders, p):  # type: ignore[no-untyped-def]
     """Writes the orders of the genomes ``p`` and ``p + 1`` in turns."""
     n, lane, other = _U(len(f.word)), _U(0), _U(1)
     begin, blocks, others = _U(p) * n, _begin(f, room, lane), _begin(f, room, other)
     for k in range(n):
-        blocks = _step(f, room, lane, blocks, orders, begin + k)
-        others = _step(f, room, other, others, orders, begin + n + k)
+        blocks = _step(f, room, lane, width, blocks, orders, begin + k)
+        others = _step(f, room, other, width, others, orders, begin + n + k)
 
 
 @compiled
@@ -196,7 +196,9 @@ def list_schedules(f, keys, orders):  # type: ignore[no-untyped-def]
             if not _rank(keys, p + lane, room, _U(lane * n)):
                 ranked = np.argsort(keys[p + lane], kind="mergesort")
                 room.node[lane * n : (lane + 1) * n] = ranked
-        if lanes == LANES:
-            _two(f, room, rows, p)
-        else:
+        if lanes == 1:
             _one(f, room, rows, p)
+        elif f.fan_width == 1:
+            _two(f, room, 1, rows, p)
+        else:
+            _two(f, room, FAN, rows, p)
