@@ -184,7 +184,8 @@ class Repeated:
             return None
         body, counter = self._body, np.zeros((), np.int64)
         own = [counter] if self._counted else []
-        arrays = [*own, *states, *(s[0] for s in sequences), *captured]
+        # With the ellipsis an element of rank 0 is a view of the memory, not a number of its own.
+        arrays = [*own, *states, *(s[0, ...] for s in sequences), *captured]
         binding = body.bound(arrays, env)
         if not self._in_range(binding, [*states, *sequences, *captured], trips):
             return None

@@ -144,3 +144,24 @@ def test_a_scan_with_a_size_it_captures(make: Any, cache: Any, sources: Any, ste
         assert np.array_equal(out["state"], np.tile(start, (steps, 1)))
         assert np.array_equal(out["element"], x)
 
+
+
+def test_a_scan_over_numbers(make: Any, cache: Any) -> None:
+    """Elements and states of rank 0."""
+    body = make()
+    s, e, total = body.input("s", ()), body.input("e", ()), body.buffer(())
+    body.add(s, e, total)
+    body.output("s", total)
+    body.output("sum", total)
+
+    def step(m: Any) -> ControlStep:
+        x, start = m.input("x", ("T",)), m.input("start", ())
+        outs = m.buffer(()), m.buffer(("T",))
+        attrs = {"carried": 1, "sequences": 1, "symbols": (), "results": ()}
+        return ControlStep("scan", attrs, (start, x), outs, (body.program(),))
+
+    exe = _executable(make, cache, body.program(), step, ("s", "sums"))
+    x = np.arange(1, 6, dtype=np.float32)
+    out = exe.run({"x": x, "start": np.array(10, np.float32)})
+    assert out["s"] == 25
+    assert np.array_equal(out["sums"], 10 + np.cumsum(x))
