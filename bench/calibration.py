@@ -250,7 +250,7 @@ def set_graphs(compiled: Compiled, model: str) -> Iterator[tuple[str, Graph, int
     lines = compiled.report(model).groups
     graph, members = compiled.graph, compiled.schedule.members(compiled.graph)
     seconds = [_seconds(line.estimate) for line in lines]
-    kernels = [line.implementation in ("loops", "contract") for line in lines]
+    kernels = [line.implementation in ("loops", "contract", "separable") for line in lines]
     found: list[tuple[float, tuple[int, ...]]] = [
         (seconds[k], (k,)) for k, nodes in enumerate(members) if len(nodes) > 1 and kernels[k]]
     found += [(seconds[k] + seconds[m], (k, m)) for k, m in _neighbors(graph, members)

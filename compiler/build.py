@@ -13,7 +13,7 @@ from typing import Any
 
 from ..ir.errors import CompileError
 from ..ir.graph import Graph, Node, Value
-from ..ir.groups import extract, overwritable
+from ..ir.groups import OVERWRITING, extract, overwritable
 from ..ir.schedule import Group, Schedule
 from ..ir.target import Target
 from ..ir.types import F32, TensorType
@@ -135,7 +135,7 @@ class ProgramBuilder:
                                     group.variant)
             self.lowered[key] = kernels
         self.launch(kernels, list(cut.inputs), list(cut.outputs), nodes)
-        if group.implementation in ("loops", "contract"):
+        if group.implementation in OVERWRITING:
             for v in written:
                 self.over[self.of[v]] = tuple(map(self.buffer, overwritable(nodes, written)))
 

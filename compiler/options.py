@@ -17,7 +17,7 @@ from ..ir.elements import Refused
 from ..ir.errors import OptionError, ParseError, ScheduleError, quote
 from ..ir.graph import Graph, Node, Value
 from ..ir.groups import extract
-from ..ir.schedule import Group, Schedule, check_order, parse_schedule
+from ..ir.schedule import FUSED, Group, Schedule, check_order, parse_schedule
 from ..ir.target import Target
 from ..ir.variants import Form, check_variant, form_of
 from ..runtime.cache import ObjectCache
@@ -256,7 +256,7 @@ def _check_variant(graph: Graph, group: Group, nodes: Sequence[Node], written: S
                    target: Target) -> None:
     """Raises ``Refused`` where the kernel of a legal group cannot have the settings."""
     form = Form()
-    if group.implementation in ("loops", "contract"):
+    if group.implementation in FUSED:
         cut = extract(graph, nodes, written)
         constants = frozenset(k for k, v in enumerate(cut.inputs) if v.node.op == "const")
         form = form_of(cut.graph, group.implementation, constants)

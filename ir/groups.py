@@ -16,6 +16,9 @@ from .graph import Graph, Node, Value
 from .ops import lookup
 from .types import TensorType
 
+OVERWRITING = ("loops", "contract", "separable")
+"""Implementations that may write a result over an operand, see ``overwritable``."""
+
 
 @dataclass(frozen=True, slots=True)
 class GroupGraph:

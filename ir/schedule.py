@@ -30,11 +30,13 @@ from dataclasses import dataclass
 from .errors import ParseError, ScheduleError
 from .graph import Graph, Node, Value
 
-IMPLEMENTATIONS = ("loops", "contract", "attention", "opaque", "view", "bind", "control", "host")
-"""loops: emitted loop nests; contract: a micro-kernel with its epilogue; attention: softmax
-between two contractions, in blocks; opaque: the op's own
-kernel; view: the same memory; bind, control, host: steps of the runtime."""
-KERNELS = ("loops", "contract", "attention", "opaque")
+FUSED = ("loops", "contract", "separable", "attention")
+"""loops: emitted loop nests; contract: a micro-kernel with its epilogue; separable: a depthwise
+convolution and the pointwise one behind it, in lines; attention: softmax between two contractions,
+in blocks. All of them are written from the group as a graph of its own."""
+IMPLEMENTATIONS = (*FUSED, "opaque", "view", "bind", "control", "host")
+"""opaque: the op's own kernel; view: the same memory; bind, control, host: steps of the runtime."""
+KERNELS = (*FUSED, "opaque")
 """Of these, what runs as kernels, on any number of threads."""
 
 

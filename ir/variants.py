@@ -23,17 +23,18 @@ model read this one table.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from .axes import coefficient, name_of
-from .contraction import ContractionSpace, least_rows
+from .contraction import SPLITS, ContractionSpace, least_rows
 from .dims import Dim, product
 from .elements import Refused, is_reduction
 from .graph import Graph, Node
 from .grids import Fan, fan_of, find_grid
 from .ops import lookup
 from .ops.contraction import split_layout
+from .separable import Lines, SeparableSpace
 from .target import Target
 from .tiles import Space
 from .types import F32
@@ -51,6 +52,10 @@ CHAIN = 256
 """Products that one accumulator takes in a row: no chunk is shorter."""
 MOST_BLOCK = 64
 """Micro-tiles of rows in a parallel tile, at most."""
+SHORT_TILE = 4
+"""Rows of a micro-tile up to which its sums are added up in several chains (``micro.gemm``)."""
+MOST_LINES = 64
+"""Lines of pixels in a tile, at most."""
 CHAINS = 4
 """Vectors of sums that the multiply-adds of a core keep under way."""
 BURST, STRIP_BURST = 8, 14
@@ -82,7 +87,8 @@ class Form:
     """What a group's variants depend on."""
 
     kind: str = ""
-    """``product``, ``bytes``, ``depthwise``, ``window``; "" for a group with one variant only."""
+    """``product``, ``bytes``, ``depthwise``, ``separable``, ``window``; "" for a group with one
+    variant only."""
     rows: Dim = 1
     """Rows of the left operand of a contraction."""
     columns: Dim = 1
@@ -101,6 +107,8 @@ class Form:
     """Whether it has several groups."""
     width: int = 1
     """Taps of a row of such a window."""
+    lines: Lines | None = None
+    """What the rows of a ``separable`` product are computed in."""
 
 
 def form_of(graph: Graph, implementation: str, constants: frozenset[int]) -> Form:
@@ -108,6 +116,8 @@ def form_of(graph: Graph, implementation: str, constants: frozenset[int]) -> For
     when the model is loaded. Raises ``Refused`` for what is not such a group."""
     if implementation == "contract":
         return contraction_form(ContractionSpace(Space(graph)), read_once(graph, constants))
+    if implementation == "separable":
+        return separable_form(SeparableSpace(graph), read_once(graph, constants))
     if implementation == "loops" and small_windows(graph):
         return Form("window")
     return Form()
@@ -128,6 +138,14 @@ def contraction_form(space: ContractionSpace, once: frozenset[int]) -> Form:
                 product(a.hi for a in space.body.reduced), product(a.hi for a in space.run),
                 crowded, winograd_form(space, constant), None if grid is None else fan,
                 bool(space.batch), 1 if grid is None else grid.width)
+
+
+def separable_form(space: SeparableSpace, once: frozenset[int]) -> Form:
+    """The form of a depthwise convolution and the pointwise one behind it; ``once`` as
+    ``read_once`` answers of the whole group."""
+    form = contraction_form(space.product, once)
+    return replace(form, kind="separable", crowded=False, fan=None, lines=space.lines,
+                   images="it is pointwise")
 
 
 def read_once(graph: Graph, constants: frozenset[int]) -> frozenset[int]:
@@ -197,6 +215,8 @@ def values(form: Form, target: Target, given: Mapping[str, int] | None = None
         return {"window": (0, 1)}
     if form.kind == "window":
         return {"unroll": (0, 1)}
+    if form.kind == "separable":
+        return {"lines": range(1, MOST_LINES + 1)}
     if form.kind not in ("product", "bytes"):
         return {}
     said, (_, full, lanes) = given or {}, micro_tile(target)
@@ -292,6 +312,33 @@ def tiling(form: Form, target: Target, given: Mapping[str, int]) -> Tiling:
         side = unasked(form.images) if isinstance(form.images, Images) else 0
     height = given.get("rows") or _height(form, target, panel, side)
     return Tiling(side, height, panel, given.get("depth", CHUNK), given.get("block"))
+
+
+def separable_tiling(form: Form, target: Target, given: Mapping[str, int]) -> tuple[int, Tiling]:
+    """(lines of a tile, tiling of the product of its rows) of a ``separable`` group."""
+    assert form.lines is not None
+    lines = given.get("lines") or lines_of_tile(form, target)
+    alone = tiling(replace(form, kind="product"), target, {})
+    tiled = tiling(replace(form, kind="product", rows=lines * form.lines.width), target, {})
+    return lines, tiled if min(alone.rows, tiled.rows) > SHORT_TILE else alone
+
+
+def lines_of_tile(form: Form, target: Target) -> int:
+    """Lines of a tile: at most ``SPLITS`` parts of the image and half of the level-2 cache; of
+    these as many as waste least of the micro-tiles, of equal ones the most, since the right operand
+    is read once per tile."""
+    assert form.lines is not None
+    width = max(form.lines.width, 1)
+    count = max(least_rows(form.lines.count), 1)
+    room = target.l2_bytes // 2 // (F32.itemsize * width * max(form.lines.channels, 1))
+    most = min(max(count // SPLITS, 1), max(room, 1), MOST_LINES)
+
+    def computed(lines: int) -> int:
+        height = tiling(replace(form, kind="product", rows=lines * width), target, {}).rows
+        whole, rest = divmod(count, lines)
+        return height * (whole * -(-lines * width // height) + -(-rest * width // height))
+
+    return min(range(most, 0, -1), key=computed)
 
 
 @lru_cache(maxsize=4096)

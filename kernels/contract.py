@@ -90,20 +90,19 @@ class _Plan:
 
     def __init__(self, graph: Graph, tile: MicroKernel, constants: frozenset[int],
                  plan: Tiling | None = None, after: _Plan | None = None,
-                 phase: tuple[int, ...] | None = None) -> None:
-        """``after``: the phase of the same contraction that was written before."""
+                 phase: tuple[int, ...] | None = None, inner: int = 0) -> None:
+        """``after``: the phase of the same contraction that was written before; ``inner``: so many
+        of the last inputs are computed by the kernel itself."""
         self.plan = Tiling(0, tile.mr, tile.nv) if plan is None else plan
         self.base: Dim = 0
         """Where packed B begins."""
         if after is None:
-            self.low = Lowering(graph)
-            self.low.first_output += 1  # packed B sits between inputs and outputs
-            self.low.first_scratch += 1
+            self.low = Lowering(graph, packed=1, inner=inner)
         else:
             self.low, self.base = after.low, after.base + after.packed_elements
             self.low.reuse_scratch()
             del self.low.puller.provided[after.space.anchor.out]
-        self.packed = len(graph.inputs)
+        self.packed = len(self.low.inputs)
         self.space: ContractionSpace = ContractionSpace(self.low, phase)
         self.mr, self.nr, self.tile = tile.mr, tile.nr, tile
         self.constants = constants
@@ -515,7 +514,7 @@ class _Writer(_Plan):
         axes = [a for a in order if isinstance(a.var, Expr)]
         at = self.base + linear_index(tuple(a.hi for a in axes), tuple(a.var for a in axes))
         domain = tile_map(axes, (Store(self.packed, at, value),), n)
-        inputs = [BufferDecl("in", v.dtype) for v in self.low.graph.inputs]
+        inputs = [BufferDecl("in", v.dtype) for v in self.low.inputs]
         gathers = dict(self.low.puller.gathers)
         return Nest((*inputs, BufferDecl("out", F32)), (domain,), gathers)
 
@@ -524,7 +523,7 @@ def _assembled(writers: Sequence[_Writer]) -> Contraction:
     """One contraction of what all phases wrote, a domain each."""
     last = writers[-1]
     nest = last.low.nest()
-    inputs = len(last.low.graph.inputs)
+    inputs = len(last.low.inputs)
     packed = BufferDecl("in", last.panel_type)
     buffers = (*nest.buffers[:inputs], packed, *nest.buffers[inputs:])
     nest = replace(nest, buffers=buffers, shared=True)

@@ -68,7 +68,7 @@ class _ByteWriter(_Writer):
         axes = [a for a in order if isinstance(a.var, Expr)]
         at = linear_index(tuple(a.hi for a in axes), tuple(a.var for a in axes))
         domain = tile_map(axes, (Store(self.packed, at, value),), n)
-        inputs = [BufferDecl("in", v.dtype) for v in self.low.graph.inputs]
+        inputs = [BufferDecl("in", v.dtype) for v in self.low.inputs]
         gathers = dict(self.low.puller.gathers)
         return Nest((*inputs, BufferDecl("out", I8)), (domain,), gathers)
 

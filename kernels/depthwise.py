@@ -27,9 +27,9 @@ from ..ir.contraction import SPLITS, ContractionSpace, least_rows
 from ..ir.dim_functions import ceil_div, dmax, dmin
 from ..ir.dim_values import substitute
 from ..ir.dims import Dim, Expr, free_vars, product
-from ..ir.elements import Ex, renamer
+from ..ir.elements import Ex, Index, renamer
 from ..ir.epilogue import Finish, finish_of
-from ..ir.graph import Graph
+from ..ir.graph import Graph, Value
 from ..ir.grids import DEPTHWISE, fan_of, find_grid
 from ..ir.target import Target
 from ..ir.types import F32, I8, I64, U8
@@ -77,9 +77,9 @@ class _Segment:
 class _Writer:
     """Writes the nest of one group."""
 
-    def __init__(self, graph: Graph, target: Target, windows: bool) -> None:
-        self.low = Lowering(graph)
-        self.space = ContractionSpace(self.low)
+    def __init__(self, low: Lowering, target: Target, windows: bool) -> None:
+        self.low = low
+        self.space = ContractionSpace(low)
         self.target = target
         channel, rows = self.space.channel, self.space.rows
         fan = DEPTHWISE if channel is not None else fan_of(self.space)
@@ -105,6 +105,19 @@ class _Writer:
 
     def nest(self) -> tuple[Nest, tuple[str, ...]]:
         """The whole kernel, and the micro-kernels it calls."""
+        steps = self.steps()
+        work = self.part * self.after
+        per = dmax(1, BLOCK_ELEMENTS // work) if isinstance(work, int) and work else dmax(
+            1, ceil_div(BLOCK_ELEMENTS, dmax(work, 1)))
+        parts = ceil_div(self.line.hi, self.part) if self.part != 0 else 1
+        rows = (*self.lead, Axis(self.line_part, parts)) if isinstance(
+            self.line_part, Expr) else tuple(self.lead)
+        self.low.domains.append(Domain(rows, tuple(steps), rows_per_tile(rows, per)))
+        nest = replace(self.low.nest(), shared=True, unrolled=True)
+        return nest, called(nest)
+
+    def steps(self) -> list[Step]:
+        """What computes one part of a line."""
         low, c = self.low, self.after
         self.zeros = low.new_scratch(self.space.pixels, self.before)
         self.strip = low.next_scratch(F32)
@@ -126,16 +139,8 @@ class _Writer:
             zero = Ex("const", kind, (), 0.0 if kind == F32 else int(self.space.zero))
             steps.append(Loop((Axis(z, self.before),) if isinstance(z, Expr) else (),
                               (Store(self.zeros, z, zero),)))
-        steps += [self.turned_part(segments)] if self.turned else map(self.segment, segments)
-        work = self.part * c
-        per = dmax(1, BLOCK_ELEMENTS // work) if isinstance(work, int) and work else dmax(
-            1, ceil_div(BLOCK_ELEMENTS, dmax(work, 1)))
-        parts = ceil_div(self.line.hi, self.part) if self.part != 0 else 1
-        rows = (*self.lead, Axis(self.line_part, parts)) if isinstance(
-            self.line_part, Expr) else tuple(self.lead)
-        low.domains.append(Domain(rows, tuple(steps), rows_per_tile(rows, per)))
-        nest = replace(low.nest(), shared=True, unrolled=True)
-        return nest, called(nest)
+        return [*steps, *([self.turned_part(segments)] if self.turned else
+                          map(self.segment, segments))]
 
     @property
     def turned(self) -> bool:
@@ -314,7 +319,7 @@ class _Writer:
         for k, (_, index) in self.space.late.items():
             v = low.graph.outputs[k][1]
             ex = low.puller.element(v, index)
-            body.append(Store(low.first_output + k, linear_index(v.shape, index), ex))
+            body.append(Store(low.first_output + k, self.position(v, index), ex))
         axes, body = low.simplify([a for a in self.channels if isinstance(a.var, Expr)], body)
         mapping: dict[str, Dim] = {}
         if isinstance(self.pixel, Expr):
@@ -328,6 +333,10 @@ class _Writer:
         body = low.rename(body, mapping)
         finish = self.in_registers(body, cell) if len(axes) == 1 else None
         return Loop(tuple(axes), tuple(body)), finish
+
+    def position(self, v: Value, index: Index) -> Dim:
+        """Where an element of an output is stored."""
+        return linear_index(v.shape, index)
 
     def in_registers(self, body: Sequence[Store | Accumulate], cell: Ex) -> Finish | None:
         """The epilogue as bias and limits, if it is no more."""
@@ -345,4 +354,4 @@ def lower_depthwise(graph: Graph, target: Target, windows: bool = True
     """Lowers a group around one convolution, depthwise or of any groups on a grid, and names the
     micro-kernels it calls; ``windows`` False reads all pixels through the table, of a depthwise one
     only. Raises ``Refused``."""
-    return _Writer(graph, target, windows).nest()
+    return _Writer(Lowering(graph), target, windows).nest()

@@ -11,6 +11,7 @@ from ..ir.dims import Dim
 from ..ir.elements import Refused
 from ..ir.errors import CompileError, UnsupportedError
 from ..ir.graph import Graph, Node
+from ..ir.separable import SeparableSpace
 from ..ir.target import Target
 from ..ir.tiles import Space
 from ..ir.variants import (
@@ -20,10 +21,12 @@ from ..ir.variants import (
     form_of,
     in_windows,
     read_once,
+    separable_form,
+    separable_tiling,
     tiling,
 )  # fmt: skip
 from .attention import lower_attention
-from .contract import Panels, brief_weights, lower_contraction
+from .contract import Contraction, Panels, brief_weights, lower_contraction
 from .contract_bytes import lower_byte_contraction
 from .depthwise import lower_depthwise
 from .emit import Emitted, emit
@@ -31,6 +34,7 @@ from .lower import lower_loops
 from .micro import igemm, igemm_i8
 from .nest import called
 from .opaque import OPAQUE
+from .separable import lower_separable
 from .winograd import lower_winograd
 
 
@@ -86,6 +90,8 @@ def group_kernels(
             return GroupKernels((_kernel(emit(a.nest), [*ins, *outs], a.externs),))
         if implementation == "contract":
             return _contraction(graph, target, constants, ins, outs, given)
+        if implementation == "separable":
+            return _separable(graph, target, constants, ins, outs, given)
         nest = lower_loops(graph, bool(given.get("unroll", 1)))
         return GroupKernels((_kernel(emit(nest), [*ins, *outs], called(nest)),))
     except Refused as refusal:
@@ -110,6 +116,22 @@ def _contraction(graph: Graph, target: Target, constants: frozenset[int],
         brief = brief_weights(space, once) is not None
         tile = igemm(target, mr=plan.rows, panel=plan.panel, brief=brief)
         c = (lower_winograd if plan.winograd else lower_contraction)(graph, tile, once, plan)
+    return _packed(c, ins, outs)
+
+
+def _separable(graph: Graph, target: Target, constants: frozenset[int],
+               ins: list[tuple[str, int]], outs: list[tuple[str, int]],
+               given: Mapping[str, int]) -> GroupKernels:
+    space, once = SeparableSpace(graph), read_once(graph, constants)
+    lines, plan = separable_tiling(separable_form(space, once), target, given)
+    brief = brief_weights(space.product, once) is not None
+    tile = igemm(target, mr=plan.rows, panel=plan.panel, brief=brief)
+    return _packed(lower_separable(space, tile, once, plan, lines), ins, outs)
+
+
+def _packed(c: Contraction, ins: list[tuple[str, int]], outs: list[tuple[str, int]]
+            ) -> GroupKernels:
+    """The kernels of a contraction whose right operand is packed."""
     packed = ("packed", 0)
     main = _kernel(emit(c.nest), [*ins, packed, *outs], c.externs)
     if c.panels is not None:

@@ -90,11 +90,27 @@ class Lowering(Space):
     domains: list[Domain] = field(default_factory=list)
     literals: set[int] = field(default_factory=set)
     """Sizes that are numbers in the source."""
+    packed: int = 0
+    """Packed operands, which stand between inputs and outputs."""
+    inner: int = 0
+    """So many of the graph's inputs, the last ones, the kernel computes by itself: they are the
+    first pieces of its scratch."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.first_output = len(self.graph.inputs)
+        self.inputs = self.graph.inputs[: len(self.graph.inputs) - self.inner]
+        """Inputs of the kernel."""
+        self.first_output = len(self.inputs) + self.packed
         self.first_scratch = self.first_output + len(self.graph.outputs)
+        for k, v in enumerate(self.graph.inputs[len(self.inputs):]):
+            self.puller.buffers[v] = self.first_scratch + k
+
+    def part(self, graph: Graph, result: int) -> Lowering:
+        """Another graph of the same inputs in this kernel: its one output is buffer ``result``."""
+        made = Lowering(graph, self.names, self.scratch, self.idle)
+        made.first_output, made.first_scratch = result, self.first_scratch
+        made.puller.gathers = self.puller.gathers
+        return made
 
     def new_scratch(self, dtype: DType, size: Dim) -> int:
         """A piece of the thread's scratch; answers its buffer number."""
@@ -118,7 +134,7 @@ class Lowering(Space):
 
     def nest(self) -> Nest:
         """The finished nest."""
-        buffers = [BufferDecl("in", v.dtype) for v in self.graph.inputs]
+        buffers = [BufferDecl("in", v.dtype) for v in self.inputs]
         buffers += [BufferDecl("out", v.dtype) for _, v in self.graph.outputs]
         return Nest((*buffers, *self.scratch), tuple(self.domains), dict(self.puller.gathers),
                     literals=frozenset(self.literals))

@@ -29,7 +29,7 @@ from ..ir.graph import Graph, Node, Value
 from ..ir.ops import lookup
 from ..ir.schedule import Group, Schedule
 from .cost import GroupCost
-from .greedy import node_kind
+from .greedy import depthwise, node_kind
 from .judge import Judge
 from .problem import MOST_NODES
 
@@ -45,7 +45,8 @@ MOST_SIBLINGS = 8
 """Other readers of a value that are tried as siblings of one group."""
 
 _FORBIDDEN = {("contract", "contract"), ("contract", "reduce"), ("reduce", "contract")}
-"""Kinds of producer and consumer that no kernel joins; see ``greedy``."""
+"""Kinds of producer and consumer that no kernel joins, but for a depthwise convolution and the
+contraction behind it; see ``greedy``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,8 +179,14 @@ class Candidates:
     def _allowed(self, units: tuple[int, ...]) -> bool:
         """Whether kinds go together at all: what greedy fusion does not try is not asked for."""
         inside = set(units)
-        return all(self._kinds[v] != "solo" and (self._kinds[v], self._kinds[w]) not in _FORBIDDEN
+        return all(self._kinds[v] != "solo" and not self._apart(v, w)
                    for v in units for w in self._succs[v] if w in inside)
+
+    def _apart(self, v: int, w: int) -> bool:
+        """Whether the kinds of a unit and of one that reads it never go together."""
+        if depthwise(self.graph.nodes[self.units[v]]) and self._kinds[w] == "contract":
+            return False
+        return (self._kinds[v], self._kinds[w]) in _FORBIDDEN
 
     def readers(self, unit: int) -> list[Node]:
         """The nodes that take a value from the unit."""
@@ -305,7 +312,7 @@ class Candidates:
                             *((w, (v, w)) for w in self._succs[v])]:
                 if w in inside or self._kinds[w] == "solo":
                     continue
-                if (self._kinds[pair[0]], self._kinds[pair[1]]) in _FORBIDDEN:
+                if self._apart(*pair):
                     continue
                 yield tuple(sorted({*members, *self._copies(w)}))
 

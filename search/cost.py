@@ -18,7 +18,7 @@ from ..ir.dims import Dim
 from ..ir.graph import Attrs, Graph, Node, Value
 from ..ir.groups import escaping, expand_fully, extract
 from ..ir.ops import lookup
-from ..ir.schedule import Schedule
+from ..ir.schedule import FUSED, Schedule
 from ..ir.types import TensorType, Type
 from ..ir.variants import Variant
 from .legality import Verdict
@@ -160,7 +160,7 @@ def group_cost(graph: Graph, implementation: str, nodes: Sequence[Node],
     where it was asked just before."""
     if implementation == "view":
         return GroupCost(implementation, nodes=len(nodes))
-    if implementation not in ("loops", "contract", "attention"):
+    if implementation not in FUSED:
         inside = set(nodes)
         ins = dict.fromkeys(v for n in nodes for v in n.operands if v.node not in inside)
         outs = escaping(graph, nodes) if written is None else written

@@ -48,6 +48,13 @@ def node_kind(node: Node) -> str:
     return "map"
 
 
+def depthwise(node: Node) -> bool:
+    """Whether a node is a convolution of each channel by itself."""
+    columns = node.out.shape[1 if node.attrs.get("layout") == "first" else -1] if (
+        node.op == "conv") else 0
+    return bool(columns) and node.attrs["groups"] == columns
+
+
 def moves(node: Node) -> bool:
     """Whether a node only says where elements lie."""
     return lookup(node.op).has("movement") and not lookup(node.op).has("gather")

@@ -17,6 +17,7 @@ from ..ir.errors import EvonnxError
 from ..ir.graph import Graph, Node, Value
 from ..ir.groups import GroupGraph, extract
 from ..ir.ops import lookup
+from ..ir.separable import SeparableSpace
 from ..ir.tiles import Space, TileSpace
 
 MAX_NODES = 48
@@ -48,7 +49,7 @@ class Verdict:
     """Why it cannot."""
     cut: GroupGraph | None = None
     """The group as a graph of its own, where it was looked at as one."""
-    tiles: TileSpace | None = None
+    tiles: TileSpace | SeparableSpace | None = None
     """Its tile space, where it has reductions; ``find_tiles`` has been called."""
 
 
@@ -92,7 +93,7 @@ def _fused(graph: Graph, members: Sequence[Node], written: Sequence[Value] | Non
         return Verdict("attention", cut=group, tiles=AttentionSpace(Space(group.graph)))
     contractions = [n for n in reductions if lookup(n.op).has("contraction")]
     if len(contractions) > 1:
-        return Verdict(None, "two contractions")
+        return Verdict("separable", cut=group, tiles=SeparableSpace(group.graph))
     if contractions and len(reductions) == 1:
         try:
             return Verdict("contract", cut=group, tiles=ContractionSpace(Space(group.graph)))

@@ -17,7 +17,7 @@ windows are counted as they are lowered, written out (``ir.windows``).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from ..ir.access import Cond, linear_index
@@ -32,6 +32,8 @@ from ..ir.epilogue import finish_of
 from ..ir.errors import EvonnxError
 from ..ir.graph import Graph, Value
 from ..ir.ops import lookup
+from ..ir.schedule import FUSED
+from ..ir.separable import SeparableSpace
 from ..ir.tiles import (
     LANES,
     SHORT,
@@ -44,7 +46,7 @@ from ..ir.tiles import (
     load_positions,
     reduction_body,
 )  # fmt: skip
-from ..ir.variants import Form, contraction_form, read_once, small_windows
+from ..ir.variants import Form, contraction_form, read_once, separable_form, small_windows
 from ..ir.windows import write_out
 
 DIVISION = 8
@@ -129,6 +131,8 @@ class ProductWork:
     """What its variants depend on."""
     windows: ProductWork | None = None
     """The same as windows, of a convolution of narrow groups."""
+    before: ProductWork | None = None
+    """The depthwise convolution that computes the left operand, lines of it per tile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,12 +158,12 @@ class Work:
 
 
 def group_phases(graph: Graph, implementation: str, constants: frozenset[int],
-                 tiles: TileSpace | None = None) -> Work | None:
+                 tiles: TileSpace | SeparableSpace | None = None) -> Work | None:
     """The phases of a group that ``ir.groups.extract`` cut out; ``constants`` are its inputs known
     when the model is loaded, ``tiles`` its tile space where that is known (it is used up). None
     where there are no loops to speak of (views, kernels of their own) or positions do not
     propagate."""
-    if implementation not in ("loops", "contract", "attention"):
+    if implementation not in FUSED:
         return None
     try:
         if implementation == "attention":
@@ -167,20 +171,26 @@ def group_phases(graph: Graph, implementation: str, constants: frozenset[int],
             return Work(attention=AttentionWork(product(x.hi for x in a.batch), a.rows, a.keys,
                                                 a.depth, a.columns, a.mask is not None))
         if implementation == "contract":
-            space = tiles if isinstance(tiles, ContractionSpace) else None
-            return Work(product=_product(space or ContractionSpace(Space(graph)), constants))
+            one = tiles if isinstance(tiles, ContractionSpace) else ContractionSpace(Space(graph))
+            return Work(product=_product(one, read_once(graph, constants)))
+        if implementation == "separable":
+            known = tiles if isinstance(tiles, SeparableSpace) else SeparableSpace(graph)
+            once = read_once(graph, constants)
+            return Work(product=replace(_product(known.product, once),
+                                        form=separable_form(known, once),
+                                        before=_product(known.window, once)))
         low = Space(graph)
         if small_windows(graph):
             write_out(low.puller)
             return Work(tuple(_maps(low)))
-        if tiles is not None:
+        if isinstance(tiles, TileSpace):
             return Work(tuple(_reductions(tiles)))
         reductions = [n for n in graph.nodes if is_reduction(n)]
         if not reductions:
             return Work(tuple(_maps(low)))
-        tiles = TileSpace(low, reductions)
-        tiles.find_tiles()
-        return Work(tuple(_reductions(tiles)))
+        space = TileSpace(low, reductions)
+        space.find_tiles()
+        return Work(tuple(_reductions(space)))
     except EvonnxError:
         return None
 
@@ -484,13 +494,13 @@ def _own_dims(ex: Ex) -> tuple[Dim, ...]:
 # -- contractions ------------------------------------------------------------------------------
 
 
-def _product(s: ContractionSpace, constants: frozenset[int]) -> ProductWork:
-    low, graph = s.low, s.low.graph
+def _product(s: ContractionSpace, once: frozenset[int]) -> ProductWork:
+    """A contraction; ``once`` as ``ir.variants.read_once`` answers of the whole group."""
+    low = s.low
     rows = product(a.hi for a in s.rows)
     batches = product(a.hi for a in s.batch)
     depth = product(a.hi for a in s.body.reduced)
     taps = product(a.hi for a in s.taps)
-    once = read_once(graph, constants)
     form = contraction_form(s, once)
     if s.channel is not None:
         return _windows(s, form, [s.channel])

@@ -60,8 +60,13 @@ class Partition:
 
     def joined(self, groups: Iterable[int]) -> Candidate | None:
         """The groups as one candidate, if they may be one kernel."""
-        units = tuple(sorted(v for g in groups for v in self.groups[g]))
-        return self.table.ask(units)
+        return self.ask(v for g in groups for v in self.groups[g])
+
+    def ask(self, units: Iterable[int]) -> Candidate | None:
+        """The units as one candidate, if they may be one kernel and it is one that those who
+        published the rules had: none of theirs holds two contractions."""
+        found = self.table.ask(tuple(sorted(units)))
+        return None if found is None or found.implementation == "separable" else found
 
     def acyclic(self, groups: Sequence[int]) -> bool:
         """Whether no path between the groups leads through another."""
@@ -197,7 +202,7 @@ def _into_consumers(found: Partition, group: int, price: Price) -> float | None:
         return None  # several consumers, but not one copy for each: it would have to stay
     saved = price(table.found[units])
     for consumer, copies in parts:
-        merged = table.ask(tuple(sorted((*copies, *found.groups[consumer]))))
+        merged = found.ask((*copies, *found.groups[consumer]))
         if merged is None or len(parts) == 1 and not found.acyclic([group, consumer]):
             return None
         saved += price(table.found[found.groups[consumer]]) - price(merged)

@@ -24,7 +24,7 @@ import numpy as np
 from ..ir.dim_values import estimate
 from ..ir.dims import Dim
 from ..ir.graph import Graph, Node, Value
-from ..ir.groups import overwritable
+from ..ir.groups import OVERWRITING, overwritable
 from ..ir.ops import lookup
 from ..ir.schedule import KERNELS, Schedule
 from ..ir.target import Target
@@ -330,7 +330,7 @@ def memory(graph: Graph, table: Candidates, sizes: Mapping[str, int]
 def _in_place(graph: Graph, table: Candidates, units: tuple[int, ...], found: Candidate) -> bool:
     """Whether a candidate surely writes its result over an operand: all who read that are in it or
     run before it in every order. The runtime finds further cases, once the order is known."""
-    if found.implementation not in ("loops", "contract"):
+    if found.implementation not in OVERWRITING:
         return False
     nodes = [graph.nodes[k] for k in found.nodes]
     for value in overwritable(nodes, found.written):

@@ -25,8 +25,12 @@ from ..ir.variants import Form, Variant, fits_lanes, in_windows, micro_tile, val
 from .cost import GroupCost, schedule_cost
 from .models import Context, CostModel, facts
 
+SET = ("product", "separable")
+"""Forms of groups that are offered in other variants."""
 GAIN = 0.97
 """Part of the cost of a group without settings that another variant may take."""
+LINES = (1, 2, 4, 8)
+"""Lines of pixels in a tile of two convolutions that are tried."""
 BLOCKS = (1, 2, 4, 8)
 """Micro-tiles of rows in a parallel tile that are tried."""
 HEIGHTS = (4, 6, 8, 10, 12, 14)
@@ -37,7 +41,7 @@ def better(costs: Sequence[GroupCost], sizes: Mapping[str, int], model: CostMode
            context: Context) -> list[GroupCost | None]:
     """For each group the cheapest other variant at ``sizes``, where one is ``GAIN`` cheaper."""
     open_ = [k for k, c in enumerate(costs) if c.work is not None and c.work.product is not None
-             and c.work.product.form.kind == "product"]
+             and c.work.product.form.kind in SET]
     best: dict[int, tuple[float, GroupCost]] = {}
     first = _priced([(k, costs[k]) for k in open_], sizes, model, context)
     for k, price, cost in first:
@@ -67,7 +71,7 @@ def ranked(cost: GroupCost, sizes: Mapping[str, int], model: CostModel, context:
 def tried(cost: GroupCost, target: Target) -> list[Variant]:
     """The variants of a group besides the one without settings that are priced."""
     product = None if cost.work is None else cost.work.product
-    if product is None or product.form.kind != "product":
+    if product is None or product.form.kind not in SET:
         return []
     methods = _methods(cost, target)
     wide = [replace(cost, variant=m) for m in ((), *methods)]
@@ -126,8 +130,11 @@ def _form(cost: GroupCost) -> Form:
 
 
 def _methods(cost: GroupCost, target: Target) -> list[Variant]:
-    """Every method in panels of every width; what goes without saying is not said."""
+    """Every method in panels of every width, or every number of lines; what goes without saying is
+    not said."""
     form = _form(cost)
+    if form.kind == "separable":
+        return [(("lines", n),) for n in LINES]
     products = (("window", 0),) if fits_lanes(form, target) else ()
     allowed = values(form, target, dict(products))
     _, full, lanes = micro_tile(target)
@@ -143,13 +150,14 @@ def _methods(cost: GroupCost, target: Target) -> list[Variant]:
 
 def _heights(cost: GroupCost, target: Target) -> list[Variant]:
     form, given = _form(cost), dict(cost.variant)
-    if in_windows(form, target, given):
+    if form.kind == "separable" or in_windows(form, target, given):
         return []
     allowed = values(form, target, given)["rows"]
     return [(*cost.variant, ("rows", h)) for h in HEIGHTS if h in allowed]
 
 
 def _blocks(cost: GroupCost, target: Target) -> list[Variant]:
-    if in_windows(_form(cost), target, dict(cost.variant)):
+    form = _form(cost)
+    if form.kind == "separable" or in_windows(form, target, dict(cost.variant)):
         return []
     return [(*cost.variant, ("block", b)) for b in BLOCKS]

@@ -1,7 +1,8 @@
 """Whether a search for a faster schedule can pay at all: what ``default`` asks first.
 
 Every schedule starts a kernel for each node that is always alone, one for each contraction (no
-kernel holds two), and one at least where anything else has to be computed. The first take what they
+kernel holds two, but for a depthwise convolution), and one at least where anything else has to be
+computed. The first take what they
 take, the others at least their launch. Where greedy fusion is within ``HARDLY`` of that, or where
 there is no second node to fuse, no schedule is noticeably better and the candidates need not be
 collected: small models compile as quickly as without a search.
@@ -11,9 +12,9 @@ from __future__ import annotations
 
 from ..ir.graph import Graph
 from ..ir.ops import lookup
-from ..ir.schedule import Schedule
+from ..ir.schedule import FUSED, Schedule
 from ..ir.target import Target
-from .greedy import Fuser, node_kind
+from .greedy import Fuser, depthwise, node_kind
 from .models import CostModel, GroupFacts, facts
 from .models.base import FREE, Context
 
@@ -43,8 +44,9 @@ def least(graph: Graph, groups: list[GroupFacts], costs: list[float], target: Ta
     kinds = [node_kind(n) for n in graph.nodes if n.op not in ("input", "const")
              and not lookup(n.op).has("view")]
     alone = sum(c for g, c in zip(groups, costs, strict=True)
-                if g.implementation not in (*FREE, "loops", "contract", "attention"))
-    kernels = max(kinds.count("contract"), int(any(k != "solo" for k in kinds)))
+                if g.implementation not in (*FREE, *FUSED))
+    shared = sum(depthwise(n) for n in graph.nodes)
+    kernels = max(kinds.count("contract") - shared, int(any(k != "solo" for k in kinds)))
     return alone + kernels * target.launch_s
 
 

@@ -8,11 +8,11 @@ import numpy as np
 
 from ...ir.graph import Graph
 from ...ir.groups import extract
-from ...ir.schedule import Schedule
+from ...ir.schedule import FUSED, Schedule
 from ...ir.target import Target
 from ...ir.variants import Variant, form_of, values
 
-_ORDER = ("window", "winograd", "columns", "rows", "depth", "block", "unroll")
+_ORDER = ("window", "winograd", "columns", "rows", "depth", "block", "unroll", "lines")
 """Settings in an order in which each narrows what the next may be."""
 _MOST = 64
 """Of long ranges of numbers, those up to so many above the least are drawn."""
@@ -26,7 +26,7 @@ def varied(schedule: Schedule, graph: Graph, target: Target, rng: np.random.Gene
     every = zip(schedule.groups, schedule.written(graph), strict=True)
     for group, written in every:
         found: Variant = ()
-        if group.implementation in ("loops", "contract"):
+        if group.implementation in FUSED:
             cut = extract(graph, [graph.nodes[i] for i in group.computed], written)
             constants = frozenset(k for k, v in enumerate(cut.inputs) if v.node.op == "const")
             form = form_of(cut.graph, group.implementation, constants)

@@ -22,7 +22,7 @@ SECONDS = "s"
 
 FREE = ("view", "bind")
 """Implementations that do nothing at run time."""
-MICRO = ("contract", "attention")
+MICRO = ("contract", "separable", "attention")
 """Implementations that multiply on micro-kernels."""
 
 

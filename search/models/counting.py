@@ -14,6 +14,7 @@ from ...ir.contraction import SPLITS
 from ...ir.dim_values import estimate
 from ...ir.dims import Dim
 from ...ir.graph import Graph, Node
+from ...ir.schedule import FUSED
 from ...ir.target import Target
 from ...ir.tiles import BLOCK, tile_rows
 from ..cost import GroupCost, group_cost
@@ -68,7 +69,7 @@ def context_of(target: Target, threads: int, groups: Iterable[GroupFacts]) -> Co
 
 
 def _tiles(implementation: str, positions: float, points: float, columns: float) -> float:
-    if implementation not in ("loops", "contract", "attention") or positions <= 0:
+    if implementation not in FUSED or positions <= 0:
         return 1.0
     if implementation == "loops":
         each = max(points / positions, 1.0)

@@ -7,6 +7,9 @@ from the level-2 cache for every micro-tile, which hides behind the products of 
 tiles. What does not hide are results: many vectors that leave a micro-tile at once hold up the
 products behind them (``held_up``).
 
+*Lines.* A depthwise convolution in the same kernel computes the rows of a block, a few lines of
+pixels, into scratch; then all panels follow.
+
 *Winograd's F(m x m, 3 x 3).* Of every square of ``m x m`` outputs, ``(m + 2)^2`` pixels are
 transformed per channel into scratch, as often as there are blocks of panels; as many products of
 the same micro-kernel follow, whose sums wait in a strip; then they are transformed back, with
@@ -32,6 +35,7 @@ from ...ir.variants import (
     in_windows,
     micro_tile,
     narrowest,
+    separable_tiling,
     step_cycles,
     tiling,
 )
@@ -80,6 +84,9 @@ def count_product(p: ProductWork, number: Number, variant: Variant, target: Targ
         return _depthwise(p, number, bool(given.get("window", 1)), machine)
     if p.windows is not None and in_windows(p.form, machine, given):
         return _depthwise(p.windows, number, True, machine)
+    if p.before is not None:
+        lines, plan = separable_tiling(p.form, machine, given)
+        return _Separable(p, number, plan, machine, lines).count()
     plan = tiling(p.form, machine, given)
     if plan.winograd and isinstance(p.form.images, Images):
         return _Winograd(p, p.form.images, number, plan, machine).count()
@@ -226,7 +233,7 @@ class _Direct(_Sizes):
                 chunks = math.ceil(self.taps / max(1, length // max(run, 1)))
             chunk = math.ceil(self.depth / chunks)
         self.cut(rows, (self.plan.block or self._left(chunk)) * height)
-        if chunks > 1:
+        if chunks > 1 and p.before is None:
             room = self.machine.l2_bytes // 4 // (4 * self.width)
             self.panel_block = min(self.panel_block, max(1, room // self.block))
         found = list(strips(p.pack, number)) if p.pack is not None else []
@@ -265,6 +272,34 @@ class _Direct(_Sizes):
         """Micro-tiles of rows whose chunk takes about 3/8 of the level-2 cache."""
         left = self.machine.l2_bytes * 3 // 32 // max(chunk, 1)
         return min(max(left // self.plan.rows, 1), 16)
+
+
+class _Separable(_Direct):
+    """Rows that a depthwise convolution computes, a few lines per tile."""
+
+    def __init__(self, p: ProductWork, number: Number, plan: Tiling, machine: Target, lines: int
+                 ) -> None:
+        super().__init__(p, number, plan, machine)
+        assert p.form.lines is not None
+        self.tile_rows = lines * p.form.lines.width
+
+    def count(self) -> ProductCount:
+        assert self.p.before is not None
+        found = _depthwise(self.p.before, self.number, True, self.machine).phases
+        count = super().count()
+        if 4 * self.depth * self.block > self.machine.l2_bytes / 2:  # written, and read again
+            slower = self.machine.l2_rate / self.machine.l3_rate
+            again = 8 * self.depth * self.rows * slower
+            found[-1] = replace(found[-1], spilled=found[-1].spilled + again)
+        return ProductCount(found + count.phases, count.tiles)
+
+    def cut(self, rows: float, most: float) -> None:
+        height = self.plan.rows
+        self.rows, self.block = rows, max(1, min(self.tile_rows, int(rows)))
+        self.row_blocks = math.ceil(rows / self.block)
+        whole, rest = divmod(rows, self.block)
+        self.micro_rows = int(whole) * math.ceil(self.block / height) + math.ceil(rest / height)
+        self.panel_block = math.ceil(self.panels)
 
 
 class _Winograd(_Sizes):
