@@ -72,6 +72,8 @@ class Lease:
 
 
 _ALONE = Lease(None)
+_REGIONS = {"if": ("then", "else_"), "loop": ("body",), "scan": ("body",)}
+"""Names of the bodies of control steps among their attributes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +114,12 @@ class Runner:
             for i, step in enumerate(program.steps)
             if isinstance(step, ControlStep)
         }
+        self._regions = {
+            i: {**step.attrs, **dict(zip(_REGIONS[step.kind], self._bodies[i], strict=True))}
+            for i, step in enumerate(program.steps)
+            if isinstance(step, ControlStep)
+        }
+        """Attributes of control steps, their bodies as runners."""
         self.loops = {
             i: found
             for i, bodies in self._bodies.items()
@@ -123,6 +131,12 @@ class Runner:
         self._input_roots = [b for _, b, _ in self.layout.inputs]
         self.names = [name for name, _, _ in self.layout.inputs]
         self._input_slots = [roots[b].slot for b in self._input_roots]
+        self._host_inputs = frozenset(b for b in self._input_roots if roots[b].kind == "host")
+        self._sources = [
+            (o.buffer, o.mode, o.mode == "own" and roots[program.roots[o.buffer]].kind == "output")
+            for o in self.layout.outputs
+        ]
+        """Buffer and mode of every output, and whether its memory is an output's of a frame."""
         self._attached = [r.slot for r in roots.values() if r.kind in ("input", "dynamic")]
         self.direct = (
             len(self.layout.items) == 1
@@ -277,13 +291,12 @@ class Runner:
     def _general(
         self, frame: Frame, binding: Binding, arrays: Sequence[Any], lease: Lease
     ) -> list[Any]:
-        roots = self.layout.roots
         try:
-            for b, array in zip(self._input_roots, arrays):
-                if roots[b].kind == "host":
+            for b, slot, array in zip(self._input_roots, self._input_slots, arrays):
+                if b in self._host_inputs:
                     frame.objects[b] = array
                 else:
-                    frame.attach(roots[b].slot, array)
+                    frame.attach(slot, array)
             period = 0
             for number, item in enumerate(self.layout.items):
                 if isinstance(item, Segment):
@@ -293,7 +306,10 @@ class Runner:
                 if item.defines:
                     period += 1
                     binding = self._next(frame, binding, period, item)
-            return [self._output(frame, binding, o.buffer, o.mode) for o in self.layout.outputs]
+            return [
+                frame.output(binding.arrays[b]) if own else self._output(frame, binding, b, mode)
+                for b, mode, own in self._sources
+            ]
         finally:
             frame.leave(self._attached)
 
@@ -331,8 +347,6 @@ class Runner:
         return frame.array(spec)
 
     def _output(self, frame: Frame, binding: Binding, b: int, mode: str) -> Any:
-        if mode == "own" and self.layout.roots[self.program.roots[b]].kind == "output":
-            return frame.output(binding.arrays[b])
         value = self._value(frame, binding, b)
         return value.copy() if mode == "copy" else value
 
@@ -350,11 +364,12 @@ class Runner:
             outputs = self._control(step, item.position, inputs, binding, lease)
         if len(outputs) != len(step.outputs):
             raise AssertionError(f"{step.kind} gave {len(outputs)} of {len(step.outputs)} values")
+        near = () if step.kind == "if" else inputs  # what a branch returns is memory of its own
         for b, value in zip(step.outputs, outputs):
-            self._store(frame, b, value, inputs, step.kind)
+            self._store(frame, b, value, near, step.kind)
 
-    def _store(self, frame: Frame, b: int, value: Any, inputs: Sequence[Any], what: str) -> None:
-        """Keeps a result of a host-level step; what may share memory with an input is copied."""
+    def _store(self, frame: Frame, b: int, value: Any, near: Sequence[Any], what: str) -> None:
+        """Keeps a result of a host-level step; what may share memory with ``near`` is copied."""
         root = self.layout.roots[b]
         kind = self.program.buffers[b].type
         if root.kind == "host" or not isinstance(kind, TensorType):
@@ -363,7 +378,7 @@ class Runner:
         array = np.asarray(value)
         if array.dtype != kind.dtype.np or array.ndim != kind.rank:
             raise AssertionError(f"{what} gave {array.dtype}{list(array.shape)} for {kind}")
-        shared = any(isinstance(i, np.ndarray) and np.may_share_memory(array, i) for i in inputs)
+        shared = any(isinstance(i, np.ndarray) and np.may_share_memory(array, i) for i in near)
         if shared or not array.flags.c_contiguous:
             array = array.copy()
         frame.objects[b] = array
@@ -383,15 +398,13 @@ class Runner:
         loop = self.loops.get(position)
         if loop is not None and (found := loop.run(inputs, env, lease)) is not None:
             return found
-        names = ("then", "else_") if step.kind == "if" else ("body",)
-        attrs = {**step.attrs, **dict(zip(names, self._bodies[position], strict=True))}
         types = tuple(_sized(self.program.buffers[b].type, known) for b in step.outputs)
 
         def run(body: Any, arrays: Sequence[Any]) -> Sequence[Any]:
             result: Sequence[Any] = body.run(arrays, env, lease)
             return result
 
-        return CONTROL[step.kind](inputs, attrs, types, run)  # type: ignore[arg-type]
+        return CONTROL[step.kind](inputs, self._regions[position], types, run)  # type: ignore[arg-type]
 
     # -- bindings --------------------------------------------------------------------------
 
