@@ -212,7 +212,7 @@ def test_what_is_worth_timing_is_cheapest_first_and_diverse() -> None:
 
 
 def test_heights_of_micro_tiles_are_tried() -> None:
-    """Of every method and width, as far as its registers go; windows have none."""
+    """Of direct products of every width, as far as its registers go."""
     cost, = schedule_cost(layer(100), greedy(layer(100)))
     found = [dict(v) for v in variants.tried(cost, WIDE)]
     heights = {w: [v["rows"] for v in found if "rows" in v and v.get("columns") == w]
@@ -220,6 +220,10 @@ def test_heights_of_micro_tiles_are_tried() -> None:
     assert heights == {None: [4, 6, 8, 10, 12, 14], 16: [4, 6, 8, 10, 12, 14], 48: [4, 6, 8],
                        64: [4, 6]}
     assert not any({"rows", "block"} <= v.keys() for v in found)
+    graph = _image(20, 20, 64, 64)
+    image, = schedule_cost(graph, greedy(graph))
+    squares = [dict(v) for v in variants.tried(image, WIDE) if dict(v).get("winograd")]
+    assert squares and not any("rows" in v for v in squares)
 
 
 def test_a_schedule_takes_the_variants_that_a_search_would_take() -> None:
