@@ -7,6 +7,7 @@ import pytest
 
 from evonnx.compiler.options import schedule_of
 from evonnx.ir.builder import Builder
+from evonnx.ir.dims import Dim, sym
 from evonnx.ir.errors import ScheduleError
 from evonnx.ir.graph import Graph
 from evonnx.ir.schedule import Group, Schedule, print_schedule
@@ -22,11 +23,12 @@ from evonnx.search.settings import Search
 WIDE = Target("wide", "x86_64-unknown-linux-gnu", "x86-64-v4", vector_bits=512, registers=32)
 
 
-def block(side: int = 56, channels: int = 144, columns: int = 32, stride: int = 2) -> Graph:
+def block(side: int = 56, channels: int = 144, columns: int = 32, stride: int = 2,
+          batch: Dim = 1) -> Graph:
     """A depthwise convolution with limits, and the pointwise one behind it."""
     b = Builder()
     same = dict.fromkeys(("dilations", "pads_lo", "pads_hi"), (1, 1))
-    x = b.input("x", TensorType(F32, (1, side, side, channels)))
+    x = b.input("x", TensorType(F32, (batch, side, side, channels)))
     w = b.const(np.ones((3, 3, 1, channels), np.float32))
     y = b.op("relu", b.op("conv", x, w, groups=channels, layout="last", strides=(stride, stride),
                           **same))
@@ -74,6 +76,13 @@ def test_the_search_takes_it_where_it_pays() -> None:
     assert [g.implementation for g in found.schedule.groups] == ["separable"]
     none = choose(graph, Fuser(graph), WIDE, Search("postdominator"))
     assert "separable" not in [g.implementation for g in none.schedule.groups]
+
+
+def test_the_search_needs_to_know_how_many_lines_there_are() -> None:
+    """A batch that is assumed to be large may be one image, of few lines to share."""
+    graph = block(batch=sym("N"))
+    found = choose(graph, Fuser(graph), WIDE, Search("default"))
+    assert [g.implementation for g in found.schedule.groups] == ["contract", "contract"]
 
 
 def test_schedules_by_hand() -> None:
