@@ -126,6 +126,8 @@ class Noise:
         if node.op in ("add", "sub"):
             products = [np.abs(self.values[v]) for v in node.operands if _is_product(v)]
             return sum(products, start=np.abs(x))
+        if node.op == "erfc":  # it stands for 1 - erf(x): small beside 1, not beside itself
+            return np.maximum(np.abs(x), 1.0)
         if not _is_sum(node):
             return np.abs(x)
         definition = lookup(node.op)

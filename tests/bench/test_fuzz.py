@@ -138,6 +138,19 @@ def test_judge_knows_that_products_may_be_fused_into_sums() -> None:
     assert judge.wrong({"b": 100 * rest}) != {}
 
 
+def test_judge_knows_that_the_tail_of_gelu_is_small_beside_its_gate() -> None:
+    """Where ``1 + erf`` is nearly zero, an error that is small beside 1 is all that is promised."""
+    gelu = onnx.helper.make_node("Gelu", ["x"], ["y"])
+    info = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph([gelu], "g", [info("x", 1, [64])], [info("y", 1, [64])])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)])
+    x = np.linspace(-6, -4, 64, dtype=np.float32)
+    judge = Judge(import_model(model), {"x": x})
+    want = judge.wide["y"]
+    assert judge.wrong({"y": (want + 1e-7 * x).astype(np.float32)}) == {}
+    assert judge.wrong({"y": (want + 1e-4 * x).astype(np.float32)}) != {}
+
+
 def test_judge_knows_that_gates_cancel_inside() -> None:
     """The inside of a recurrence is not observed: what is small there may be off by more."""
     rng = np.random.default_rng(1)
