@@ -210,7 +210,7 @@ class _Plan:
         return True
 
 
-class _Writer(_Plan):
+class ContractionWriter(_Plan):
     """Writes the nests."""
 
     def contraction(self) -> Contraction:
@@ -519,7 +519,7 @@ class _Writer(_Plan):
         return Nest((*inputs, BufferDecl("out", F32)), (domain,), gathers)
 
 
-def _assembled(writers: Sequence[_Writer]) -> Contraction:
+def _assembled(writers: Sequence[ContractionWriter]) -> Contraction:
     """One contraction of what all phases wrote, a domain each."""
     last = writers[-1]
     nest = last.low.nest()
@@ -565,10 +565,10 @@ def lower_contraction(graph: Graph, tile: MicroKernel, constants: frozenset[int]
     """Lowers a group around one contraction as ``plan`` says (None: as nobody asks otherwise);
     ``constants`` are the inputs known at load time. Raises ``Refused`` where the group is not of
     that form."""
-    writers = [_Writer(graph, tile, constants, plan)]
+    writers = [ContractionWriter(graph, tile, constants, plan)]
     writers[0].write()
     for phase in writers[0].space.phases[1:]:
-        writers.append(_Writer(graph, tile, constants, plan, writers[-1], phase))
+        writers.append(ContractionWriter(graph, tile, constants, plan, writers[-1], phase))
         writers[-1].write()
     return _assembled(writers)
 

@@ -17,7 +17,7 @@ from ..ir.elements import Ex, map_dims, renamer
 from ..ir.graph import Graph
 from ..ir.types import I8, I32, U8
 from ..ir.variants import Tiling
-from .contract import Contraction, Panels, _Writer
+from .contract import Contraction, ContractionWriter, Panels
 from .lower import tile_map
 from .micro import MicroKernel
 from .nest import Address, BufferDecl, Call, Nest, Store
@@ -26,7 +26,7 @@ GROUP = 4
 """Successive k that the micro-kernel multiplies at once."""
 
 
-class _ByteWriter(_Writer):
+class _ByteWriter(ContractionWriter):
     """Writes the nests of one byte contraction."""
 
     def sizes(self) -> None:

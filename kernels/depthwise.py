@@ -74,7 +74,7 @@ class _Segment:
     tile: MicroKernel
 
 
-class _Writer:
+class DepthwiseWriter:
     """Writes the nest of one group."""
 
     def __init__(self, low: Lowering, target: Target, windows: bool) -> None:
@@ -354,4 +354,4 @@ def lower_depthwise(graph: Graph, target: Target, windows: bool = True
     """Lowers a group around one convolution, depthwise or of any groups on a grid, and names the
     micro-kernels it calls; ``windows`` False reads all pixels through the table, of a depthwise one
     only. Raises ``Refused``."""
-    return _Writer(Lowering(graph), target, windows).nest()
+    return DepthwiseWriter(Lowering(graph), target, windows).nest()

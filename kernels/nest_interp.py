@@ -192,8 +192,8 @@ class _Machine:
     def call(self, step: Call) -> None:
         args = [self.argument(a) for a in step.args]
         gemm = re.fullmatch(r"mk_igemm_f32_(\d+)x\d+h?(?:of\d+)?(?:_bf16)?", step.name)
-        table = re.fullmatch(r"mk_depthwise_(?:f32|u8|s8)_(\d+)", step.name)
-        window = re.fullmatch(r"mk_window_(?:f32|u8|s8)_k(\d+)s(\d+)d(\d+)"
+        table = re.fullmatch(r"mk_depthwise_(?:f32|[us]8z?)_(\d+)", step.name)
+        window = re.fullmatch(r"mk_window_(?:f32|[us]8z?)_k(\d+)s(\d+)d(\d+)"
                               r"(?:g(\d+)to(\d+))?_(\d+)", step.name)
         square = re.fullmatch(r"mk_(pixels|results)_f32_(\d+)", step.name)
         if gemm:

@@ -25,8 +25,8 @@ from ..ir.graph import Value
 from ..ir.separable import SeparableSpace
 from ..ir.types import F32, I64
 from ..ir.variants import WAY_BYTES, Tiling
-from . import contract, depthwise
-from .contract import Contraction
+from .contract import Contraction, ContractionWriter
+from .depthwise import DepthwiseWriter
 from .lower import Lowering
 from .micro import MicroKernel
 from .nest import Address, Nested, SetRows, Step
@@ -35,7 +35,7 @@ LINE = 16
 """Elements of a line of memory: what keeps rows off multiples of a cache way."""
 
 
-class _Lines(depthwise._Writer):
+class _Lines(DepthwiseWriter):
     """Writes the depthwise half: whole lines, into scratch."""
 
     def __init__(self, low: Lowering, tile: MicroKernel, first: Dim, pixel: int) -> None:
@@ -72,7 +72,7 @@ class _Lines(depthwise._Writer):
         return place * self.pixel_step + sum(a.var for a in self.channels)
 
 
-class _Writer(contract._Writer):
+class _Writer(ContractionWriter):
     """Writes the pointwise half around it."""
 
     def __init__(self, space: SeparableSpace, tile: MicroKernel, constants: frozenset[int],

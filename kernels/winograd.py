@@ -30,7 +30,7 @@ from ..ir.graph import Graph
 from ..ir.types import F32, I64
 from ..ir.variants import WAY_BYTES, Tiling
 from ..ir.winograd import RUNS, Transforms, winograd_form
-from .contract import NO_LIMITS, Contraction, Panels, _Writer
+from .contract import NO_LIMITS, Contraction, ContractionWriter, Panels
 from .micro import MicroKernel, pixels, results
 from .micro.winograd import ADDRESSES
 from .nest import Accumulate, Address, Call, Claim, Loop, Nested, SetRows, Step, Store
@@ -39,7 +39,7 @@ LINE = 16
 """Elements of a cache line."""
 
 
-class _WinogradWriter(_Writer):
+class _WinogradWriter(ContractionWriter):
     """Writes the nest; a row is a square of outputs."""
 
     def sizes(self) -> None:

@@ -30,7 +30,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -234,24 +234,19 @@ def pack_i8(target: Target) -> MicroKernel:
 
 def pixels(target: Target, side: int) -> MicroKernel:
     """Winograd's transform of the pixels that a square of ``side`` x ``side`` outputs reads."""
-    symbol = f"mk_pixels_f32_{side}"
-    arguments = tuple(name for _, name in _winograd.pixels_parameters())
-
-    def text() -> str:
-        return _winograd.pixels_text(symbol, target, side)
-
-    return MicroKernel(symbol, target, 0, 1, target.lanes(32), arguments, text)
+    return _square("pixels", target, side, _winograd.pixels_parameters(), _winograd.pixels_text)
 
 
 def results(target: Target, side: int) -> MicroKernel:
     """Winograd's transform of the products to a square of ``side`` x ``side`` outputs."""
-    symbol = f"mk_results_f32_{side}"
-    arguments = tuple(name for _, name in _winograd.results_parameters())
+    return _square("results", target, side, _winograd.results_parameters(), _winograd.results_text)
 
-    def text() -> str:
-        return _winograd.results_text(symbol, target, side)
 
-    return MicroKernel(symbol, target, 0, 1, target.lanes(32), arguments, text)
+def _square(what: str, target: Target, side: int, parameters: Sequence[tuple[str, str]],
+            text: Callable[[str, Target, int], str]) -> MicroKernel:
+    symbol = f"mk_{what}_f32_{side}"
+    return MicroKernel(symbol, target, 0, 1, target.lanes(32), tuple(n for _, n in parameters),
+                       lambda: text(symbol, target, side))
 
 
 _NAMES = re.compile(

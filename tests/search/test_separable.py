@@ -10,6 +10,7 @@ from evonnx.ir.builder import Builder
 from evonnx.ir.dims import Dim, sym
 from evonnx.ir.errors import ScheduleError
 from evonnx.ir.graph import Graph
+from evonnx.ir.groups import extract
 from evonnx.ir.schedule import Group, Schedule, print_schedule
 from evonnx.ir.target import Target
 from evonnx.ir.types import F32, TensorType
@@ -55,8 +56,6 @@ def test_it_moves_what_enters_and_leaves() -> None:
 
 
 def _cut(graph: Graph) -> Graph:
-    from evonnx.ir.groups import extract
-
     return extract(graph, [graph.nodes[k] for k in computed(graph)]).graph
 
 
