@@ -20,7 +20,7 @@ from ..bench.stats import kendall
 from ..ir.errors import OptionError
 from ..ir.target import Target
 from ..search.dataset import Dataset, solution_groups
-from ..search.problem import needs
+from ..search.solutions import needs
 from .records import Record, best_by, grouped, median_interval
 from .roofline_plot import roofs
 

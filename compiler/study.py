@@ -43,8 +43,9 @@ from ..search.generate import generated
 from ..search.models import CostModel, factory, models
 from ..search.models import model as model_of
 from ..search.narrow import true_front
-from ..search.problem import Problem, floor, peak
+from ..search.problem import Problem
 from ..search.run import search as run
+from ..search.solutions import floor, peak
 from ..search.space import Space
 from ..search.strategies import STRATEGIES, Strategy
 from ..search.strategies import factory as strategy_factory

@@ -26,8 +26,9 @@ from .greedy import Fuser
 from .models import CD, SECONDS, Context, CostModel
 from .models import model as model_of
 from .narrow import narrow_beam, prove_narrow
-from .problem import Found, InfeasibleError, Problem, Proof, floor, peak
+from .problem import Found, InfeasibleError, Problem, Proof
 from .settings import RULES, Search
+from .solutions import floor, peak
 from .space import Space, Survey, constant_bytes, sizes_of
 from .worth import HARDLY, fusible, spare
 

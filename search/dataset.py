@@ -35,7 +35,8 @@ from .candidates import Candidates
 from .greedy import Fuser
 from .models import Context, CostModel, Explanation, GroupFacts, Phase, facts
 from .models import model as model_of
-from .problem import Problem, check_solution, make_problem
+from .problem import Problem, make_problem
+from .solutions import check_solution
 from .space import Space, constant_bytes, memory, sizes_of
 
 FORMAT, VERSION = "evonnx dataset", 2

@@ -39,7 +39,8 @@ import numpy as np
 
 from ..ir.errors import OptionError
 from .compiled import compiled, inlined, leaf
-from .problem import InfeasibleError, Problem, Proof, arcs, peak, shares
+from .problem import InfeasibleError, Problem, Proof, arcs
+from .solutions import peak, shares
 from .split import split
 
 _DONE, _WIDE = 0, 1

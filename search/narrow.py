@@ -16,7 +16,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from .problem import Found, Point, Problem, Proof, floor, peak, shares
+from .problem import Found, Point, Problem, Proof
+from .solutions import floor, peak, shares
 
 _Label = tuple[float, float, int, int, int]
 """(first objective, second, the ideal before, place among its labels, candidate that led here)."""
@@ -32,7 +33,7 @@ def prove_narrow(problem: Problem, limit: int = 20_000) -> Proof | None:
 def narrow_beam(problem: Problem, states: int) -> Found:
     """A good partition of a problem without a memory limit; about ``states`` ideals are followed.
     Of the ideals of one size those are kept that cost least beyond their nodes' cheapest shares
-    (``problem.shares``), which is the same as with a lower bound for the rest of the nodes."""
+    (``solutions.shares``), which is the same as with a lower bound for the rest of the nodes."""
     width = max(2, states // max(problem.nodes, 1))
     walked = _walk(problem, problem.nodes * width + 1, width)
     assert walked is not None  # no level is wider

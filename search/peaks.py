@@ -18,7 +18,8 @@ import numpy as np
 from .descend import Descent
 from .evaluate import cut, decode, keys_of
 from .moves import anneal
-from .problem import Problem, peak
+from .problem import Problem
+from .solutions import peak
 
 SMALLEST = 1e-3
 """Part of the peak by which the limit comes down at least."""

@@ -21,7 +21,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from .evaluate import Genomes, cut, decode, keys_of
-from .problem import Found, InfeasibleError, Problem, check_solution, floor, peak
+from .problem import Found, InfeasibleError, Problem
+from .solutions import check_solution, floor, peak
 from .split import Part, split
 from .strategies.base import Strategy
 

@@ -31,8 +31,9 @@ from evonnx.search.dataset import (
 from evonnx.search.exact import prove
 from evonnx.search.greedy import Fuser
 from evonnx.search.models import GroupFacts
-from evonnx.search.problem import make_problem, needs, peak
+from evonnx.search.problem import make_problem
 from evonnx.search.settings import Search
+from evonnx.search.solutions import needs, peak
 from evonnx.search.space import space_of
 
 TARGET = Target.named("generic")

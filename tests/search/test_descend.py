@@ -10,7 +10,8 @@ import pytest
 from evonnx.search.descend import Descent
 from evonnx.search.exact import exhaustive, prove_peak
 from evonnx.search.generate import remembering
-from evonnx.search.problem import Problem, check_solution, make_problem, peak
+from evonnx.search.problem import Problem, make_problem
+from evonnx.search.solutions import check_solution, peak
 
 
 def in_place(nodes: int, seed: int) -> Problem:

@@ -11,18 +11,8 @@ from evonnx.search.evaluate import Genomes, cut, decode, keys_of
 from evonnx.search.exact import exhaustive, prove, prove_peak
 from evonnx.search.generate import generated, remembering
 from evonnx.search.moves import anneal
-from evonnx.search.problem import (
-    COST,
-    GROUP,
-    HASH,
-    WRITTEN,
-    InfeasibleError,
-    canonical,
-    check_solution,
-    fingerprint,
-    make_problem,
-    peak,
-)  # fmt: skip
+from evonnx.search.problem import COST, GROUP, HASH, WRITTEN, InfeasibleError, make_problem
+from evonnx.search.solutions import canonical, check_solution, fingerprint, peak
 
 
 def test_variants_are_candidates_of_the_same_nodes() -> None:

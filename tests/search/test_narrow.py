@@ -11,8 +11,9 @@ from evonnx.search import choose
 from evonnx.search.exact import exhaustive, prove
 from evonnx.search.generate import generated, towers
 from evonnx.search.narrow import narrow_beam, prove_narrow, true_front
-from evonnx.search.problem import Problem, check_solution, make_problem
+from evonnx.search.problem import Problem, make_problem
 from evonnx.search.settings import Search
+from evonnx.search.solutions import check_solution
 from evonnx.search.space import Space
 
 

@@ -19,8 +19,9 @@ from evonnx.search.generate import (
     towers,
 )
 from evonnx.search.moves import _movable, anneal, walk
-from evonnx.search.problem import Found, Problem, check_solution, floor, make_problem
+from evonnx.search.problem import Found, Problem, make_problem
 from evonnx.search.run import search
+from evonnx.search.solutions import check_solution, floor
 from evonnx.search.strategies import STRATEGIES
 from evonnx.search.strategies.base import keys_of
 

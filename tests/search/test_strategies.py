@@ -18,8 +18,9 @@ from evonnx.search.exact import beam, exhaustive, prove, prove_peak, solve_windo
 from evonnx.search.generate import generated, remembering, towers, two_objectives
 from evonnx.search.narrow import true_front
 from evonnx.search.peaks import least_peak
-from evonnx.search.problem import InfeasibleError, Problem, check_solution, make_problem, peak
+from evonnx.search.problem import InfeasibleError, Problem, make_problem
 from evonnx.search.run import search
+from evonnx.search.solutions import check_solution, peak
 from evonnx.search.split import split
 from evonnx.search.strategies import (
     Beam,
