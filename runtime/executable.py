@@ -165,12 +165,10 @@ class Executable:
         return self._call(self._feeds.in_order(values))
 
     def _call(self, arrays: Sequence[Any]) -> list[Any]:
+        lend = self.lease if self.threads > 1 else None
         if self._runner.direct:
-            return self._runner.run_direct(arrays, None, self.lease if self.threads > 1 else None)
-        if self.threads == 1:
-            return self._runner.run(arrays)
-        with self.lease() as lease:
-            return self._runner.run(arrays, None, lease)
+            return self._runner.run_direct(arrays, None, lend)
+        return self._runner.run(arrays, None, None, lend)
 
     def lease(self) -> Lease:
         """The right to use the team in one call, taken at need; also a context manager."""

@@ -50,7 +50,7 @@ class Feeds:
             value = feeds.get(name)
             if (
                 type(value) is not np.ndarray
-                or value.dtype != dtype
+                or (value.dtype is not dtype and value.dtype != dtype)
                 or value.flags.num & _DENSE != _DENSE
             ):
                 value = self._convert(name, value, feeds)
@@ -66,7 +66,7 @@ class Feeds:
         for value, (name, dtype) in zip(values, self._specs, strict=True):
             if (
                 type(value) is not np.ndarray
-                or value.dtype != dtype
+                or (value.dtype is not dtype and value.dtype != dtype)
                 or value.flags.num & _DENSE != _DENSE
             ):
                 value = self._convert(name, value, dict(zip(self.names, values)))

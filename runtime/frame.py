@@ -142,7 +142,7 @@ class Frame:
     """Memory and tables of one call at a time."""
 
     __slots__ = ("_arrays", "_blocks", "_bound", "_outputs", "_owners", "_private", "_words",
-                 "bases", "direct", "held", "objects")  # fmt: skip
+                 "bases", "direct", "held", "objects", "ready")  # fmt: skip
 
     def __init__(self, slots: int) -> None:
         self._owners: list[np.ndarray | None] = [None] * slots
@@ -157,6 +157,8 @@ class Frame:
         """Arrays of the arena that were asked for under the present bindings, by ``ArraySpec``."""
         self.direct: Direct | None = None
         """What the last call without host-level steps left ready."""
+        self.ready: dict[int, Any] = {}
+        """What items of the layout left ready for all calls under the present bindings."""
         self.held: dict[int, int] = {}
         """Bytes of the arena chunk in each slot."""
         self.objects: dict[int, Any] = {}
@@ -179,6 +181,7 @@ class Frame:
         slot = 1 + period
         self._bound[period] = self.direct = None
         self._arrays.clear()
+        self.ready.clear()
         for output in self._outputs.values():
             output.forget()
         if binding.chunk > self.held.get(slot, -1):

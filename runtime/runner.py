@@ -25,15 +25,17 @@ from ..ir.types import TensorType, Type
 from .bindings import Bindings, Kept
 from .driver import Driver
 from .frame import Block, Direct, Frame, data_address
-from .host import lookup
+from .host import HostFunction, lookup
 from .plan import HostItem, Layout, Segment, layout
-from .program import BindStep, ControlStep, HostStep, Program, bare_symbol
+from .program import ControlStep, HostStep, Program, Step, bare_symbol
 from .ranges import check_ranges
 from .repeat import repeated
 from .tables import Binding, PeriodTemplate
 from .team import Holder, Team
 
 _shape = attrgetter("shape")
+Lend = Callable[[], "Lease"]
+"""Makes the lease of one call."""
 
 _FRAMES = 8
 """Idle frames a runner keeps."""
@@ -87,6 +89,20 @@ class Machine:
     """Address of every kernel, by C symbol."""
     constants: Mapping[tuple[str, tuple[Any, ...] | None], np.ndarray]
     """Packed constants by (digest, transform)."""
+
+
+@dataclass(frozen=True, slots=True)
+class _HostCall:
+    """A host step made ready for the bindings of a frame."""
+
+    function: HostFunction
+    attrs: Mapping[str, Any]
+    inputs: list[Any]
+    """Operands; None stands for those that are fetched, too."""
+    fetched: list[tuple[int, int]]
+    """Position and buffer of operands that lie elsewhere in every call."""
+    values: int
+    """Buffer of the result, if that is one host value; else -1."""
 
 
 class Runner:
@@ -149,6 +165,8 @@ class Runner:
             )
         )
         """Whether a call is one native call that writes all outputs where the caller reads them."""
+        self._lends = bool(self._bodies) or self.layout.periods > 1
+        """Whether it shows only later if a call has steps that are split."""
         self._call = machine.driver.run
         self._bindings = Bindings()
         self._frames: list[Frame] = []
@@ -160,21 +178,26 @@ class Runner:
         arrays: Sequence[Any],
         env: Mapping[str, int] | None = None,
         lease: Lease | None = None,
+        lend: Lend | None = None,
     ) -> list[Any]:
         """Outputs, in the order of the program, for dense arrays of the right dtypes.
 
-        ``env`` gives the symbols that come from outside. Raises ``FeedError`` where shapes do not
-        fit. The arrays returned share no memory with the inputs or with later calls.
+        ``env`` gives the symbols that come from outside. ``lend`` makes the lease where there is
+        none, if a step may be split. Raises ``FeedError`` where shapes do not fit. The arrays
+        returned share no memory with the inputs or with later calls.
         """
         if self.direct:
-            return self.run_direct(arrays, lease)
+            return self.run_direct(arrays, lease, lend)
         binding = self.bound(arrays, env)
         if binding.ranges:
             check_ranges(binding.ranges, arrays, self.names)
         frame = self._frame()
         try:
             frame.enter(0, binding, self.machine.threads)
-            return self._general(frame, binding, arrays, lease or _ALONE)
+            if lend is None or not (binding.parallel or self._lends):
+                return self._general(frame, binding, arrays, lease or _ALONE)
+            with lend() as lent:
+                return self._general(frame, binding, arrays, lent)
         finally:
             if len(self._frames) < _FRAMES:
                 self._frames.append(frame)
@@ -183,6 +206,9 @@ class Runner:
         """The binding of the first period for these inputs; raises ``FeedError``."""
         shapes = tuple([getattr(a, "shape", None) for a in arrays])
         given = tuple([env[s] for s in self.layout.given]) if env else ()
+        latest = self._bindings.latest
+        if latest is not None and latest.shapes == shapes and latest.parent is None and not given:
+            return latest
         return self._bindings.get((shapes, given)) or self._bind(shapes, given)
 
     def _frame(self) -> Frame:
@@ -193,7 +219,7 @@ class Runner:
 
     def run_direct(
         self, arrays: Sequence[Any], lease: Lease | None = None,
-        lend: Callable[[], Lease] | None = None,
+        lend: Lend | None = None,
     ) -> list[Any]:
         """``run`` where ``direct``, written for few Python operations. ``lend`` makes the lease,
         which is given back, only where a step is split."""
@@ -239,10 +265,13 @@ class Runner:
 
     def _native(self, frame: Frame, binding: Binding, item: int, lease: Lease) -> None:
         """One segment: one native call."""
-        table = binding.tables[item]
-        if table is None:
-            raise AssertionError("a segment was reached before its sizes were known")
-        self._launch(frame.block(binding, table), lease)
+        block = frame.ready.get(item)
+        if block is None:
+            table = binding.tables[item]
+            if table is None:
+                raise AssertionError("a segment was reached before its sizes were known")
+            frame.ready[item] = block = frame.block(binding, table)
+        self._launch(block, lease)
 
     def _launch(self, block: Block, lease: Lease | None) -> None:
         if lease is not None and block.table.parallel and (team := lease.take()) is not None:
@@ -302,7 +331,10 @@ class Runner:
                 if isinstance(item, Segment):
                     self._native(frame, binding, number, lease)
                     continue
-                self._host_level(frame, binding, item, lease)
+                if (position := item.position) in self._host:
+                    self._host_step(frame, binding, number, position)
+                elif position in self._bodies:
+                    self._control_step(frame, binding, number, position, lease)
                 if item.defines:
                     period += 1
                     binding = self._next(frame, binding, period, item)
@@ -352,29 +384,65 @@ class Runner:
 
     # -- host-level steps ------------------------------------------------------------------
 
-    def _host_level(self, frame: Frame, binding: Binding, item: HostItem, lease: Lease) -> None:
-        step = self.program.steps[item.position]
-        if isinstance(step, BindStep):
-            return
-        assert isinstance(step, (ControlStep, HostStep))
-        inputs = [None if b is None else self._value(frame, binding, b) for b in step.inputs]
-        if isinstance(step, HostStep):
-            outputs = self._host[item.position](inputs, step.attrs)
+    def _host_step(self, frame: Frame, binding: Binding, item: int, position: int) -> None:
+        call: _HostCall | None = frame.ready.get(item)
+        if call is None:
+            frame.ready[item] = call = self._ready_host(frame, binding, position)
+        inputs = call.inputs
+        if call.fetched:
+            inputs = inputs.copy()
+            for k, b in call.fetched:
+                inputs[k] = self._value(frame, binding, b)
+        outputs = call.function(inputs, call.attrs)
+        if call.values >= 0 and len(outputs) == 1:
+            frame.objects[call.values] = outputs[0]
         else:
-            outputs = self._control(step, item.position, inputs, binding, lease)
+            self._store_all(frame, self.program.steps[position], outputs, inputs)
+
+    def _ready_host(self, frame: Frame, binding: Binding, position: int) -> _HostCall:
+        """What stays the same for all calls of a host step under the bindings of a frame."""
+        step = self.program.steps[position]
+        assert isinstance(step, HostStep)
+        inputs: list[Any] = []
+        fetched = []
+        for k, b in enumerate(step.inputs):
+            stays = b is None or self._stays(frame, binding, b)
+            inputs.append(None if b is None or not stays else self._value(frame, binding, b))
+            if b is not None and not stays:
+                fetched.append((k, b))
+        hosted = [b for b in step.outputs if self._is_host(b)]
+        values = hosted[0] if len(hosted) == len(step.outputs) == 1 else -1
+        return _HostCall(self._host[position], step.attrs, inputs, fetched, values)
+
+    def _stays(self, frame: Frame, binding: Binding, b: int) -> bool:
+        """Whether ``_value`` of a buffer is the same in all calls of a binding on a frame: it is a
+        constant or lies in an arena."""
+        root = self.program.roots[b]
+        if self.layout.roots[root].kind == "host":
+            return b in self._constants
+        return root in self._constants or binding.arrays[b].slot in frame.held
+
+    def _is_host(self, b: int) -> bool:
+        """Whether a buffer holds a host value, which memory is not planned for."""
+        kind = self.program.buffers[b].type
+        return self.layout.roots[b].kind == "host" or not isinstance(kind, TensorType)
+
+    def _store_all(
+        self, frame: Frame, step: Step, outputs: Sequence[Any], near: Sequence[Any]
+    ) -> None:
+        """Keeps the results of a host-level step; what may share memory with ``near`` is copied."""
+        assert isinstance(step, (ControlStep, HostStep))
         if len(outputs) != len(step.outputs):
             raise AssertionError(f"{step.kind} gave {len(outputs)} of {len(step.outputs)} values")
-        near = () if step.kind == "if" else inputs  # what a branch returns is memory of its own
         for b, value in zip(step.outputs, outputs):
             self._store(frame, b, value, near, step.kind)
 
     def _store(self, frame: Frame, b: int, value: Any, near: Sequence[Any], what: str) -> None:
-        """Keeps a result of a host-level step; what may share memory with ``near`` is copied."""
-        root = self.layout.roots[b]
-        kind = self.program.buffers[b].type
-        if root.kind == "host" or not isinstance(kind, TensorType):
+        if self._is_host(b):
             frame.objects[b] = value
             return
+        kind = self.program.buffers[b].type
+        assert isinstance(kind, TensorType)
         array = np.asarray(value)
         if array.dtype != kind.dtype.np or array.ndim != kind.rank:
             raise AssertionError(f"{what} gave {array.dtype}{list(array.shape)} for {kind}")
@@ -382,29 +450,35 @@ class Runner:
         if shared or not array.flags.c_contiguous:
             array = array.copy()
         frame.objects[b] = array
-        frame.attach(root.slot, array)
+        frame.attach(self.layout.roots[b].slot, array)
 
-    def _control(
-        self,
-        step: ControlStep,
-        position: int,
-        inputs: Sequence[Any],
-        binding: Binding,
-        lease: Lease,
-    ) -> Sequence[Any]:
+    def _control_step(
+        self, frame: Frame, binding: Binding, item: int, position: int, lease: Lease
+    ) -> None:
         """``if``, ``loop`` or ``scan``: the op's own definition, run on compiled bodies."""
-        known = dict(zip(self.layout.symbols, binding.values))
-        env = {name: evaluate(dim, known) for name, dim in step.attrs.get("symbols", ())}
+        step = self.program.steps[position]
+        assert isinstance(step, ControlStep)
+        inputs = [None if b is None else self._value(frame, binding, b) for b in step.inputs]
+        sized = frame.ready.get(item)
+        if sized is None:
+            known = dict(zip(self.layout.symbols, binding.values))
+            env = {name: evaluate(dim, known) for name, dim in step.attrs.get("symbols", ())}
+            types = tuple(_sized(self.program.buffers[b].type, known) for b in step.outputs)
+            frame.ready[item] = sized = env, types
+        env, types = sized
         loop = self.loops.get(position)
-        if loop is not None and (found := loop.run(inputs, env, lease)) is not None:
-            return found
-        types = tuple(_sized(self.program.buffers[b].type, known) for b in step.outputs)
+        outputs: Sequence[Any] | None = None
+        if loop is not None:
+            outputs = loop.run(inputs, env, lease)
+        if outputs is None:
 
-        def run(body: Any, arrays: Sequence[Any]) -> Sequence[Any]:
-            result: Sequence[Any] = body.run(arrays, env, lease)
-            return result
+            def run(body: Any, arrays: Sequence[Any]) -> Sequence[Any]:
+                result: Sequence[Any] = body.run(arrays, env, lease)
+                return result
 
-        return CONTROL[step.kind](inputs, self._regions[position], types, run)  # type: ignore[arg-type]
+            outputs = CONTROL[step.kind](inputs, self._regions[position], types, run)  # type: ignore[arg-type]
+        # What a branch returns is memory of its own.
+        self._store_all(frame, step, outputs, () if step.kind == "if" else inputs)
 
     # -- bindings --------------------------------------------------------------------------
 

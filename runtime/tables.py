@@ -90,6 +90,8 @@ class Binding:
     """Bytes of address table at the start of a thread's private memory."""
     stride: int
     """Bytes of private memory per thread: address table, scratch, distance to the next."""
+    parallel: bool
+    """Whether a step of this period is split."""
     ranges: Sequence[Range] = ()
     """What the values of the inputs must keep to; of the first period only."""
 
@@ -325,6 +327,7 @@ class PeriodTemplate:
             parent=parent,
             shift=shift,
             stride=shift + scratch + 2 * ALIGN,
+            parallel=any(t.parallel for t in present),
         )  # fmt: skip
 
     def _plan(self, sizes: np.ndarray) -> Plan:

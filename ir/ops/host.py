@@ -91,7 +91,9 @@ register(OpDef("host", (0, None), _infer, _reference, frozenset({"host"}),
 def _zipmap(args: Sequence[Any], params: Mapping[str, Any]) -> Sequence[Any]:
     """Rows of scores as a list of dictionaries from label to score."""
     labels = params["labels"]
-    return [[dict(zip(labels, row, strict=True)) for row in args[0].tolist()]]
+    if args[0].shape[1] != len(labels):
+        raise ModelError(f"rows of {args[0].shape[1]} scores for {len(labels)} labels")
+    return [[dict(zip(labels, row)) for row in args[0].tolist()]]
 
 
 @host("labels")

@@ -18,7 +18,7 @@ def binding(nbytes: int = 0, parent: Binding | None = None) -> Binding:
     """A binding of about ``nbytes``."""
     words = np.zeros(nbytes // 8, np.int64)
     table = Table(words, 0, 0, False, 0, 0, None)  # type: ignore[arg-type]
-    return Binding((), (), [table], 0, 0, [], {}, {}, [], parent, 0, 0)
+    return Binding((), (), [table], 0, 0, [], {}, {}, [], parent, 0, 0, False)
 
 
 def test_the_least_recently_used_goes_first() -> None:

@@ -258,6 +258,36 @@ def test_host_steps(make: Any, cache: Any, monkeypatch: Any) -> None:
         exe.run({"s": np.zeros(3)})
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_host_step_reads_what_a_call_put_where_it_lies(
+    make: Any, cache: Any, sources: Any, monkeypatch: Any, threads: int
+) -> None:
+    """Operands that stay (a constant, the arena) and operands of the caller (an input, an output),
+    over calls of many sizes."""
+    monkeypatch.setitem(
+        HOST, "test_rows", lambda inputs, attrs: [[a if a is None else a.tolist() for a in inputs]]
+    )
+    m = make()
+    x, fixed = m.input("x", ("N",)), m.const(np.array([3, 4], np.float32))
+    y, z = m.buffer(("N",)), m.buffer(("N",))
+    m.buffers.append(Buffer("rows", SequenceType(m.buffers[y].type), "arena"))
+    rows = len(m.buffers) - 1
+    m.run(sources["affine"], (x, y), (1, 2, 0), sym("N"), flops=10**9)
+    m.run(sources["affine"], (y, z), (1, 1, 1), sym("N"), flops=10**9)
+    m.steps.append(HostStep("test_rows", {}, (x, fixed, y, None, z), (rows,)))
+    m.output("z", z)
+    m.output("rows", rows)
+    exe = Executable(m.program(), m.constants, threads=threads, cache=cache)
+    kept = []
+    for k, n in enumerate([2, 2, 0, 5, 2, 300, 300, 2]):
+        given = np.arange(n, dtype=np.float32) + k
+        out = exe.run({"x": given})
+        wanted = [given.tolist(), [3, 4], (2 * given).tolist(), None, (2 * given + 1).tolist()]
+        assert out["rows"] == wanted
+        kept.append((out["z"], wanted[4]))
+    assert all(z.tolist() == wanted for z, wanted in kept)
+
+
 def test_unknown_host_step(make: Any, cache: Any) -> None:
     m = make()
     s, t = m.input("s", ("N",), STR), m.buffer(("N",), dtype=STR)
