@@ -211,23 +211,32 @@ SYMBOL = "evonnx_driver"
 """What the driver is called among other objects."""
 
 
-def driver(cache: Source | None = None) -> Driver:
+CompileIR = Callable[[str, str, Target], bytes]
+"""Makes the object of a symbol, from LLVM IR, for a target."""
+
+
+def driver(cache: Source | None = None, compile_ir: CompileIR | None = None) -> Driver:
     """The process's driver, compiled (or read from ``cache``) and loaded at the first call.
 
     One per process: its code belongs to the machine, not to any model.
     """
     with _lock:
         if not _DRIVER:
-            _, data = driver_object(Target.detect(), cache)
+            _, data = driver_object(Target.detect(), cache, compile_ir)
             _DRIVER.append(Driver(load_objects([data]), futex_number()))
         return _DRIVER[0]
 
 
-def driver_object(target: Target, cache: Source | None = None) -> tuple[str, bytes]:
-    """The driver's LLVM text for ``target`` and this operating system, and its machine code."""
+def driver_object(
+    target: Target, cache: Source | None = None, compile_ir: CompileIR | None = None
+) -> tuple[str, bytes]:
+    """The driver's LLVM text for ``target`` and this operating system, and its machine code, which
+    ``compile_ir`` makes (None: LLVM in this process)."""
     text = driver_ir(target, futex_number())
 
     def compiled() -> bytes:
+        if compile_ir is not None:
+            return compile_ir(SYMBOL, text, target)
         from ..kernels.jit import compile_ir_text  # LLVM takes time and memory to import
 
         return compile_ir_text(text, target)

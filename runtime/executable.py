@@ -134,7 +134,7 @@ class Executable:
         """Where every kernel came from."""
         self.seconds = dict(parts.seconds)
         """Wall time of ``compile``, ``load``, ``pack`` and, at the end, ``total``."""
-        self._driver = driver(cache)
+        self._driver = driver(cache, None if crew is None else crew.compile_ir)
         self.machine = Machine(
             self._driver, self.target, self.threads, parts.code.addresses, parts.constants
         )

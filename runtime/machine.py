@@ -2,9 +2,10 @@
 
 The key of every compiled program names the processor, its features and LLVM's version. LLVM alone
 knows them, and it takes 40 MB of memory to ask it: more than many programs, and all for nothing
-where code comes from the cache. So its answer is kept, under everything that it follows from: what
-the system says of the first processor (its features there are those that the system lets programs
-use), and LLVM's own file. Where the system says nothing of the processor, LLVM is asked each time.
+where code comes from the cache. So another process asks, and its answer is kept, under everything
+that it follows from: what the system says of the first processor (its features there are those that
+the system lets programs use), and LLVM's own file. Where the system says nothing of the processor,
+LLVM is asked here, each time.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import json
 import os
 import platform
 import sys
+from contextlib import suppress
 from functools import cache as memo
 from importlib import util
 from pathlib import Path
@@ -23,6 +25,8 @@ from ..ir.target import Processor
 from .disk import DiskCache
 
 _CPUINFO = Path("/proc/cpuinfo")
+_ASK_S = 60.0
+"""Seconds that another process may take to ask LLVM."""
 _VARIES = ("processor", "cpu MHz", "bogomips", "BogoMIPS", "apicid", "initial apicid", "core id",
            "physical id", "siblings", "cpu cores", "cache size", "microcode")  # fmt: skip
 """Lines of /proc/cpuinfo that differ between processors of one kind, or from one moment to the
@@ -74,6 +78,7 @@ class KnownMachine(DiskCache):
         if found is not None:
             target.assume(found)
         elif key:
+            target.assume(_asked())
             entry = json.dumps(target.processor()).encode()
             self.store(key, lambda out: out.write(_check(key, entry) + entry))
 
@@ -85,6 +90,21 @@ class KnownMachine(DiskCache):
             data = file.read(1 << 16)
         check, entry = data[:64], data[64:]
         return Processor(*json.loads(entry)) if check == _check(key, entry) else None
+
+
+def _asked() -> Processor:
+    """LLVM's answer to another process: this one would keep the memory."""
+    if "llvmlite.binding" not in sys.modules:
+        import subprocess
+
+        from .workers import environment, interpreter
+
+        code = "from package.ir.target import processor; print(json.dumps(processor()))"
+        with suppress(OSError, ValueError, TypeError, subprocess.SubprocessError):
+            done = subprocess.run(interpreter(code), capture_output=True, env=environment(),
+                                  timeout=_ASK_S, check=True)  # fmt: skip
+            return Processor(*json.loads(done.stdout))
+    return target.processor()
 
 
 def _check(key: bytes, entry: bytes) -> bytes:

@@ -1,7 +1,9 @@
-"""A compile worker: reads jobs from standard input, writes objects to standard output.
+"""A compile worker: takes jobs from one pipe, gives objects to another.
 
-First line: the target's text as a JSON string; then one JSON object per job. Each answer is a
-success flag (one byte), a length (8 bytes, little-endian) and the object or an error message.
+The process (started by ``workers``) imports the compiler, compiles a first kernel, and divides
+itself (``fork``) into as many as there are pairs of pipes: what Numba and LLVM take is read and
+paid for once. A job is one line of JSON. An answer is a success flag (one byte), a length (8 bytes,
+little-endian) and the object or an error message. Whoever asks ends a worker by closing its pipe.
 """
 
 from __future__ import annotations
@@ -10,32 +12,84 @@ import gc
 import json
 import os
 import struct
-import sys
+from dataclasses import asdict, dataclass
+from typing import BinaryIO
 
 from ..ir.errors import EvonnxError
 from ..ir.target import Target
 
+READY = b"ready\n"
+"""What a worker says once, before its first answer."""
+ANSWER = struct.Struct("<?Q")
+"""Head of an answer."""
+_FIRST = "def kernel(bufs, params, begin, end):\n    ptr_f32(bufs, 0)\n"
 
-def main() -> None:
-    """Serve until standard input ends."""
-    source, sink = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # nothing but answers may go where answers go
-    target = Target.parse(json.loads(source.readline()))
-    from .crew import Job
 
-    # Before the first job comes: Numba is imported and has set itself up, and what it made, which
-    # will not become garbage, is out of the collector's sight.
-    Job("first", "def kernel(bufs, params, begin, end):\n    ptr_f32(bufs, 0)\n").compile(target)
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One object to make: Numba kernel source, or LLVM IR."""
+
+    symbol: str
+    text: str
+    externs: tuple[str, ...] = ()
+    is_ir: bool = False
+    optimize: bool = False
+    """Whether LLVM's passes run over IR: micro-kernels gain nothing by them."""
+
+    def compile(self, target: Target) -> bytes:
+        """The object; raises ``CompileError``."""
+        from ..kernels import jit  # LLVM, which a program from the cache does without
+
+        if self.is_ir:
+            return jit.compile_ir_text(self.text, target, self.externs, self.optimize)
+        return jit.compile_source(self.text, self.symbol, target, self.externs)
+
+    def line(self) -> bytes:
+        """The job as a worker reads it."""
+        return json.dumps(asdict(self)).encode() + b"\n"
+
+
+def main(target: str, pipes: list[list[int]]) -> None:
+    """Serves until every pipe is closed; does not return. ``pipes``: where a worker reads and where
+    it writes, file descriptors."""
+    machine = Target.parse(target)
+    Job("first", _FIRST).compile(machine)  # Numba sets itself up
+    # What Numba made will not become garbage; the collector would write to all of its pages.
     gc.freeze()
     gc.set_threshold(50_000)
-    sink.write(b"ready\n")
+    children = []
+    for k in range(1, len(pipes)):
+        if not (child := os.fork()):
+            _serve(machine, pipes, k)
+        children.append(child)
+    _serve(machine, pipes, 0, children)
+
+
+def _serve(target: Target, pipes: list[list[int]], own: int, children: list[int] | None = None
+           ) -> None:
+    """The rest of a worker's life: answers jobs, then waits for ``children``."""
+    try:
+        for k, both in enumerate(pipes):
+            for descriptor in both if k != own else ():
+                os.close(descriptor)
+        with open(pipes[own][0], "rb") as source, open(pipes[own][1], "wb") as sink:
+            sink.write(READY)
+            sink.flush()
+            for line in source:
+                _answer(line, target, sink)
+        for child in children or ():
+            os.waitpid(child, 0)
+    finally:
+        os._exit(0)  # neither what the other process began nor Python's own end is ours to do
+
+
+def _answer(line: bytes, target: Target, sink: BinaryIO) -> None:
+    fields = json.loads(line)
+    job = Job(**{**fields, "externs": tuple(fields["externs"])})
+    try:
+        ok, data = True, job.compile(target)
+    except EvonnxError as error:
+        ok, data = False, str(error).encode()
+    sink.write(ANSWER.pack(ok, len(data)) + data)
     sink.flush()
-    for line in source:
-        fields = json.loads(line)
-        job = Job(fields["symbol"], fields["text"], tuple(fields["externs"]), fields["is_ir"])
-        try:
-            ok, data = True, job.compile(target)
-        except EvonnxError as error:
-            ok, data = False, str(error).encode()
-        sink.write(struct.pack("<?Q", ok, len(data)) + data)
-        sink.flush()
+

@@ -162,3 +162,38 @@ def test_a_hit_imports_no_compiler(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def long_model() -> onnx.ModelProto:
+    """Enough operations for workers, in few kernels."""
+    nodes = [helper.make_node("Cos", [f"v{k}"], [f"v{k + 1}"]) for k in range(70)]
+    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [8]) for n in ("v0", "v70")]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
+def test_a_cold_compilation_leaves_the_compiler_to_others(tmp_path: Path) -> None:
+    """From a script without a guard, which nobody may run twice; nothing of it is left over."""
+    path, script = tmp_path / "m.onnx", tmp_path / "script.py"
+    path.write_bytes(long_model().SerializeToString())
+    script.write_text(
+        "import sys, evonnx, numpy as np\n"
+        "print('begin')\n"
+        "told = []\n"
+        f"c = evonnx.compile({str(path)!r}, cache={str(tmp_path / 'c')!r}, "
+        "progress=lambda *a: told.append(a))\n"
+        "print(c(np.zeros(8, np.float32))[3], told[-1][0], c.report().program)\n"
+        "print({'numba', 'llvmlite.binding'} & set(sys.modules))\n"
+        "print(open(f'/proc/self/task/{__import__(\"os\").getpid()}/children').read().split())\n"
+    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)
+    value = np.float32(0)
+    for _ in range(70):
+        value = np.cos(value)
+    lines = done.stdout.splitlines()
+    assert lines[0] == "begin" and len(lines) == 4, done.stderr
+    assert abs(float(lines[1].split()[0]) - value) < 1e-5
+    assert lines[1].split()[1:] == ["keep", "not", "in", "the", "cache"]
+    if platform.machine() == "x86_64":  # elsewhere LLVM links
+        assert lines[2] == "set()"
+    assert lines[3] == "[]"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -18,9 +19,12 @@ from evonnx.runtime import disk as module
 from evonnx.runtime.cache import ObjectCache, key_text
 from evonnx.runtime.crew import Crew
 from evonnx.runtime.disk import default_folder
+from evonnx.runtime.driver import SYMBOL, driver_ir, futex_number
 from evonnx.runtime.executable import Executable
 from evonnx.runtime.objects import Built, build, collect, micro_text
 from evonnx.runtime.program import KernelCode, Program
+from evonnx.runtime.worker import Job
+from evonnx.runtime.workers import Workers
 
 TARGET = Target.named("generic")
 
@@ -260,17 +264,13 @@ def test_workers_that_do_not_start(sources: Any, monkeypatch: Any) -> None:
 
 
 def test_workers_that_die(sources: Any, monkeypatch: Any) -> None:
-    from evonnx.runtime import crew
+    class Mortal(Workers):
+        def __init__(self, target: Target, count: int) -> None:
+            super().__init__(target, count)
+            self.process.kill()
+            self.process.wait()
 
-    start = crew._start_process
-
-    def mortal(target: Target) -> Any:
-        process = start(target)
-        process.kill()
-        process.wait()
-        return process
-
-    monkeypatch.setattr(crew, "_start_process", mortal)
+    monkeypatch.setattr("evonnx.runtime.crew.Workers", Mortal)
     assert len(built(kernels(sources["affine"], 4), 1).addresses) == 4
 
 
@@ -278,18 +278,62 @@ def test_a_worker_that_is_ready_ahead_and_one_that_nobody_needs(sources: Any) ->
     target = Target.detect()
     with Crew(target, 1) as crew:
         (worker,) = crew._workers
-        while worker.process is None or not worker.ready:
+        while not worker.ready:
             assert worker.is_alive()
             time.sleep(0.01)
         done = crew.compile(collect([kernels(sources["affine"], 4)], target))
         assert len(done) == 4
         again = crew.compile(collect([kernels(sources["add"], 2)], target))
         assert len(again) == 2
-    assert worker.process.poll() is not None
+    assert [p.process.poll() for p in crew._processes] == [0]
     with Crew(target, 1) as idle:
         pass
     idle._workers[0].join(30)
     assert not idle._workers[0].is_alive()
+
+
+@pytest.mark.parametrize("mortal", [False, True])
+def test_workers_that_do_everything(sources: Any, monkeypatch: Any, mortal: bool) -> None:
+    """This thread compiles nothing, unless they are all dead."""
+    here: list[Job] = []
+    monkeypatch.setattr(
+        "evonnx.runtime.crew._compile_one",
+        lambda job, target: here.append(job) or (job, job.compile(target), 0.0),
+    )
+    target = Target.detect()
+    with Crew(target, 2) as crew:
+        crew.apart = True
+        if mortal:
+            os.killpg(crew._processes[0].process.pid, signal.SIGKILL)
+        done = crew.compile(collect([kernels(sources["affine"], 5)], target))
+        driver = crew.compile_ir(*driver_text(target), target)
+    assert sorted(job.symbol for job, _, _ in done) == [f"k{i}" for i in range(5)]
+    assert len(here) == (6 if mortal else 0)
+    assert driver == Job(*driver_text(target), is_ir=True, optimize=True).compile(target)
+    code = {job.symbol: data for job, data, _ in done}
+    assert code == {s: Job(s, k.source).compile(target)
+                    for s, k in kernels(sources["affine"], 5).kernels.items()}
+
+
+def driver_text(target: Target) -> tuple[str, str]:
+    return SYMBOL, driver_ir(target, futex_number())
+
+
+def test_an_interruption_ends_the_workers(sources: Any) -> None:
+    target = Target.detect()
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    crew = Crew(target, 2)
+    began = time.perf_counter()
+    with pytest.raises(KeyboardInterrupt), crew:
+        crew.compile(collect([kernels(sources["affine"], 5)], target), None, interrupt)
+    assert [p.process.poll() for p in crew._processes] == [-signal.SIGKILL]
+    for worker in crew._workers:
+        worker.join(30)
+        assert not worker.is_alive()
+    assert time.perf_counter() - began < 30
 
 
 @pytest.mark.parametrize("workers", [0, 1])
