@@ -52,6 +52,7 @@ from ..ir.types import F32, DType
 from ..ir.variants import small_windows
 from ..ir.windows import write_out
 from .borders import border_cut, decided, joins
+from .jam import JAM, jammed
 from .nest import (
     Accumulate,
     Address,
@@ -76,6 +77,9 @@ ROW = 128
 """Elements of a reduced row up to which its length is a number in the source: LLVM then makes
 vectors of all of it, where a length that it does not know leaves a rest of single elements.
 Measured on Zen 4."""
+JAMMED = 1024
+"""Elements of a reduced row up to which several rows are worked on at a time: together they stay in
+the level-1 cache."""
 LONG = 64 * CHAIN
 """Terms of a row that are added up in a row: some 64 lanes do it together."""
 
@@ -405,10 +409,27 @@ class _TilePlan(TileSpace):
             steps.extend(self.output_phase(k, axes, index))
         if any(done is None for done in self.early.values()):
             raise Refused("an output before the reductions is not computed along their tiles")
-        per = dmax(1, BLOCK // work) if isinstance(work, int) and work else 1
-        low.domains.append(Domain(tuple(rows), tuple(steps), rows_per_tile(rows, per)))
         if self.lane is None and isinstance(work, int) and work <= ROW:
             low.literals |= {work}
+        per = dmax(1, BLOCK // work) if isinstance(work, int) and work else 1
+        for domain, together in self.parts(rows, steps, work):
+            of_rows = rows_per_tile(domain.rows, dmax(1, per // together))
+            low.domains.append(replace(domain, rows_per_tile=of_rows))
+
+    def parts(self, rows: Sequence[Axis], steps: Sequence[Step], work: Dim
+              ) -> list[tuple[Domain, int]]:
+        """The tile spaces of the phases, with the rows that a point of each stands for: short rows
+        are worked on several at a time."""
+        low = self.low
+        found: list[tuple[Domain, int]] = []
+        if self.lane is None and not low.puller.gathers and isinstance(work, int) and (
+                work <= JAMMED):
+            sizes = {low.first_scratch + k: d.size for k, d in enumerate(low.scratch)}
+            found = jammed(rows, steps, sizes, low.names)
+        if not found:
+            return [(Domain(tuple(rows), tuple(steps)), 1)]
+        low.scratch = [replace(d, size=d.size * JAM) for d in low.scratch]
+        return found
 
     def reduction_phase(self, r: Reduction, name: str) -> list[Step]:
         """The loop of one reduction; ``name`` is that of its scalar accumulator, if it has one."""

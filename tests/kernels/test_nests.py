@@ -126,3 +126,21 @@ def test_sizes_are_arguments() -> None:
         return emit(lower_loops(cut(b.build({"y0": b.op("softmax", x, axis=2)})))).source
 
     assert source(20) == source(30)
+
+
+@pytest.mark.parametrize("rows", [(7,), (8,), (11,), (3, 9), (12, 2)])
+def test_rows_side_by_side(rows: tuple[int, ...]) -> None:
+    """Several rows in the same loops, and the rest one by one: values kept between phases lie
+    apart, and not-a-number and infinity stay in their rows."""
+    b = Builder()
+    x = b.input("x0", TensorType(F32, (*rows, 5)))
+    y = b.op("softmax", b.op("tanh", x), axis=len(rows))
+    y = b.op("add", y, b.op("reduce", x, axes=(len(rows),), kind="sum", keepdims=True))
+    graph = cut(b.build({"y0": y}))
+    values = array(*rows, 5)
+    flat = values.reshape(-1, 5)
+    flat[1, 2], flat[-1, 0] = np.nan, np.inf
+    nest = lower_loops(graph)
+    assert len(nest.domains) == (2 if rows[-1] >= 8 and rows[-1] % 4 else 1)
+    assert bool(nest.domains[0].lets) == (rows[-1] >= 8)
+    compare(graph, nest, {"x0": values})
