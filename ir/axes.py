@@ -92,6 +92,17 @@ def split_axis(axes: list[Axis], k: int, size: Dim, names: Names) -> tuple[list[
     return [*axes[:k], *new, *axes[k + 1 :]], mapping
 
 
+def places(axes: Sequence[Axis], number: Dim) -> dict[str, Dim]:
+    """The variables of ``axes`` as functions of their row-major number."""
+    found: dict[str, Dim] = {}
+    rest = number
+    for k, axis in reversed(list(enumerate(axes))):
+        extent = axis.hi or 1  # of an empty axis nothing is computed
+        found[name_of(axis.var)] = rest if k == 0 else rest % extent
+        rest = rest // extent
+    return found
+
+
 def coefficient(d: Dim, name: str) -> Dim | None:
     """The factor of loop variable ``name`` in ``d``; None where it is not linear in it."""
     if not isinstance(d, Expr):

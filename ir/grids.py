@@ -18,6 +18,10 @@ from .dim_functions import dmax, dmin, floordiv
 from .dim_values import substitute
 from .dims import Dim, free_vars, product
 
+FEW_CHANNELS, FEW_PRODUCTS = 32, 160
+"""Channels and products of a sum of a convolution in one group for which windows are faster than
+products of packed panels."""
+
 
 @dataclass(frozen=True, slots=True)
 class Fan:

@@ -31,10 +31,10 @@ from .contraction import SPLITS, ContractionSpace, least_rows
 from .dims import Dim, product
 from .elements import Refused, is_reduction
 from .graph import Graph, Node
-from .grids import Fan, fan_of, find_grid
+from .grids import FEW_CHANNELS, FEW_PRODUCTS, Fan, fan_of, find_grid
 from .ops import lookup
 from .ops.contraction import split_layout
-from .separable import Lines, SeparableSpace
+from .separable import Lines, Needed, SeparableSpace
 from .target import Target
 from .tiles import Space
 from .types import F32
@@ -56,6 +56,9 @@ SHORT_TILE = 4
 """Rows of a micro-tile up to which its sums are added up in several chains (``micro.gemm``)."""
 MOST_LINES = 64
 """Lines of pixels in a tile, at most."""
+NEEDED = 1.5
+"""Level-2 caches that may be filled by the lines that a tile's windows read: what overflows costs
+less than computing more of them twice. Measured on Zen 4."""
 CHAINS = 4
 """Vectors of sums that the multiply-adds of a core keep under way."""
 BURST, STRIP_BURST = 8, 14
@@ -65,8 +68,6 @@ CALL, PIECE, PANEL, LINES = 16, 8, 0.25, 3
 """Cycles that a call of a micro-kernel takes, and each piece that its rows lie in; that a step
 waits for each vector of a panel from the level-2 cache; that each vector waits which leaves a tile
 in a burst, two neighbors at most. Measured on Zen 4."""
-FEW_CHANNELS, FEW_PRODUCTS = 32, 160
-"""Channels and products of a sum of a convolution in one group for which windows are faster."""
 MOST_WEIGHTS = 96
 """Vectors of weights of a row of windows, which are written out, at most."""
 HALF, HALF_OF_MANY = 0.7, 0.57
@@ -108,7 +109,9 @@ class Form:
     width: int = 1
     """Taps of a row of such a window."""
     lines: Lines | None = None
-    """What the rows of a ``separable`` product are computed in."""
+    """What the depthwise convolution of a ``separable`` group computes."""
+    needed: Needed | None = None
+    """What it reads, where the group computes that as well."""
 
 
 def form_of(graph: Graph, implementation: str, constants: frozenset[int]) -> Form:
@@ -141,11 +144,12 @@ def contraction_form(space: ContractionSpace, once: frozenset[int]) -> Form:
 
 
 def separable_form(space: SeparableSpace, once: frozenset[int]) -> Form:
-    """The form of a depthwise convolution and the pointwise one behind it; ``once`` as
-    ``read_once`` answers of the whole group."""
-    form = contraction_form(space.product, once)
-    return replace(form, kind="separable", crowded=False, fan=None, lines=space.lines,
-                   images="it is pointwise")
+    """The form of a depthwise convolution and its pointwise neighbors: that of the product behind
+    it, or without columns; ``once`` as ``read_once`` answers of the whole group."""
+    if space.product is None:
+        return Form("separable", columns=0, lines=space.lines, needed=space.needed)
+    return replace(contraction_form(space.product, once), kind="separable", crowded=False, fan=None,
+                   lines=space.lines, needed=space.needed, images="it is pointwise")
 
 
 def read_once(graph: Graph, constants: frozenset[int]) -> frozenset[int]:
@@ -324,14 +328,21 @@ def separable_tiling(form: Form, target: Target, given: Mapping[str, int]) -> tu
 
 
 def lines_of_tile(form: Form, target: Target) -> int:
-    """Lines of a tile: at most ``SPLITS`` parts of the image and half of the level-2 cache; of
-    these as many as waste least of the micro-tiles, of equal ones the most, since the right operand
-    is read once per tile."""
+    """Lines of a tile: at most ``SPLITS`` parts of the image, half of the level-2 cache and, with
+    those that they need, ``NEEDED`` of it; of these as many as waste least of the micro-tiles, of
+    equal ones the most, since the right operand is read once per tile and lines at its border are
+    computed twice."""
     assert form.lines is not None
     width = max(form.lines.width, 1)
     count = max(least_rows(form.lines.count), 1)
     room = target.l2_bytes // 2 // (F32.itemsize * width * max(form.lines.channels, 1))
+    if form.needed is not None:
+        wide, step = form.needed.lines, form.needed.step
+        held = int(target.l2_bytes * NEEDED) // (F32.itemsize * wide.width * wide.channels)
+        room = min(room, (held - form.needed.reach) // step + 1) if isinstance(step, int) else 1
     most = min(max(count // SPLITS, 1), max(room, 1), MOST_LINES)
+    if form.columns == 0:
+        return most
 
     def computed(lines: int) -> int:
         height = tiling(replace(form, kind="product", rows=lines * width), target, {}).rows

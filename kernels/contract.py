@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ..ir.access import Cond, linear_index
-from ..ir.axes import Axis, coefficient, name_of
+from ..ir.axes import Axis, coefficient, name_of, places
 from ..ir.contraction import SPLITS, ContractionSpace, least_rows, panels_together, rows_of_block
 from ..ir.dim_functions import ceil_div, dmax, dmin
 from ..ir.dim_values import substitute
@@ -256,17 +256,7 @@ class ContractionWriter(_Plan):
 
     def row_mapping(self, row: Dim) -> dict[str, Dim]:
         """The row axes' variables as functions of a linear row."""
-        return self.linear_mapping(self.space.rows, row)
-
-    def linear_mapping(self, axes: Sequence[Axis], row: Dim) -> dict[str, Dim]:
-        """The variables of ``axes`` as functions of their row-major number."""
-        mapping: dict[str, Dim] = {}
-        rest = row
-        for k, axis in reversed(list(enumerate(axes))):
-            extent = axis.hi or 1  # of an empty axis nothing is computed
-            mapping[name_of(axis.var)] = rest if k == 0 else rest % extent
-            rest = rest // extent
-        return mapping
+        return places(self.space.rows, row)
 
     # -- operand A -------------------------------------------------------------------------
 
@@ -461,8 +451,8 @@ class ContractionWriter(_Plan):
             body.append(Store(low.first_output + k, linear_index(v.shape, index), ex))
         rows, body = low.simplify(self.space.rows, body)
         mapping = {name_of(self.column.var): panel * self.nr + lane}
-        mapping |= self.linear_mapping(self.outer, j // self.panel_count if self.outer else j)
-        body = low.rename(body, mapping | self.linear_mapping(rows, row))
+        mapping |= places(self.outer, j // self.panel_count if self.outer else j)
+        body = low.rename(body, mapping | places(rows, row))
         axes = [Axis(row, self.last_row, self.first_row)] if isinstance(row, Expr) else []
         axes += [Axis(lane, self.nr, most=self.nr)] if isinstance(lane, Expr) else []
         if _rows_together(body, row, lane):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..ir.access import Cond, linear_index
-from ..ir.axes import Axis, name_of
+from ..ir.axes import Axis, name_of, places
 from ..ir.dim_functions import ceil_div
 from ..ir.dims import Dim, Expr
 from ..ir.elements import Ex, map_dims, renamer
@@ -59,7 +59,7 @@ class _ByteWriter(ContractionWriter):
         run, byte = n.var(self.panel_depth), n.var(GROUP)
         column, k = p * self.nr + lane, run * GROUP + byte
         mapping = {name_of(self.column.var): column}
-        mapping |= self.linear_mapping([a for a in self.reduced if isinstance(a.var, Expr)], k)
+        mapping |= places([a for a in self.reduced if isinstance(a.var, Expr)], k)
         value = map_dims(s.b, renamer(mapping))
         inside = (Cond(column, 0, self.column.hi), Cond(k, 0, self.depth))
         value = Ex("guard", I8, (value, Ex("const", I8, (), 0)), inside)

@@ -20,6 +20,7 @@ from ..ir.variants import (
     contraction_form,
     form_of,
     in_windows,
+    lines_of_tile,
     read_once,
     separable_form,
     separable_tiling,
@@ -34,7 +35,7 @@ from .lower import lower_loops
 from .micro import igemm, igemm_i8
 from .nest import called
 from .opaque import OPAQUE
-from .separable import lower_separable
+from .separable import lower_lines, lower_separable
 from .winograd import lower_winograd
 
 
@@ -123,7 +124,11 @@ def _separable(graph: Graph, target: Target, constants: frozenset[int],
                ins: list[tuple[str, int]], outs: list[tuple[str, int]],
                given: Mapping[str, int]) -> GroupKernels:
     space, once = SeparableSpace(graph), read_once(graph, constants)
-    lines, plan = separable_tiling(separable_form(space, once), target, given)
+    form = separable_form(space, once)
+    if space.product is None:
+        nest = lower_lines(space, target, given.get("lines") or lines_of_tile(form, target))
+        return GroupKernels((_kernel(emit(nest), [*ins, *outs], called(nest)),))
+    lines, plan = separable_tiling(form, target, given)
     brief = brief_weights(space.product, once) is not None
     tile = igemm(target, mr=plan.rows, panel=plan.panel, brief=brief)
     return _packed(lower_separable(space, tile, once, plan, lines), ins, outs)

@@ -109,10 +109,13 @@ class Lowering(Space):
         for k, v in enumerate(self.graph.inputs[len(self.inputs):]):
             self.puller.buffers[v] = self.first_scratch + k
 
-    def part(self, graph: Graph, result: int) -> Lowering:
-        """Another graph of the same inputs in this kernel: its one output is buffer ``result``."""
+    def part(self, graph: Graph, result: int, given: int | None = None) -> Lowering:
+        """Another graph of the same inputs in this kernel: its one output is buffer ``result``, and
+        its last input buffer ``given`` where that is one of scratch."""
         made = Lowering(graph, self.names, self.scratch, self.idle)
         made.first_output, made.first_scratch = result, self.first_scratch
+        if given is not None:
+            made.puller.buffers[graph.inputs[-1]] = given
         made.puller.gathers = self.puller.gathers
         return made
 

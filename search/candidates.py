@@ -29,7 +29,7 @@ from ..ir.graph import Graph, Node, Value
 from ..ir.ops import lookup
 from ..ir.schedule import Group, Schedule
 from .cost import GroupCost
-from .greedy import depthwise, node_kind
+from .greedy import depthwise, node_kind, widens_pixels
 from .judge import Judge
 from .problem import MOST_NODES
 
@@ -46,7 +46,7 @@ MOST_SIBLINGS = 8
 
 _FORBIDDEN = {("contract", "contract"), ("contract", "reduce"), ("reduce", "contract")}
 """Kinds of producer and consumer that no kernel joins, but for a depthwise convolution and the
-contraction behind it; see ``greedy``."""
+pointwise ones around it; see ``greedy``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +184,9 @@ class Candidates:
 
     def _apart(self, v: int, w: int) -> bool:
         """Whether the kinds of a unit and of one that reads it never go together."""
-        if depthwise(self.graph.nodes[self.units[v]]) and self._kinds[w] == "contract":
+        before, behind = (self.graph.nodes[self.units[k]] for k in (v, w))
+        if self._kinds[w] == "contract" and (
+                depthwise(before) or widens_pixels(before) and depthwise(behind)):
             return False
         return (self._kinds[v], self._kinds[w]) in _FORBIDDEN
 
@@ -233,9 +235,17 @@ class Candidates:
             for k in range(1, len(members)):
                 self._try(members[:k])
                 self._try(members[k:])
+        lines: list[tuple[int, ...]] = []
         for members in groups:
             for grown in self._neighbors(members):
                 self._try(grown)
+                added = next(iter(set(grown) - set(members)))
+                joined = tuple(sorted({*members, *home[added]}))
+                if len(joined) <= MOST_NODES and self._try(joined) and (
+                        self.found[joined].implementation == "separable"):
+                    lines.append(joined)
+        for members in lines:  # with the third convolution of an inverted residual block
+            for grown in self._neighbors(members):
                 added = next(iter(set(grown) - set(members)))
                 joined = tuple(sorted({*members, *home[added]}))
                 if len(joined) <= MOST_NODES:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from ..ir.contraction import ContractionSpace
 from ..ir.errors import CompileError
 from ..ir.graph import Graph, Node
+from ..ir.grids import FEW_CHANNELS
 from ..ir.ops import lookup
 from ..ir.schedule import Group, Schedule
 from ..ir.types import BF16, F32
@@ -53,6 +54,14 @@ def depthwise(node: Node) -> bool:
     columns = node.out.shape[1 if node.attrs.get("layout") == "first" else -1] if (
         node.op == "conv") else 0
     return bool(columns) and node.attrs["groups"] == columns
+
+
+def widens_pixels(node: Node) -> bool:
+    """Whether a node is a pointwise convolution of few channels, which windows compute."""
+    if node.op != "conv" or node.attrs["groups"] != 1 or node.attrs["layout"] != "last":
+        return False
+    *taps, before, _ = node.operands[1].shape
+    return all(k == 1 for k in taps) and isinstance(before, int) and before <= FEW_CHANNELS
 
 
 def moves(node: Node) -> bool:

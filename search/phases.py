@@ -132,7 +132,7 @@ class ProductWork:
     windows: ProductWork | None = None
     """The same as windows, of a convolution of narrow groups."""
     before: ProductWork | None = None
-    """The depthwise convolution that computes the left operand, lines of it per tile."""
+    """The convolution by windows that computes the left operand, lines of it per tile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,9 +176,7 @@ def group_phases(graph: Graph, implementation: str, constants: frozenset[int],
         if implementation == "separable":
             known = tiles if isinstance(tiles, SeparableSpace) else SeparableSpace(graph)
             once = read_once(graph, constants)
-            return Work(product=replace(_product(known.product, once),
-                                        form=separable_form(known, once),
-                                        before=_product(known.window, once)))
+            return Work(product=_separable(known, once))
         low = Space(graph)
         if small_windows(graph):
             write_out(low.puller)
@@ -532,6 +530,14 @@ def _product(s: ContractionSpace, once: frozenset[int]) -> ProductWork:
                        residuals=residuals, stride=stride, arrays=arrays, form=form,
                        windows=None if form.fan is None else
                        _windows(s, form, [*s.batch, *s.columns]))
+
+
+def _separable(s: SeparableSpace, once: frozenset[int]) -> ProductWork:
+    """A depthwise convolution and its pointwise neighbors."""
+    before = None if s.before is None else _product(s.before, once).windows
+    window = replace(_product(s.window, once), before=before)
+    last = window if s.product is None else replace(_product(s.product, once), before=window)
+    return replace(last, form=separable_form(s, once))
 
 
 def _windows(s: ContractionSpace, form: Form, channels: Sequence[Axis]) -> ProductWork:

@@ -9,7 +9,7 @@ one column per objective, from which a multi-objective search builds its front.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from operator import attrgetter
 from typing import Protocol, runtime_checkable
 
@@ -59,6 +59,12 @@ class Phase:
     """1 where the innermost loop is not vectorized."""
     sums: float = 0.0
     """1 where the innermost loop ends in a sum over the lanes of a vector."""
+
+    def times(self, often: float) -> Phase:
+        """The same so often, where that is a number of its own."""
+        counts = ("fma", "plain", "special", "loads", "stores", "apart", "far", "spilled", "outer",
+                  "entries")
+        return replace(self, **{name: getattr(self, name) * often for name in counts})
 
 
 @dataclass(frozen=True, slots=True)

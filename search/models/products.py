@@ -8,7 +8,8 @@ tiles. What does not hide are results: many vectors that leave a micro-tile at o
 products behind them (``held_up``).
 
 *Lines.* A depthwise convolution in the same kernel computes the rows of a block, a few lines of
-pixels, into scratch; then all panels follow.
+pixels, into scratch; then all panels follow. Another convolution may compute the lines that it
+reads, those at the border of two tiles twice.
 
 *Winograd's F(m x m, 3 x 3).* Of every square of ``m x m`` outputs, ``(m + 2)^2`` pixels are
 transformed per channel into scratch, as often as there are blocks of panels; as many products of
@@ -19,7 +20,7 @@ whatever follows. Additions per transform are those of ``ir.winograd``.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from ...ir.contraction import panels_together, rows_of_block
@@ -30,9 +31,11 @@ from ...ir.variants import (
     BURST,
     PREFETCHES,
     WAYS,
+    Form,
     Tiling,
     Variant,
     in_windows,
+    lines_of_tile,
     micro_tile,
     narrowest,
     separable_tiling,
@@ -80,17 +83,50 @@ def count_product(p: ProductWork, number: Number, variant: Variant, target: Targ
     """The phases of a contraction in a variant on ``target`` (None: ``NOMINAL``)."""
     machine = NOMINAL if target is None else target
     given = dict(variant)
+    if p.form.lines is not None:
+        return _separable(p, number, machine, given)
     if p.form.kind == "depthwise":
         return _depthwise(p, number, bool(given.get("window", 1)), machine)
     if p.windows is not None and in_windows(p.form, machine, given):
         return _depthwise(p.windows, number, True, machine)
-    if p.before is not None:
-        lines, plan = separable_tiling(p.form, machine, given)
-        return _Separable(p, number, plan, machine, lines).count()
     plan = tiling(p.form, machine, given)
     if plan.winograd and isinstance(p.form.images, Images):
         return _Winograd(p, p.form.images, number, plan, machine).count()
     return _Direct(p, number, plan, machine).count()
+
+
+def _separable(p: ProductWork, number: Number, machine: Target, given: Mapping[str, int]
+               ) -> ProductCount:
+    """Lines of a depthwise convolution, those that it reads and what is behind it."""
+    assert p.form.lines is not None and p.before is not None
+    if p.form.columns != 0:
+        lines, plan = separable_tiling(p.form, machine, given)
+        return _Separable(p, number, plan, machine, lines).count()
+    lines = given.get("lines") or lines_of_tile(p.form, machine)
+    tiles = max(1.0, math.ceil(number(p.form.lines.count) / lines))
+    return ProductCount([*_needed(p, p.form, number, machine, lines),
+                         *_depthwise(p, number, True, machine).phases], tiles)
+
+
+def _needed(window: ProductWork, form: Form, number: Number, machine: Target, lines: int
+            ) -> list[Phase]:
+    """What the windows of a tile of ``lines`` lines read, where it is computed before them; lines
+    at the border of two tiles in both."""
+    needed = form.needed
+    if window.before is None or needed is None or form.lines is None:
+        return []
+    count, held = number(needed.lines.count), number(needed.most(lines))
+    tiles = math.ceil(number(form.lines.count) / lines)
+    often = max(1.0, min(tiles * held, count + (tiles - 1) * max(
+        needed.reach - number(needed.step), 0.0)) / max(count, 1.0))
+    nbytes = F32.itemsize * held * needed.lines.width * needed.lines.channels
+    phases = []
+    for phase in _depthwise(window.before, number, True, machine).phases:
+        spilled = phase.spilled
+        if nbytes > machine.l2_bytes:  # written, and read again
+            spilled += 2 * phase.stores * machine.l2_rate / machine.l3_rate
+        phases.append(replace(phase, spilled=spilled).times(often))
+    return phases
 
 
 def _depthwise(p: ProductWork, number: Number, windows: bool, machine: Target) -> ProductCount:
@@ -281,11 +317,12 @@ class _Separable(_Direct):
                  ) -> None:
         super().__init__(p, number, plan, machine)
         assert p.form.lines is not None
-        self.tile_rows = lines * p.form.lines.width
+        self.lines, self.tile_rows = lines, lines * p.form.lines.width
 
     def count(self) -> ProductCount:
         assert self.p.before is not None
-        found = _depthwise(self.p.before, self.number, True, self.machine).phases
+        found = _needed(self.p.before, self.p.form, self.number, self.machine, self.lines)
+        found += _depthwise(self.p.before, self.number, True, self.machine).phases
         count = super().count()
         if 4 * self.depth * self.block > self.machine.l2_bytes / 2:  # written, and read again
             slower = self.machine.l2_rate / self.machine.l3_rate
