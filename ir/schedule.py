@@ -32,7 +32,7 @@ from .graph import Graph, Node, Value
 
 FUSED = ("loops", "contract", "separable", "attention")
 """loops: emitted loop nests; contract: a micro-kernel with its epilogue; separable: a depthwise
-convolution and the pointwise one behind it, in lines; attention: softmax between two contractions,
+convolution and the pointwise ones around it, in lines; attention: softmax between two contractions,
 in blocks. All of them are written from the group as a graph of its own."""
 IMPLEMENTATIONS = (*FUSED, "opaque", "view", "bind", "control", "host")
 """opaque: the op's own kernel; view: the same memory; bind, control, host: steps of the runtime."""
