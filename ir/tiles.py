@@ -443,6 +443,34 @@ def load_positions(ex: Ex) -> list[Dim]:
     return found
 
 
+def interleaved(axes: Sequence[Axis], stores: Sequence[tuple[Dim, Ex]]) -> int:
+    """Length of the innermost loop where that is short and puts side by side what the loop around
+    it reads side by side (``stores``: position, value); else 0. LLVM makes shuffles of vectors of
+    it, four times as fast as one element after the other, where it knows how far apart the loop
+    around it stores; not of what a condition guards."""
+    size = axes[-1].hi if len(axes) > 1 else 0
+    if not isinstance(size, int) or not 1 < size <= SHORT:
+        return 0
+    around, inner = name_of(axes[-2].var), name_of(axes[-1].var)
+    crossed = any(coefficient(d, around) == 1 for _, ex in stores for d in load_positions(ex))
+    known = all((coefficient(at, around), coefficient(at, inner)) == (size, 1)
+                and not _guarded(ex) for at, ex in stores)
+    return size if crossed and known else 0
+
+
+def _guarded(ex: Ex) -> bool:
+    """Whether a condition guards a part of an expression."""
+    stack, seen = [ex], {ex}
+    while stack:
+        e = stack.pop()
+        if e.kind == "guard":
+            return True
+        more = [a for a in e.args if a not in seen]
+        seen.update(more)
+        stack += more
+    return False
+
+
 def crossing(axes: Sequence[Axis], loads: Sequence[Dim]) -> int | None:
     """The loop along which some operand is contiguous while the innermost one jumps in it, if both
     are long enough to go in blocks (a transpose); else None."""

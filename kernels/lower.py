@@ -43,6 +43,7 @@ from ..ir.tiles import (
     Space,
     TileSpace,
     crossing,
+    interleaved,
     kept,
     load_positions,
     reduction_body,
@@ -273,6 +274,9 @@ def _map_domain(low: Lowering, axes: list[Axis], index: Index, outputs: list[int
         for k, v, ex in zip(outputs, values, pulled, strict=True)
     ]
     axes, body = low.simplify(axes, body)
+    moving = [a for a in axes if isinstance(a.var, Expr)]
+    if length := interleaved(moving, [(item.position, item.value) for item in body]):
+        low.literals |= {length}
     return tile_map(axes, body, low.names)
 
 

@@ -42,6 +42,7 @@ from ..ir.tiles import (
     Space,
     TileSpace,
     crossing,
+    interleaved,
     kept,
     load_positions,
     reduction_body,
@@ -294,6 +295,8 @@ def _loop(low: Space, rows: Sequence[Axis], inner: Sequence[Axis],
         values = [map_dims(ex, rename, memo) for ex in values]
         targets = [rename(d) for d in targets]
     count = _Counter(low, outside, axes, mapping, cut, shared)
+    if cut and (length := interleaved(count.axes, list(zip(targets, values, strict=True)))):
+        count.interleave(length)
     for ex in values:
         count.value(ex)
     for (_, ex), at in zip(stores, targets, strict=True):
@@ -341,19 +344,16 @@ class _Counter:
         last = moving[-1].hi if len(moving) > 1 and not shared else SHORT + 1
         if isinstance(last, int) and last <= SHORT:
             self.work.joined = moving[-2].hi
-        self.beside, self.shuffles = "", 0
-        """The loop around an innermost one of two, four or eight, along which elements side by side
-        are shuffled into place by vectors, and how often each of these is. Where nothing is
-        computed, LLVM moves element by element."""
-        if self.work.joined != 1 and isinstance(last, int) and last & (last - 1) == 0:
-            self.beside, self.shuffles = name_of(moving[-2].var), last.bit_length() - 1
+        self.beside = ""
+        """The loop around the innermost one where that interleaves what it reads side by side."""
         self.shares: dict[Ex, float] = {}
         self.variables: dict[Ex, frozenset[str]] = {}
 
-    @property
-    def computes(self) -> bool:
-        """Whether operations were counted in the innermost loop."""
-        return self.work.plain + self.work.special > 0
+    def interleave(self, length: int) -> None:
+        """The innermost loop is vectorized along the one around it: ``length`` vectors are shuffled
+        into place as they are stored."""
+        self.beside = name_of(self.axes[-2].var)
+        self.work.plain += (length - 1).bit_length()
 
     def level(self, names: frozenset[str]) -> int:
         """The innermost loop among ``names``, 0 for none."""
@@ -438,11 +438,8 @@ class _Counter:
             self.add(more, level, special=False)
             return
         self.divisions(at, more)
-        if self.together(at):
+        if self.together(at) or self.beside and coefficient(at, self.beside) == 1:
             self.work.loads += more * itemsize
-        elif self.beside and coefficient(at, self.beside) == 1 and self.computes:
-            self.work.loads += more * itemsize
-            self.work.plain += more * self.shuffles
         else:
             self.work.apart.append((more, self.stride(at, itemsize)))
         for name in free_vars(at) if isinstance(at, Expr) else ():

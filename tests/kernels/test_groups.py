@@ -26,6 +26,7 @@ from evonnx.ir.schedule import Group, Schedule
 from evonnx.ir.target import Target
 from evonnx.ir.tiles import Space, TileSpace
 from evonnx.ir.types import BF16, F16, F32, F64, I32, I64, U8, DType, TensorType
+from evonnx.kernels.emit import emit
 from evonnx.kernels.lower import lower_loops
 from evonnx.runtime.cache import ObjectCache
 from evonnx.runtime.executable import Executable
@@ -120,6 +121,24 @@ def test_blocks_are_turned_in_registers(shape: tuple[int, ...], perm: tuple[int,
         at = b.const(np.arange(20) % shape[0])
         check(b.op("transpose", b.op("gather", x, at, axis=0), perm=perm), b, feeds, tolerance=0,
               target=target)
+
+
+@pytest.mark.parametrize("groups", [2, 3, 4, 5, 8])
+def test_short_transposes_are_shuffles(groups: int) -> None:
+    """The innermost loop interleaves a few channels: of lengths that fill no vectors, of operands
+    that are read side by side and of one that is not, with NaN, guarded and not."""
+    b = Builder()
+    x = b.input("x", TensorType(F32, (5, groups, 35)))
+    scale = b.input("s", TensorType(F32, (groups, 35)))
+    other = b.input("o", TensorType(F32, (5, 35, groups)))
+    turned = b.op("transpose", b.op("relu", b.op("mul", x, scale)), perm=(0, 2, 1))
+    feeds = {"x": array(5, groups, 35), "s": array(groups, 35), "o": array(5, 35, groups)}
+    feeds["x"][0, 0, :3] = np.nan, np.inf, -np.inf
+    y = b.op("add", turned, other)
+    assert check(y, b, feeds) == "loops"
+    assert f"* {groups} + " in emit(lower_loops(b.build({"y": y}))).source
+    padded = b.op("pad", turned, 7.0, lo=(0, 1, 0), hi=(0, 2, 0), mode="constant")
+    assert check({"y": padded}, b, feeds) == "loops"
 
 
 def test_a_transpose_is_four_loops() -> None:
