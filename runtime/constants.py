@@ -15,7 +15,7 @@ import numpy as np
 
 from ..ir.errors import CompileError, quote
 from ..ir.graph import Constants
-from ..ir.types import DTYPES
+from ..ir.types import DTYPES, TensorType, Type
 from ..ir.winograd import Transforms
 from ..kernels.micro.packing import pack_b
 from .frame import aligned_empty, data_address
@@ -202,15 +202,18 @@ def prepare(
 
     ``threads`` many pack at a time: NumPy copies without the interpreter lock.
     """
-    specs: dict[Key, ConstSpec] = {}
+    sized: dict[Key, tuple[int, ConstSpec]] = {}
     found: dict[Key, np.ndarray] = {}
     for program in programs:
-        for spec in program.constants.values():
+        for b, spec in program.constants.items():
             key = spec.digest, spec.transform
             if known is not None and key in known:
                 found[key] = known[key]
             else:
-                specs.setdefault(key, spec)
+                sized.setdefault(key, (_bytes(program.buffers[b].type), spec))
+    # The largest first: what packing takes besides is most while there is least.
+    order = sorted(sized.items(), key=lambda entry: -entry[1][0])
+    specs = {key: spec for key, (_, spec) in order}
     packed = sum(spec.transform is not None for spec in specs.values())
     if threads == 1 or packed < _FEW:
         return found | {key: _prepare(spec, table) for key, spec in specs.items()}
@@ -219,6 +222,12 @@ def prepare(
     with ThreadPoolExecutor(min(threads, _PACKERS), "evonnx-pack") as pool:
         arrays = pool.map(lambda spec: _prepare(spec, table), specs.values())
         return found | dict(zip(specs, arrays, strict=True))
+
+
+def _bytes(kind: Type) -> int:
+    """Bytes of a constant, as far as its type says them."""
+    nbytes = kind.nbytes() if isinstance(kind, TensorType) and kind.dtype.kind != "s" else 0
+    return nbytes if isinstance(nbytes, int) else 0
 
 
 def _prepare(spec: ConstSpec, table: Constants) -> np.ndarray:

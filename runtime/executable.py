@@ -86,7 +86,9 @@ def make_parts(
     def pack() -> None:
         nonlocal seconds
         start = time.perf_counter()
-        packed.update(prepare(programs, constants, threads, known))
+        # While workers compile, time is not short: one after another takes less memory.
+        count = 1 if crew is not None and crew.apart else threads
+        packed.update(prepare(programs, constants, count, known))
         seconds = time.perf_counter() - start
 
     code = build(programs, target, cache, progress, crew, pack)
