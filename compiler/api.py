@@ -20,7 +20,7 @@ from ..ir.target import Target
 from ..ir.types import Type
 from ..runtime.cache import CacheRecord, ObjectCache
 from ..runtime.crew import Crew
-from ..runtime.executable import Executable, Parts, measure_peak
+from ..runtime.executable import Executable, Parts, measure_peak, return_free_memory
 from ..runtime.objects import link
 from ..runtime.program import Program
 from ..runtime.seen import SeenFiles
@@ -374,6 +374,7 @@ def _compiled(request: Request, threads: int | None, objects: ObjectCache | None
     if programs is not None:
         clock.stage("keep")
         found += _keep(programs, request, stages, executable)
+    return_free_memory()  # what the compiler took comes before what the first call takes
     clock.stage("")
     compiled = Compiled(request, executable, stages, clock.seconds, found)
     if check is not False:

@@ -29,7 +29,7 @@ TINY = 4096
 """... but for ops that only move or repeat elements, which cost less than reading a constant."""
 RAMP = 64 << 10
 """Ramps of at most this many bytes count as constants where something is computed from them."""
-LATER = 512 << 10
+LATER = 64 << 10
 """Results of more bytes are computed when they are read."""
 _NEVER = frozenset({"random", "control", "host", "dynamic"})
 

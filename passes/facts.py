@@ -55,10 +55,11 @@ def _uniform(constants: Constants, value: Value) -> float | int | bool | None:
 
 
 def array_of(constants: Constants, value: Value) -> np.ndarray:
-    """The array of a constant; raises ``Refusal`` for any other value."""
+    """The array of a constant, which is not kept in memory for it; raises ``Refusal`` for any other
+    value."""
     if value.node.op != "const":
         raise Refusal(f"{value.node.op} is not a constant")
-    return constants.get(value.node.attrs["digest"])
+    return constants.read(value.node.attrs["digest"])
 
 
 def is_const(value: Value | None) -> bool:

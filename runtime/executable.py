@@ -288,7 +288,7 @@ def measure_peak(executable: Executable, feeds: Mapping[str, np.ndarray]) -> int
     """
     executable.trim()
     gc.collect()
-    _return_free_memory()
+    return_free_memory()
     before = resident_peak(reset=True)
     outputs = executable.run_list(feeds)
     after = resident_peak()
@@ -298,8 +298,8 @@ def measure_peak(executable: Executable, feeds: Mapping[str, np.ndarray]) -> int
     return after - before
 
 
-def _return_free_memory() -> None:
-    """Makes the C library give freed pages back, so that using them again shows (glibc)."""
+def return_free_memory() -> None:
+    """Makes the C library give freed pages back to the system (glibc)."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(ctypes.c_size_t(0))
