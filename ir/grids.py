@@ -35,19 +35,69 @@ DEPTHWISE = Fan()
 
 
 @dataclass(frozen=True, slots=True)
+class Taps:
+    """Taps of windows along one axis, in units of the grid."""
+
+    count: int
+    stride: int
+    """Units from one window to the next."""
+    dilation: int
+    """Units from one tap to the next."""
+
+    def span(self, windows: Dim) -> Dim:
+        """Units that so many neighboring windows reach over, at least one of them."""
+        return (windows - 1) * self.stride + ((self.count - 1) * self.dilation + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """How windows move along one axis of an image."""
+
+    taps: Taps
+    step: Dim
+    """Elements of a unit."""
+    at: int = 0
+    """Where unit 0 of the first window lies, as ``lo`` and ``hi`` count."""
+    unit: int = 1
+    """What a unit is, as they count."""
+    lo: int | None = None
+    hi: Dim = 0
+    """Which positions are inside the image; ``lo`` is None where all are."""
+
+    def inside(self, first: Dim, windows: Dim) -> tuple[Dim, Dim]:
+        """The first unit inside the image, and the first one behind it, of so many windows from
+        number ``first`` on; counted from where that begins."""
+        span = self.taps.span(windows)
+        if self.lo is None:
+            return 0, span
+        start = self.at + first * (self.taps.stride * self.unit)
+
+        def number(position: Dim) -> Dim:
+            return dmin(dmax(floordiv(position - start + (self.unit - 1), self.unit), 0), span)
+
+        return number(self.lo), number(self.hi)
+
+    def within(self, c: Cond, window: str, tap: str) -> Reach | None:
+        """The same where a condition on the axis holds, in the variables of window and tap; None
+        where it does not move as they do."""
+        step, move = coefficient(c.expr, tap), coefficient(c.expr, window)
+        at = substitute(c.expr, {window: 0, tap: 0})
+        if not isinstance(move, int) or not isinstance(at, int) or not isinstance(c.lo, int):
+            return None
+        unit = move // self.taps.stride
+        if unit < 1 or (move, step) != (unit * self.taps.stride, unit * self.taps.dilation):
+            return None
+        return replace(self, at=at, unit=unit, lo=c.lo, hi=c.hi)
+
+
+@dataclass(frozen=True, slots=True)
 class Grid:
     """Windows on a grid of columns and rows."""
 
-    stride: int
-    """Columns from one window to the next."""
-    dilation: int
-    """Columns from one tap to the next."""
-    column: Dim
-    """Elements from one column to the next."""
+    across: Reach
+    """The columns of a line of windows."""
     row: Dim
     """Elements from one row of a window to the next."""
-    width: int
-    """Taps of a row."""
     height: Dim = 1
     """Rows of a plane of weights."""
     first_row: Dim = 0
@@ -60,26 +110,8 @@ class Grid:
     """First plane of the window that lies inside the image."""
     planes: Dim = 1
     """How many do."""
-    at: int = 0
-    """Where column 0 of the line's first window lies, in the units of ``lo`` and ``hi``."""
-    unit: int = 1
-    """What a column is in these units."""
-    lo: int | None = None
-    hi: Dim = 0
-    """Which positions are inside the image; ``lo`` is None where all are."""
-
-    def inside(self, first: Dim, pixels: Dim) -> tuple[Dim, Dim]:
-        """The first column inside the image, and the first one behind it, of the windows from
-        pixel ``first`` of the line on."""
-        columns = (pixels - 1) * self.stride + ((self.width - 1) * self.dilation + 1)
-        if self.lo is None:
-            return 0, columns
-        start = self.at + first * (self.stride * self.unit)
-
-        def column(position: Dim) -> Dim:
-            return dmin(dmax(floordiv(position - start + (self.unit - 1), self.unit), 0), columns)
-
-        return column(self.lo), column(self.hi)
+    down: Reach | None = None
+    """The rows of neighboring lines of windows, where these are on the grid as well."""
 
 
 def fan_of(space: ContractionSpace) -> Fan | None:
@@ -122,21 +154,20 @@ def find_grid(space: ContractionSpace) -> Grid | None:
     line = name_of(space.rows[-1].var)
     step = coefficient(position, line)
     if not taps and step is not None and not space.body.conds:
-        return Grid(1, 1, step, 0, 1)
+        return Grid(Reach(Taps(1, 1, 1), step), 0)
     across = taps[-1] if taps else None
     tap = None if across is None else coefficient(position, name_of(across.var))
     if across is None or tap is None or step is None or not isinstance(across.hi, int):
         return None
-    found = _columns(tap, step)
+    reach = _reach(tap, step, across.hi)
     down = taps[-2] if len(taps) > 1 else None
     deep = taps[-3] if len(taps) > 2 else None
     row, plane = (0 if axis is None else coefficient(position, name_of(axis.var))
                   for axis in (down, deep))
-    if found is None or row is None or plane is None:
+    if reach is None or row is None or plane is None:
         return None
-    column, dilation, stride = found
     height, planes = (1 if axis is None else axis.hi for axis in (down, deep))
-    grid = Grid(stride, dilation, column, row, across.hi, height, 0, height, plane, 0, planes)
+    grid = Grid(reach, row, height, 0, height, plane, 0, planes, _down(space, down, row))
     left = [axis for axis in (across, down, deep) if axis is not None]
     for c in space.body.conds:
         moved = [axis for axis in left if name_of(axis.var) in free_vars(c.expr)]
@@ -148,11 +179,25 @@ def find_grid(space: ContractionSpace) -> Grid | None:
     return grid
 
 
+def _down(space: ContractionSpace, down: Axis | None, row: Dim) -> Reach | None:
+    """The rows of neighboring lines of windows, if these are on the grid."""
+    if down is None or len(space.rows) < 2 or not isinstance(down.hi, int):
+        return None
+    line, tap = (name_of(axis.var) for axis in (space.rows[-2], down))
+    step = coefficient(space.a.data[1], line)
+    reach = None if step is None else _reach(row, step, down.hi)
+    for c in space.body.conds:
+        if reach is not None and not free_vars(c.expr).isdisjoint((line, tap)):
+            reach = reach.within(c, line, tap)
+    return reach
+
+
 def _cut(grid: Grid, c: Cond, line: str, axis: Axis, across: Axis, deep: Axis | None
          ) -> Grid | None:
     """The grid with the condition on one axis of its windows."""
     if axis is across:
-        return _horizontal(grid, c, line, name_of(axis.var))
+        reach = grid.across.within(c, line, name_of(axis.var))
+        return None if reach is None else replace(grid, across=reach)
     inside = None if line in free_vars(c.expr) else _vertical(c, axis)
     if inside is None:
         return None
@@ -160,18 +205,6 @@ def _cut(grid: Grid, c: Cond, line: str, axis: Axis, across: Axis, deep: Axis | 
     if axis is deep:
         return replace(grid, first_plane=first, planes=count)
     return replace(grid, first_row=first, rows=count)
-
-
-def _horizontal(grid: Grid, c: Cond, line: str, across: str) -> Grid | None:
-    """The grid with the condition on its columns."""
-    step, move = coefficient(c.expr, across), coefficient(c.expr, line)
-    at = substitute(c.expr, {line: 0, across: 0})
-    if not isinstance(move, int) or not isinstance(at, int) or not isinstance(c.lo, int):
-        return None
-    unit = move // grid.stride
-    if unit < 1 or (move, step) != (unit * grid.stride, unit * grid.dilation):
-        return None
-    return replace(grid, at=at, unit=unit, lo=c.lo, hi=c.hi)
 
 
 def _vertical(c: Cond, axis: Axis) -> tuple[Dim, Dim] | None:
@@ -185,13 +218,13 @@ def _vertical(c: Cond, axis: Axis) -> tuple[Dim, Dim] | None:
     return first, dmax(0, end - first)
 
 
-def _columns(tap: Dim, step: Dim) -> tuple[Dim, int, int] | None:
-    """``(elements of a column, dilation, stride)`` of taps ``tap`` and windows ``step`` elements
-    apart, if they lie on a grid."""
+def _reach(tap: Dim, step: Dim, count: int) -> Reach | None:
+    """``count`` taps ``tap`` elements apart of windows ``step`` elements apart, if they lie on a
+    grid."""
     if isinstance(tap, int) and isinstance(step, int):
         unit = math.gcd(tap, step)
-        return (unit, tap // unit, step // unit) if tap > 0 and step > 0 else None
+        return Reach(Taps(count, step // unit, tap // unit), unit) if min(tap, step) > 0 else None
     stride = floordiv(step, tap) if tap != 0 else 0
     if not isinstance(stride, int) or stride <= 0 or stride * tap != step:
         return None
-    return tap, 1, stride
+    return Reach(Taps(count, stride, 1), tap)

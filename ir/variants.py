@@ -140,7 +140,7 @@ def contraction_form(space: ContractionSpace, once: frozenset[int]) -> Form:
     return Form("bytes" if space.bytes else "product", rows, space.columns[-1].hi,
                 product(a.hi for a in space.body.reduced), product(a.hi for a in space.run),
                 crowded, winograd_form(space, constant), None if grid is None else fan,
-                bool(space.batch), 1 if grid is None else grid.width)
+                bool(space.batch), 1 if grid is None else grid.across.taps.count)
 
 
 def separable_form(space: SeparableSpace, once: frozenset[int]) -> Form:

@@ -5,10 +5,11 @@ A tile is a few lines of the output image, or a part of one where there are few.
 ``window`` computes a few neighboring pixels at once: it needs no table, loads each input pixel once
 per row of the windows, reads a row of zeros for columns to the left and right of the image, and
 what lies above or below the image, or in planes before or behind it, is left out by giving it fewer
-rows and planes. Windows that it has no form of go through a table of addresses (zeros outside the
-image) to the micro-kernel ``depthwise``; those of groups are products (``contract``) instead. The
-last pixels of a line begin earlier instead of being cut, so some are computed twice, but none is
-padded.
+rows and planes. Small windows are computed by ``block``, two or three lines at once, which share
+the pixels that are loaded; ``window`` has the lines that are left over. Windows that neither has a
+form of go through a table of addresses (zeros outside the image) to the micro-kernel ``depthwise``;
+those of groups are products (``contract``) instead. The last pixels of a line begin earlier instead
+of being cut, so some are computed twice, but none is padded.
 
 Bias and limits are applied in registers (``epilogue``), and a channels-first result leaves a strip
 of scratch turned; what else follows is a loop nest over a strip. Pixels of a quantized image are
@@ -22,7 +23,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ..ir.access import Cond, linear_index
-from ..ir.axes import Axis, name_of
+from ..ir.axes import Axis, coefficient, name_of
 from ..ir.contraction import SPLITS, ContractionSpace, least_rows
 from ..ir.dim_functions import ceil_div, dmax, dmin
 from ..ir.dim_values import substitute
@@ -35,7 +36,8 @@ from ..ir.target import Target
 from ..ir.types import F32, I8, I64, U8
 from ..ir.variants import best_height
 from .lower import TURN_KERNEL, Lowering, rows_per_tile
-from .micro import MicroKernel, depthwise, window
+from .micro import MicroKernel, block, depthwise, window
+from .micro.blocks import block_shape
 from .micro.depthwise import window_rows
 from .nest import (
     Accumulate,
@@ -55,6 +57,10 @@ BLOCK_ELEMENTS = 1 << 14
 """Output elements of a tile: 64 KB of float32."""
 STRIP_ELEMENTS = 1 << 10
 """Sums that wait for their epilogue: a small part of a level-1 cache."""
+EVEN = 4
+"""Blocks of lines, at least, so that a few threads have about as much to do."""
+LARGE = 64
+"""Lines and pixels that are expected where nothing is known."""
 SHORTEST = 4
 """Micro-tiles of the shortest part of a line that is a tile of its own."""
 BLOCK_PIXELS, BLOCK_CHANNELS = 64, 64
@@ -66,12 +72,13 @@ _NAMES = {F32: "f32", U8: "u8", I8: "s8"}
 
 @dataclass(frozen=True, slots=True)
 class _Segment:
-    """Neighboring pixels ``[first, first + count)`` of a line and the micro-kernel for them;
-    ``count`` is 0 or at least the micro-kernel's number of pixels."""
+    """Neighboring pixels ``[first, first + count)`` of ``lines`` lines and the micro-kernel for
+    them; ``count`` is 0 or at least the micro-kernel's number of pixels."""
 
     first: Dim
     count: Dim
     tile: MicroKernel
+    lines: int
 
 
 class DepthwiseWriter:
@@ -95,6 +102,8 @@ class DepthwiseWriter:
         self.lane = self.low.names.var(self.after, "c")
         self.lead = rows[:-1]
         self.line = rows[-1] if rows else Axis(0, 1)
+        self.number: Dim = self.lead[-1].var if self.lead else 0
+        """Number of a line in the result."""
         self.taps = product(a.hi for a in self.space.taps)
         self.dtype = _NAMES[self.space.pixels]
         if self.space.zero:
@@ -105,19 +114,28 @@ class DepthwiseWriter:
 
     def nest(self) -> tuple[Nest, tuple[str, ...]]:
         """The whole kernel, and the micro-kernels it calls."""
-        steps = self.steps()
-        work = self.part * self.after
+        steps, lead = self.prepared(), list(self.lead)
+        work, size = self.part * self.after, self.at_once
         per = dmax(1, BLOCK_ELEMENTS // work) if isinstance(work, int) and work else dmax(
             1, ceil_div(BLOCK_ELEMENTS, dmax(work, 1)))
+        if size == 1:
+            steps += self.steps(1)
+        else:
+            line = lead[-1]
+            even = isinstance(line.hi, int) and line.hi % size == 0
+            b = self.low.names.var(ceil_div(line.hi, size))
+            steps += self.several(line.var, b * size, size if even else dmin(
+                size, line.hi - b * size), size)
+            lead[-1], per = Axis(b, ceil_div(line.hi, size)), dmax(1, per // size)
         parts = ceil_div(self.line.hi, self.part) if self.part != 0 else 1
-        rows = (*self.lead, Axis(self.line_part, parts)) if isinstance(
-            self.line_part, Expr) else tuple(self.lead)
+        rows = (*lead, Axis(self.line_part, parts)) if isinstance(
+            self.line_part, Expr) else tuple(lead)
         self.low.domains.append(Domain(rows, tuple(steps), rows_per_tile(rows, per)))
         nest = replace(self.low.nest(), shared=True, unrolled=True)
         return nest, called(nest)
 
-    def steps(self) -> list[Step]:
-        """What computes one part of a line."""
+    def prepared(self) -> list[Step]:
+        """What a tile begins with; decides how the image is cut, and makes scratch."""
         low, c = self.low, self.after
         self.zeros = low.new_scratch(self.space.pixels, self.before)
         self.strip = low.next_scratch(F32)
@@ -125,22 +143,63 @@ class DepthwiseWriter:
         if self.finish is not None and self.finish.turned and self.grid is None:
             self.finish = None
         self.cut_line()
-        segments = self.segments()
+        self.at_once, self.wide = self.block()
+        segments = [s for lines in {1, self.at_once} for s in self.segments(lines)]
         if self.turned:
             low.new_scratch(F32, BLOCK_CHANNELS * BLOCK_PIXELS)
         elif self.finish is None:
-            low.new_scratch(F32, c * max((self.together(s) for s in segments), default=1))
+            low.new_scratch(F32, c * max((s.lines * self.together(s) for s in segments), default=1))
         if self.grid is None:
             most = max((s.tile.mr for s in segments), default=1)
             self.table = low.new_scratch(I64, self.taps * most)
-        steps: list[Step] = []
-        if self.space.body.conds:
-            z, kind = low.names.var(self.before), self.space.pixels
-            zero = Ex("const", kind, (), 0.0 if kind == F32 else int(self.space.zero))
-            steps.append(Loop((Axis(z, self.before),) if isinstance(z, Expr) else (),
-                              (Store(self.zeros, z, zero),)))
-        return [*steps, *([self.turned_part(segments)] if self.turned else
-                          map(self.segment, segments))]
+        if not self.space.body.conds:
+            return []
+        z, kind = low.names.var(self.before), self.space.pixels
+        zero = Ex("const", kind, (), 0.0 if kind == F32 else int(self.space.zero))
+        return [Loop((Axis(z, self.before),) if isinstance(z, Expr) else (),
+                     (Store(self.zeros, z, zero),))]
+
+    def steps(self, lines: int) -> list[Step]:
+        """What computes one part of ``lines`` neighboring lines."""
+        segments = self.segments(lines)
+        return [self.turned_part(segments)] if self.turned else list(map(self.segment, segments))
+
+    def several(self, line: Dim, first: Dim, count: Dim, most: Dim,
+                lets: tuple[tuple[Dim, Dim], ...] = ()) -> list[Step]:
+        """What computes one part of ``count`` lines from ``first`` on, at most ``most``: blocks of
+        ``at_once`` lines, and what is left one by one. ``line`` is the variable of their number, of
+        which ``lets`` are made."""
+        size = self.at_once
+        blocks = count // size
+        # A loop even around one block: what is known of its number must not outlive it.
+        k = self.low.names.var(most // size + 1)
+        found: list[Step] = [Nested((Axis(k, blocks),), tuple(self.steps(size)),
+                                    ((line, first + k * size), *lets))]
+        if count != blocks * size:
+            rest = Axis(line, first + count, first + blocks * size)
+            found.append(Nested((rest,), tuple(self.steps(1)), lets))
+        return found
+
+    def most_lines(self) -> Dim:
+        """Neighboring lines that may be computed together."""
+        return self.lead[-1].hi if self.lead else 1
+
+    def block(self) -> tuple[int, int]:
+        """Lines that are computed at once, and pixels of each in a tile."""
+        grid, finish, most = self.grid, self.finish, self.most_lines()
+        if grid is None or grid.down is None or self.fan != DEPTHWISE or self.turned or (
+                not isinstance(self.number, Expr)):
+            return 1, 1
+        if finish is not None:
+            bias = 0 if finish.bias is None else finish.bias.position
+            if self.line_step(bias) != 0 or self.line_step(finish.out.position) is None:
+                return 1, 1
+        lines = least_rows(most)
+        if not isinstance(most, int):
+            lines = max(lines, LARGE)
+        every = max(lines, least_rows(product(a.hi for a in self.lead)))
+        return block_shape(self.target, self.dtype, grid.down.taps, grid.across.taps, lines,
+                           least_rows(self.part) or LARGE, max(1, -(-every // EVEN)))
 
     @property
     def turned(self) -> bool:
@@ -175,34 +234,39 @@ class DepthwiseWriter:
 
     # -- runs of pixels --------------------------------------------------------------------
 
-    def segments(self) -> list[_Segment]:
-        """The pixels of a part of a line by micro-kernel."""
+    def segments(self, lines: int) -> list[_Segment]:
+        """The pixels of a part of so many lines by micro-kernel."""
         first, count, grid = self.first, self.count, self.grid
 
         def tile(pixels: int) -> MicroKernel:
             if grid is None:
                 return depthwise(self.target, self.dtype, pixels)
-            return window(self.target, grid.width, grid.stride, self.dtype, pixels, grid.dilation,
+            taps = grid.across.taps
+            if lines > 1:
+                assert grid.down is not None
+                return block(self.target, grid.down.taps, taps, lines, pixels, self.dtype)
+            return window(self.target, taps.count, taps.stride, self.dtype, pixels, taps.dilation,
                           self.fan)
 
-        most = self.most if grid is None else window_rows(self.target, self.fan)
+        most = self.wide if lines > 1 else self.most if grid is None else window_rows(
+            self.target, self.fan)
         if isinstance(count, int):
-            pixels = max(1, min(most, count)) if grid is None else best_height(
+            pixels = max(1, min(most, count)) if grid is None or lines > 1 else best_height(
                 range(min(most, count), 0, -1), count) if count else 1
-            return [_Segment(first, count, tile(pixels))] if count else []
+            return [_Segment(first, count, tile(pixels), lines)] if count else []
         whole = count // most * most
-        return [_Segment(first, whole, tile(most)),
-                _Segment(first + whole, count - whole, tile(1))]
+        return [_Segment(first, whole, tile(most), lines),
+                _Segment(first + whole, count - whole, tile(1), lines)]
 
     # -- one run ---------------------------------------------------------------------------
 
     def together(self, s: _Segment) -> int:
-        """Pixels of a strip: ``window`` goes on by itself from tile to tile, as far as the strip
-        stays in the level-1 cache."""
+        """Pixels of a line of a strip: micro-kernels go on by themselves from tile to tile, as far
+        as the strip stays in the level-1 cache."""
         c, tile = self.after, s.tile.mr
         if self.grid is None or not isinstance(c, int):
             return tile
-        tiles = max(1, STRIP_ELEMENTS // (max(c, 1) * tile))
+        tiles = max(1, STRIP_ELEMENTS // (max(c, 1) * tile * s.lines))
         if not isinstance(s.count, int):
             return tile
         return min(tiles * tile, max(s.count, 1)) if s.count > tile else tile
@@ -210,18 +274,19 @@ class DepthwiseWriter:
     def segment(self, s: _Segment) -> Step:
         """The calls for one run of pixels, each with its epilogue."""
         if self.grid is not None and self.finish is not None:
-            return self.call(s.first, s.count, s.tile)
+            return self.call(s, s.first, s.count)
         size = self.together(s)
         q = self.low.names.var(ceil_div(self.part if isinstance(s.count, Expr) else s.count, size))
         first = s.first + dmin(q * size, s.count - size) if isinstance(q, Expr) else s.first
         steps: list[Step] = [] if self.grid else [self.fill_table(first, size)]
-        steps.append(self.call(first, size, s.tile))
+        steps.append(self.call(s, first, size))
         if self.finish is None:
-            loop, _ = self.epilogue(first)
+            loop, _ = self.epilogue(first, size, s.lines)
             lowest = dmax(s.first + q * size, self.begin)  # nothing is stored twice
             axes = (Axis(self.pixel, first + size, lowest),) if isinstance(
                 self.pixel, Expr) else ()
-            steps.append(replace(loop, axes=(*axes, *loop.axes)))
+            lead = loop.axes[:1] if s.lines > 1 else ()
+            steps.append(replace(loop, axes=(*lead, *axes, *loop.axes[len(lead):])))
         return Nested((Axis(q, ceil_div(s.count, size)),) if isinstance(q, Expr) else (),
                       tuple(steps))
 
@@ -231,7 +296,7 @@ class DepthwiseWriter:
         assert finish is not None
         b = n.var(ceil_div(c, BLOCK_CHANNELS))
         origin, channels = b * BLOCK_CHANNELS, dmin(BLOCK_CHANNELS, c - b * BLOCK_CHANNELS)
-        calls = [self.call(s.first, s.count, s.tile, (origin, channels)) for s in segments]
+        calls = [self.call(s, s.first, s.count, (origin, channels)) for s in segments]
         mapping: dict[str, Dim] = {name_of(v): at for v, at in (
             (self.pixel, self.first), (self.lane, origin)) if isinstance(v, Expr)}
         out = Address(finish.out.buffer, substitute(finish.out.position, mapping))
@@ -240,34 +305,66 @@ class DepthwiseWriter:
         axes = (Axis(b, ceil_div(c, BLOCK_CHANNELS)),) if isinstance(b, Expr) else ()
         return Nested(axes, (*calls, turn))
 
-    def call(self, first: Dim, pixels: Dim, tile: MicroKernel,
-             part: tuple[Dim, Dim] | None = None) -> Call:
-        """The micro-kernel for ``pixels`` from ``first`` on, of all channels or of ``part``: the
-        first and how many."""
+    def call(self, s: _Segment, first: Dim, pixels: Dim, part: tuple[Dim, Dim] | None = None
+             ) -> Call:
+        """The micro-kernel of ``s`` for ``pixels`` from ``first`` on, of all channels or of
+        ``part``: the first and how many."""
         c, (weights, place) = self.after, self.space.b.data
         place = substitute(place, dict.fromkeys(free_vars(place), 0))
         origin, channels = (0, c) if part is None else part
-        end, grid = self.finishing(first, origin), self.grid
+        out, ldo, *end = self.finishing(first, origin)
+        grid, symbol = self.grid, s.tile.symbol
         if grid is None:
-            return Call(tile.symbol, (Address(self.table, 0), self.taps, Address(weights, place), c,
-                                      c, *end))
+            return Call(symbol, (Address(self.table, 0), self.taps, Address(weights, place), c, c,
+                                 out, ldo, *end))
         mapping: dict[str, Dim] = {name_of(a.var): 0 for a in self.space.body.reduced}
         mapping |= {name_of(self.line.var): first}
         mapping |= self.channel_mapping(origin)
         buffer, position = self.space.a.data
-        x = Address(buffer, renamer(mapping)(position) + grid.first_row * grid.row
-                    + grid.first_plane * grid.plane)
-        row = grid.width * self.fan.before * c
-        skipped = (grid.first_plane * grid.height + grid.first_row) * row
-        w = Address(weights, place + skipped + origin)
-        left, right = grid.inside(first, pixels)
-        return Call(tile.symbol, (
-            pixels, x, grid.column, grid.row, grid.rows, grid.plane, grid.planes, left, right,
-            Address(self.zeros, 0), w, c, grid.height * row, channels, *end))
+        position = renamer(mapping)(position) + grid.first_plane * grid.plane
+        left, right = grid.across.inside(first, pixels)
+        row = grid.across.taps.count * self.fan.before * c
+        plane = grid.height * row
+        skipped, column = grid.first_plane * plane, grid.across.step
+        if s.lines > 1:
+            assert grid.down is not None
+            top, bottom = grid.down.inside(self.lead[-1].var, s.lines)
+            return Call(symbol, (
+                pixels, Address(buffer, position), column, grid.down.step, top, bottom, grid.plane,
+                grid.planes, left, right, Address(self.zeros, 0),
+                Address(weights, place + skipped + origin), c, plane, channels, out, ldo,
+                self.from_line(pixels), *end))
+        skipped += grid.first_row * row
+        return Call(symbol, (
+            pixels, Address(buffer, position + grid.first_row * grid.row), column, grid.row,
+            grid.rows, grid.plane, grid.planes, left, right, Address(self.zeros, 0),
+            Address(weights, place + skipped + origin), c, plane, channels, out, ldo, *end))
+
+    def from_line(self, pixels: Dim) -> Dim:
+        """Elements from one line of results to the next, of a strip of so many ``pixels``."""
+        step = pixels * self.after if self.finish is None else self.line_step(
+            self.finish.out.position)
+        assert step is not None
+        return step
+
+    @property
+    def line_names(self) -> set[str]:
+        """Variables that a line's number is told by."""
+        return {name_of(v) for v in (self.number, self.lead[-1].var)}
+
+    def line_step(self, position: Dim) -> Dim | None:
+        """How far a position moves from one line to the next; None where that is uneven."""
+        total: Dim = 0
+        for name in sorted(self.line_names):
+            step = coefficient(position, name)
+            if step is None:
+                return None
+            total = total + step
+        return total
 
     def finishing(self, first: Dim, origin: Dim = 0) -> tuple[Address | Dim | Ex, ...]:
-        """Output, bias, limits and zero point: the last arguments of a call for pixels from
-        ``first`` and channels from ``origin`` on."""
+        """Output, elements from pixel to pixel, bias, limits and zero point, where pixels from
+        ``first`` and channels from ``origin`` on are computed."""
         finish = self.finish
         zero = (Ex("const", F32, (), self.space.zero),) if self.space.zero else ()
         if finish is None:
@@ -308,11 +405,13 @@ class DepthwiseWriter:
         return SetRows((*taps, *inner), self.table, tap * mr + i,
                        Address(buffer, rename(start(position))), conds, self.zeros)
 
-    def epilogue(self, first: Dim) -> tuple[Loop, Finish | None]:
-        """Everything after the convolution: over channels of a pixel of the strip that begins at
-        pixel ``first``, and in registers if it can be."""
-        low, lane = self.low, self.lane
-        cell = Ex("load", F32, (), (self.strip, (self.pixel - first) * self.after + lane))
+    def epilogue(self, first: Dim, pixels: Dim = 0, lines: int = 1) -> tuple[Loop, Finish | None]:
+        """Everything after the convolution: over lines, if there are several, and channels of a
+        pixel of the strip of ``pixels`` that begins at pixel ``first``; in registers if it can
+        be."""
+        low, lane, line = self.low, self.lane, self.low.names.var(lines)
+        place = line * pixels + self.pixel - first
+        cell = Ex("load", F32, (), (self.strip, place * self.after + lane))
         low.puller.start()
         low.puller.provided[self.space.anchor.out] = lambda index: cell
         body: list[Store | Accumulate] = []
@@ -330,9 +429,12 @@ class DepthwiseWriter:
         elif axes:  # what follows takes the channels of a group apart
             mapping[name_of(lane)] = linear_index(
                 tuple(a.hi for a in axes), tuple(a.var for a in axes))
+        if isinstance(line, Expr):
+            mapping |= {name_of(v): v + line for v in (self.number, self.lead[-1].var)}
         body = low.rename(body, mapping)
         finish = self.in_registers(body, cell) if len(axes) == 1 else None
-        return Loop(tuple(axes), tuple(body)), finish
+        lead = [Axis(line, lines)] if isinstance(line, Expr) else []
+        return Loop((*lead, *axes), tuple(body)), finish
 
     def position(self, v: Value, index: Index) -> Dim:
         """Where an element of an output is stored."""

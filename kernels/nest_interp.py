@@ -195,6 +195,8 @@ class _Machine:
         table = re.fullmatch(r"mk_depthwise_(?:f32|[us]8z?)_(\d+)", step.name)
         window = re.fullmatch(r"mk_window_(?:f32|[us]8z?)_k(\d+)s(\d+)d(\d+)"
                               r"(?:g(\d+)to(\d+))?_(\d+)", step.name)
+        block = re.fullmatch(r"mk_block_(?:f32|[us]8z?)_k(\d+)x(\d+)s(\d+)x(\d+)d(\d+)x(\d+)"
+                             r"_(\d+)x(\d+)", step.name)
         square = re.fullmatch(r"mk_(pixels|results)_f32_(\d+)", step.name)
         if gemm:
             self.gemm(int(gemm[1]), self.panel, *args)
@@ -202,6 +204,8 @@ class _Machine:
             self.depthwise(int(table[1]), *args)
         elif window:
             self.window(*(int(g or 1) for g in window.groups()), *args)
+        elif block:
+            self.block(*map(int, block.groups()), *args)
         elif square:
             (self.pixels if square[1] == "pixels" else self.results)(int(square[2]), *args)
         elif step.name == "mk_turn_f32":
@@ -277,6 +281,26 @@ class _Machine:
                     tap = (ky * kw + kx) * before + i
                     total += own[:, i] * self.memory(w + kz * ldv + tap * ldw, channels)
             self.finish(total, r, out, ldo, bias, lo, hi)
+
+    def block(self, kh: int, kw: int, down: int, across: int, dilation_y: int, dilation_x: int,
+              lines: int, mr: int, pixels: int, x: int, ldx: int, ldy: int, top: int, bottom: int,
+              ldz: int, kd: int, left: int, right: int, outside: int, w: int, ldw: int, ldv: int,
+              channels: int, out: int, ldo: int, ldl: int, bias: int, lo: float, hi: float,
+              zero: float = 0.0) -> None:
+        """See ``micro.blocks.block_parameters``."""
+        if pixels < mr:
+            raise VerifyError(f"{pixels} pixels are fewer than the {mr} of the tile")
+        for line, r in np.ndindex(lines, pixels):
+            total = np.zeros(channels, np.float32)
+            for kz, ky, kx in np.ndindex(kd, kh, kw):
+                row, column = line * down + ky * dilation_y, r * across + kx * dilation_x
+                if top <= row < bottom:
+                    at = x + kz * ldz + row * ldy + column * ldx
+                    inside = left <= column < right
+                    pixel = self.memory(at if inside else outside, channels).astype(np.float32)
+                    total += (pixel - zero) * self.memory(
+                        w + kz * ldv + (ky * kw + kx) * ldw, channels)
+            self.finish(total, r, out + line * ldl, ldo, bias, lo, hi)
 
     def finish(self, total: np.ndarray, r: int, out: int, ldo: int, bias: int, lo: float,
                hi: float) -> None:

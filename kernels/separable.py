@@ -40,11 +40,13 @@ LINE = 16
 class _Lines(DepthwiseWriter):
     """Writes whole lines of a convolution by windows."""
 
-    def __init__(self, low: Lowering, target: Target, first: Dim, pixel: int | None) -> None:
-        """``first``: number of the first line. The result is scratch that begins with it, its
-        pixels ``pixel`` elements apart; None: it lies as it does without other parts."""
+    def __init__(self, low: Lowering, target: Target, first: Dim, most: Dim, pixel: int | None
+                 ) -> None:
+        """``first``: number of the first line; there are at most ``most``. The result is scratch
+        that begins with it, its pixels ``pixel`` elements apart; None: it lies as it does without
+        other parts."""
         super().__init__(low, target, windows=True)
-        self.first_line, self.pixel_step = first, pixel
+        self.first_line, self.room, self.pixel_step = first, most, pixel
         lead = [a for a in self.lead if isinstance(a.var, Expr)]
         self.outer = lead
         """Axes of the lines."""
@@ -53,14 +55,24 @@ class _Lines(DepthwiseWriter):
 
     def lines(self, last: Dim) -> Step:
         """The lines from the first on, up to ``last``."""
-        steps = tuple(self.steps())
+        steps = self.prepared()
         if not isinstance(self.number, Expr):
-            return Nested((), steps)
+            return Nested((), (*steps, *self.steps(1)))
         lets: tuple[tuple[Dim, Dim], ...] = ()
         if len(self.outer) > 1:
             at = places(self.outer, self.number)
             lets = tuple((axis.var, at[name_of(axis.var)]) for axis in self.outer)
-        return Nested((Axis(self.number, last, self.first_line),), steps, lets)
+        if self.at_once > 1:
+            return Nested((), (*steps, *self.several(
+                self.number, self.first_line, last - self.first_line, self.room, lets)))
+        each = Axis(self.number, last, self.first_line)
+        return Nested((), (*steps, Nested((each,), tuple(self.steps(1)), lets)))
+
+    def most_lines(self) -> Dim:
+        if len(self.outer) <= 1:
+            return self.room
+        height = self.outer[-1].hi  # blocks of lines have to lie within an image
+        return 2 if isinstance(height, int) and height % 2 == self.room % 2 == 0 else 1
 
     def read_from(self, first: Dim, line: int) -> None:
         """The image is scratch that begins with line ``first``, of ``line`` elements each."""
@@ -86,12 +98,12 @@ def window_lines(low: Lowering, space: SeparableSpace, target: Target, result: i
     last, needed = dmin(space.lines.count, first + lines), space.needed
     graph = space.window.low.graph
     if space.before is None or needed is None:
-        return _Lines(low.part(graph, result), target, first, pixel).lines(last)
-    wide = needed.lines
-    scratch = low.new_scratch(F32, needed.most(lines) * wide.width * wide.channels)
+        return _Lines(low.part(graph, result), target, first, lines, pixel).lines(last)
+    wide, most = needed.lines, needed.most(lines)
+    scratch = low.new_scratch(F32, most * wide.width * wide.channels)
     begin = low.names.var(wide.count)
-    before = _Lines(low.part(space.before.low.graph, scratch), target, begin, wide.channels)
-    window = _Lines(low.part(graph, result, scratch), target, first, pixel)
+    before = _Lines(low.part(space.before.low.graph, scratch), target, begin, most, wide.channels)
+    window = _Lines(low.part(graph, result, scratch), target, first, lines, pixel)
     window.read_from(begin, wide.width * wide.channels)
     start, end = needed.range(first, last - 1)
     lets = ((begin, start),) if isinstance(begin, Expr) else ()

@@ -35,9 +35,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...ir.errors import CompileError, quote
-from ...ir.grids import DEPTHWISE, Fan
+from ...ir.grids import DEPTHWISE, Fan, Taps
 from ...ir.target import Target
 from ...ir.variants import narrowest
+from . import blocks as _blocks
 from . import depthwise as _depthwise
 from . import gemm as _gemm
 from . import packing as _packing
@@ -166,6 +167,25 @@ def window(
     return MicroKernel(symbol, target, rows, nv, nv * width, arguments, text)
 
 
+def block(target: Target, down: Taps, across: Taps, lines: int, mr: int, dtype: str = "f32"
+          ) -> MicroKernel:
+    """The tile of ``lines`` lines of ``mr`` pixels of a depthwise convolution, whose windows are
+    ``down`` rows and ``across`` columns; pixels as in ``depthwise``."""
+    nv = _blocks.block_vectors(target, dtype, down, across, lines, mr)
+    if nv < 1:
+        raise CompileError(f"a tile of {lines} lines of {mr} pixels leaves no register for "
+                           f"windows of {down.count}x{across.count}: take a smaller one")
+    pairs = (f"{a}x{b}" for a, b in zip(
+        *((t.count, t.stride, t.dilation) for t in (down, across)), strict=True))
+    symbol = "mk_block_{}_k{}s{}d{}_{}".format(dtype, *pairs, f"{lines}x{mr}")
+    arguments = tuple(name for _, name in _blocks.block_parameters(dtype))
+
+    def text() -> str:
+        return _blocks.block_text(symbol, target, dtype, down, across, lines, mr, nv)
+
+    return MicroKernel(symbol, target, mr, nv, nv * target.lanes(32), arguments, text)
+
+
 def pack(target: Target, dtype: str = "f32") -> MicroKernel:
     """Run-time packing of a ``[k, n]`` matrix with any strides into the panels of ``igemm``."""
     _, nv, width = _gemm.tile_shape(target, dtype)
@@ -256,6 +276,8 @@ _NAMES = re.compile(
     r"|depthwise_(?P<table_type>f32|f64|[us]8z?)_(?P<table_rows>\d+)"
     r"|window_(?P<window_type>f32|f64|[us]8z?)_k(?P<kw>\d+)s(?P<stride>\d+)d(?P<dilation>\d+)"
     r"(?:g(?P<before>\d+)to(?P<after>\d+))?_(?P<window_rows>\d+)"
+    r"|block_(?P<block_type>f32|[us]8z?)_k(?P<block_k>\d+x\d+)s(?P<block_s>\d+x\d+)"
+    r"d(?P<block_d>\d+x\d+)_(?P<lines>\d+)x(?P<block_rows>\d+)"
     r"|(?P<square>pixels|results)_f32_(?P<side>\d+)"
     r"|pack_(?P<pack>f32|f64|i8)|(?P<turn>turn_f32)|(?P<softmax>softmax_f32))"
 )
@@ -292,6 +314,11 @@ def named(symbol: str, target: Target) -> MicroKernel:
         rows, dilation = int(part["window_rows"]), int(part["dilation"])
         fan = Fan(int(part["before"]), int(part["after"])) if part["before"] else DEPTHWISE
         return window(target, *shape, part["window_type"], rows, dilation, fan)
+    if part["block_type"]:
+        pairs = (map(int, part[name].split("x")) for name in ("block_k", "block_s", "block_d"))
+        down, across = (Taps(*values) for values in zip(*pairs, strict=True))
+        size = int(part["lines"]), int(part["block_rows"])
+        return block(target, down, across, *size, part["block_type"])
     if part["square"]:
         return (pixels if part["square"] == "pixels" else results)(target, int(part["side"]))
     if part["turn"]:
@@ -303,6 +330,6 @@ def named(symbol: str, target: Target) -> MicroKernel:
 
 __all__ = [
     "known", "named", "narrowed",
-    "MicroKernel", "igemm", "igemm_rows", "depthwise", "window", "pack", "pack_b", "igemm_i8",
-    "pack_i8", "pack_b_i8", "pixels", "results", "softmax", "turn",
+    "MicroKernel", "igemm", "igemm_rows", "depthwise", "window", "block", "pack", "pack_b",
+    "igemm_i8", "pack_i8", "pack_b_i8", "pixels", "results", "softmax", "turn",
 ]  # fmt: skip

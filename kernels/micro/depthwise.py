@@ -42,7 +42,7 @@ from ...ir.target import Target
 from .irtext import SIZES, Carried, Code
 
 BYTES = ("u8", "s8", "u8z", "s8z")
-_LLVM = {"f32": "float", "f64": "double", **dict.fromkeys(BYTES, "float")}
+LLVM = {"f32": "float", "f64": "double", **dict.fromkeys(BYTES, "float")}
 """Type of the pixels -> what is computed in."""
 WIDEST = 9
 """Taps of the widest row whose weights are in registers at once."""
@@ -78,12 +78,12 @@ def window_shape(target: Target, kw: int, mr: int, dtype: str = "f32", fan: Fan 
     return max(1, (target.registers - spare) // (mr + taps_together(kw))), width
 
 
-class _Vectors:
+class Vectors:
     """Loads and stores of ``nv`` vectors of channels, whole or the first ``count`` lanes."""
 
     def __init__(self, code: Code, dtype: str, width: int, fan: Fan = DEPTHWISE,
                  count: str | None = None) -> None:
-        self.code, self.kind, self.width, self.fan = code, _LLVM[dtype], width, fan
+        self.code, self.kind, self.width, self.fan = code, LLVM[dtype], width, fan
         self.vector = f"<{width} x {self.kind}>"
         self.pixel = "i8" if dtype in BYTES else self.kind
         self.widen = "zext" if dtype[0] == "u" else "sext"
@@ -150,12 +150,12 @@ def channels_before(code: Code, fan: Fan, after: str) -> str:
 
 def _over_channels(
     code: Code, dtype: str, width: int, nv: int, fan: Fan = DEPTHWISE
-) -> Callable[[Callable[[str, int, _Vectors], None]], None]:
+) -> Callable[[Callable[[str, int, Vectors], None]], None]:
     """A function that runs ``block(first channel, vectors, access)`` over ``%channels``: by ``nv``
     vectors, what is left of whole vectors by one block of fewer, and the rest under a mask. What is
     the same for all its calls is computed here."""
     if fan.after % (nv * width) == 0:
-        return partial(_over_groups, code, nv, _Vectors(code, dtype, width, fan))
+        return partial(_over_groups, code, nv, Vectors(code, dtype, width, fan))
     full = code.let(f"and i64 %channels, {-width}")
     blocks = code.let(f"sub i64 {full}, " + code.let(f"urem i64 {full}, {nv * width}"))
     rest = code.let(f"sub i64 {full}, {blocks}")
@@ -163,8 +163,8 @@ def _over_channels(
     left = code.let(f"sub i64 %channels, {full}")
     some = code.let(f"icmp sgt i64 {left}, 0")
 
-    def run(block: Callable[[str, int, _Vectors], None]) -> None:
-        plain = _Vectors(code, dtype, width, fan)
+    def run(block: Callable[[str, int, Vectors], None]) -> None:
+        plain = Vectors(code, dtype, width, fan)
 
         def body(first: str, _: Carried) -> Carried:
             block(first, nv, plain)
@@ -175,14 +175,14 @@ def _over_channels(
             code.branch(holds, partial(block, blocks, vectors, plain))
 
         def last() -> None:
-            block(full, 1, _Vectors(code, dtype, width, fan, left))
+            block(full, 1, Vectors(code, dtype, width, fan, left))
 
         code.branch(some, last)
 
     return run
 
 
-def _over_groups(code: Code, nv: int, access: _Vectors, block: Callable[[str, int, _Vectors], None]
+def _over_groups(code: Code, nv: int, access: Vectors, block: Callable[[str, int, Vectors], None]
                  ) -> None:
     """Runs ``block`` over ``%channels``, which are whole blocks."""
 
@@ -193,9 +193,9 @@ def _over_groups(code: Code, nv: int, access: _Vectors, block: Callable[[str, in
     code.loop(0, "%channels", nv * access.width, [], body)
 
 
-def _finish_parameters(dtype: str) -> list[tuple[str, str]]:
+def finish_parameters(dtype: str) -> list[tuple[str, str]]:
     """The last arguments of both tiles; ``zero`` where it is taken away from pixels."""
-    kind = _LLVM[dtype]
+    kind = LLVM[dtype]
     zero = [(kind, "zero")] if dtype.endswith("z") else []
     return [("ptr", "out"), ("i64", "ldo"), ("ptr", "bias"), (kind, "lo"), (kind, "hi"), *zero]
 
@@ -208,7 +208,7 @@ def table_parameters(dtype: str) -> list[tuple[str, str]]:
     """
     return [
         ("ptr noalias readonly", "rows"), ("i64", "taps"), ("ptr noalias readonly", "w"),
-        ("i64", "ldw"), ("i64", "channels"), *_finish_parameters(dtype),
+        ("i64", "ldw"), ("i64", "channels"), *finish_parameters(dtype),
     ]  # fmt: skip
 
 
@@ -226,11 +226,11 @@ def window_parameters(dtype: str) -> list[tuple[str, str]]:
         ("i64", "kh"), ("i64", "ldz"), ("i64", "kd"), ("i64", "left"), ("i64", "right"),
         ("ptr noalias readonly", "outside"), ("ptr noalias readonly", "w"), ("i64", "ldw"),
         ("i64", "ldv"), ("i64", "channels"),
-        *_finish_parameters(dtype),
+        *finish_parameters(dtype),
     ]  # fmt: skip
 
 
-def _start(code: Code, first: str, mr: int, vectors: int, access: _Vectors
+def started(code: Code, first: str, mr: int, vectors: int, access: Vectors
            ) -> list[tuple[str, str]]:
     """The accumulators ``[mr][vectors]`` with their types: bias or zero."""
     given = code.let("icmp ne ptr %bias, null")
@@ -244,8 +244,8 @@ def _start(code: Code, first: str, mr: int, vectors: int, access: _Vectors
     return [(access.vector, value) for value in row] * mr
 
 
-def _write(
-    code: Code, acc: Carried, first: str, vectors: int, access: _Vectors, out: str = "%out"
+def write(
+    code: Code, acc: Carried, first: str, vectors: int, access: Vectors, out: str = "%out"
 ) -> None:
     """Limit the accumulators ``[mr][vectors]`` and store them to the rows of ``out``."""
     values = code.limited(access.kind, [access.width] * len(acc), acc)
@@ -258,11 +258,11 @@ def _write(
 
 def depthwise_text(name: str, target: Target, dtype: str, mr: int, nv: int) -> str:
     """LLVM IR of the table tile of ``mr`` pixels, ``nv`` vectors of channels at a time."""
-    kind = _LLVM[dtype]
+    kind = LLVM[dtype]
     width = target.lanes(8 * SIZES[kind])
     code = Code(name, table_parameters(dtype), target)
 
-    def block(first: str, vectors: int, access: _Vectors) -> None:
+    def block(first: str, vectors: int, access: Vectors) -> None:
         def tap(t: str, acc: Carried) -> Carried:
             table = code.at("i64", "%rows", code.let(f"mul nsw i64 {t}, {mr}"))
             weights = code.at(kind, "%w", code.let(f"mul nsw i64 {t}, %ldw"))
@@ -278,8 +278,8 @@ def depthwise_text(name: str, target: Target, dtype: str, mr: int, nv: int) -> s
                     result.append(code.multiply_add(access.vector, old, x, ws[v]))
             return result
 
-        start = _start(code, first, mr, vectors, access)
-        _write(code, code.loop(0, "%taps", 1, start, tap), first, vectors, access)
+        start = started(code, first, mr, vectors, access)
+        write(code, code.loop(0, "%taps", 1, start, tap), first, vectors, access)
 
     _over_channels(code, dtype, width, nv)(block)
     return code.text()
@@ -291,19 +291,22 @@ def window_text(
 ) -> str:
     """LLVM IR of the window tile: filter rows of ``kw`` taps, ``dilation`` columns apart,
     ``stride`` columns per output."""
-    return _Window(name, target, dtype, kw, stride, dilation, mr, nv, fan).text()
+    return WindowWriter(name, target, dtype, kw, stride, dilation, mr, nv, fan).text()
 
 
-class _Window:
+class WindowWriter:
     """Writes one window tile."""
 
     def __init__(self, name: str, target: Target, dtype: str, kw: int, stride: int, dilation: int,
-                 mr: int, nv: int, fan: Fan) -> None:
-        self.kind, self.fan = _LLVM[dtype], fan
+                 mr: int, nv: int, fan: Fan, parameters: list[tuple[str, str]] | None = None,
+                 height: int | None = None) -> None:
+        """``parameters``: those of another tile that is written on this one's base; ``height``:
+        rows of a plane of the grid that it reads, where these are not ``kh``."""
+        self.kind, self.fan = LLVM[dtype], fan
         self.mr, self.kw, self.stride, self.dilation = mr, kw, stride, dilation
-        self.code = code = Code(name, window_parameters(dtype), target)
+        self.code = code = Code(name, parameters or window_parameters(dtype), target)
         width = target.lanes(8 * SIZES[self.kind])
-        self.plain = _Vectors(code, dtype, width)
+        self.plain = Vectors(code, dtype, width)
         self.taps = taps_together(kw)
         self.parts, self.rest = divmod(kw, self.taps)
         users: dict[int, list[tuple[int, int]]] = {}
@@ -319,7 +322,8 @@ class _Window:
         self.inside = code.let("sub i64 %right, %left")
         self.entries = (self.parts + (self.rest > 0)) * len(users)
         """Columns of the parts of one row."""
-        rows = code.let("mul nsw i64 %kd, %kh")
+        self.height = "%kh" if height is None else str(height)
+        rows = code.let(f"mul nsw i64 %kd, {self.height}")
         self.table = code.let(f"alloca ptr, i64 {code.let(f'mul nsw i64 {rows}, {self.entries}')}")
         self.whole = fan.after % width == 0
         """Whether groups are whole vectors: their channels before are taken in a loop."""
@@ -337,7 +341,7 @@ class _Window:
         start = code.let(f"mul nsw i64 {pixel}, {self.stride}")
 
         def border() -> None:
-            self.rows([], lambda z, y, _: self.fill(start, z, y))
+            self.fill_rows(start)
             self.over_channels(partial(self.block, pixel, start, True))
 
         after = code.let(f"icmp sge i64 {start}, %left")
@@ -356,6 +360,14 @@ class _Window:
                              lambda y, inner: body(z, y, inner))
 
         return code.loop(0, "%kd", 1, carried, plane)
+
+    def fill_rows(self, start: str) -> None:
+        """Writes where the columns of all rows are read."""
+        def row(z: str, y: str, _: Carried) -> Carried:
+            self.fill(start, z, y)
+            return []
+
+        self.rows([], row)
 
     # -- where columns are read ------------------------------------------------------------
 
@@ -378,12 +390,12 @@ class _Window:
     def table_of(self, z: str, y: str, part: str) -> str:
         """Where the table tells the columns of a part."""
         code = self.code
-        row = code.let(f"add nsw i64 {code.let(f'mul nsw i64 {z}, %kh')}, {y}")
+        row = code.let(f"add nsw i64 {code.let(f'mul nsw i64 {z}, {self.height}')}, {y}")
         first = code.let(f"mul nsw i64 {row}, {self.entries}")
         inner = code.let(f"mul nsw i64 {part}, {len(self.users)}")
         return code.at("ptr", self.table, code.let(f"add nsw i64 {first}, {inner}"))
 
-    def fill(self, start: str, z: str, y: str) -> Carried:
+    def fill(self, start: str, z: str, y: str) -> None:
         """Writes where the columns of a row are read, of which some lie outside."""
         code = self.code
         row = self.row_of(start, z, y)
@@ -401,7 +413,7 @@ class _Window:
                 code.store("ptr", chosen, code.at("ptr", base, k), 8)
             return []
 
-        return code.loop(0, str(self.parts + (self.rest > 0)), 1, [], part)
+        code.loop(0, str(self.parts + (self.rest > 0)), 1, [], part)
 
     def places(self, row: str, z: str, y: str, part: str, first: str, cut: bool) -> dict[int, str]:
         """Where the columns of a part are read; ``cut``: as ``fill`` wrote."""
@@ -416,7 +428,7 @@ class _Window:
 
     # -- the sums --------------------------------------------------------------------------
 
-    def block(self, pixel: str, start: str, cut: bool, first: str, vectors: int, access: _Vectors
+    def block(self, pixel: str, start: str, cut: bool, first: str, vectors: int, access: Vectors
               ) -> None:
         """Outputs from ``pixel`` on, ``vectors`` of channels from ``first`` on."""
         code, kinds = self.code, [access.vector] * (self.mr * vectors)
@@ -441,11 +453,11 @@ class _Window:
                                 lambda p, values: part(p, self.taps, values))
             return part(str(self.parts), self.rest, acc) if self.rest else acc
 
-        acc = self.rows(_start(code, first, self.mr, vectors, access), row)
+        acc = self.rows(started(code, first, self.mr, vectors, access), row)
         out = code.at(self.kind, "%out", code.let(f"mul nsw i64 {pixel}, %ldo"))
-        _write(code, acc, first, vectors, access, out)
+        write(code, acc, first, vectors, access, out)
 
-    def part(self, places: dict[int, str], at: str, taps: int, vectors: int, access: _Vectors,
+    def part(self, places: dict[int, str], at: str, taps: int, vectors: int, access: Vectors,
              acc: Carried) -> Carried:
         """The sums with ``taps`` of a row added, whose weights are at ``at``."""
         code, before, kinds = self.code, self.fan.before, [access.vector] * len(acc)

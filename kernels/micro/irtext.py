@@ -145,6 +145,11 @@ class Code:
         """Address of element ``index`` of ``base``."""
         return self.let(f"getelementptr {kind}, ptr {base}, i64 {index}")
 
+    def opaque(self, kind: str, value: str) -> str:
+        """The same value, of which LLVM does not know how it came about: addresses in a loop that
+        are computed from it get no counters of their own, for which registers would be lacking."""
+        return self.let(f"freeze {kind} {value}")
+
     def load(self, kind: str, address: str, align: int) -> str:
         """Load a value with the given alignment in bytes."""
         return self.let(f"load {kind}, ptr {address}, align {align}")

@@ -19,7 +19,7 @@ from evonnx.kernels.depthwise import lower_depthwise
 from evonnx.runtime.executable import Executable
 from evonnx.search.greedy import greedy
 
-from .test_groups import RNG, array, check, tensor
+from .test_groups import RNG, array, check, run_as_one, tensor
 
 CASES = [
     # image, kernel, strides, dilations, pads_lo, pads_hi
@@ -175,14 +175,35 @@ def test_weights_may_be_a_part(width: int) -> None:
 
 def test_images_need_no_table() -> None:
     """Borders, dilations and strides are the window's own, of up to three axes and any width;
-    windows of one column have a table."""
-    for case, symbol in ((0, "mk_window_f32_k3s1d1"), (6, "mk_window_f32_k3s1d2"),
-                         (4, "mk_window_f32_k3s3d1"), (15, "mk_window_f32_k3s1d1"),
-                         (13, "mk_window_f32_k15s2d1"), (7, "mk_depthwise_f32")):
+    windows of one column have a table. Small ones are computed two lines at once, a last one
+    alone."""
+    for case, *wanted in (
+        (0, "mk_block_f32_k3x3s1x1d1x1_2x4", "mk_window_f32_k3s1d1_4"),
+        (1, "mk_block_f32_k3x3s2x2d1x1_2x4"), (3, "mk_window_f32_k5s1d1_4"),
+        (6, "mk_block_f32_k3x3s1x1d2x2_2x5", "mk_window_f32_k3s1d2_4"),
+        (13, "mk_window_f32_k15s2d1_4"), (7, "mk_depthwise_f32_6"),
+    ):  # fmt: skip
         b = Builder()
         y, _ = depthwise(b, CASES[case], CASES[case][0])
         _, symbols = lower_depthwise(b.build({"y": y}), Target.named("generic"))
-        assert len(symbols) == 1 and symbols[0].startswith(symbol)
+        assert sorted(symbols) == wanted
+
+
+@pytest.mark.parametrize("case", [0, 1, 2, 15, 16])
+def test_lines_at_once_are_the_lines_alone(case: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sums are added up in the same order, in registers and where they wait in a strip."""
+    def run() -> list[np.ndarray]:
+        b = Builder()
+        y, _ = depthwise(b, CASES[case], CASES[case][0])
+        graph = b.build({"z": b.op("sigmoid", y), "y": b.op("relu", y)})
+        return list(run_as_one(graph, given, "cpu", 1)[0].values())
+
+    given = feeds(CASES[case])
+    del given["b"]
+    together = run()
+    monkeypatch.setattr("evonnx.kernels.depthwise.block_shape", lambda *_: (1, 1))
+    for one, several in zip(run(), together, strict=True):
+        np.testing.assert_array_equal(one, several)
 
 
 # quantized images ---------------------------------------------------------------------------------

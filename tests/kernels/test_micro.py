@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from evonnx.ir.errors import CompileError
+from evonnx.ir.grids import Taps
 from evonnx.ir.target import Target
 from evonnx.ir.winograd import SQUARES, Transforms
 from evonnx.kernels import micro
@@ -199,6 +200,59 @@ def test_window(target, call_micro, dtype):
             assert (out[:, channels:] == 7).all()
 
 
+@pytest.mark.parametrize("dtype", ["f32", "u8z", "s8"])
+def test_block(target, call_micro, dtype):
+    """Lines of which some rows and columns lie outside the image; sums as by the tile of one."""
+    kind, tolerance = KINDS["f32"]
+    low, high, stored = (0, 256, np.uint8) if dtype[0] == "u" else (-128, 128, np.int8)
+    zero = {"u8z": (7.0,), "s8z": (-5.0,)}.get(dtype, ())
+    for kd, down, across, lines, mr in (
+        (1, Taps(3, 1, 1), Taps(3, 1, 1), 2, 3), (2, Taps(3, 2, 1), Taps(2, 2, 3), 2, 2),
+        (0, Taps(2, 1, 2), Taps(1, 1, 1), 3, 1),
+    ):  # fmt: skip
+        tile = micro.block(target, down, across, lines, mr, dtype)
+        call, single = call_micro(tile), call_micro(
+            micro.window(target, across.count, across.stride, dtype, mr, across.dilation))
+        pixels = 2 * mr + mr // 2
+        rows, columns = down.span(lines), across.span(pixels)
+        for channels, top, bottom, left, right in (
+            (1, 0, rows, 0, columns), (16, 1, rows, 1, columns), (17, 0, rows - 1, 0, columns - 1),
+            (70, rows, rows, 0, 1), (33, 0, 1, columns, columns),
+        ):  # fmt: skip
+            shape = (max(kd, 1), rows, columns, channels + 1)
+            x = rng.standard_normal(shape).astype(kind)
+            if dtype != "f32":
+                x = rng.integers(low, high, shape).astype(stored)
+            outside = np.full(channels, zero[0] if zero else 0, x.dtype)
+            w = rng.standard_normal((kd, down.count, across.count, channels)).astype(kind)
+            out = np.full((lines, pixels, channels + 2), 7, kind)
+            bias, limits, after = finish_of(channels, kind)
+            row, taps = columns * (channels + 1), down.count * across.count
+            ends = (w.ctypes.data, channels, taps * channels, channels)
+            step = channels + 2
+            call(pixels, x.ctypes.data, channels + 1, row, top, bottom, rows * row, kd, left, right,
+                 outside.ctypes.data, *ends, out.ctypes.data, step, pixels * step, bias, *limits,
+                 *zero)  # fmt: skip
+            image = x.astype(np.float64) - (zero[0] if zero else 0)
+            image[:, :top] = image[:, bottom:] = image[:, :, :left] = image[:, :, right:] = 0
+            exact = np.zeros((lines, pixels, channels))
+            for line, r in np.ndindex(lines, pixels):
+                down_at = line * down.stride + np.arange(down.count) * down.dilation
+                at = r * across.stride + np.arange(across.count) * across.dilation
+                window = image[:kd, down_at][:, :, at, :channels]
+                exact[line, r] = (window * w).sum((0, 1, 2))
+            size = 256 if dtype != "f32" else 1
+            np.testing.assert_allclose(
+                out[..., :channels], after(exact), atol=50 * tolerance * size)
+            assert (out[..., channels:] == 7).all()
+            if (top, bottom) == (0, rows):
+                alone = np.zeros((pixels, channels), kind)
+                single(pixels, x.ctypes.data, channels + 1, row * down.dilation, down.count,
+                       rows * row, kd, left, right, outside.ctypes.data, *ends, alone.ctypes.data,
+                       channels, bias, *limits, *zero)  # fmt: skip
+                np.testing.assert_array_equal(out[0, :, :channels], alone)
+
+
 @pytest.mark.parametrize("dtype", KINDS)
 def test_pack(target, call_micro, dtype):
     packer = micro.pack(target, dtype)
@@ -355,12 +409,15 @@ def test_symbols_name_their_kernel(target):
         micro.depthwise(target, "u8", 3), micro.igemm(target, nv=0, half=True),
         micro.igemm_i8(target, 3, 1, half=target.vector_bits >= 512), micro.turn(target),
         micro.softmax(target), micro.pixels(target, 4), micro.results(target, 3),
+        micro.block(target, Taps(3, 2, 1), Taps(2, 1, 3), 2, 3, "u8z"),
     ]  # fmt: skip
     for kernel in made:
         assert micro.named(kernel.symbol, target) == kernel
         assert micro.named(kernel.symbol, target).text() == kernel.text()
     with pytest.raises(CompileError, match="mk_nothing"):
         micro.named("mk_nothing", target)
+    with pytest.raises(CompileError, match="no register"):
+        micro.block(target, Taps(9, 1, 1), Taps(9, 1, 1), 4, 8)
 
 
 def test_objects_are_compiled_once(target):

@@ -1,0 +1,173 @@
+"""Tiles of several lines of a depthwise convolution: channels are the vector lanes.
+
+Like the window tile of one line (``depthwise.window_text``), but ``lines`` neighboring lines of
+``mr`` pixels are computed at once, and the rows of the windows are written out: a row of pixels is
+loaded once for all lines whose windows it belongs to. So an image that lies in the level-2 cache
+comes from there ``(lines + kh - 1) / lines`` times instead of ``kh`` times (at stride 1), which is
+what the tile of one line waits for.
+
+Rows that lie outside the image are left out, columns are read from a row of zeros as by the tile of
+one line. Sums are added up in the same order, and come out equal.
+"""
+
+from __future__ import annotations
+
+import itertools
+from functools import lru_cache, partial
+
+from ...ir.grids import DEPTHWISE, Taps
+from ...ir.target import Target
+from .depthwise import Vectors, WindowWriter, finish_parameters, started, write
+from .irtext import Carried
+
+MOST_TAPS = 32
+"""Taps of windows that are written out, at most."""
+MOST_LINES = 2
+"""Lines of a tile, at most: three need all registers, and LLVM then keeps some of them in memory
+(measured: half as fast)."""
+LINE_TILE = 8
+"""Pixels of the widest tile."""
+READ, WRITTEN, START = 2, 4, 12
+"""What a vector costs that comes from the level-2 cache or goes there (the line is read before),
+and a tile, in multiply-adds of a vector. Measured on Zen 4; caches are as wide as vectors
+elsewhere, too."""
+
+
+def block_parameters(dtype: str) -> list[tuple[str, str]]:
+    """LLVM types and names of the arguments.
+
+    ``pixels``: outputs of a line, at least those of the tile. ``x``: the pixel of column 0 in row
+    0 of the first line's windows, which may lie outside; ``ldx``, ``ldy`` and ``ldz``: elements
+    between columns, rows and planes of the grid; ``kd``: planes. Rows below ``top`` and from
+    ``bottom`` on do not count, columns below ``left`` and from ``right`` on are read at
+    ``outside``. ``w``: weights ``[kd][kh][kw][ldw]``, planes of them ``ldv`` elements apart.
+    ``out``: pixels ``ldo`` and lines ``ldl`` elements apart.
+    """
+    out, ldo, *rest = finish_parameters(dtype)
+    return [
+        ("i64", "pixels"), ("ptr noalias readonly", "x"), ("i64", "ldx"), ("i64", "ldy"),
+        ("i64", "top"), ("i64", "bottom"), ("i64", "ldz"), ("i64", "kd"), ("i64", "left"),
+        ("i64", "right"), ("ptr noalias readonly", "outside"), ("ptr noalias readonly", "w"),
+        ("i64", "ldw"), ("i64", "ldv"), ("i64", "channels"), out, ldo, ("i64", "ldl"), *rest,
+    ]  # fmt: skip
+
+
+def block_text(name: str, target: Target, dtype: str, down: Taps, across: Taps, lines: int, mr: int,
+               nv: int) -> str:
+    """LLVM IR of the tile of ``lines`` lines of ``mr`` pixels, ``nv`` vectors at a time."""
+    return _BlockWriter(name, target, dtype, down, across, lines, mr, nv).text()
+
+
+def block_vectors(target: Target, dtype: str, down: Taps, across: Taps, lines: int, mr: int) -> int:
+    """Vectors of channels at a time: sums and the weights of a row stay in registers; 0 where not
+    even those of one vector do."""
+    weights = max(map(len, _users(down, lines).values())) * across.count
+    return (target.registers - (2 if dtype.endswith("z") else 1)) // (lines * mr + weights)
+
+
+@lru_cache(maxsize=1024)
+def block_shape(target: Target, dtype: str, down: Taps, across: Taps, lines: int, pixels: int,
+                most: int) -> tuple[int, int]:
+    """``(lines, pixels)`` of the tiles for an image of so many lines and pixels that take the least
+    time, with at most ``most`` lines; one line where those of ``depthwise.window_text`` are to be
+    used."""
+    def cycles(height: int, width: int) -> float:
+        rows = len(_users(down, height))
+        moved = READ * rows * width * across.stride + WRITTEN * height * width
+        return -(-pixels // width) * (
+            max(height * width * down.count * across.count, moved) + START)
+
+    alone = min(range(1, min(LINE_TILE, pixels) + 1), key=lambda width: cycles(1, width))
+    best, shape = lines * cycles(1, alone), (1, alone)
+    if down.count > 1 and down.count * across.count <= MOST_TAPS:
+        for height, width in itertools.product(range(2, min(MOST_LINES, lines, most) + 1),
+                                               range(min(LINE_TILE, pixels), 0, -1)):
+            whole, rest = divmod(lines, height)
+            time = whole * cycles(height, width) + rest * cycles(1, alone)
+            if time < best and block_vectors(target, dtype, down, across, height, width):
+                best, shape = time, (height, width)
+    return shape
+
+
+def _users(down: Taps, lines: int) -> dict[int, list[tuple[int, int]]]:
+    """Row of the grid -> lines, and rows of their windows, that it belongs to; in the order of
+    rows."""
+    found: dict[int, list[tuple[int, int]]] = {}
+    for number, line, ky in sorted((line * down.stride + ky * down.dilation, line, ky)
+                                   for line in range(lines) for ky in range(down.count)):
+        found.setdefault(number, []).append((line, ky))
+    return found
+
+
+class _BlockWriter(WindowWriter):
+    """Writes one tile; accumulators are numbered ``[line][pixel][vector]``."""
+
+    def __init__(self, name: str, target: Target, dtype: str, down: Taps, across: Taps, lines: int,
+                 mr: int, nv: int) -> None:
+        self.lines, self.rows_used = lines, _users(down, lines)
+        super().__init__(name, target, dtype, across.count, across.stride, across.dilation, mr, nv,
+                         DEPTHWISE, block_parameters(dtype), max(self.rows_used) + 1)
+        code = self.code
+        self.counts, self.row_steps = {}, {}
+        for number in self.rows_used:
+            self.row_steps[number] = code.let(f"mul nsw i64 %ldy, {number}")
+            after = code.let(f"icmp sge i64 {number}, %top")
+            before = code.let(f"icmp slt i64 {number}, %bottom")
+            self.counts[number] = code.let(f"and i1 {after}, {before}")
+
+    def block(self, pixel: str, start: str, cut: bool, first: str, vectors: int, access: Vectors
+              ) -> None:
+        code, each = self.code, self.mr * vectors
+        kinds = [access.vector] * (self.lines * each)
+
+        def plane(z: str, acc: Carried) -> Carried:
+            at = code.at(self.kind, "%w", code.let(f"mul nsw i64 {z}, %ldv"))
+            at = code.opaque("ptr", code.at(self.kind, at, first))
+            image = code.opaque("ptr", self.row_of(start, z, "0"))
+            for number, users in self.rows_used.items():
+                def row(number: int = number, users: list[tuple[int, int]] = users,
+                        acc: Carried = acc) -> Carried:
+                    pixels = code.at(self.plain.pixel, image, self.row_steps[number])
+                    places = self.places(pixels, z, str(number), "0", first, cut)
+                    weights = {line: self.weights(at, ky, vectors, access) for line, ky in users}
+                    return self.sums(places, weights, vectors, access, acc)
+
+                acc = code.when(self.counts[number], kinds, acc, row)
+            return acc
+
+        start_sums = started(code, first, self.lines * self.mr, vectors, access)
+        acc = code.loop(0, "%kd", 1, start_sums, plane)
+        out = code.at(self.kind, "%out", code.let(f"mul nsw i64 {pixel}, %ldo"))
+        for line in range(self.lines):
+            write(code, acc[line * each : (line + 1) * each], first, vectors, access, out)
+            out = code.at(self.kind, out, "%ldl")
+
+    def weights(self, at: str, ky: int, vectors: int, access: Vectors) -> list[list[str]]:
+        """Row ``ky`` of the weights at ``at``: vectors by tap."""
+        code, found = self.code, []
+        row = code.at(self.kind, at, code.let(f"mul nsw i64 {self.row_of_weights}, {ky}"))
+        for _ in range(self.kw):
+            found.append([access.load(row, v) for v in range(vectors)])
+            row = code.at(self.kind, row, "%ldw")
+        return found
+
+    def sums(self, places: dict[int, str], weights: dict[int, list[list[str]]], vectors: int,
+             access: Vectors, acc: Carried) -> Carried:
+        """The sums with one row of pixels added, with the weights of each line."""
+        result = list(acc)
+        for number, place in places.items():
+            xs = [access.load_pixel(place, v) for v in range(vectors)]
+            for (line, ws), (r, kx), v in itertools.product(
+                    weights.items(), self.users[number], range(vectors)):
+                cell = (line * self.mr + r) * vectors + v
+                result[cell] = self.code.multiply_add(
+                    access.vector, result[cell], xs[v], ws[kx][v])
+        return result
+
+    def fill_rows(self, start: str) -> None:
+        def plane(z: str, _: Carried) -> Carried:
+            for number in self.rows_used:
+                self.code.branch(self.counts[number], partial(self.fill, start, z, str(number)))
+            return []
+
+        self.code.loop(0, "%kd", 1, [], plane)
