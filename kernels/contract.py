@@ -31,7 +31,8 @@ from ..ir.epilogue import Finish, Operand, finish_of
 from ..ir.graph import Graph
 from ..ir.types import BF16, F32, I64, DType
 from ..ir.variants import WAY_BYTES, Tiling
-from .lower import TURN_KERNEL, Lowering, tile_map
+from .lower import Lowering
+from .maps import TURN_KERNEL, tile_map
 from .micro import MicroKernel, narrowed
 from .nest import (
     Accumulate,

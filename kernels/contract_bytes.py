@@ -18,7 +18,7 @@ from ..ir.graph import Graph
 from ..ir.types import I8, I32, U8
 from ..ir.variants import Tiling
 from .contract import Contraction, ContractionWriter, Panels
-from .lower import tile_map
+from .maps import tile_map
 from .micro import MicroKernel
 from .nest import Address, BufferDecl, Call, Nest, Store
 

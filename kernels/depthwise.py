@@ -35,7 +35,8 @@ from ..ir.grids import DEPTHWISE, fan_of, find_grid
 from ..ir.target import Target
 from ..ir.types import F32, I8, I64, U8
 from ..ir.variants import best_height
-from .lower import TURN_KERNEL, Lowering, rows_per_tile
+from .lower import Lowering
+from .maps import TURN_KERNEL, rows_per_tile
 from .micro import MicroKernel, block, depthwise, window
 from .micro.blocks import block_shape
 from .micro.depthwise import window_rows

@@ -269,6 +269,8 @@ class Emitter(Writer):
             return f"rint({self.rounded(ex)})"
         if name == "cast" and _is_short(ex.dtype) and (text := self.nearest(ex.args[0])):
             return f"{ex.dtype.name}({text})"
+        if name == "div" and (text := self.by_reciprocal(ex)):
+            return text
         args = [self.value(a) for a in ex.args]
         if name == "select":
             return f"select({', '.join(args)})"
@@ -282,6 +284,18 @@ class Emitter(Writer):
             return f"{'bool_' if ex.dtype == BOOL else ex.dtype.name}({args[0]})"
         text = arithmetic(ex, args, self.constant)
         return f"{ex.dtype.name}({text})" if rounds(ex) else text
+
+    def by_reciprocal(self, ex: Ex) -> str:
+        """Source of a division by a root that is the same in all of the loop, as a product with
+        its reciprocal; "" of another division."""
+        divisor = ex.args[1]
+        variables = self.ex_vars(divisor)
+        if not _is_root(divisor) or self.home(variables) is self.home(self.ex_vars(ex)):
+            return ""
+        one = self.constant(Ex("const", F32, (), 1.0))
+        text = f"{one} / {self.value(divisor)}"
+        inverse = self.define(("reciprocal", divisor), text, variables, "v")
+        return f"{self.value(ex.args[0])} * {inverse}"
 
     def nearest(self, ex: Ex) -> str:
         """Source of the low 16 bits of what is cast to so few: a rounded float32 within int32, or
@@ -522,6 +536,20 @@ def _divides(ex: Ex) -> bool:
     """Whether a float32 is divided by a constant."""
     return ex.kind == "fn" and ex.data[0] == "div" and ex.dtype == F32 and (
         ex.args[1].kind == "const")
+
+
+def _is_root(ex: Ex) -> bool:
+    """Whether a float32 is a square root, or at least or else a moderate number. Neither it nor
+    its reciprocal is denormal, so multiplying by that differs from dividing by one rounding, and
+    not for zero, infinity and NaN."""
+    if ex.kind == "const":
+        return ex.dtype == F32 and 2.0**-100 < ex.data < 2.0**100
+    if ex.kind != "fn" or ex.dtype != F32:
+        return False
+    if ex.data[0] == "sqrt":
+        return True
+    return ex.data[0] in ("max", "select") and all(
+        map(_is_root, ex.args[-2:])) and any(a.kind != "const" for a in ex.args[-2:])
 
 
 def _moves(a: Atom) -> bool:

@@ -14,11 +14,11 @@ in blocks (N. Higham, "Accuracy and Stability of Numerical Algorithms", 2002, se
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from ..ir.access import Cond, linear_index
-from ..ir.axes import Axis, coefficient, fresh_axes, merge_axes, name_of
+from ..ir.axes import Axis, fresh_axes, merge_axes, name_of
 from ..ir.dim_functions import ceil_div, dmax, dmin
 from ..ir.dim_values import substitute
 from ..ir.dims import Dim, Expr, free_vars, product
@@ -26,7 +26,6 @@ from ..ir.elements import (
     Ex,
     Gather,
     Index,
-    Names,
     Refused,
     is_reduction,
     map_dims,
@@ -38,27 +37,22 @@ from ..ir.ops.reduction import identity
 from ..ir.tiles import (
     BLOCK,
     LANES,
-    SIDE,
     Reduction,
     Space,
     TileSpace,
-    crossing,
     interleaved,
     kept,
-    load_positions,
     reduction_body,
-    tile_rows,
 )  # fmt: skip
-from ..ir.types import F32, DType
+from ..ir.types import DType
 from ..ir.variants import small_windows
 from ..ir.windows import write_out
 from .borders import border_cut, decided, joins
 from .jam import JAM, jammed
+from .maps import rows_per_tile, tile_map
 from .nest import (
     Accumulate,
-    Address,
     BufferDecl,
-    Call,
     Domain,
     Loop,
     Nest,
@@ -70,10 +64,6 @@ from .nest import (
 
 CHAIN = 256
 """Terms that one lane adds up in a row."""
-TURN = 4 * SIDE
-"""Elements along a side of the blocks that a micro-kernel transposes: two of them, 16 KB each, stay
-in the level-1 cache."""
-TURN_KERNEL = "mk_turn_f32"
 ROW = 128
 """Elements of a reduced row up to which its length is a number in the source: LLVM then makes
 vectors of all of it, where a length that it does not know leaves a rest of single elements.
@@ -199,6 +189,7 @@ def lower_map(low: Lowering) -> None:
     for shape, outputs in by_shape.items():
         axes, index = fresh_axes(shape, low.names)
         for piece_axes, piece_index in _pieces(low, axes, index, outputs, 0):
+            low.reuse_scratch()
             low.domains.append(_map_domain(low, piece_axes, piece_index, outputs))
 
 
@@ -277,91 +268,7 @@ def _map_domain(low: Lowering, axes: list[Axis], index: Index, outputs: list[int
     moving = [a for a in axes if isinstance(a.var, Expr)]
     if length := interleaved(moving, [(item.position, item.value) for item in body]):
         low.literals |= {length}
-    return tile_map(axes, body, low.names)
-
-
-def tile_map(axes: Sequence[Axis], body: Sequence[Store | Accumulate], names: Names) -> Domain:
-    """Divides a plain loop nest into parallel tiles of about ``BLOCK`` elements."""
-    axes = [a for a in axes if isinstance(a.var, Expr)]
-    if len(axes) <= 1:
-        if not axes:
-            return Domain((), (Loop((), tuple(body)),))
-        axis = axes[0]
-        if isinstance(axis.hi, int) and axis.hi <= BLOCK:
-            return Domain((), (Loop((axis,), tuple(body)),))
-        blocks = ceil_div(axis.hi, BLOCK)
-        b = names.var(blocks)
-        inner = Axis(axis.var, dmin(axis.hi, b * BLOCK + BLOCK), b * BLOCK)
-        return Domain((Axis(b, blocks),), (Loop((inner,), tuple(body)),))
-    turned = crossing(axes, [d for item in body for d in load_positions(item.value)])
-    if turned is not None:
-        return _blocked(axes, body, turned, names)
-    last = axes[-1].hi
-    depth = 1 if len(axes) == 2 or not isinstance(last, int) or last >= 64 else 2
-    work = product(a.hi for a in axes[-depth:])
-    per = dmax(1, BLOCK // work) if isinstance(work, int) and work else dmax(
-        1, ceil_div(BLOCK, dmax(work, 1)))
-    rows = tuple(axes[:-depth])
-    return Domain(rows, (Loop(tuple(axes[-depth:]), tuple(body)),), rows_per_tile(rows, per))
-
-
-def rows_per_tile(rows: Sequence[Axis], most: Dim) -> Dim:
-    """Consecutive rows of one tile, evenly where all sizes are known; see ``tile_rows``."""
-    count = product(a.hi for a in rows)
-    return tile_rows(count, most) if isinstance(count, int) and isinstance(most, int) else most
-
-
-def _blocked(axes: Sequence[Axis], body: Sequence[Store | Accumulate], k: int, names: Names
-             ) -> Domain:
-    """A loop nest in square blocks along axis ``k`` and the innermost one: every line of memory
-    that a block touches is used up before it leaves the level-1 cache. A block that only moves
-    float32 is turned by a micro-kernel."""
-    turn = _turn(axes, body, k)
-    side = SIDE if turn is None else TURN
-    pair: list[tuple[Axis, Axis]] = []
-    for axis in (axes[k], axes[-1]):
-        blocks = ceil_div(axis.hi, side)
-        b = names.var(blocks)
-        inner = Axis(axis.var, dmin(axis.hi, b * side + side), b * side)
-        pair.append((Axis(b, blocks), inner))
-    others = [a for i, a in enumerate(axes[:-1]) if i != k]
-    (across, first), (along, last) = pair
-    # Where a block leaves the rest of its lines to the next axis, that axis follows it.
-    order = [across, along] if isinstance(across.var, Expr) else [along]
-    full = isinstance(across.var, Expr) or axes[k].hi == side
-    rows = [a for a in ((*others, *order) if full else (*order, *others))
-            if isinstance(a.var, Expr)]
-    step = Loop((first, last), tuple(body)) if turn is None else turn(first, last)
-    return Domain(tuple(rows), (step,), rows_per_tile(rows, max(1, BLOCK // (side * side))))
-
-
-def _turn(axes: Sequence[Axis], body: Sequence[Store | Accumulate], k: int
-          ) -> Callable[[Axis, Axis], Call] | None:
-    """How a block along axis ``k`` and the innermost one is turned where all it does is to move
-    float32 to where they are side by side along the other axis; else None."""
-    item, size = body[0], axes[k].hi
-    if len(body) != 1 or not isinstance(item, Store) or not isinstance(size, int) or size < SIDE:
-        return None
-    if item.value.kind != "load" or item.value.dtype != F32:
-        return None
-    source, position = item.value.data
-    known = frozenset(name_of(a.var) for a in axes)
-    if any(not free_vars(d) <= known for d in (position, item.position) if isinstance(d, Expr)):
-        return None  # what is gathered lies anywhere
-    row, column = (name_of(axes[i].var) for i in (-1, k))
-    lds, ldd = coefficient(position, row), coefficient(item.position, column)
-    if lds is None or ldd is None or (
-            coefficient(position, column), coefficient(item.position, row)) != (1, 1):
-        return None
-    target = item
-
-    def call(first: Axis, last: Axis) -> Call:
-        origin = {column: first.lo, row: last.lo}
-        return Call(TURN_KERNEL, (
-            Address(source, substitute(position, origin)), lds, last.hi - last.lo,
-            first.hi - first.lo, Address(target.buffer, substitute(target.position, origin)), ldd))
-
-    return call
+    return tile_map(axes, body, low.names, low.new_scratch)
 
 
 # -- reductions --------------------------------------------------------------------------------

@@ -524,3 +524,22 @@ def test_groups_of_channels_are_normalized_once(channels: int, size: int, last: 
     if size:
         assert math.prod(int(a.hi) for a in space.tile) == 2 * 4  # type: ignore[arg-type]
     assert check(y, b, {"x": array(*x.shape)}) == "loops"  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("least", [None, 1e-12])
+def test_a_root_divides_as_by_its_reciprocal(least: float | None) -> None:
+    """What is the same along a row is multiplied by: roots of zero, of the least and the largest
+    numbers, of infinity, and of what has none."""
+    b = Builder()
+    root = b.op("sqrt", tensor(b, "y", 8, 1))
+    divisor = root if least is None else b.op("max", root, least)
+    graph = b.build({"y": b.op("div", tensor(b, "x", 8, 19), divisor)})
+    x, y = array(8, 19), array(8, 1)
+    y[:, 0] = 0.0, -0.0, 1e-45, 1e-38, 3e38, np.inf, np.nan, -1.0
+    x[:, :4] = 0.0, np.inf, -np.inf, np.nan
+    got, _ = run_as_one(graph, {"x": x, "y": y})
+    with np.errstate(all="ignore"):
+        want = x / (np.sqrt(y) if least is None else np.maximum(np.sqrt(y), np.float32(least)))
+    np.testing.assert_allclose(got["y"], want, rtol=2e-7, atol=0)
+    source = emit(lower_loops(graph)).source
+    assert source.index(" / ") < source.rindex("for ")  # once per row
