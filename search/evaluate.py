@@ -121,15 +121,18 @@ def live_bytes(f, order, place, live):  # type: ignore[no-untyped-def]
     nbytes, ptr, users, grown = f.last_nbytes, f.last_ptr, f.last_users, f.grown
     for i in range(len(live)):
         live[i] = 0.0
-    for w in range(len(nbytes)):
-        last = place[users[ptr[w]]]
-        for e in range(ptr[w] + 1, ptr[w + 1]):
-            last = max(last, place[users[e]])
-        live[last + 1] -= nbytes[w]
+    e = _U(0)
+    for w in range(_U(len(nbytes))):
+        last, stop = place[_U(users[e])], _U(ptr[w + _U(1)])
+        e += _U(1)
+        while e < stop:
+            last = max(last, place[_U(users[e])])
+            e += _U(1)
+        live[_U(last) + _U(1)] -= nbytes[w]
     total = 0.0
-    for i in range(len(order)):
-        total += grown[np.uint64(order[i])] + live[i + 1]
-        live[i + 1] = total
+    for i in range(_U(len(order))):
+        total += grown[_U(order[i])] + live[i + _U(1)]
+        live[i + _U(1)] = total
 
 
 @inlined
@@ -143,26 +146,35 @@ def over(limit, need):  # type: ignore[no-untyped-def]
 @inlined
 def size_of(head):  # type: ignore[no-untyped-def]
     """The size of a level."""
-    return np.int64(head & _U((1 << SIZE_BITS) - 1))
+    return head & _U((1 << SIZE_BITS) - 1)
 
 
 @inlined
-def find(head, key, masks, slot_start, ends):  # type: ignore[no-untyped-def]
-    """(first end of a level with the hash ``key``, where its slot stops); the same for none."""
+def seek(head, key, masks):  # type: ignore[no-untyped-def]
+    """Of the hash ``key`` in a level: (whether there may be one; where it is in ``ends`` then, or
+    one or few rows behind)."""
     spread = key >> ((head >> _U(SIZE_BITS)) & _U(63))
-    word, bit = (head >> _U(SIZE_BITS + 6)) + (spread >> _U(6)), _U(1) << (spread & _U(63))
-    mask, e, stop = masks[word, 0], _U(0), _U(0)
-    if mask & bit:
-        slot = masks[word, 1] + ones(mask & (bit - _U(1)))
-        e, stop = _U(slot_start[slot]), _U(slot_start[slot + _U(1)])
-        while e < stop and ends[e, HASH] != key:
-            e += _U(1)
-    return e, stop
+    word, bit = ((head >> _U(SIZE_BITS + 6)) + (spread >> _U(6))) << _U(1), spread & _U(63)
+    mask, more = masks[word], masks[word | _U(1)]
+    known = mask >> bit & more >> (_U(32) + (key & _U(31))) & _U(1)
+    return known, (more & _U(0xFFFFFFFF)) + ones(mask & ((_U(1) << bit) - _U(1)))
+
+
+@inlined
+def find(head, key, masks, ends):  # type: ignore[no-untyped-def]
+    """The first end of a level with the hash ``key``; if there is none, one with another hash."""
+    known, e = seek(head, key, masks)
+    if not known:
+        return _U(len(ends)) - _U(1)
+    e += _U(ends[e, HASH] < key)  # without a branch: one end in five is the next one
+    while ends[e, HASH] < key:
+        e += _U(1)
+    return e
 
 
 @inlined
 def cell(i, order, hashes, live, fine, heavy, best, back, most,  # type: ignore[no-untyped-def]
-         level_ptr, levels, masks, slot_start, ends, limit):  # fmt: skip
+         level_ptr, levels, masks, ends, limit):  # fmt: skip
     """One cell of the dynamic program: the best way to end a group at place ``i - 1``. With
     ``live`` bytes, which are None where memory does not count: ``fine`` is what a step over the
     limit costs, ``heavy`` the weight of the peak; ``most`` holds peaks, and is None where they have
@@ -172,12 +184,12 @@ def cell(i, order, hashes, live, fine, heavy, best, back, most,  # type: ignore[
     rank = math.inf
     for level in range(level_ptr[v], level_ptr[v + 1]):
         head = levels[level]
-        k = size_of(head)
+        k = np.int64(size_of(head))
         if k > i:
             break
         key = here ^ hashes[i - k]
-        e, stop = find(head, key, masks, slot_start, ends)
-        while e < stop and ends[e, HASH] == key:  # variants
+        e = find(head, key, masks, ends)
+        while ends[e, HASH] == key:  # variants
             total = best[i - k] + as_float(ends[e, COST])
             if live is None:
                 chosen = e if total < found else chosen
@@ -222,7 +234,7 @@ def prices(f, weights, bias, ends):  # type: ignore[no-untyped-def]
         for g in range(len(each)):
             for e in range(inner_ptr[g], inner_ptr[g + 1]):
                 each[g] -= bias[inner[e]]
-    for e in range(len(ends)):
+    for e in range(len(ends) - 1):
         ends[e, COST] = as_bits(each[np.int64(ends[e, GROUP])])
     return fine, heavy
 
@@ -231,13 +243,13 @@ def prices(f, weights, bias, ends):  # type: ignore[no-untyped-def]
 def best_cuts(f, ends, order, hashes, live, fine, heavy, best, back, most):  # type: ignore[no-untyped-def]
     """Writes the cells: the least price of the first i nodes, f8[n + 1], and the last end of the
     way to it, i4[n + 1]."""
-    level_ptr, levels, masks, slot_start = f.level_ptr, f.levels, f.masks, f.slot_start
+    level_ptr, levels, masks = f.level_ptr, f.levels, f.masks
     best[0] = 0.0
     if most is not None:
         most[0] = 0.0
     for i in range(1, len(order) + 1):
         cell(i, order, hashes, live, fine, heavy, best, back, most, level_ptr, levels, masks,
-             slot_start, ends, f.limit)  # fmt: skip
+             ends, f.limit)  # fmt: skip
 
 
 @inlined
@@ -254,28 +266,77 @@ def _way_back(f, back, chosen, stops):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _given_cuts(f, order, hashes, cuts, chosen, stops):  # type: ignore[no-untyped-def]
-    """Like ``_way_back``, by the largest candidate that crosses no cut."""
-    level_ptr, levels, masks, slot_start = f.level_ptr, f.levels, f.masks, f.slot_start
-    ends, near, count, i = f.ends, f.near, 0, len(order)
-    while i > 0:
-        v = order[i - 1]
-        level, close = _U(level_ptr[v + 1]) - _U(1), near[v]
-        room, most = 1, min(i, size_of(levels[level]))
-        while room < most:
-            u = _U(order[i - 1 - room])
-            if cuts[u] or not (close >> (u & _U(63))) & _U(1):
-                break
-            room += 1
-        here = hashes[i]
+def _reach(f, order, cuts, close, bits, room, top):  # type: ignore[no-untyped-def]
+    """Writes the largest level, u4[n + 1], that a group which ends at each place may be of: it
+    crosses no cut, and every node of it shares a candidate with its last one; level 0 for place 0.
+    Scratch: ``close`` and ``room`` u8[n], ``bits`` u8[n + 3]."""
+    near, sizes, level_ptr, n, step = f.near, f.sizes, f.level_ptr, _U(len(order)), _U(1)
+    for i in range(3):
+        bits[_U(i)] = _U(0)
+    for i in range(n):
+        v = _U(order[i])
+        close[i], room[i] = near[v], _U(1)
+        bits[i + _U(3)] = _U(cuts[v] == 0) << (v & _U(63))
+    left = _U(1)
+    while left != _U(0) and step < f.span:  # all places in a row, so that it becomes vector code
+        left = _U(0)
+        for i in range(step, n):
+            before = i + _U(3) - step
+            one = close[i] if close[i] & bits[before] else _U(0)
+            two = one if one & bits[before - _U(1)] else _U(0)
+            three = two if two & bits[before - _U(2)] else _U(0)
+            close[i] = three
+            room[i] += _U(one != 0) + _U(two != 0) + _U(three != 0)
+            left |= three
+        step += _U(3)
+    top[0] = 0
+    for i in range(n):
+        v = _U(order[i])
+        within = sizes[v] & ((_U(2) << room[i]) - _U(1))
+        top[i + _U(1)] = _U(level_ptr[v]) + ones(within) - _U(1)
+
+
+@inlined
+def _advance(i, top, levels, masks, hashes):  # type: ignore[no-untyped-def]
+    """Tests the level of the place ``i``: answers where its group begins, if it may have one; else
+    the level is one less from now on, and the place the same."""
+    level = _U(top[i])
+    head = levels[level]
+    k = size_of(head)
+    known, _ = seek(head, hashes[i] ^ hashes[i - k], masks)
+    top[i] = level + known - _U(1)
+    return i - (k & (_U(0) - known))
+
+
+@inlined
+def _given_cuts(f, order, hashes, top, chosen, stops):  # type: ignore[no-untyped-def]
+    """Like ``_way_back``, by the largest candidates within the levels ``top`` (see ``_reach``).
+
+    What group ends at a place depends on nothing behind it. So four walks from four places to the
+    front, without branches that depend on the genome, lower ``top`` to levels that no higher one is
+    possible of; which they may do twice or for places that turn out to lie inside of groups. One
+    walk from the back then looks at the candidates themselves; it soon comes to the places that the
+    others were at, wherever it enters their part."""
+    levels, masks, ends, n = f.levels, f.masks, f.ends, _U(len(order))
+    part = n >> _U(2)
+    two, three = part << _U(1), part * _U(3)
+    a, b, c, d = n, three, two, part
+    while (a > three) | (b > two) | (c > part) | (d > _U(0)):
+        for _ in range(4):
+            a = _advance(a, top, levels, masks, hashes)
+            b = _advance(b, top, levels, masks, hashes)
+            c = _advance(c, top, levels, masks, hashes)
+            d = _advance(d, top, levels, masks, hashes)
+    count, i = 0, n
+    while i > _U(0):
+        level, here = _U(top[i]), hashes[i]
         while True:
             head = levels[level]
             k = size_of(head)
-            if k <= room:
-                key = here ^ hashes[i - k]
-                e, stop = find(head, key, masks, slot_start, ends)
-                if e < stop:  # of equal sets the cheapest comes first
-                    break
+            key = here ^ hashes[i - k]
+            e = find(head, key, masks, ends)
+            if ends[e, HASH] == key:  # of equal sets the cheapest comes first
+                break
             level -= _U(1)
         chosen[count], stops[count] = e, i
         count += 1
@@ -321,6 +382,8 @@ def _decode(f, keys, bias, weights, cuts, orders, groups, costs, parts, peaks, p
     best, back, most = np.zeros(n + 1), np.zeros(n + 1, np.int32), np.zeros(n + 1)
     chosen, stops = np.empty(n, np.int32), np.empty(n, np.int32)
     live = np.empty(n + 1 if len(f.nbytes) else 0)
+    close, bits, room = np.empty(n, np.uint64), np.empty(n + 3, np.uint64), np.empty(n, np.uint64)
+    top = np.empty(n + 1, np.uint32)
     steered = weights.shape[1] > 0 or bias.shape[1] > 0
     ends = f.ends.copy() if steered else f.ends
     fine, heavy = f.ceiling, 0.0
@@ -331,7 +394,8 @@ def _decode(f, keys, bias, weights, cuts, orders, groups, costs, parts, peaks, p
         if len(live):
             live_bytes(f, order, place, live)
         if cuts.shape[1]:
-            count = _given_cuts(f, order, hashes, cuts[p], chosen, stops)
+            _reach(f, order, cuts[p], close, bits, room, top)
+            count = _given_cuts(f, order, hashes, top, chosen, stops)
         else:
             if steered:
                 fine, heavy = prices(f, weights[p], bias[p], ends)

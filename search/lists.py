@@ -22,8 +22,11 @@ LANES = 2
 """Genomes that are scheduled in turns: one waits for memory while the other one computes. More keep
 the processor no busier."""
 
-READY = 31
-"""The bit of a count that says that all predecessors are done."""
+READY = 63
+"""The bit of a state that says that all predecessors are done."""
+
+_ONE = 32
+"""The lowest bit of its count."""
 
 _CLUMP = 32
 """Nodes with nearly one key, from which on keys are sorted by comparison."""
@@ -37,7 +40,7 @@ class Room(NamedTuple):
     sources: np.ndarray
     """i8: nodes without predecessors."""
     waits: np.ndarray
-    """u8[n]: what the count of each node begins with. Without predecessors it lacks one."""
+    """u8[n]: what the state of each node begins with. Without predecessors it lacks one."""
     size: np.ndarray
     """u4[n]: nodes of each bucket, then where the next one goes."""
     bucket: np.ndarray
@@ -45,7 +48,7 @@ class Room(NamedTuple):
     node: np.ndarray
     """u4[LANES * n]: nodes by rank."""
     state: np.ndarray
-    """u8[LANES * (n + FAN)]: rank << 32 | count of each node, and of the dummies."""
+    """u8[LANES * (n + FAN)]: count << 32 | rank of each node, and of the dummies."""
     ready: np.ndarray
     """u8[LANES * words]: the ranks that are ready; a word each for the dummies behind them."""
     shift: int
@@ -59,7 +62,7 @@ def make_room(f):  # type: ignore[no-untyped-def]
     words, shift = (n >> 6) + 1 + FAN, 0
     while words > 64 << shift:
         shift += 1
-    waits = ((1 << READY) - np.maximum(degree, 1)).astype(np.uint64)
+    waits = ((1 << (READY - _ONE)) - np.maximum(degree, 1)).astype(np.uint64) << _U(_ONE)
     return Room(np.flatnonzero(degree == 0), waits, np.empty(n, np.uint32), np.empty(n, np.uint32),
                 np.empty(LANES * n, np.uint32), np.empty(LANES * (n + FAN), np.uint64),
                 np.zeros(LANES * (64 << shift), np.uint64), shift)
@@ -70,32 +73,37 @@ def _rank(keys, p, room, begin):  # type: ignore[no-untyped-def]
     """Writes the nodes by the keys of genome ``p``, equal ones by number, into ``room.node`` from
     ``begin`` on: as many buckets as nodes, of equal width, then insertion. Answers whether it did;
     not if the keys clump."""
-    n, sizes, bucket, node = keys.shape[1], room.size, room.bucket, room.node
-    low = high = keys[p, 0]
-    for i in range(n):
+    n, sizes, bucket, node = _U(keys.shape[1]), room.size, room.bucket, room.node
+    low = high = lower = higher = keys[p, 0]
+    for i in range(n >> _U(1)):  # two at a time, as a minimum waits for the one before
         low, high = min(low, keys[p, i]), max(high, keys[p, i])
+        key = keys[p, n - i - _U(1)]
+        lower, higher = min(lower, key), max(higher, key)
+    middle = keys[p, n >> _U(1)]
+    low, high = min(low, lower, middle), max(high, higher, middle)
+    last, scale = np.uint32(n - _U(1)), (len(sizes) - 1) / (high - low)
+    if not 0.0 < scale < np.inf:
+        return False
+    for i in range(n):
+        bucket[i] = min(np.uint32(np.int64((keys[p, i] - low) * scale)), last)
         sizes[i] = np.uint32(0)
-    last, scale = np.uint32(n - 1), (n - 1) / (high - low)
-    even = 0.0 < scale < np.inf
-    for i in range(n if even else 0):
-        b = min(np.uint32(np.int64((keys[p, i] - low) * scale)), last)
-        bucket[i] = b
-        sizes[b] += np.uint32(1)
+    for i in range(n):
+        sizes[_U(bucket[i])] += np.uint32(1)
     total = most = np.uint32(0)
     for k in range(n):
         size = sizes[k]
         sizes[k] = total
         total += size
         most = max(most, size)
-    if not even or most > _CLUMP:
+    if most > _CLUMP:
         return False
     for i in range(n):
-        b = bucket[i]
+        b = _U(bucket[i])
         node[begin + _U(sizes[b])] = i
         sizes[b] += np.uint32(1)
     before = keys[p, node[begin]]
-    for i in range(1, n):
-        at = begin + _U(i)
+    for i in range(_U(1), n):
+        at = begin + i
         v = node[at]
         key = keys[p, v]
         if key >= before:  # as most do
@@ -115,9 +123,9 @@ def _begin(f, room, lane):  # type: ignore[no-untyped-def]
     first = lane * (n + _U(FAN))
     for rank in range(n):
         v = node[lane * n + rank]
-        state[first + _U(v)] = rank << _U(32) | waits[v]
+        state[first + _U(v)] = waits[v] | rank
     for k in range(_U(FAN)):
-        state[first + n + k] = (n + _U(64) * (k + _U(1))) << _U(32)
+        state[first + n + k] = n + _U(64) * (k + _U(1))
     blocks, shift = _U(0), _U(room.shift)
     for v in room.sources:
         blocks = _count(first + _U(v), lane * (_U(64) << shift), shift + _U(6), blocks, state,
@@ -129,9 +137,9 @@ def _begin(f, room, lane):  # type: ignore[no-untyped-def]
 def _count(s, words, shift, blocks, state, ready):  # type: ignore[no-untyped-def]
     """Counts a predecessor of the node with the state ``s``; answers the blocks that are not empty.
     ``words``: where the words of the lane begin."""
-    count = state[s] + _U(1)
+    count = state[s] + (_U(1) << _U(_ONE))
     state[s] = count
-    is_ready, rank = (count >> _U(READY)) & _U(1), count >> _U(32)
+    is_ready, rank = count >> _U(READY), count & _U((1 << _ONE) - 1)
     ready[words + (rank >> _U(6))] |= is_ready << (rank & _U(63))
     return blocks | is_ready << (rank >> shift)
 
@@ -144,13 +152,15 @@ def _step(f, room, lane, width, blocks, orders, at):  # type: ignore[no-untyped-
     wide, words = _U(room.shift), lane * (_U(64) << _U(room.shift))
     block, shift, first = lowest(blocks), wide + _U(6), lane * (n + _U(FAN))
     w, stop = words + (block << wide), words + ((block + _U(1)) << wide)
-    while ready[w] == _U(0):
-        w += _U(1)
     word = ready[w]
+    while word == _U(0):
+        w += _U(1)
+        word = ready[w]
     v = room.node[lane * n + ((w - words) << _U(6)) + lowest(word)]
-    ready[w] = word & (word - _U(1))
-    left = _U(0)
-    while w < stop:
+    left = word & (word - _U(1))
+    ready[w] = left
+    w += _U(1)
+    while w < stop:  # in a block of several words
         left |= ready[w]
         w += _U(1)
     blocks &= ~(_U(left == _U(0)) << block)

@@ -15,7 +15,7 @@ import math
 import numpy as np
 
 from .compiled import compiled, inlined
-from .evaluate import best_cuts, cell, follow, live_bytes, prices, size_of
+from .evaluate import best_cuts, cell, follow, live_bytes, prices
 from .problem import Problem
 
 REACH = 12
@@ -114,14 +114,14 @@ def _recut(f, ends, first, end, span, order, hashes, live, fine, best, back, old
     """Computes the cells behind a change of the places ``first..end``; answers (where the cells
     that were touched end, change of the total). The former cells are kept in ``old``."""
     n = len(order)
-    level_ptr, levels, masks, slot_start = f.level_ptr, f.levels, f.masks, f.slot_start
+    level_ptr, levels, masks = f.level_ptr, f.levels, f.masks
     limit = f.limit
     same, delta = 0, math.inf
     i = first + 1
     while i <= n:
         old[i], old_back[i] = best[i], back[i]
         cell(i, order, hashes, live, fine, 0.0, best, back, None, level_ptr, levels, masks,
-             slot_start, ends, limit)  # fmt: skip
+             ends, limit)  # fmt: skip
         change = best[i] - old[i]
         if i > end and abs(change - delta) <= 1e-12 * abs(best[i]):
             same += 1
@@ -194,9 +194,7 @@ def _anneal(f, order, live, weights, moves, hot, cold, state):  # type: ignore[n
     follow(f, order, place, hashes)
     if live is not None:
         live_bytes(f, order, place, live)
-    span = 1
-    for level in range(len(f.levels)):
-        span = max(span, size_of(f.levels[level]))
+    span = max(1, f.span)
     best, back = np.zeros(n + 1), np.zeros(n + 1, np.int32)
     old, old_back = np.zeros(n + 1), np.zeros(n + 1, np.int32)
     ends, fine = f.ends, f.ceiling

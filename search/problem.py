@@ -43,6 +43,9 @@ SPARSE = 8
 HASH, COST, WRITTEN, GROUP = range(4)
 """Columns of ``Flat.ends``."""
 
+_LAST = np.uint64(1 << 63)
+"""Above all hashes."""
+
 Value = tuple[int, float, Sequence[int], bool]
 """(producing node, bytes, consuming nodes, whether it is kept to the end)."""
 
@@ -72,25 +75,29 @@ class Flat(NamedTuple):
     level_ptr: np.ndarray
     """i4[n + 1]: where the levels of each node begin: the sizes of candidates that may end with it.
     """
+    span: int
+    """The largest of these sizes."""
+    sizes: np.ndarray
+    """u8[n]: these sizes, as bits."""
     near: np.ndarray
     """u8[n]: the nodes of the candidates that may end with each node, as bits of their numbers
     modulo 64: where the bit of another node is not set, none of them has both."""
     levels: np.ndarray
     """u8[l]: of each level, ascending at each node, the size, in ``SIZE_BITS``; a shift, in 6 bits;
-    and its first word in ``masks``."""
+    and its first word in ``masks``. Level 0 is of no node: it has nothing but the empty set."""
     masks: np.ndarray
-    """u8[c, 2]: words of the masks of all levels, and the first slot of each. ``hash >> shift`` is
-    the word (above 6 bits) and the bit of a hash h < 2**63. A bit that is not set says that no
-    candidate of the level has such a hash, the number of set bits below one which slot of the word
-    has (Bagwell's hash array mapped trie, 2001, of one step). A level has ``SPARSE`` bits or
-    more for each of its candidates, in a power of two of words."""
-    slot_start: np.ndarray
-    """i4[s + 1]: where the candidates of each slot begin in ``ends``."""
-    ends: np.ndarray
-    """u8[e, 4]: candidates by their last nodes: the exclusive or of their words, the bits of f8 of
-    what they cost and of the bytes that they write (see ``written``), and their numbers; ascending
-    by hash in a level, of equal sets the cheapest first. Side by side, as they are read together.
+    """u8[2 * c]: words of the masks of all levels; and behind each its first end, in 32 bits, and a
+    filter. ``hash >> shift`` is the word (above 6 bits) and the bit of a hash h < 2**63. A bit that
+    is not set says that no candidate of the level has such a hash, the number of set bits below one
+    how many ends of the word are before it, at least (Bagwell's hash array mapped trie, 2001, of
+    one step). A level has ``SPARSE`` bits or more for each of its candidates, in a power of two of
+    words. The lowest 5 bits of the hashes of a word are the bits that its filter (Bloom, 1970) has.
     """
+    ends: np.ndarray
+    """u8[e + 1, 4]: candidates by their last nodes: the exclusive or of their words, the bits of f8
+    of what they cost and of the bytes that they write (see ``written``), and their numbers;
+    ascending by hash in a level, of equal sets the cheapest first; one with a hash above all others
+    is the last. Side by side, as they are read together, and none in two cache lines."""
     inner_ptr: np.ndarray
     """i4[g + 1]: where the edges inside each candidate begin."""
     inner: np.ndarray
@@ -216,11 +223,12 @@ class Problem:
                              "one number per candidate and objective")
         else:
             split = costs[:, None].copy() if np.array_equal(f.parts, f.cost[:, None]) else f.parts
-        slot = np.repeat(np.arange(len(f.slot_start) - 1), np.diff(f.slot_start))
-        group = f.ends[:, GROUP].astype(np.int64)
-        rank = np.lexsort((group, costs[group], f.ends[:, HASH], slot))
-        ends = f.ends[rank]
-        ends[:, COST] = costs[group[rank]].view(np.uint64)
+        ends = _aligned(f.ends)
+        members = np.cumsum(np.diff(ends[:-1, HASH], prepend=0) != 0)
+        group = ends[:-1, GROUP].astype(np.int64)
+        rank = np.lexsort((group, costs[group], members))
+        ends[:-1] = ends[rank]
+        ends[:-1, COST] = costs[group[rank]].view(np.uint64)
         ceilings = _ceilings(self.nodes, f.member_ptr, f.members, costs, split)
         flat = f._replace(cost=costs, parts=split, ends=ends, ceiling=float(ceilings[0]),
                           ceilings=ceilings[1:])  # fmt: skip
@@ -370,7 +378,7 @@ def _starts(owners: Iterable[int], nodes: int) -> np.ndarray:
 
 
 Graph = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
-Ends = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+Ends = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 Memory = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray,
                np.ndarray]  # fmt: skip
 
@@ -429,13 +437,14 @@ def arcs(member_ptr: np.ndarray, members: np.ndarray, ptr: np.ndarray, targets: 
 
 def _ends(nodes: int, graph: Graph, member_ptr: np.ndarray, members: np.ndarray, costs: np.ndarray,
           written: np.ndarray, word: np.ndarray) -> Ends:
-    """level_ptr, near, levels, masks, slot_start, ends: candidates by the members without a
+    """level_ptr, span, sizes, near, levels, masks, ends: candidates by the members without a
     successor among the members, and by their sizes. Raises ``ValueError`` where different sets have
     one hash."""
     size = np.diff(member_ptr)
     if not len(size):
-        return (np.zeros(nodes + 1, np.int32), np.zeros(nodes, np.uint64), np.zeros(0, np.uint64),
-                np.zeros((0, 2), np.uint64), np.zeros(1, np.int32), np.zeros((0, 4), np.uint64))
+        words = [np.zeros(nodes, np.uint64) for _ in range(2)]
+        return (np.ones(nodes + 1, np.int32), 0, *words, np.zeros(1, np.uint64),
+                np.zeros(2, np.uint64), np.full((1, 4), _LAST))
     hashes = np.bitwise_xor.reduceat(word[members], member_ptr[:-1])
     _distinct(hashes, member_ptr, members)
     _, place, _, inside = arcs(member_ptr, members, graph[2], graph[3])
@@ -449,31 +458,43 @@ def _ends(nodes: int, graph: Graph, member_ptr: np.ndarray, members: np.ndarray,
     ends = np.column_stack([hashes[group], costs[group].view(np.uint64),
                             written[group].view(np.uint64), group.astype(np.uint64)])
     bits = np.bitwise_or.reduceat(np.uint64(1) << (members & 63).astype(np.uint64), member_ptr[:-1])
-    near = np.zeros(nodes, np.uint64)
+    near, sizes = np.zeros(nodes, np.uint64), np.zeros(nodes, np.uint64)
     np.bitwise_or.at(near, level // most, bits[group])
-    ptr, levels, masks, slots = _levels(nodes, level, most, ends[:, HASH])
-    return ptr, near, levels, masks, slots, ends
+    np.bitwise_or.at(sizes, level // most, np.uint64(1) << size[group].astype(np.uint64))
+    found = _levels(nodes, level, most, ends[:, HASH])
+    ends = _aligned(np.append(ends, [[_LAST] * 4], axis=0))
+    return found[0], most - 1, sizes, near, *found[1:], ends
+
+
+def _aligned(rows: np.ndarray) -> np.ndarray:
+    """A copy of u8[e, 4] of which no row is in two cache lines."""
+    room = np.empty(rows.size + 3, np.uint64)
+    first = -room.ctypes.data // 8 % 4
+    found = room[first : first + rows.size].reshape(rows.shape)
+    found[:] = rows
+    return found
 
 
 def _levels(nodes: int, level: np.ndarray, most: int, hashes: np.ndarray
-            ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """level_ptr, levels, masks, slot_start of the ends with these levels (node * ``most`` + size)
+            ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """level_ptr, levels, masks of the ends with these levels (node * ``most`` + size)
     and hashes, ascending."""
     start = np.flatnonzero(np.diff(level, prepend=-1))
     counts = np.diff(start, append=len(level))
     double = np.ceil(np.log2(np.maximum(1.0, counts * SPARSE / 64))).astype(np.int64)
-    first = np.cumsum(1 << double) - (1 << double)
+    first = 1 + np.cumsum(1 << double) - (1 << double)
     shift = 57 - double
     spread = hashes >> np.repeat(shift, counts).astype(np.uint64)
     bit = (np.repeat(first, counts) << 6) + spread.astype(np.int64)
-    slot = np.flatnonzero(np.diff(bit, prepend=-1))
-    masks = np.zeros((int((1 << double).sum()), 2), np.uint64)
+    masks = np.zeros((1 + int((1 << double).sum()), 2), np.uint64)
     np.bitwise_or.at(masks[:, 0], bit >> 6, np.uint64(1) << (bit & 63).astype(np.uint64))
-    masks[:, 1] = np.searchsorted(bit[slot], np.arange(len(masks)) << 6)
-    heads = level[start] % most | shift << SIZE_BITS | first << (SIZE_BITS + 6)
-    ptr = np.searchsorted(level[start], np.arange(nodes + 1) * most)
-    return (ptr.astype(np.int32), heads.astype(np.uint64), masks,
-            np.append(slot, len(level)).astype(np.int32))  # fmt: skip
+    masks[:, 1] = np.searchsorted(bit, np.arange(len(masks)) << 6)
+    low = (hashes & np.uint64(31)) + np.uint64(32)
+    np.bitwise_or.at(masks[:, 1], bit >> 6, np.uint64(1) << low)
+    masks[0] = 1, 1 << 32
+    heads = np.append(0, level[start] % most | shift << SIZE_BITS | first << (SIZE_BITS + 6))
+    ptr = 1 + np.searchsorted(level[start], np.arange(nodes + 1) * most)
+    return ptr.astype(np.int32), heads.astype(np.uint64), masks.reshape(-1)
 
 
 def _ceilings(nodes: int, member_ptr: np.ndarray, members: np.ndarray, costs: np.ndarray,
