@@ -149,6 +149,18 @@ def size_of(head):  # type: ignore[no-untyped-def]
     return head & _U((1 << SIZE_BITS) - 1)
 
 
+@leaf
+def widest(f):  # type: ignore[no-untyped-def]
+    """The size of the largest candidates."""
+    sizes, every, k = f.sizes, _U(0), 0
+    for v in range(len(sizes)):
+        every |= sizes[v]
+    while every > _U(1):
+        every >>= _U(1)
+        k += 1
+    return k
+
+
 @inlined
 def seek(head, key, masks):  # type: ignore[no-untyped-def]
     """Of the hash ``key`` in a level: (whether there may be one; where it is in ``ends`` then, or
@@ -266,7 +278,7 @@ def _way_back(f, back, chosen, stops):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _reach(f, order, cuts, close, bits, room, top):  # type: ignore[no-untyped-def]
+def _reach(f, span, order, cuts, close, bits, room, top):  # type: ignore[no-untyped-def]
     """Writes the largest level, u4[n + 1], that a group which ends at each place may be of: it
     crosses no cut, and every node of it shares a candidate with its last one; level 0 for place 0.
     Scratch: ``close`` and ``room`` u8[n], ``bits`` u8[n + 3]."""
@@ -278,7 +290,7 @@ def _reach(f, order, cuts, close, bits, room, top):  # type: ignore[no-untyped-d
         close[i], room[i] = near[v], _U(1)
         bits[i + _U(3)] = _U(cuts[v] == 0) << (v & _U(63))
     left = _U(1)
-    while left != _U(0) and step < f.span:  # all places in a row, so that it becomes vector code
+    while left != _U(0) and step < span:  # all places in a row, so that it becomes vector code
         left = _U(0)
         for i in range(step, n):
             before = i + _U(3) - step
@@ -383,7 +395,7 @@ def _decode(f, keys, bias, weights, cuts, orders, groups, costs, parts, peaks, p
     chosen, stops = np.empty(n, np.int32), np.empty(n, np.int32)
     live = np.empty(n + 1 if len(f.nbytes) else 0)
     close, bits, room = np.empty(n, np.uint64), np.empty(n + 3, np.uint64), np.empty(n, np.uint64)
-    top = np.empty(n + 1, np.uint32)
+    top, span = np.empty(n + 1, np.uint32), _U(widest(f))
     steered = weights.shape[1] > 0 or bias.shape[1] > 0
     ends = f.ends.copy() if steered else f.ends
     fine, heavy = f.ceiling, 0.0
@@ -394,7 +406,7 @@ def _decode(f, keys, bias, weights, cuts, orders, groups, costs, parts, peaks, p
         if len(live):
             live_bytes(f, order, place, live)
         if cuts.shape[1]:
-            _reach(f, order, cuts[p], close, bits, room, top)
+            _reach(f, span, order, cuts[p], close, bits, room, top)
             count = _given_cuts(f, order, hashes, top, chosen, stops)
         else:
             if steered:

@@ -15,7 +15,7 @@ import math
 import numpy as np
 
 from .compiled import compiled, inlined
-from .evaluate import best_cuts, cell, follow, live_bytes, prices
+from .evaluate import best_cuts, cell, follow, live_bytes, prices, widest
 from .problem import Problem
 
 REACH = 12
@@ -194,7 +194,7 @@ def _anneal(f, order, live, weights, moves, hot, cold, state):  # type: ignore[n
     follow(f, order, place, hashes)
     if live is not None:
         live_bytes(f, order, place, live)
-    span = max(1, f.span)
+    span = max(1, widest(f))
     best, back = np.zeros(n + 1), np.zeros(n + 1, np.int32)
     old, old_back = np.zeros(n + 1), np.zeros(n + 1, np.int32)
     ends, fine = f.ends, f.ceiling

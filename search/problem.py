@@ -75,8 +75,6 @@ class Flat(NamedTuple):
     level_ptr: np.ndarray
     """i4[n + 1]: where the levels of each node begin: the sizes of candidates that may end with it.
     """
-    span: int
-    """The largest of these sizes."""
     sizes: np.ndarray
     """u8[n]: these sizes, as bits."""
     near: np.ndarray
@@ -378,7 +376,7 @@ def _starts(owners: Iterable[int], nodes: int) -> np.ndarray:
 
 
 Graph = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
-Ends = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+Ends = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 Memory = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray,
                np.ndarray]  # fmt: skip
 
@@ -437,13 +435,13 @@ def arcs(member_ptr: np.ndarray, members: np.ndarray, ptr: np.ndarray, targets: 
 
 def _ends(nodes: int, graph: Graph, member_ptr: np.ndarray, members: np.ndarray, costs: np.ndarray,
           written: np.ndarray, word: np.ndarray) -> Ends:
-    """level_ptr, span, sizes, near, levels, masks, ends: candidates by the members without a
+    """level_ptr, sizes, near, levels, masks, ends: candidates by the members without a
     successor among the members, and by their sizes. Raises ``ValueError`` where different sets have
     one hash."""
     size = np.diff(member_ptr)
     if not len(size):
-        words = [np.zeros(nodes, np.uint64) for _ in range(2)]
-        return (np.ones(nodes + 1, np.int32), 0, *words, np.zeros(1, np.uint64),
+        none = np.zeros(nodes, np.uint64)
+        return (np.ones(nodes + 1, np.int32), none, none, np.zeros(1, np.uint64),
                 np.zeros(2, np.uint64), np.full((1, 4), _LAST))
     hashes = np.bitwise_xor.reduceat(word[members], member_ptr[:-1])
     _distinct(hashes, member_ptr, members)
@@ -463,7 +461,7 @@ def _ends(nodes: int, graph: Graph, member_ptr: np.ndarray, members: np.ndarray,
     np.bitwise_or.at(sizes, level // most, np.uint64(1) << size[group].astype(np.uint64))
     found = _levels(nodes, level, most, ends[:, HASH])
     ends = _aligned(np.append(ends, [[_LAST] * 4], axis=0))
-    return found[0], most - 1, sizes, near, *found[1:], ends
+    return found[0], sizes, near, *found[1:], ends
 
 
 def _aligned(rows: np.ndarray) -> np.ndarray:
