@@ -1,9 +1,9 @@
 """Whether a search for a faster schedule can pay at all: what ``default`` asks first.
 
 Every schedule starts a kernel for each node that is always alone, one for each contraction (no
-kernel holds two, but for a depthwise convolution), and one at least where anything else has to be
-computed. The first take what they
-take, the others at least their launch. Where greedy fusion is within ``HARDLY`` of that, or where
+kernel holds two, but for a depthwise convolution and the pointwise ones around it), and one at
+least where anything else has to be computed. The first take what they take, the others at least
+their launch. Where greedy fusion is within ``HARDLY`` of that, or where
 there is no second node to fuse, no schedule is noticeably better and the candidates need not be
 collected: small models compile as quickly as without a search.
 """
@@ -14,7 +14,7 @@ from ..ir.graph import Graph
 from ..ir.ops import lookup
 from ..ir.schedule import FUSED, Schedule
 from ..ir.target import Target
-from .greedy import Fuser, depthwise, node_kind
+from .greedy import Fuser, depthwise, node_kind, widens_pixels
 from .models import CostModel, GroupFacts, facts
 from .models.base import FREE, Context
 
@@ -45,7 +45,7 @@ def least(graph: Graph, groups: list[GroupFacts], costs: list[float], target: Ta
              and not lookup(n.op).has("view")]
     alone = sum(c for g, c in zip(groups, costs, strict=True)
                 if g.implementation not in (*FREE, *FUSED))
-    shared = sum(depthwise(n) for n in graph.nodes)
+    shared = sum(depthwise(n) or widens_pixels(n) for n in graph.nodes)
     kernels = max(kinds.count("contract") - shared, int(any(k != "solo" for k in kinds)))
     return alone + kernels * target.launch_s
 

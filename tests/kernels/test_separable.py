@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from evonnx.compiler.build import build_program
+from evonnx.ir import interp
 from evonnx.ir.builder import Builder
 from evonnx.ir.dims import Dim, sym
 from evonnx.ir.graph import Graph, Value
 from evonnx.ir.schedule import Group, Schedule
 from evonnx.ir.target import Target
-from evonnx.ir.types import F32, U8, TensorType
+from evonnx.ir.types import BF16, F32, U8, TensorType
 from evonnx.runtime.executable import Executable
 from evonnx.search.legality import implementation
 
@@ -151,6 +152,28 @@ def test_a_matrix_product_of_pixels() -> None:
     given["p"] = given["p"].reshape(5, 3)
     del given["b"], given["q"]
     assert check(y, b, given, threads=2) == "separable"
+
+
+@pytest.mark.parametrize("target", ["cpu", "avx2"])
+def test_weights_of_bfloat16(target: str) -> None:
+    """The pointwise half widens them as it loads them, as it does by itself."""
+    b = Builder()
+    case = CASES[1]
+    y = b.op("relu", window(b, case, tensor(b, "x", *case[0])))
+    rows = b.op("reshape", y, shape=(2 * 4 * 16, 5))
+    p = b.const(weights(case)["p"].reshape(5, 3).astype(BF16.np))
+    graph = b.build({"y": b.op("dot", rows, b.op("cast", p, to=F32), ta=False, tb=False)})
+    given = {"x": array(*case[0]), "w": weights(case)["w"]}
+    nodes = [k for k, n in enumerate(graph.nodes) if n.op not in ("input", "const")]
+    found, reason = implementation(graph, [graph.nodes[k] for k in nodes])
+    assert found == "separable", reason
+    one = run(graph, [Group(tuple(nodes), found, (("lines", 2),))], given, target)
+    want = interp.run(graph, given)["y"]
+    np.testing.assert_allclose(one, want, rtol=2e-5, atol=2e-5)
+    start = next(k for k in nodes if graph.nodes[k].op in ("reshape", "cast"))
+    parts = [tuple(k for k in nodes if k < start), tuple(k for k in nodes if k >= start)]
+    two = run(graph, [Group(part, "contract") for part in parts], given, target)
+    np.testing.assert_array_equal(one, two)
 
 
 def test_lines_may_be_columns() -> None:
