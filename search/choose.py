@@ -25,7 +25,7 @@ from ..ir.target import Target
 from .greedy import Fuser
 from .models import CD, SECONDS, Context, CostModel
 from .models import model as model_of
-from .narrow import narrow_beam, prove_narrow
+from .narrow import narrow_beam, prove_narrow, recombine
 from .problem import Found, InfeasibleError, Problem, Proof
 from .settings import RULES, Search
 from .solutions import floor, peak
@@ -191,7 +191,7 @@ class Solver:
             if proof is not None:
                 return _leant(proof, space, float(factors.max(initial=1.0))), ""
             beam = narrow_beam(leaning, min(BEAM, self.how.budget))
-            return (_followed(beam, leaning, self.also, space),
+            return (_followed(beam, leaning, [space.chosen, *self.also], space),
                     "too many ideals for a proof: the best of each size followed")
         proof = None if too_wide else prove_narrow(space.problem, NARROW)
         provable = self.how.name == "exact" or space.problem.limit < inf
@@ -283,9 +283,12 @@ def _leant(proof: Proof, space: Space, most: float) -> Found:
 
 def _followed(found: Found, leaning: Problem, known: Sequence[tuple[int, ...]], space: Space
               ) -> Found:
-    """What a search of leaning costs found, or a known solution that costs less, at the costs that
-    are meant."""
-    chosen = min([found.chosen, *known], key=lambda s: float(leaning.cost[list(s)].sum()))
+    """The best that the groups of what a search of leaning costs found and of known solutions make
+    together, at the costs that are meant."""
+    solutions = [found.chosen, *known]
+    joined = recombine(leaning, solutions, NARROW)
+    chosen = min(solutions if joined is None else [joined, *solutions],
+                 key=lambda s: float(leaning.cost[list(s)].sum()))
     cost = float(sum(space.problem.cost[k] for k in chosen))
     return replace(found, chosen=chosen, cost=cost, bound=min(floor(space.problem), cost))
 

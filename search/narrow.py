@@ -1,8 +1,9 @@
 """The proven optimum of narrow graphs in plain Python: what ``exact`` does, nothing to compile.
 
 ``narrow_beam`` keeps the best ideals of each size only: what is left of the program where a graph
-is too wide for it. ``true_front`` follows all sums of two objectives that no other dominates
-instead of the least one: the exact front of small problems.
+is too wide for it. ``recombine`` follows all of the few that groups of known solutions lead to.
+``true_front`` follows all sums of two objectives that no other dominates instead of the least one:
+the exact front of small problems.
 
 The same dynamic program over ideals as ``exact``, which explains it, with sets as long integers. A
 network is narrow: most have a few ideals per node, and Python visits some ten thousand of them in
@@ -12,7 +13,7 @@ as it shares no code with ``exact``, each is a test of the other.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -40,11 +41,22 @@ def narrow_beam(problem: Problem, states: int) -> Found:
     return Found(walked.cost, walked.chosen, walked.ideals, floor(problem), peak=walked.peak)
 
 
-def _walk(problem: Problem, limit: int, width: int | None) -> Proof | None:
+def recombine(problem: Problem, solutions: Sequence[Sequence[int]], limit: int = 20_000
+              ) -> tuple[int, ...] | None:
+    """The cheapest solution that consists of groups of ``solutions``, each in its cheapest variant;
+    None where that takes more than ``limit`` ideals. The memory limit is not looked at."""
+    groups = {problem.group(g) for solution in solutions for g in solution}
+    proof = _walk(problem, limit, None, [v[0] for v in problem.variants
+                                         if problem.group(v[0]) in groups])
+    return None if proof is None else proof.chosen
+
+
+def _walk(problem: Problem, limit: int, width: int | None, only: Iterable[int] | None = None
+          ) -> Proof | None:
     """The program over ideals, ``width`` of each size if that is given; None where more than
-    ``limit`` are visited."""
+    ``limit`` are visited. ``only`` these candidates are looked at, if they are given."""
     n = problem.nodes
-    table = _Table(problem)
+    table = _Table(problem, only)
     costs = problem.cost.tolist()
     beyond = (problem.cost - _shares_of(problem)).tolist() if width is not None else []
     best: list[dict[int, tuple[float, int, int]]] = [{} for _ in range(n + 1)]
@@ -141,8 +153,10 @@ def _undominated(labels: list[_Label]) -> list[_Label]:
 class _Table:
     """A problem as sets of bits."""
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: Problem, only: Iterable[int] | None = None) -> None:
+        """``only``: candidates that may follow, if not all."""
         n = problem.nodes
+        allowed = range(problem.candidates) if only is None else frozenset(only)
         self.needs = [sum(1 << u for u in problem.predecessors(v)) for v in range(n)]
         self.sources = sum(1 << v for v in range(n) if not self.needs[v])
         self.users: list[list[int]] = [[] for _ in range(n)]
@@ -163,10 +177,12 @@ class _Table:
             outer = behind = 0
             for v in group:
                 outer |= self.needs[v]
-                self.holders[v].append(g)
+                if g in allowed:
+                    self.holders[v].append(g)
                 for w in self.users[v]:
                     behind |= 1 << w
-            self.first[group[0]].append(g)
+            if g in allowed:
+                self.first[group[0]].append(g)
             self.members.append(mask)
             self.sizes.append(len(group))
             self.outer.append(outer & ~mask)

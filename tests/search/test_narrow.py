@@ -10,7 +10,7 @@ import pytest
 from evonnx.search import choose
 from evonnx.search.exact import exhaustive, prove
 from evonnx.search.generate import generated, towers
-from evonnx.search.narrow import narrow_beam, prove_narrow, true_front
+from evonnx.search.narrow import narrow_beam, prove_narrow, recombine, true_front
 from evonnx.search.problem import Problem, make_problem
 from evonnx.search.settings import Search
 from evonnx.search.solutions import check_solution
@@ -105,6 +105,32 @@ def test_a_beam_is_valid_and_the_optimum_where_it_is_wide_enough(tall: bool) -> 
             assert found.evaluations <= 60 * max(2, states // 60) + 1
             before = min(before, found.cost)
         assert before == pytest.approx(proof.cost, rel=1e-12)
+
+
+def test_the_best_that_known_solutions_make_together() -> None:
+    """Segments of each of them, in the cheapest variants: never worse than either so dressed."""
+    better = 0
+    for seed in range(6):
+        problem = generated(40, seed)
+        rng = np.random.default_rng(seed)
+        known = []
+        for _ in range(2):
+            proof = prove_narrow(problem.priced(problem.cost * rng.uniform(0.5, 2.0,
+                                                                           problem.candidates)))
+            assert proof is not None
+            known.append(proof.chosen)
+        joined = recombine(problem, known)
+        assert joined is not None
+        assert check_solution(problem, joined) == ""
+        groups = {problem.group(g) for solution in known for g in solution}
+        assert {problem.group(g) for g in joined} <= groups
+        cheapest = {problem.group(v[0]): float(problem.cost[v[0]]) for v in problem.variants}
+        dressed = [sum(cheapest[problem.group(g)] for g in solution) for solution in known]
+        cost = float(problem.cost[list(joined)].sum())
+        assert cost <= min(dressed) * (1 + 1e-12)
+        better += cost < min(dressed) * (1 - 1e-9)
+        assert recombine(problem, known, limit=1) is None
+    assert better, "two solutions never made a better one"
 
 
 def test_default_compiles_nothing_for_its_search(monkeypatch: pytest.MonkeyPatch) -> None:
