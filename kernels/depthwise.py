@@ -34,7 +34,7 @@ from ..ir.graph import Graph, Value
 from ..ir.grids import DEPTHWISE, fan_of, find_grid
 from ..ir.target import Target
 from ..ir.types import F32, I8, I64, U8
-from ..ir.variants import best_height
+from ..ir.variants import WAY_BYTES, best_height
 from .lower import Lowering
 from .maps import TURN_KERNEL, rows_per_tile
 from .micro import MicroKernel, block, depthwise, window
@@ -60,6 +60,10 @@ STRIP_ELEMENTS = 1 << 10
 """Sums that wait for their epilogue: a small part of a level-1 cache."""
 EVEN = 4
 """Blocks of lines, at least, so that a few threads have about as much to do."""
+CROWDED = WAY_BYTES // 2
+"""Bytes from pixel to pixel of which no multiple may be: those of a tile of several lines compete
+for so few sets of the level-1 cache that it is slower than one of a line, which takes more channels
+at once."""
 LARGE = 64
 """Lines and pixels that are expected where nothing is known."""
 SHORTEST = 4
@@ -195,6 +199,9 @@ class DepthwiseWriter:
             bias = 0 if finish.bias is None else finish.bias.position
             if self.line_step(bias) != 0 or self.line_step(finish.out.position) is None:
                 return 1, 1
+        step = grid.across.step
+        if not isinstance(step, int) or step * self.space.pixels.itemsize % CROWDED == 0:
+            return 1, 1
         lines = least_rows(most)
         if not isinstance(most, int):
             lines = max(lines, LARGE)

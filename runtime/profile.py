@@ -65,6 +65,8 @@ class _Profiler(Runner):
         super().__init__(program, machine)
         self.direct = False  # every segment goes through `_native`
         self.loops = {}
+        self.warm = False
+        """Whether every step of the program itself runs once before it is timed."""
         self.times: dict[int, StepTime] = {}
         self._beside = side_by_side(program.steps)
         self._parts: dict[tuple[int, int, int], tuple[Table, Table]] = {}
@@ -104,12 +106,14 @@ class _Profiler(Runner):
         """Seconds of one native call."""
         block = frame.block(binding, table)
         team = lease.take() if table.parallel else None
-        start = time.perf_counter()
-        if team is not None:
-            team.run(block)
-        else:
-            self.machine.driver.run(block.address)
-        return time.perf_counter() - start
+        for _ in range(1 + self.warm):
+            start = time.perf_counter()
+            if team is not None:
+                team.run(block)
+            else:
+                self.machine.driver.run(block.address)
+            seconds = time.perf_counter() - start
+        return seconds
 
     def _part(self, table: Table, first: int, last: int) -> Table:
         """Rows ``first`` to ``last`` of a table, one row or a stage, as a table of their own;
@@ -149,12 +153,15 @@ class _Profiler(Runner):
         return found
 
 
-def profile(executable: Executable, feeds: Mapping[str, Any], rounds: int = 5) -> list[StepTime]:
-    """Time of every kernel step in a call with these feeds.
+def profile(executable: Executable, feeds: Mapping[str, Any], rounds: int = 5, warm: bool = False
+            ) -> list[StepTime]:
+    """Time of every kernel step in a call with these feeds; where it is ``warm``, of the second of
+    two runs in a row, whose code and data lie where they lie in the long run.
 
     Raises ``FeedError`` for feeds that do not fit.
     """
     runner = _Profiler(executable.program, executable.machine)
+    runner.warm = warm
     arrays = executable.check_feeds(feeds)
     best: list[StepTime] = []
     for _ in range(rounds):

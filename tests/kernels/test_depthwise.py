@@ -189,6 +189,16 @@ def test_images_need_no_table() -> None:
         assert sorted(symbols) == wanted
 
 
+@pytest.mark.parametrize("channels,stem", [(384, "mk_block"), (512, "mk_window")])
+def test_pixels_that_compete_for_the_sets_of_a_cache(channels: int, stem: str) -> None:
+    """Where pixels lie half a way of the level-1 cache apart, lines are computed one by one."""
+    case = ((1, 8, 14, channels), (3, 3), (1, 1), (1, 1), (1, 1), (1, 1))
+    b = Builder()
+    y, _ = depthwise(b, case, case[0])
+    _, (symbol,) = lower_depthwise(b.build({"y": y}), Target.named("cpu"))
+    assert symbol.startswith(stem)
+
+
 @pytest.mark.parametrize("case", [0, 1, 2, 15, 16])
 def test_lines_at_once_are_the_lines_alone(case: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sums are added up in the same order, in registers and where they wait in a strip."""

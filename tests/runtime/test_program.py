@@ -137,3 +137,5 @@ def test_profile(maker: Any, cache: Any, sources: Any, threads: int) -> None:
     assert times[0].flops == 100
     assert all(t.seconds > 0 and t.runs == 1 for t in times)
     assert "first" in str(times[0])
+    again = profile(exe, {"x": np.ones(50, np.float32)}, rounds=1, warm=True)
+    assert [(t.label, t.runs) for t in again] == [(t.label, t.runs) for t in times]
