@@ -198,6 +198,18 @@ def variants(graph: Graph, boundary: int = 0) -> Iterator[tuple[str, Schedule]]:
             yield name, Schedule(graph.digest, tuple(groups))
 
 
+def alone(graph: Graph, nodes: Sequence[Node]) -> Graph:
+    """Nodes as a graph of their own. A symbol that is no whole dimension of an input of theirs, as
+    where these are a quarter of the model's, has the size ``OTHERS``: no input would say it."""
+    cut = cut_out(graph, nodes)
+    hidden = [s for s, node in cut.symbol_definers.items() if node.op == "input"]
+    if not hidden:
+        return cut
+    names = "|".join(map(re.escape, hidden))
+    text = re.sub(rf"\b(?:{names})\b", str(OTHERS), print_graph(cut))
+    return parse_graph(text, graph.constants)
+
+
 def _implementation(graph: Graph, part: Sequence[int]) -> Group | None:
     """The group as it can run, legality decides how."""
     alone = cut_out(graph, [graph.nodes[k] for k in part])
@@ -237,7 +249,7 @@ def contractions(compiled: Compiled, model: str) -> Iterator[tuple[str, Graph, i
     count: Counter[str] = Counter()
     for line in sorted(lines, key=lambda item: -_seconds(item.estimate)):
         if line.implementation == "contract":
-            cut = cut_out(graph, members[line.number])
+            cut = alone(graph, members[line.number])
             found.setdefault(cut.digest, (line.ops, cut))
             count[cut.digest] += 1
     for digest, (label, cut) in found.items():
@@ -257,7 +269,7 @@ def set_graphs(compiled: Compiled, model: str) -> Iterator[tuple[str, Graph, int
               if kernels[k] and kernels[m]]  # fmt: skip
     seen: set[str] = set()
     for _, parts in sorted(found, key=lambda item: -item[0]):
-        cut = cut_out(graph, [n for k in parts for n in members[k]])
+        cut = alone(graph, [n for k in parts for n in members[k]])
         if cut.digest not in seen:
             seen.add(cut.digest)
             boundary = len(members[parts[0]]) if len(parts) == 2 else 0

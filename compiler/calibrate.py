@@ -14,6 +14,8 @@ Every number comes from a kernel made by the same code generator as any model's:
 - ``launch_s``, ``sync_s``: programs of many small steps, on one thread and with a barrier after
   every step; the slope over the number of steps, so that calling them does not count. A thread
   that the system does not let run is not waited for, so on a busy machine ``sync_s`` is too small.
+  Beside it, and no constant: how long a word takes to and fro between two CPUs, since virtual
+  machines move between CPUs that share a cache and others, and ``sync_s`` with them.
 
 Runs are about a millisecond long, shorter than a time slice, and a sample is the fastest of a few,
 so that neighbors on a busy machine disturb little; a value is the median of the samples.
@@ -22,6 +24,7 @@ so that neighbors on a busy machine disturb little; a value is the median of the
 from __future__ import annotations
 
 import ctypes
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -45,6 +48,7 @@ from ..kernels.jit import compile_source
 from ..kernels.linker import load_objects
 from ..runtime.crew import Progress
 from ..runtime.executable import Executable
+from ..runtime.roundtrip import round_trips
 from .build import build_program
 
 _RUN_S = 1e-3
@@ -58,6 +62,8 @@ _DEPTH = 128
 """Products per element of the contraction: its panel of 2 vectors is 16 KB or less."""
 _TURN = ("neg", "abs", "ceil", "floor")
 """Operations of the steps."""
+_TRIPS = 2000
+"""Round trips of a run: about a millisecond where CPUs share no cache."""
 _STEPS = (50, 250)
 """Lengths of the programs whose slope is the time of a step."""
 
@@ -67,7 +73,8 @@ class Measured:
     """One constant."""
 
     name: str
-    """Field of ``Target``, with what distinguishes it where there are several."""
+    """Field of ``Target``, with what distinguishes it where there are several; or in several words
+    what is none."""
     value: float
     """Median of the samples."""
     unit: str
@@ -193,15 +200,16 @@ class Calibration:
                 values[shared] = max(values[shared], values[shared.removesuffix("_all")])
         return replace(self.base, **values)
 
-    def keep(self, name: str, clock: Clock, best: Callable[..., float] = max) -> float:
+    def keep(self, name: str, clock: Clock, best: Callable[..., float] = max, unit: str = ""
+             ) -> float:
         """Samples a run (``best`` of a few: max for rates, min for times, the median for
-        differences) and keeps the median of the samples."""
+        differences) and keeps the median of the samples; ``unit`` of what is no field."""
         values: list[float] = []
         end = time.perf_counter() + self._share
         while len(values) < _LEAST or len(values) < _MOST and time.perf_counter() < end:
             values.append(best([clock() for _ in range(_RUNS)]))
         low, middle, high = quantiles(values, n=4)
-        unit = unit_of(name.split(" ")[0])
+        unit = unit or unit_of(name.split(" ")[0])
         self.found[name] = Measured(name, middle, unit, (high - low) / middle, len(values))
         return middle
 
@@ -289,6 +297,8 @@ class Calibration:
         if self.base.cores > 1:
             alone, split = self._per_step(2 * BLOCK, 1), self._per_step(2 * BLOCK, 2)
             self.keep("sync_s", lambda: max(split() - alone() / 2, 1e-9), median)
+            if len(os.sched_getaffinity(0)) > 1:
+                self.keep("a word to and fro", round_trips(_TRIPS), min, "s")
 
     def _per_step(self, elements: int, threads: int) -> Clock:
         """A run that answers the seconds of one step on so many elements. Work is shared however

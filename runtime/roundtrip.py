@@ -10,6 +10,7 @@ import ctypes
 import os
 import threading
 import time
+from collections.abc import Callable
 
 import numpy as np
 
@@ -46,21 +47,25 @@ out:
 def round_trip(rounds: int = 5_000, times: int = 20) -> float:
     """Seconds in which a word goes to and fro between two threads on two CPUs, the least of
     ``times`` times. Raises ``RuntimeError`` where the process may use one CPU only."""
-    target = Target.detect()
-    loader = load_objects([compile_ir_text(f'target triple = "{target.triple}"\n{_PING}', target)])
-    native = ctypes.CFUNCTYPE(None, ctypes.c_size_t, ctypes.c_int64, ctypes.c_int64)(
-        loader.address("evonnx_ping")
-    )
+    clock = round_trips(rounds)
+    return min(clock() for _ in range(times))
+
+
+def round_trips(rounds: int) -> Callable[[], float]:
+    """What answers the seconds of one of ``rounds`` round trips each time it is called. Raises as
+    ``round_trip`` does."""
     cpus = sorted(os.sched_getaffinity(0))[:2]
     if len(cpus) < 2:
         raise RuntimeError("two CPUs are needed, this process may use one")
+    target = Target.detect()
+    loader = load_objects([compile_ir_text(f'target triple = "{target.triple}"\n{_PING}', target)])
+    kind = ctypes.CFUNCTYPE(None, ctypes.c_size_t, ctypes.c_int64, ctypes.c_int64)
 
     def side(word: int, mine: int) -> None:
         os.sched_setaffinity(threading.get_native_id(), {cpus[mine]})
-        native(word, mine, rounds)
+        kind(loader.address("evonnx_ping"))(word, mine, rounds)
 
-    best = float("inf")
-    for _ in range(times):
+    def clock() -> float:
         words = np.zeros(16, np.int64)
         sides = [threading.Thread(target=side, args=(words.ctypes.data, k)) for k in range(2)]
         start = time.perf_counter()
@@ -68,5 +73,6 @@ def round_trip(rounds: int = 5_000, times: int = 20) -> float:
             thread.start()
         for thread in sides:
             thread.join()
-        best = min(best, (time.perf_counter() - start) / rounds)
-    return best
+        return (time.perf_counter() - start) / rounds
+
+    return clock

@@ -227,7 +227,9 @@ class Solver:
             moves = max(self.how.budget, PATIENCE * space.problem.nodes)
             starts = np.stack([space.start, *map(space.order, self.also)])
             least = least_peak(space.problem, starts, moves, self.how.seed)
-            note = "" if least.proven else "too wide for a proof: the least peak found, not proven"
+            note = "" if least.proven else (
+                f"too wide for a proof: the least peak found, no schedule needs less than "
+                f"{least.bound:.0f} bytes")
             proof = prove(space.problem.limited(least.peak), IDEALS)
             if proof is not None:
                 return replace(_proven(proof), proven=least.proven), note

@@ -6,7 +6,8 @@ below what was found, the proof. As long as there is no proof, annealing goes on
 found: a peak is a maximum, which tells a move nothing unless it changes the highest place, but
 under a limit just below it every place above it counts, as in the soft budgets of SERENITY (Ahn et
 al., 2020), and moves are re-cut exactly as for cost. Each time the limit is met it is set below the
-new peak; when a walk fails, the next one is longer and its step down smaller.
+new peak; when a walk fails, the next one is longer and its step down smaller. What stays open in
+the end is halved a few times: descents under lower limits say where schedules become impossible.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ STATES = 20_000
 """Ideals that a descent may meet on the way down."""
 PROOF = 300_000
 """Ideals that the last descent may meet, below what was found: about a second."""
+HALVINGS = 6
+"""Times that what lies between bound and result is halved where there is no proof."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,8 @@ class Least:
     """Candidates in order, of the least cost for the order of their nodes under this peak."""
     proven: bool
     """Whether no schedule needs a byte less."""
+    bound: float
+    """No schedule needs fewer bytes."""
     evaluations: int
     """Ideals met and moves tried."""
 
@@ -56,8 +61,11 @@ def least_peak(problem: Problem, first: np.ndarray, budget: int = 200_000, seed:
     way = _Way(free, only, orders[best], peaks[best])
     if problem.nodes and not way.descend():
         way.walk(budget, np.random.default_rng([seed, 0x9EAC]))
+        way.narrow()
     cheap = decode(free.limited(way.least), keys_of(way.order[None]))
-    return Least(float(cheap.peaks[0]), cheap.chosen(0), way.proven, way.spent)
+    least = float(cheap.peaks[0])
+    bound = least if way.proven else min(way.bound, least)
+    return Least(least, cheap.chosen(0), way.proven, bound, way.spent)
 
 
 class _Way:
@@ -112,3 +120,13 @@ class _Way:
         self.proven = self.bound >= self.least - 1
         if self.least < before and not self.proven:
             self.descend()
+
+    def narrow(self) -> None:
+        """Halves what lies between the bound and what was found, as far as descents decide."""
+        open_ = self.least
+        for _ in range(0 if self.proven else HALVINGS):
+            middle = (self.bound + open_) / 2
+            if self._below(middle, PROOF):
+                open_ = self.least
+            elif self.bound < middle:
+                open_ = middle

@@ -14,6 +14,7 @@ import evonnx
 from evonnx.bench import calibration
 from evonnx.bench.calibration import Comparison, DecisionSet, KernelSample, kendall
 from evonnx.ir.builder import Builder
+from evonnx.ir.dims import sym
 from evonnx.ir.graph import Graph
 from evonnx.ir.target import Target
 from evonnx.ir.types import F32, TensorType
@@ -136,3 +137,19 @@ def test_the_command_compares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         assert list(now.predicted["bounds"]) == pytest.approx(before["predicted"]["bounds"])
     done = CliRunner().invoke(calibration.main, ["--again", str(out), "--models", "roofline"])
     assert done.exit_code == 0 and "roofline" in done.output
+
+
+def test_sizes_that_no_input_says_are_fixed() -> None:
+    """A part of a model that sees a quarter of its input's width is measured by itself as well."""
+    b = Builder()
+    width = (sym("W") + 3) // 4
+    x = b.input("x", TensorType(F32, (sym("B"), width, 5)))
+    graph = b.build({"y": b.op("exp", b.op("neg", x))})
+    part = calibration.alone(graph, [n for n in graph.nodes if n.op != "input"])
+    assert part.inputs[0].shape == (sym("B"), (calibration.OTHERS + 3) // 4, 5)
+    assert [n.op for n in part.nodes] == ["input", "neg", "exp"]
+    schedules = dict(calibration.variants(part))
+    measured, sizes = calibration._measure(part, schedules, Target.detect(), 1, 1)
+    assert len(measured) == len(schedules) >= 2 and min(measured) > 0
+    assert sizes == {"B": calibration.OTHERS}
+    assert calibration.alone(part, [n for n in part.nodes if n.op != "input"]).digest == part.digest

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,9 @@ def test_every_rate_and_time_is_measured() -> None:
     assert 1e9 < found.flops < 1e12 * base.lanes(32)
     assert found.flops > 0.9 * by_name["special_rate"].value
     assert 1e-11 < found.latency_s < 1e-6
+    if base.cores > 1 and len(os.sched_getaffinity(0)) > 1:
+        trip = by_name["a word to and fro"]
+        assert trip.unit == "s" and 1e-9 < trip.value < 1e-2
     widths = [m for m in measured if m.name.startswith("flops")]
     assert len(widths) >= 2 or base.vector_bits == 128
     unchanged = {f.name for f in dataclasses.fields(Target)} - wanted

@@ -7,6 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
+from evonnx.search import peaks
 from evonnx.search.descend import Descent
 from evonnx.search.exact import exhaustive, prove_peak
 from evonnx.search.generate import remembering
@@ -88,3 +89,19 @@ def test_too_many_ideals_are_no_answer() -> None:
     p = remembering(40, 1)
     found, final, met = Descent(p).within(p.flat.nbytes.max(), 3)
     assert (found, final, met) == (None, False, 3)
+
+
+def test_without_a_proof_the_bound_lies_below_every_schedule(monkeypatch: pytest.MonkeyPatch
+                                                             ) -> None:
+    """Descents that may meet few ideals prove little, and nothing that is wrong."""
+    monkeypatch.setattr(peaks, "STATES", 1)
+    monkeypatch.setattr(peaks, "PROOF", 2)
+    proven = 0
+    for seed in range(30):
+        p = in_place(8, seed)
+        least = exhaustive(p, peaks=True)
+        found = peaks.least_peak(p, np.arange(p.nodes), 50)
+        assert 0 <= found.bound <= least <= found.peak
+        assert not found.proven or found.bound == found.peak == least
+        proven += found.proven
+    assert proven < 30
