@@ -22,7 +22,8 @@ from ..ir.schedule import FUSED, Schedule
 from ..ir.types import TensorType, Type
 from ..ir.variants import Variant
 from .legality import Verdict
-from .phases import Work, group_phases
+from .phases import group_phases
+from .work import Work
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from ...ir.dims import Dim
 from ...ir.ops import lookup
 from ...ir.target import Target
 from ...ir.variants import CHAIN, best_height, micro_tile
-from ..phases import AttentionWork
+from ..work import AttentionWork
 from .base import Phase
 from .products import NOMINAL, ProductCount
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from ...ir.dims import Dim
-from ..phases import LoopWork
+from ..work import LoopWork
 from .base import Phase
 
 LINE, _SETS, _WAYS = 64, 64, 8

@@ -43,7 +43,8 @@ from ...ir.variants import (
     tiling,
 )
 from ...ir.winograd import RUNS, Images, Transforms
-from ..phases import AFFINE, GUARDED, TABLE, ProductWork, row_division
+from ..phases import AFFINE, GUARDED, TABLE, row_division
+from ..work import ProductWork
 from .base import Phase
 from .loops import LINE, loop, strips
 
