@@ -31,6 +31,7 @@ CASES = [
     ((2, 9, 12, 4), 16, 6, (3, 3), (4, 1), (1, 1), (0, 1), (0, 1)),
     ((0, 6, 20, 3), 16, 4, (3, 3), (1, 1), (1, 1), (1, 1), (1, 1)),
     ((3, 2, 8, 2), 16, 4, (2, 2), (1, 1), (1, 1), (0, 0), (1, 1)),
+    ((3, 8, 9, 4), 16, 6, (3, 3), (1, 1), (1, 1), (1, 1), (1, 1)),
     ((1, 20, 112, 16), 96, 24, (3, 3), (2, 2), (1, 1), (0, 0), (1, 1)),
 ]  # fmt: skip
 
@@ -83,7 +84,7 @@ def feeds(case: tuple[Any, ...], y: Value, last: bool = True, residual: bool = T
 
 @pytest.mark.parametrize("case,target,last", [
     *((case, "cpu", True) for case in range(len(CASES) - 1)), (1, "avx2", True),
-    (3, "generic", True), *((case, "cpu", False) for case in (4, 5, 7, 10, 12)),
+    (3, "generic", True), *((case, "cpu", False) for case in (4, 5, 7, 10, 13)),
     (8, "avx2", False),
 ])
 def test_blocks(case: int, target: str, last: bool) -> None:
@@ -95,7 +96,7 @@ def test_blocks(case: int, target: str, last: bool) -> None:
 
 
 @pytest.mark.parametrize("case,lines,last", [
-    (8, 1, True), (9, 3, True), (11, 64, True), (8, 3, False), (11, 3, False),
+    (8, 1, True), (9, 3, True), (11, 64, True), (8, 3, False), (11, 3, False), (12, 2, True),
 ])
 def test_lines_of_a_tile(case: int, lines: int, last: bool) -> None:
     """Tiles of parts of an image, and of several images, some lines of which no window reads."""
@@ -137,10 +138,14 @@ def test_numbers_of_images_and_of_lines_known_late() -> None:
             case = ((images, height, 31, 5), *CASES[1][1:])
             y = block(b, case, (sym("N"), sym("H"), 31, 5), last, residual=False)
             assert check(y, b, feeds(case, y, last, residual=False)) == "separable"
+    b = Builder()
+    case = ((1, 7, 31, 5), *CASES[0][1:])
+    y = block(b, case, (1, sym("H"), 31, 5), residual=False)
+    assert check(y, b, feeds(case, y, residual=False), lines=2) == "separable"
 
 
 @pytest.mark.parametrize("case,target,last", [
-    (2, "cpu", True), (12, "cpu", False), (3, "avx2", True),
+    (2, "cpu", True), (13, "cpu", False), (3, "avx2", True),
 ])
 def test_sums_are_those_of_the_parts(case: int, target: str, last: bool) -> None:
     """To the last bit, whatever the lines of a tile."""
