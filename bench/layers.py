@@ -189,12 +189,17 @@ def faster(a: Target, b: Target) -> Target:
     return replace(a, **{name: max(getattr(a, name), getattr(b, name)) for name in names})
 
 
-def attainable(shape: Shape, target: Target) -> float:
-    """Operations per second of the direct sum that one core can reach, at most."""
+def bandwidth(nbytes: int, target: Target) -> float:
+    """Bytes per second of the smallest memory that holds so many, one core."""
     levels = ((target.l1_bytes, target.l1_rate), (target.l2_bytes, target.l2_rate),
               (target.l3_bytes, target.l3_rate), (math.inf, target.dram_rate))
-    bandwidth = next(rate for size, rate in levels if shape.nbytes <= size)
-    return float(min(target.flops, bandwidth * shape.flops / shape.nbytes))
+    return float(next(rate for size, rate in levels if nbytes <= size))
+
+
+def attainable(shape: Shape, target: Target) -> float:
+    """Operations per second of the direct sum that one core can reach, at most."""
+    rate = bandwidth(shape.nbytes, target)
+    return float(min(target.flops, rate * shape.flops / shape.nbytes))
 
 
 def fastest(calls: Mapping[str, Callable[[], Any]], turns: int = 3, seconds: float = 0.1
