@@ -19,6 +19,10 @@ compared with the measured one (M. Kendall, "A new measure of rank correlation",
 regret is the time of the variant it would have chosen over the best one's. Pairs, and sets, whose
 times lie within ``NOISE`` of one another decide nothing and are left out.
 
+    python -m evonnx.bench.calibration --layers 40 --seed 7 --kinds kernel
+
+takes layers drawn at random (``bench.generated``) instead of models, and
+
     python -m evonnx.bench.calibration --again FILE
 
 predicts the sets that ``--json FILE`` wrote anew, with the models of today: a change of a model is
@@ -58,6 +62,7 @@ from ..search.models import context_of, facts
 from ..search.models import model as model_of
 from ..search.variants import every_setting, tried
 from .cache import export_dir
+from .generated import layers
 from .measure import keep_memory
 from .stats import geomean, kendall, summarize
 
@@ -415,20 +420,27 @@ def recorded(path: Path, models: Sequence[str], target: Target, threads: int
               help=f"Kinds of sets, of {', '.join(KINDS)}.")
 @click.option("--rounds", default=_ROUNDS, show_default=True, help="Blocks of calls of a variant.")
 @click.option("--json", "file", type=click.Path(path_type=Path), help="Write all samples there.")
+@click.option("--layers", "drawn", default=0, help="Layers drawn at random, instead of files.")
+@click.option("--seed", default=0, show_default=True, help="Seed of what is drawn.")
 @click.option("--again", "old", type=click.Path(exists=True, dir_okay=False, path_type=Path),
               multiple=True, help="Predict the sets of such a file anew; nothing is measured.")
 def main(files: tuple[Path, ...], models: str, target: str, threads: int, sets: int, kinds: str,
-         rounds: int, file: Path | None, old: tuple[Path, ...]) -> None:  # fmt: skip
+         rounds: int, file: Path | None, drawn: int, seed: int, old: tuple[Path, ...]) -> None:
     """Compare predicted with measured times."""
     from ..compiler.options import target_of
 
     names, machine = models.split(","), target_of(target)
     found = [c for path in old for c in recorded(path, names, machine, threads)]
-    for path in files or ([] if old else sorted(export_dir().glob("*.onnx"))):
-        compiled = compile_model(path, target=machine, threads=threads)
+    sources: list[tuple[str, Any]] = [(path.stem, path) for path in files]
+    if drawn:
+        sources += layers(seed, drawn)
+    elif not files and not old:
+        sources = [(path.stem, path) for path in sorted(export_dir().glob("*.onnx"))]
+    for name, source in sources:
+        compiled = compile_model(source, target=machine, threads=threads)
         feeds = random_feeds(compiled.inputs, others=OTHERS)
         compiled.run(None, feeds)  # the sizes of the report are those of the last call
-        one = Comparison(path.stem, kernel_samples(compiled, feeds, names))
+        one = Comparison(name, kernel_samples(compiled, feeds, names))
         one.sets += decision_sets(compiled, names, sets, machine, threads, kinds.split(","),
                                   rounds)
         found.append(one)

@@ -61,7 +61,7 @@ NEEDED = 1.5
 less than computing more of them twice. Measured on Zen 4."""
 CHAINS = 4
 """Vectors of sums that the multiply-adds of a core keep under way."""
-BURST, STRIP_BURST = 8, 14
+BURST, STRIP_BURST = 8, 12
 """Vectors of results that leave a micro-tile while the next one's products begin: into the result
 (all of what is more waits from twice as many on), and into a strip of scratch."""
 CALL, PIECE, PANEL, LINES = 16, 8, 0.25, 3
@@ -210,6 +210,17 @@ def step_cycles(rows: int, vectors: int, half: bool) -> float:
     width = vectors + (0.0 if not half else HALF if vectors < 2 else HALF_OF_MANY)
     loads = rows * (BROADCAST + (RELOAD if rows > POINTERS else 0.0)) + (vectors + half) / 2
     return max(rows * width, CHAINS, loads)
+
+
+def sets_of_sums(target: Target, rows: int, vectors: int, half: bool) -> int:
+    """Sets of accumulators of a micro-tile so many whole vectors wide and, perhaps, ``half`` a one:
+    the steps of a short tile take turns between as many as its registers hold, and at its end they
+    are added up."""
+    width = vectors + half
+    if rows > (2 if half and vectors else SHORT_TILE):
+        return 1
+    room = (target.registers - width - 1) // (rows * width)
+    return 4 if room >= 4 else 2 if room >= 2 else 1
 
 
 def values(form: Form, target: Target, given: Mapping[str, int] | None = None

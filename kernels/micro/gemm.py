@@ -37,7 +37,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...ir.target import Target
-from ...ir.variants import PREFETCHES, micro_tile
+from ...ir.variants import PREFETCHES, micro_tile, sets_of_sums
 from .irtext import SIZES, Carried, Code
 
 _LLVM = {"f32": "float", "f64": "double"}
@@ -116,10 +116,8 @@ class _Writer:
         self.aligned = self.lanes[0] * self.size
         self.code = Code(name, tile.parameters(), target)
         self.per_set = tile.mr * self.nv
-        room = (target.registers - self.nv - 1) // self.per_set
         mixed = tile.half and tile.nv > 0
-        short = tile.mr < 3 if mixed else tile.mr <= 4
-        self.sets = (4 if room >= 4 else 2 if room >= 2 else 1) if short else 1
+        self.sets = sets_of_sums(target, tile.mr, tile.nv, tile.half)
         # A power of two (see `main` in _run). Unrolled, a tile that fills the registers spills, and
         # one of whole and half vectors broadcasts each element for both.
         spare = target.registers - self.per_set - self.nv

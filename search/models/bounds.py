@@ -14,7 +14,7 @@ of the core that it keeps busy longest, plus the time its inner loops take to st
                       written an element at a time that the level-1 cache loses / l2_rate,
                       half of which does not hide behind the rest
 ``latency``           (3 * entries of inner loops, 16 of those that end in a sum, operations
-                      outside of them / 4, 30 * tiles, 15 of products) * latency_s
+                      outside of them / 4, 30 * tiles, 3 of products) * latency_s
 ====================  =========================================================================
 
 A loop whose length is no multiple of the vector's finishes in steps of half a vector, and then of
@@ -77,7 +77,7 @@ _ENTRY = 3.0
 load, the first result."""
 _LANE_SUM = 13.0
 """Further ones of the sum over the lanes of a vector."""
-_TILE, _BLOCK = 30.0, 15.0
+_TILE, _BLOCK = 30.0, 3.0
 """Operations that wait for one another where a tile of loops starts, and one of products."""
 _EXPOSED = 0.5
 """Part of the smaller of core and memory, and of what a core computes and what it reads again from

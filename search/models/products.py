@@ -5,7 +5,8 @@ often as there are blocks of panels. Micro-tiles that stick out of the rows and 
 out of the columns count in full. Where a panel is larger than the level-1 cache allows, it comes
 from the level-2 cache for every micro-tile, which hides behind the products of all but the lowest
 tiles. What does not hide are results: many vectors that leave a micro-tile at once hold up the
-products behind them (``held_up``).
+products behind them (``held_up``), and so do, by less, vectors side by side and a residual that is
+read for them. A short tile adds up its sets of sums at the end of each call.
 
 *Lines.* A depthwise convolution in the same kernel computes the rows of a block, a few lines of
 pixels, into scratch; then all panels follow. Another convolution may compute the lines that it
@@ -13,8 +14,8 @@ reads, those at the border of two tiles twice.
 
 *Winograd's F(m x m, 3 x 3).* Of every square of ``m x m`` outputs, ``(m + 2)^2`` pixels are
 transformed per channel into scratch, as often as there are blocks of panels; as many products of
-the same micro-kernel follow, whose sums wait in a strip; then they are transformed back, with
-whatever follows. Additions per transform are those of ``ir.winograd``.
+the same micro-kernel follow, which read that scratch from the level-2 cache once per panel and
+whose sums wait in a strip; then they are transformed back, with whatever follows. Additions per transform are those of ``ir.winograd``.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from ...ir.types import F32
 from ...ir.variants import (
     BURST,
     PREFETCHES,
+    STRIP_BURST,
     WAYS,
     Form,
     Tiling,
@@ -39,6 +41,7 @@ from ...ir.variants import (
     micro_tile,
     narrowest,
     separable_tiling,
+    sets_of_sums,
     step_cycles,
     tiling,
 )
@@ -56,18 +59,25 @@ _PIXELS, _STRIP = 8, 2
 """Neighboring pixels of a window, and vectors of its channels, that are computed at once, about."""
 _SHARED = 0.5
 """Elements such a window loads per product, about; without windows one each."""
-_CALL, _PART = 1.0, 3.0
-"""Entries of an inner loop that a call of a micro-kernel costs, and one that begins with what
-others left in a strip besides."""
-_CROWDED = 1.3
-"""Time of a product whose rows compete for the ways of a cache, of one whose rows do not."""
+_CALL, _PIECE, _PART = 1.2, 0.2, 3.6
+"""Entries of an inner loop that a call of a micro-kernel costs, each piece that its rows lie in,
+and a call that begins with what others left in a strip besides."""
+_CROWDED = 1 / 120
+"""Time of a product by the square of the rows that find no way of their own in a set of a cache, in
+that of one whose rows do: each of them drives out lines of the others."""
 _BROADCAST = 0.5
 """Loading one element into all lanes, of loading a vector."""
-_MASKED = 0.15
+_AGAIN = 2.0
+"""Bytes from the level-2 cache in the time by which each byte of transformed pixels delays the
+products of a panel, half of which is counted."""
+_MASKED = 0.08
 """Entries of an inner loop that storing a vector costs of which a mask leaves out lanes."""
-_HELD_UP = 2.9
+_HELD_UP = 2.5
 """Bytes from the level-2 cache in the time by which a byte of results delays what comes behind it,
 half of which is counted."""
+_BESIDE, _RESIDUAL = 0.9, 2.0
+"""The same of results of micro-tiles of two vectors and more, however few leave at once, and of the
+residual that such a tile reads behind its products. A column of single vectors is foreseen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +187,8 @@ class _Sizes:
         self.busy = self.lanes * step_cycles(plan.rows, plan.panel, False) / plan.rows
         """Those that are computed, on average: the last panel has a narrower micro-tile; and those
         that take as long as its steps do."""
+        self.sets = sets_of_sums(machine, plan.rows, plan.panel, False)
+        """Sets of accumulators of a micro-tile."""
         self.masked = 0.0
         """Vectors of a row of the result that are stored under a mask."""
         if isinstance(p.form.columns, int) and count:
@@ -224,21 +236,27 @@ class _Sizes:
         steps = calls * depth
         streamed = 0.0
         if h < PREFETCHES:  # rows pass by
-            far = 4 * (self.padded + h) * chunk > self.machine.l1_bytes / 2
+            held = 4 * (self.padded + h) * chunk
+            far = min(max(2 * held / self.machine.l1_bytes - 1.0, 0.0), 1.0)
             streamed = 4.0 * steps * (h + self.padded * far)  # and the panel may not stay
         visits = math.ceil(depth / chunk) if chunk > 0 else 1.0
-        crowded = _CROWDED if self.crowded and h > WAYS else 1.0
+        crowded = 1.0 + _CROWDED * max(h - WAYS, 0) ** 2 * self.crowded
+        turns = (self.sets - 1.0) * visits * self.padded  # sets of sums that are added up
         slower = self.machine.load_rate / self.machine.l2_rate  # prefetched: they only take turns
-        return Phase(fma=2 * steps * h * self.busy * crowded,
+        return Phase(fma=2 * h * (steps * self.busy * crowded + calls * turns),
                      loads=4 * steps * (_BROADCAST * h * self.lanes + self.padded)
                      + streamed * slower,
-                     entries=calls * (call * visits + pieces))
-
+                     entries=calls * (call * visits + _PIECE * pieces))
 
     def waits(self, sums: float, results: float) -> float:
         """``held_up`` of this product's micro-tiles."""
         vectors = self.padded / self.lanes
         return held_up(sums, results, self.plan.rows * vectors, vectors, self.machine)
+
+    def beside(self, results: float) -> float:
+        """What else holds up ``results`` bytes side by side, and their residual."""
+        alone = self.padded <= self.lanes
+        return 0.0 if alone else (_BESIDE + _RESIDUAL * self.p.residuals) * results
 
     def seams(self) -> float:
         """Bytes of lines in which one panel of a row ends and the next begins, where they have left
@@ -293,13 +311,13 @@ class _Direct(_Sizes):
             spilled += again * max(self.machine.l2_rate / self.machine.l3_rate - 1.0, 0.0)
         moved = 4 * self.batches * rows * self.columns * self.outer
         if p.epilogue is None:  # what comes out of the registers is the result
-            spilled += self.waits(moved, moved) + self.seams()
+            spilled += self.waits(moved, moved) + self.beside(moved) + self.seams()
             masked = _MASKED * self.batches * rows * self.masked
             found.append(replace(product, stores=moved + waiting / 2, spilled=spilled,
                                  entries=product.entries + masked,
                                  loads=product.loads + p.residuals * moved))
         else:
-            spilled += self.waits(sums, moved) + self.seams()
+            spilled += self.waits(sums, moved) + self.beside(sums) + self.seams()
             found.append(replace(product, stores=sums + waiting / 2, spilled=spilled))
             found += strips(p.epilogue, number, self.width)
         return ProductCount(found, self.tiles)
@@ -367,9 +385,12 @@ class _Winograd(_Sizes):
         sums = 4 * points * self.squares * self.panels * self.padded
         visits = math.ceil(channels / run)
         results = self.squares * self.columns
-        found.append(replace(product, stores=sums * visits,
-                             loads=product.loads + sums * (visits - 1),
-                             spilled=self.waits(sums * visits, 4 * outputs * results)))
+        burst = self.plan.rows * self.padded > STRIP_BURST * self.lanes
+        held = held_up(sums * visits, 4 * outputs * results, 2.0 * BURST * burst, 2.0,
+                       self.machine)
+        again = _AGAIN * 4 * points * self.squares * channels * self.panels
+        found.append(replace(product, stores=sums * visits, spilled=held + again,
+                             loads=product.loads + sums * (visits - 1)))
         after, loads, special = 0.0, 0.0, 0.0
         if self.p.epilogue is not None:
             after, loads = self.p.epilogue.plain, self.p.epilogue.loads - 4

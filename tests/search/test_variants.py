@@ -18,6 +18,7 @@ from evonnx.ir.graph import Graph
 from evonnx.ir.schedule import Group, Schedule, parse_schedule
 from evonnx.ir.target import Target
 from evonnx.ir.types import F32, TensorType
+from evonnx.ir.variants import step_cycles
 from evonnx.runtime.program import KernelStep
 from evonnx.search import variants
 from evonnx.search.choose import choose
@@ -34,10 +35,10 @@ def _no_region(body: Graph) -> Any:
     raise AssertionError("no control flow here")
 
 
-def layer(rows: int, columns: int = 64) -> Graph:
+def layer(rows: int, columns: int = 64, depth: int = 32) -> Graph:
     b = Builder()
-    x = b.input("x", TensorType(F32, (rows, 32)))
-    return b.build({"y": b.op("dot", x, b.const(np.ones((32, columns), np.float32)), ta=False,
+    x = b.input("x", TensorType(F32, (rows, depth)))
+    return b.build({"y": b.op("dot", x, b.const(np.ones((depth, columns), np.float32)), ta=False,
                               tb=False)})
 
 
@@ -64,7 +65,7 @@ def test_unasked_costs_what_the_same_settings_cost() -> None:
 
 def test_winograd_multiplies_less_and_moves_more() -> None:
     graph = _image(28, 28, 64, 64)
-    direct, fast = _in(graph, winograd=0), _in(graph, winograd=2)
+    direct, fast = _in(graph, winograd=0), _in(graph, winograd=2, rows=7)
     products, others = (sum(p.fma for p in g.phases) for g in (direct, fast))
     assert products == 2 * 28 * 28 * 9 * 64 * 64
     assert others == pytest.approx(products * 16 / 36)
@@ -122,16 +123,54 @@ def test_panels_share_lines_where_rows_are_no_whole_lines(columns: int, block: i
     """In blocks that leave the level-1 cache, the line in which one panel of a row ends comes again
     for the next panel. 80 columns are whole lines, 30 are one panel."""
     product = _in(layer(784, columns), rows=4, block=3 * block).phases[-1]
-    assert product.spilled == 64 * 784 * cuts  # tiles of eight vectors hold nothing up
+    beside = 0.9 * 4 * 784 * columns  # tiles of eight vectors hold nothing else up
+    assert product.spilled == pytest.approx(64 * 784 * cuts + beside)
+
+
+def test_single_vectors_and_their_residuals_are_foreseen() -> None:
+    """Side by side they wait, and a residual waits longer."""
+    waiting = {(columns, residual): _in(_sum(columns, residual), rows=4).phases[-1].spilled
+               for columns in (16, 32) for residual in (False, True)}
+    assert waiting[16, False] == waiting[16, True] == 0
+    assert waiting[32, False] == pytest.approx(0.9 * 4 * 784 * 32)
+    assert waiting[32, True] == pytest.approx(2.9 * 4 * 784 * 32)
+
+
+def _sum(columns: int, residual: bool) -> Graph:
+    """``x[784, 32] @ w``, perhaps plus another operand."""
+    b = Builder()
+    x = b.input("x", TensorType(F32, (784, 32)))
+    y = b.op("dot", x, b.const(np.ones((32, columns), np.float32)), ta=False, tb=False)
+    if residual:
+        y = b.op("add", y, b.input("r", TensorType(F32, (784, columns))))
+    return b.build({"y": y})
+
+
+def test_short_tiles_add_up_their_sets_of_sums() -> None:
+    """Tiles of two vectors take turns between two sets up to four rows, of one vector up to four
+    sets; where they are that few, adding them up counts as one more product of a set."""
+    graph = layer(840, 32)
+    for rows, sets in ((2, 4), (4, 2), (5, 1)):
+        fma = _in(graph, rows=rows).phases[-1].fma
+        assert fma == pytest.approx(2 * 840 * 32 * (32 * max(1, 4 / rows / 2) + sets - 1))
+
+
+def test_rows_that_find_no_way_of_a_cache_drive_out_others() -> None:
+    """By the square of how many they are: rows that lie a multiple of 4096 bytes apart."""
+    graph = layer(840, 32, 1024)
+    eight, *more = (_in(graph, rows=h).phases[-1].fma / -(-840 // h) / h for h in (8, 10, 12, 14))
+    for height, fma in zip((10, 12, 14), more, strict=True):
+        loads = step_cycles(height, 2, False) / height / 2
+        assert fma / eight == pytest.approx((1 + (height - 8) ** 2 / 120) * loads)
 
 
 def test_vectors_stored_in_part_wait() -> None:
     entries = [max(p.entries for p in _in(layer(140, n), rows=14).phases) for n in (32, 28, 24)]
-    assert entries[0] == entries[2] == 2 * 10
-    assert entries[1] == pytest.approx(2 * 10 + 0.15 * 140 * 2)
+    assert entries[0] == entries[2] == pytest.approx(1.4 * 10)
+    assert entries[1] == pytest.approx(1.4 * 10 + 0.08 * 140 * 2)
 
 
-@pytest.mark.parametrize("columns,held", [(16, 0.0), (32, 2.9), (64, 2.9)])
+@pytest.mark.parametrize("columns,held", [(16, 0.0), (32, 2.5), (64, 2.5)])
 def test_windows_of_two_vectors_wait_for_their_results(columns: int, held: float) -> None:
     """Eight pixels of two vectors leave at once, of one vector half as many."""
     product, = _in(_image(40, 40, 8, columns), window=1).phases
