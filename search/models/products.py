@@ -15,7 +15,8 @@ reads, those at the border of two tiles twice.
 *Winograd's F(m x m, 3 x 3).* Of every square of ``m x m`` outputs, ``(m + 2)^2`` pixels are
 transformed per channel into scratch, as often as there are blocks of panels; as many products of
 the same micro-kernel follow, which read that scratch from the level-2 cache once per panel and
-whose sums wait in a strip; then they are transformed back, with whatever follows. Additions per transform are those of ``ir.winograd``.
+whose sums wait in a strip; then they are transformed back, with whatever follows. Additions per
+transform are those of ``ir.winograd``.
 """
 
 from __future__ import annotations
