@@ -9,7 +9,7 @@ and ``MOST`` operations, so that a set of variants is measured in a second.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -82,15 +82,15 @@ def _product(rng: np.random.Generator) -> tuple[str, Any]:
     name = f"product {batch}x{rows}x{depth} by {columns} {end}"
     if batch > 1:
         inputs = {"x": (batch, rows, depth), "y": (batch, depth, columns)}
-        node = ("MatMul", ["x", "y"], {})
-        return name.strip(), _model(rng, node, inputs, {}, (batch, rows, columns), "")
-    node = ("Gemm", ["x", "w", "b"], {})
+        return name.strip(), _model(rng, ("MatMul", ["x", "y"], {}), inputs, {},
+                                    (batch, rows, columns), "")
     weights = {"w": (depth, columns), "b": (columns,)}
-    return name.strip(), _model(rng, node, {"x": (rows, depth)}, weights, (rows, columns), end)
+    return name.strip(), _model(rng, ("Gemm", ["x", "w", "b"], {}), {"x": (rows, depth)}, weights,
+                                (rows, columns), end)
 
 
-def _model(rng: np.random.Generator, node: tuple[str, list[str], dict[str, Any]],
-           inputs: dict[str, tuple[int, ...]], weights: dict[str, tuple[int, ...]],
+def _model(rng: np.random.Generator, node: tuple[str, Sequence[str], Mapping[str, Any]],
+           inputs: Mapping[str, tuple[int, ...]], weights: Mapping[str, tuple[int, ...]],
            shape: tuple[int, ...], end: str) -> Any:
     from onnx import TensorProto, helper, numpy_helper
 
@@ -98,7 +98,7 @@ def _model(rng: np.random.Generator, node: tuple[str, list[str], dict[str, Any]]
     nodes = [helper.make_node(op, operands, ["y0"], **attributes)]
     last, residual = "y0", end.startswith("residual")
     if residual:
-        inputs = inputs | {"r": shape}
+        inputs = {**inputs, "r": shape}
         nodes.append(helper.make_node("Add", [last, "r"], ["y1"]))
         last = "y1"
     if end == "silu":

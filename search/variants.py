@@ -149,9 +149,9 @@ def _methods(cost: GroupCost, target: Target) -> list[Variant]:
 
 
 def _heights(cost: GroupCost, target: Target) -> list[Variant]:
-    """Other heights."""
+    """Other heights; of Winograd's products none: what the model promises them is not there."""
     form, given = _form(cost), dict(cost.variant)
-    if form.kind == "separable" or in_windows(form, target, given):
+    if form.kind == "separable" or in_windows(form, target, given) or given.get("winograd"):
         return []
     allowed = values(form, target, given)["rows"]
     return [(*cost.variant, ("rows", h)) for h in HEIGHTS if h in allowed]

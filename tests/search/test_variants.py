@@ -251,7 +251,7 @@ def test_what_is_worth_timing_is_cheapest_first_and_diverse() -> None:
 
 
 def test_heights_of_micro_tiles_are_tried() -> None:
-    """Of products of every width, as far as its registers go, Winograd's among them."""
+    """Of direct products of every width, as far as its registers go."""
     cost, = schedule_cost(layer(100), greedy(layer(100)))
     found = [dict(v) for v in variants.tried(cost, WIDE)]
     heights = {w: [v["rows"] for v in found if "rows" in v and v.get("columns") == w]
@@ -262,7 +262,7 @@ def test_heights_of_micro_tiles_are_tried() -> None:
     graph = _image(20, 20, 64, 64)
     image, = schedule_cost(graph, greedy(graph))
     squares = [dict(v) for v in variants.tried(image, WIDE) if dict(v).get("winograd")]
-    assert {v["rows"] for v in squares if "rows" in v} == {4, 6, 8, 10, 12, 14}
+    assert squares and not any("rows" in v for v in squares)
 
 
 def test_a_schedule_takes_the_variants_that_a_search_would_take() -> None:
