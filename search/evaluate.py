@@ -35,6 +35,10 @@ from .compiled import as_bits, as_float, compiled, inlined, leaf, ones
 from .lists import list_schedules
 from .problem import COST, GROUP, HASH, SIZE_BITS, WRITTEN, Problem
 
+BEYOND = 12
+"""Places that a walk for the groups by cut genes goes beyond its part, where it meets the next one.
+"""
+
 _U = np.uint64
 
 
@@ -330,10 +334,10 @@ def _given_cuts(f, order, hashes, top, chosen, stops):  # type: ignore[no-untype
     walk from the back then looks at the candidates themselves; it soon comes to the places that the
     others were at, wherever it enters their part."""
     levels, masks, ends, n = f.levels, f.masks, f.ends, _U(len(order))
-    part = n >> _U(2)
-    two, three = part << _U(1), part * _U(3)
-    a, b, c, d = n, three, two, part
-    while (a > three) | (b > two) | (c > part) | (d > _U(0)):
+    part, beyond = n >> _U(2), min(n >> _U(2), _U(BEYOND))
+    a, b, c, d = n, part * _U(3), part << _U(1), part
+    to_a, to_b, to_c = b - beyond, c - beyond, d - beyond
+    while (a > to_a) | (b > to_b) | (c > to_c) | (d > _U(0)):
         for _ in range(4):
             a = _advance(a, top, levels, masks, hashes)
             b = _advance(b, top, levels, masks, hashes)
@@ -358,20 +362,18 @@ def _given_cuts(f, order, hashes, top, chosen, stops):  # type: ignore[no-untype
 
 @inlined
 def _measure(f, chosen, stops, count, live, groups, parts):  # type: ignore[no-untyped-def]
-    """Writes the candidate that ends at each place, -1 inside of groups, and the sums of the
-    objectives; answers (cost with fines, peak, fingerprint)."""
+    """Writes the candidate that ends at each place, -1 inside of groups, into ``chosen`` candidates
+    instead of ends, and the sums of the objectives; answers (cost with fines, peak, fingerprint).
+    """
     ends, split, limit, cost, top, mark, begin = f.ends, f.parts, f.limit, 0.0, 0.0, _U(0), 0
-    for j in range(len(parts)):
-        parts[j] = 0.0
     for i in range(len(groups)):
         groups[i] = -1
     for c in range(count - 1, -1, -1):
         e = _U(chosen[c])
         g = ends[e, GROUP]
         groups[stops[c] - 1] = g
+        chosen[c] = g
         cost += as_float(ends[e, COST])
-        for j in range(len(parts)):
-            parts[j] += split[g, j]
         # SplitMix64's finalizer (Steele, Lea and Flood, 2014) of the candidate's number.
         z = (g + _U(1)) * _U(0x9E3779B97F4A7C15)
         z = (z ^ (z >> _U(30))) * _U(0xBF58476D1CE4E5B9)
@@ -384,6 +386,16 @@ def _measure(f, chosen, stops, count, live, groups, parts):  # type: ignore[no-u
                 cost += f.ceiling * over(limit, need)
             mark *= _U(0x9E3779B97F4A7C15)
         begin = stops[c]
+    last = _U(len(parts)) - _U(1)
+    for j in range(0, len(parts), 4):  # four sums at a time, in registers
+        one = _U(j)
+        two, three, four = min(one + _U(1), last), min(one + _U(2), last), min(one + _U(3), last)
+        sums = 0.0, 0.0, 0.0, 0.0
+        for c in range(count - 1, -1, -1):
+            g = _U(chosen[c])
+            sums = (sums[0] + split[g, one], sums[1] + split[g, two], sums[2] + split[g, three],
+                    sums[3] + split[g, four])  # fmt: skip
+        parts[one], parts[two], parts[three], parts[four] = sums
     return cost, top, mark
 
 
