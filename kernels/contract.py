@@ -141,8 +141,9 @@ class _Plan:
         return self.batches * self.panels * self.panel_depth * self.nr
 
     def cut_panels(self, block: Dim) -> None:
-        """Blocks of ``block`` rows, and of as many panels as keep a few threads busy."""
-        self.block = block
+        """Blocks of ``block`` rows, whole micro-tiles, and of as many panels as keep a few threads
+        busy. ``covered`` are the rows of all micro-tiles of a block."""
+        self.block = self.covered = block
         self.row_blocks = ceil_div(self.row_count, block)
         tiles = SPLITS if self.together else self.batches * self.row_blocks
         if isinstance(tiles, int) and isinstance(self.panels, int):
@@ -319,11 +320,11 @@ class ContractionWriter(_Plan):
         q = n.var(ceil_div(self.block, self.mr))
         self.micro = (Axis(q, self.micro_tiles),) if isinstance(q, Expr) else ()
         self.strip = low.next_scratch(self.sum)
-        strip = (j - self.first_panel) * (self.block * self.nr) if self.chunks != 1 else 0
+        strip = (j - self.first_panel) * (self.covered * self.nr) if self.chunks != 1 else 0
         loop, finish = self.epilogue(j, strip)
         if self.chunks != 1 or finish is None or finish.turned:
             count = self.panel_block if self.chunks != 1 else 1
-            low.new_scratch(self.sum, count * self.block * self.nr)
+            low.new_scratch(self.sum, count * self.covered * self.nr)
         steps: list[Step] = []
         pieces = self.pieces(j)
         if self.chunks != 1:

@@ -123,8 +123,8 @@ class _Writer(ContractionWriter):
         return self.lines_per_tile * self.between.width
 
     def cut_panels(self, block: Dim) -> None:
-        """All panels, since the block is computed first."""
-        self.block = block
+        """All panels, since the block is computed first; it need not be whole micro-tiles."""
+        self.block, self.covered = block, ceil_div(block, self.mr) * self.mr
         self.row_blocks = ceil_div(self.row_count, block) if block != 0 else 0
         self.panel_block, self.panel_blocks = self.panels, 1
 
@@ -139,7 +139,7 @@ class _Writer(ContractionWriter):
         lines = window_lines(self.low, self.parts, self.tile.target, scratch, first,
                              self.lines_per_tile, pixel)
         self.tap_count = 1
-        self.table = self.low.new_scratch(I64, ceil_div(self.block, self.mr) * self.mr)
+        self.table = self.low.new_scratch(I64, self.covered)
         q, i = n.var(ceil_div(self.block, self.mr)), n.var(self.mr)
         axes = [Axis(v, e) for v, e in ((q, self.micro_tiles), (i, self.mr)) if isinstance(v, Expr)]
         local = q * self.mr + i

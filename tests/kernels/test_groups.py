@@ -30,6 +30,8 @@ from evonnx.kernels.emit import emit
 from evonnx.kernels.lower import lower_loops
 from evonnx.runtime.cache import ObjectCache
 from evonnx.runtime.executable import Executable
+from evonnx.runtime.frame import data_address
+from evonnx.runtime.plan import ALIGN
 from evonnx.search.legality import implementation
 
 N, S = sym("N"), sym("S")
@@ -61,7 +63,25 @@ def run_as_one(graph: Graph, feeds: Mapping[str, np.ndarray], target: str = "cpu
 
     program = build_program(graph, schedule, Target.named(target), no_regions)
     machine, cache = Target.named(target), ObjectCache()  # tests of one run share their kernels
-    return Executable(program, graph.constants, machine, threads, cache).run(feeds), found
+    executable = Executable(program, graph.constants, machine, threads, cache)
+    return guarded(executable, feeds), found
+
+
+def guarded(executable: Executable, feeds: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Results of a call that left alone what lies behind the scratch of every thread."""
+    results = executable.run(feeds)
+    runner = executable._runner
+    binding = runner.bound(executable.check_feeds(feeds), None)
+    for frame in runner._frames:
+        private = frame._private
+        start = -data_address(private) % ALIGN
+        behind = [private[start + t * binding.stride :][binding.stride - 2 * ALIGN : binding.stride]
+                  for t in range(executable.threads)]
+        for line in behind:
+            line[:] = 0xA5
+        executable.run(feeds)
+        assert all((line == 0xA5).all() for line in behind), "a kernel wrote beyond its scratch"
+    return results
 
 
 def check(outputs: Value | dict[str, Value], b: Builder, feeds: Feeds, tolerance: float = 2e-5,

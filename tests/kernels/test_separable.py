@@ -103,6 +103,17 @@ def test_other_epilogues(case: int) -> None:
     assert check({"y": b.op("sigmoid", y), "z": y}, b, given, threads=2) == "separable"
 
 
+@pytest.mark.parametrize("width,channels,columns", [(4, 24, 16), (29, 24, 40), (29, 1100, 70)])
+def test_blocks_that_are_not_whole_micro_tiles(width: int, channels: int, columns: int) -> None:
+    """Strips have room for all rows of the last one, and chunks of sums do not meet."""
+    case = ((2, 6, width, channels), columns, (5, 5), (1, 1), (1, 1), (2, 2), (2, 2))
+    b = Builder()
+    y = pointwise(b, case, window(b, case, tensor(b, "x", *case[0])))
+    given = feeds(case)
+    del given["b"], given["q"]
+    assert check(b.op("sigmoid", y), b, given, threads=2, lines=1) == "separable"
+
+
 def test_nothing_between() -> None:
     b = Builder()
     y = pointwise(b, CASES[0], window(b, CASES[0], tensor(b, "x", *CASES[0][0])))
