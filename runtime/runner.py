@@ -159,10 +159,7 @@ class Runner:
             and isinstance(self.layout.items[0], Segment)
             and not self.layout.given
             and all(roots[b].kind == "input" for b in self._input_roots)
-            and all(
-                o.mode == "own" and roots[program.roots[o.buffer]].kind == "output"
-                for o in self.layout.outputs
-            )
+            and all(own for _, _, own in self._sources)
         )
         """Whether a call is one native call that writes all outputs where the caller reads them."""
         self._lends = bool(self._bodies) or self.layout.periods > 1
