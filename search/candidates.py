@@ -362,9 +362,10 @@ class Candidates:
         for node in nodes:
             outside = {self.units[w] for v in self.of[node] if v in inside
                        for w in self._succs[v] if w not in inside}  # fmt: skip
-            for value in node.outputs:
-                if value in kept or (outside and any(
-                        index[u] in outside for u in self.graph.users(value))):
+            outputs = node.outputs
+            for value in outputs:
+                if value in kept or (outside and (len(outputs) == 1 or any(
+                        index[u] in outside for u in self.graph.users(value)))):
                     found.append(value)
         return tuple(found)
 

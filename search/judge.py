@@ -19,6 +19,9 @@ from .cost import GroupCost, group_cost
 from .legality import Verdict, judge
 
 Structure = tuple[Hashable, ...]
+_Plan = tuple[int, tuple[tuple[Node, int, int, Hashable] | None, ...]]
+"""Number of a node's kind, and of each input the node, the output of it, the number of the value,
+and what a group may know of it where it comes from outside."""
 
 
 @dataclass(slots=True)
@@ -35,7 +38,9 @@ class Judge:
         self._known: dict[Structure, _Known] = {}
         self._kinds: dict[Hashable, int] = {}
         """Numbers of node kinds and of types, in the order they are met."""
-        self._of: dict[Node, int] = {}
+        self._of: dict[Node, _Plan] = {}
+        self._values: dict[Value, int] = {}
+        """Numbers of the values that nodes read, in the order they are met."""
 
     def __contains__(self, key: Structure) -> bool:
         return key in self._known
@@ -72,26 +77,30 @@ class Judge:
         """What legality and cost of a group depend on, as a key: equal keys, equal answers.
         ``nodes`` in the graph's order."""
         local = {n: i for i, n in enumerate(nodes)}
-        given = set(written)
-        outside: dict[Value, int] = {}
+        given = {(v.node, v.index) for v in written}
+        outside: dict[int, int] = {}
         parts: list[Hashable] = []
         for n in nodes:
-            parts.append(self._kind(n))
-            for v in n.inputs:
-                if v is None:
+            kind, inputs = self._of.get(n) or self._plan(n)
+            parts.append(kind)
+            for read in inputs:
+                if read is None:
                     parts.append(None)
-                elif v.node in local:
-                    parts.append((local[v.node], v.index))
-                else:
-                    parts.append((outside.setdefault(v, len(outside)), self._source(v)))
-            parts.append(tuple([v in given for v in n.outputs]))
+                    continue
+                node, index, number, source = read
+                place = local.get(node)
+                parts.append((place, index) if place is not None else
+                             (outside.setdefault(number, len(outside)), source))
+            parts.append(tuple([(n, k) in given for k in range(len(n.types))]))
         return tuple(parts)
 
-    def _kind(self, node: Node) -> int:
-        found = self._of.get(node)
-        if found is None:
-            found = self._of[node] = self._number((node.op, node.attrs, node.types,
-                                                   len(node.inputs)))
+    def _plan(self, node: Node) -> _Plan:
+        """What structures say of a node, whatever the group."""
+        kind = self._number((node.op, node.attrs, node.types, len(node.inputs)))
+        inputs = tuple([None if v is None else (
+            v.node, v.index, self._values.setdefault(v, len(self._values)), self._source(v))
+            for v in node.inputs])
+        found = self._of[node] = kind, inputs
         return found
 
     def _source(self, v: Value) -> Hashable:

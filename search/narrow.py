@@ -13,7 +13,7 @@ as it shares no code with ``exact``, each is a test of the other.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -45,9 +45,9 @@ def recombine(problem: Problem, solutions: Sequence[Sequence[int]], limit: int =
               ) -> tuple[int, ...] | None:
     """The cheapest solution that consists of groups of ``solutions``, each in its cheapest variant;
     None where that takes more than ``limit`` ideals. The memory limit is not looked at."""
-    groups = {problem.group(g) for solution in solutions for g in solution}
+    groups = {problem.groups[g] for solution in solutions for g in solution}
     proof = _walk(problem, limit, None, [v[0] for v in problem.variants
-                                         if problem.group(v[0]) in groups])
+                                         if problem.groups[v[0]] in groups])
     return None if proof is None else proof.chosen
 
 
@@ -57,6 +57,7 @@ def _walk(problem: Problem, limit: int, width: int | None, only: Iterable[int] |
     ``limit`` are visited. ``only`` these candidates are looked at, if they are given."""
     n = problem.nodes
     table = _Table(problem, only)
+    members, sizes = table.members, table.sizes
     costs = problem.cost.tolist()
     beyond = (problem.cost - _shares_of(problem)).tolist() if width is not None else []
     best: list[dict[int, tuple[float, int, int]]] = [{} for _ in range(n + 1)]
@@ -64,24 +65,27 @@ def _walk(problem: Problem, limit: int, width: int | None, only: Iterable[int] |
     ready: dict[int, int] = {0: table.sources}
     rank: dict[int, float] = {0: 0.0}
     visited = tried = 0
+    met = 1
     for size in range(n):
         if width is not None and len(best[size]) > width:
             kept = sorted(best[size], key=rank.__getitem__)
             for ideal in kept[width:]:
-                del best[size][ideal], ready[ideal]
+                del best[size][ideal]
         visited += len(best[size])
-        if visited > limit:
-            return None
-        for ideal, (cost, _, _) in best[size].items():
-            now = ready.pop(ideal)
-            for g in table.following(ideal, now):
-                tried += 1
+        if visited > limit or width is None and met - len(best[n]) > limit:
+            return None  # without a width, all that are met will be visited
+        for ideal, (cost, before, last) in best[size].items():
+            if last >= 0:  # only now: most that a beam meets it drops
+                ready[ideal] = table.ready(ideal, ready[before], last)
+            following = table.following(ideal, ready[ideal])
+            tried += len(following)
+            for g in following:
                 total = cost + costs[g]
-                after = ideal | table.members[g]
-                level = best[size + table.sizes[g]]
+                after = ideal | members[g]
+                level = best[size + sizes[g]]
                 known = level.get(after)
                 if known is None:
-                    ready[after] = table.ready(after, now, g)
+                    met += 1
                 if known is None or total < known[0]:
                     level[after] = (total, ideal, g)
                     if width is not None:
@@ -98,8 +102,11 @@ def _walk(problem: Problem, limit: int, width: int | None, only: Iterable[int] |
 
 def _shares_of(problem: Problem) -> np.ndarray:
     """f8[g]: what the members of each candidate cost at their cheapest shares."""
-    share = shares(problem)
-    return np.array([share[list(problem.group(g))].sum() for g in range(problem.candidates)])
+    f = problem.flat
+    if not problem.candidates:
+        return np.zeros(0)
+    found: np.ndarray = np.add.reduceat(shares(problem)[f.members], f.member_ptr[:-1])
+    return found
 
 
 def true_front(problem: Problem, limit: int = 100_000) -> tuple[Point, ...] | None:
@@ -157,57 +164,58 @@ class _Table:
         """``only``: candidates that may follow, if not all."""
         n = problem.nodes
         allowed = range(problem.candidates) if only is None else frozenset(only)
+        self.whole = (1 << n) - 1
         self.needs = [sum(1 << u for u in problem.predecessors(v)) for v in range(n)]
         self.sources = sum(1 << v for v in range(n) if not self.needs[v])
         self.users: list[list[int]] = [[] for _ in range(n)]
         for before, after in problem.edges:
             self.users[before].append(after)
-        self.members: list[int] = []
-        self.sizes: list[int] = []
-        self.outer: list[int] = []
-        self.first: list[list[int]] = [[] for _ in range(n)]
-        """Candidates by the first of their members."""
-        self.holders: list[list[int]] = [[] for _ in range(n)]
-        """Candidates by each of their members."""
-        self.behind: list[int] = []
+        self.members: list[int] = [0] * problem.candidates
+        self.sizes: list[int] = [0] * problem.candidates
+        self.behind: list[int] = [0] * problem.candidates
         """Nodes that use a result of each candidate."""
-        for g in range(problem.candidates):
-            group = problem.group(g)
-            mask = sum(1 << v for v in group)
-            outer = behind = 0
+        self.first: list[list[tuple[int, int, int]]] = [[] for _ in range(n)]
+        """(number, nodes it needs, members) of candidates by the first of their members."""
+        self.holders: list[list[tuple[int, int]]] = [[] for _ in range(n)]
+        """(nodes it needs, members) of candidates by each of their members."""
+        used = [sum(1 << w for w in users) for users in self.users]
+        for g, group in enumerate(problem.groups):
+            if g not in allowed:
+                continue
+            mask = needs = behind = 0
             for v in group:
-                outer |= self.needs[v]
-                if g in allowed:
-                    self.holders[v].append(g)
-                for w in self.users[v]:
-                    behind |= 1 << w
-            if g in allowed:
-                self.first[group[0]].append(g)
-            self.members.append(mask)
-            self.sizes.append(len(group))
-            self.outer.append(outer & ~mask)
-            self.behind.append(behind & ~mask)
+                mask |= 1 << v
+                needs |= self.needs[v]
+                behind |= used[v]
+            needs &= ~mask
+            self.members[g], self.sizes[g], self.behind[g] = mask, len(group), behind & ~mask
+            self.first[group[0]].append((g, needs, mask))
+            for v in group:
+                self.holders[v].append((needs, mask))
 
-    def following(self, ideal: int, ready: int) -> Iterator[int]:
+    def following(self, ideal: int, ready: int) -> list[int]:
         """Candidates that may come next, of independent ones only the one with the first node."""
+        found, missing = [], self.whole ^ ideal  # a complement has a sign, which takes time
         while ready:
             v = (ready & -ready).bit_length() - 1
             ready &= ready - 1
-            for g in self.first[v]:
-                if not (self.outer[g] & ~ideal or self.members[g] & ideal):
-                    yield g
-            for g in self.holders[v]:
-                if self.outer[g] & ~ideal and not self.members[g] & ideal:
+            for g, needs, members in self.first[v]:
+                if not (needs & missing or members & ideal):
+                    found.append(g)
+            for needs, members in self.holders[v]:
+                if needs & missing and not members & ideal:
                     break
             else:
-                return  # all groups that can hold v are possible now: one of them comes first
+                break  # all groups that can hold v are possible now: one of them comes first
+        return found
 
     def ready(self, after: int, before: int, g: int) -> int:
         """The nodes that are ready behind an ideal that grew by a candidate."""
-        found, behind = before & ~self.members[g], self.behind[g] & ~after
+        missing = self.whole ^ after
+        found, behind = before & missing, self.behind[g] & missing
         while behind:
             low = behind & -behind
             behind ^= low
-            if not self.needs[low.bit_length() - 1] & ~after:
+            if not self.needs[low.bit_length() - 1] & missing:
                 found |= low
         return found

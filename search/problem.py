@@ -189,6 +189,12 @@ class Problem:
         start, stop = self.flat.member_ptr[candidate : candidate + 2]
         return tuple(self.flat.members[start:stop].tolist())
 
+    @cached_property
+    def groups(self) -> list[tuple[int, ...]]:
+        """Members of every candidate."""
+        members, ptr = self.flat.members.tolist(), self.flat.member_ptr.tolist()
+        return [tuple(members[a:b]) for a, b in itertools.pairwise(ptr)]
+
     def predecessors(self, node: int) -> list[int]:
         """Nodes that ``node`` needs, ascending."""
         start, stop = self.flat.pred_ptr[node : node + 2]
@@ -205,9 +211,10 @@ class Problem:
     def variants(self) -> tuple[tuple[int, ...], ...]:
         """Candidates with the same members, cheapest first, in order of their first one."""
         found: dict[tuple[int, ...], list[int]] = {}
-        for g in range(self.candidates):
-            found.setdefault(self.group(g), []).append(g)
-        return tuple(tuple(sorted(v, key=lambda g: (self.cost[g], g))) for v in found.values())
+        cost = self.cost.tolist()
+        for g, members in enumerate(self.groups):
+            found.setdefault(members, []).append(g)
+        return tuple(tuple(sorted(v, key=lambda g: (cost[g], g))) for v in found.values())
 
     def priced(self, cost: Sequence[float] | np.ndarray, parts: np.ndarray | None = None,
                objectives: Sequence[str] = ()) -> Problem:

@@ -34,7 +34,7 @@ from .cost import GroupCost
 from .judge import Judge
 from .models import Context, CostModel, GroupFacts, facts
 from .models import model as model_of
-from .models.base import together
+from .models.base import Together
 from .problem import MOST_NODES, Problem, make_problem
 from .settings import ASSUMED, Search
 from .variants import better
@@ -55,6 +55,18 @@ class Stage(NamedTuple):
     """Numbers of the candidates."""
     threads: tuple[int, ...]
     """Share of each."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Priced:
+    """What a survey's candidates cost under one model."""
+
+    model: CostModel
+    costs: np.ndarray
+    """f64[candidates]."""
+    parts: np.ndarray
+    """f64[candidates, objectives]."""
+    together: Together
 
 
 @dataclass(frozen=True)
@@ -128,6 +140,7 @@ class Survey:
                                 recompute=how.objective != "peak" and how.memory is None)
         self.context = Context(target, max(1, how.threads), constant_bytes(graph))
         self.sizes = sizes_of(graph, how.expect)
+        self._last: _Priced | None = None
 
     @cached_property
     def offered(self) -> list[tuple[tuple[int, ...], Candidate]]:
@@ -187,17 +200,16 @@ class Survey:
 
     def space(self, model: CostModel | None = None, stages: Sequence[Stage] = ()) -> Space:
         """The space priced by a model (None: the one of the settings), ``stages`` in it."""
-        model = model_of(self.how.model) if model is None else model
-        costs = model.costs(self.facts, self.context)
-        parts = np.asarray(model.parts(self.facts, self.context)  # type: ignore[attr-defined]
-                           if len(model.objectives) > 1 else costs[:, None])
+        priced = self._priced(model)
+        model = priced.model
+        several = len(model.objectives) > 1
+        seconds = [self._side_by_side(s, priced) for s in stages]
+        costs = np.append(priced.costs, seconds)
+        rows = ([priced.parts[list(s.parts)].sum(axis=0) for s in stages] if several
+                else [[cost] for cost in seconds])
+        parts = np.vstack([priced.parts, *rows])
         members = [*self.members, *(self.joined(s.parts) for s in stages)]
-        for s in stages:
-            seconds = together(model, [self.facts[k] for k in s.parts], s.threads, self.context)
-            costs = np.append(costs, seconds)
-            row = parts[list(s.parts)].sum(axis=0) if len(model.objectives) > 1 else [seconds]
-            parts = np.vstack([parts, row])
-        values, held = memory(self.graph, self.table, self.sizes)
+        values, held = self._memory
         written = [held[self.number[m]] for m in self.members]
         written += [sum(written[k] for k in s.parts) for s in stages]
         edges = {*self.table.edges, *((v[0], c) for v in values for c in v[2])}
@@ -206,10 +218,24 @@ class Survey:
             values=values, written=written,
             limit=float("inf") if self.how.memory is None else self.how.memory)  # fmt: skip
         chosen = self.solution(self.greedy)
-        several = len(model.objectives) > 1
         return Space(problem, (*(c for _, c in self.offered), *stages), chosen,
                      float(sum(costs[k] for k in chosen)), model.name, model.unit,
                      model.objectives if several else (), parts if several else None)
+
+    def _priced(self, model: CostModel | None) -> _Priced:
+        """All candidates priced by a model (None: the one of the settings), once for all questions
+        in a row about one model."""
+        if model is None or self._last is None or self._last.model is not model:
+            model = model_of(self.how.model) if model is None else model
+            costs = model.costs(self.facts, self.context)
+            parts = np.asarray(model.parts(self.facts, self.context)  # type: ignore[attr-defined]
+                               if len(model.objectives) > 1 else costs[:, None])
+            self._last = _Priced(model, costs, parts, Together(model, self.context))
+        return self._last
+
+    @cached_property
+    def _memory(self) -> tuple[list[tuple[int, float, list[int], bool]], list[float]]:
+        return memory(self.graph, self.table, self.sizes)
 
     def solution(self, schedule: Schedule) -> tuple[int, ...]:
         """The candidates that a schedule consists of, in its order; stages are not looked at."""
@@ -225,8 +251,8 @@ class Survey:
         threads = self.context.threads
         if threads < 2:
             return []
-        model = model_of(self.how.model) if model is None else model
-        costs = model.costs(self.facts, self.context)
+        priced = self._priced(model)
+        costs = priced.costs
         kernels = [k for k in chosen
                    if self.facts[k].implementation in KERNELS and costs[k] > self.target.sync_s]
         found = []
@@ -235,7 +261,7 @@ class Survey:
             others = kernels[place + 1 : place + 1 + NEAR]
             while len(best.parts) < threads:
                 wider = [s for k in others if (s := self._wider(best, k, costs)) is not None]
-                gains = [(gain, s) for s in wider if (gain := self._saved(s, model, costs)) > saves]
+                gains = [(gain, s) for s in wider if (gain := self._saved(s, priced)) > saves]
                 if not gains:
                     break
                 if len(best.parts) == 1:
@@ -255,10 +281,14 @@ class Survey:
             return None
         return Stage(parts, shares(self.context.threads, [float(costs[p]) for p in parts]))
 
-    def _saved(self, stage: Stage, model: CostModel, costs: np.ndarray) -> float:
+    def _side_by_side(self, stage: Stage, priced: _Priced) -> float:
+        """Seconds that a stage takes."""
+        return priced.together.seconds([self.facts[k] for k in stage.parts], stage.threads)
+
+    def _saved(self, stage: Stage, priced: _Priced) -> float:
         """Seconds by which groups are faster side by side than one after the other."""
-        side = together(model, [self.facts[k] for k in stage.parts], stage.threads, self.context)
-        return float(sum(costs[k] for k in stage.parts)) - side
+        return (float(sum(priced.costs[k] for k in stage.parts))
+                - self._side_by_side(stage, priced))
 
 
 def shares(threads: int, costs: Sequence[float]) -> tuple[int, ...]:

@@ -241,22 +241,39 @@ _numbers = attrgetter("flops", "special", "constant", "inputs", "outputs", "tile
                       "kernels")  # fmt: skip
 
 
-def together(model: CostModel, groups: Sequence[GroupFacts], threads: Sequence[int],
-             context: Context) -> float:
-    """The cost of groups that run side by side, each on its share of the threads: the longest of
-    them, or what all of them together move at the levels that cores share, and one
-    synchronization. The unit is the model's own, so this is for models that predict seconds."""
-    target = context.target
-    alone = [model.explain(g, Context(target, n, context.constants))
-             for g, n in zip(groups, threads, strict=True)]
-    shared = 0.0
-    for level, one, every in (("l3", target.l3_rate, target.l3_rate_all),
-                              ("dram", target.dram_rate, target.dram_rate_all)):
-        # A bound is bytes over the rate that the group's own threads reach.
-        moved = sum(e.bounds.get(level, 0.0) * min(one * n, max(one, every))
-                    for e, n in zip(alone, threads, strict=True))
-        shared = max(shared, moved / max(one, every))
-    return max(shared, *(e.seconds for e in alone)) + target.sync_s
+class Together:
+    """Costs of groups that run side by side under one model, which must predict seconds.
+
+    A search asks for thousands of pairs of a few distinct groups, so what a group takes on a share
+    of the threads is asked of the model once."""
+
+    def __init__(self, model: CostModel, context: Context) -> None:
+        self.model, self.context = model, context
+        target = context.target
+        self._levels = (("l3", target.l3_rate, max(target.l3_rate, target.l3_rate_all)),
+                        ("dram", target.dram_rate, max(target.dram_rate, target.dram_rate_all)))
+        """Levels that cores share: name, bytes per second of one core, and of all of them."""
+        self._alone: dict[tuple[int, int], tuple[GroupFacts, float, tuple[float, ...]]] = {}
+        """By the identity of a group, which stays as the group is kept, and its threads: the group,
+        its seconds, and the bytes that it moves at each level."""
+
+    def seconds(self, groups: Sequence[GroupFacts], threads: Sequence[int]) -> float:
+        """The cost of groups, each on its share of the threads: the longest of them, or what all of
+        them together move at the levels that cores share, and one synchronization."""
+        alone = [self._on(g, n) for g, n in zip(groups, threads, strict=True)]
+        shared = [sum(moved[k] for _, _, moved in alone) / every
+                  for k, (_, _, every) in enumerate(self._levels)]
+        return max(*shared, *(seconds for _, seconds, _ in alone)) + self.context.target.sync_s
+
+    def _on(self, group: GroupFacts, threads: int) -> tuple[GroupFacts, float, tuple[float, ...]]:
+        found = self._alone.get((id(group), threads))
+        if found is None:
+            told = self.model.explain(group, replace(self.context, threads=threads))
+            # A bound is bytes over the rate that the group's own threads reach.
+            moved = tuple(told.bounds.get(level, 0.0) * min(one * threads, every)
+                          for level, one, every in self._levels)
+            found = self._alone[id(group), threads] = group, told.seconds, moved
+        return found
 
 
 def binding(bounds: Mapping[str, float]) -> str:

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from evonnx.search import choose
+from evonnx.search import choose, narrow
 from evonnx.search.exact import exhaustive, prove
 from evonnx.search.generate import generated, towers
 from evonnx.search.narrow import narrow_beam, prove_narrow, recombine, true_front
@@ -47,6 +47,49 @@ def test_wide_and_limited_problems_are_left_to_others() -> None:
     proof = prove_narrow(empty)
     assert proof is not None
     assert (proof.cost, proof.chosen) == (0.0, ())
+
+
+def test_what_is_met_decides_whether_a_proof_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every ideal that is met will be visited: a proof ends as soon as too many are met, and at the
+    same limit as when it visits them all."""
+    problem = towers_problem()
+    whole = prove_narrow(problem)
+    assert whole is not None
+    limit = whole.ideals - 1  # all but the whole graph
+    assert prove_narrow(problem, limit) == whole
+    visited: list[int] = []
+    follow = narrow._Table.following
+
+    def following(table: narrow._Table, ideal: int, ready: int) -> list[int]:
+        visited.append(ideal)
+        return follow(table, ideal, ready)
+
+    monkeypatch.setattr(narrow._Table, "following", following)
+    assert prove_narrow(problem, limit - 1) is None
+    for less in (limit // 2, limit // 8):
+        visited.clear()
+        assert prove_narrow(problem, less) is None
+        assert len(visited) < 0.8 * less
+
+
+def test_a_beam_follows_no_more_than_it_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes next is worked out for the ideals that are kept, not for all that are met."""
+    problem = towers_problem()
+    opened: list[int] = []
+    ready = narrow._Table.ready
+
+    def counted(table: narrow._Table, after: int, before: int, g: int) -> int:
+        opened.append(after)
+        return ready(table, after, before, g)
+
+    monkeypatch.setattr(narrow._Table, "ready", counted)
+    found = narrow_beam(problem, 4 * problem.nodes)
+    assert check_solution(problem, found.chosen) == ""
+    assert len(opened) == len(set(opened)) <= found.evaluations <= 4 * problem.nodes + 1
+
+
+def towers_problem() -> Problem:
+    return generated(80, 0, 4, edges=towers(80, 0))
 
 
 def two_objectives(nodes: int, seed: int) -> Problem:

@@ -15,6 +15,7 @@ from evonnx.ir.target import Target
 from evonnx.ir.types import F32, TensorType
 from evonnx.search.choose import choose
 from evonnx.search.greedy import Fuser
+from evonnx.search.models import Bounds, Context, Explanation, GroupFacts
 from evonnx.search.settings import Search
 from evonnx.search.space import Stage, Survey, shares
 
@@ -59,6 +60,29 @@ def test_stages_are_as_wide_as_threads_and_groups(cores: int, most: int) -> None
         for place, a in enumerate(s.parts):
             for b in s.parts[place + 1 :]:
                 assert survey.table.independent(survey.members[a], survey.members[b])
+
+
+def test_a_model_is_asked_once_for_each_group_and_share() -> None:
+    """Of 24 equal rows any two within reach may run side by side: the model explains one of them
+    on one thread, not some hundred pairs twice."""
+    asked: list[int] = []
+
+    class Told(Bounds):
+        def explain(self, group: GroupFacts, context: Context) -> Explanation:
+            asked.append(context.threads)
+            return super().explain(group, context)
+
+    b = Builder()
+    found = [b.op("softmax", b.input(f"x{k}", TensorType(F32, (1, 1 << 17))), axis=1)
+             for k in range(24)]
+    graph, model = b.build({f"y{k}": v for k, v in enumerate(found)}), Told()
+    fuser = Fuser(graph)
+    survey = Survey(graph, fuser.run(), machine(2), Search("exact", threads=2), fuser.judge)
+    stages = survey.stages(survey.solution(survey.greedy), model)
+    space = survey.space(model, stages)
+    assert len(stages) > 200
+    assert asked == [1]
+    assert len(set(space.problem.cost[-len(stages) :])) == 1
 
 
 def test_five_groups_run_side_by_side_with_the_same_bits() -> None:
