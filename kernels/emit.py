@@ -541,15 +541,18 @@ def _divides(ex: Ex) -> bool:
 def _is_root(ex: Ex) -> bool:
     """Whether a float32 is a square root, or at least or else a moderate number. Neither it nor
     its reciprocal is denormal, so multiplying by that differs from dividing by one rounding, and
-    not for zero, infinity and NaN."""
-    if ex.kind == "const":
-        return ex.dtype == F32 and 2.0**-100 < ex.data < 2.0**100
+    not for zero, infinity and NaN. A number alone is none: quantizers divide by theirs."""
     if ex.kind != "fn" or ex.dtype != F32:
         return False
     if ex.data[0] == "sqrt":
         return True
-    return ex.data[0] in ("max", "select") and all(
-        map(_is_root, ex.args[-2:])) and any(a.kind != "const" for a in ex.args[-2:])
+    terms = ex.args[-2:]
+    return ex.data[0] in ("max", "select") and any(map(_is_root, terms)) and all(
+        _is_root(a) or _is_moderate(a) for a in terms)
+
+
+def _is_moderate(ex: Ex) -> bool:
+    return ex.kind == "const" and ex.dtype == F32 and 2.0**-100 < ex.data < 2.0**100
 
 
 def _moves(a: Atom) -> bool:

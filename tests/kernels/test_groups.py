@@ -563,3 +563,14 @@ def test_a_root_divides_as_by_its_reciprocal(least: float | None) -> None:
     np.testing.assert_allclose(got["y"], want, rtol=2e-7, atol=0)
     source = emit(lower_loops(graph)).source
     assert source.index(" / ") < source.rindex("for ")  # once per row
+
+
+@pytest.mark.parametrize("divisor", [255.0, 3.0, 0.1, 1e-3])
+def test_numbers_divide_exactly(divisor: float) -> None:
+    """A reciprocal of a number, unlike one of a root, would move what is quantized."""
+    b = Builder()
+    graph = b.build({"y": b.op("div", tensor(b, "x", 8, 190), divisor)})
+    x = array(8, 190)
+    want = x / np.float32(divisor)
+    assert (x * (np.float32(1) / np.float32(divisor)) != want).any()
+    np.testing.assert_array_equal(run_as_one(graph, {"x": x})[0]["y"], want)
