@@ -92,6 +92,8 @@ class Candidates:
         self._above, self._below = self._closures()
         self.found: dict[tuple[int, ...], Candidate] = {}
         """Candidates by their units, ascending."""
+        self._refused: set[tuple[int, ...]] = set()
+        """Units that are no candidate, or were not asked for since ``limit`` was reached."""
         for units in self.of.values():
             for v in units:
                 self._keep((v,))
@@ -231,6 +233,7 @@ class Candidates:
         home = {v: members for members in groups for v in members}
         for members in groups:
             self._keep(members, always=True)
+        self._refused.clear()  # structures that are known from here on are not asked for
         for members in groups:
             for k in range(1, len(members)):
                 self._try(members[:k])
@@ -269,7 +272,13 @@ class Candidates:
         return list(dict.fromkeys(found))[:MOST_SIBLINGS]
 
     def _try(self, members: tuple[int, ...]) -> bool:
-        return self._convex(members) and self._keep(members)
+        """Adds a candidate if it is one; what was refused is not looked at again."""
+        if members in self._refused:
+            return False
+        if self._convex(members) and self._keep(members):
+            return True
+        self._refused.add(members)
+        return False
 
     def _grow(self) -> None:
         level = [units for units in self.of.values() if self._kinds[units[0]] != "solo"]
@@ -292,6 +301,7 @@ class Candidates:
     def _repeat(self) -> None:
         """Groups that compute an operand again, and groups without the copies of its readers."""
         self.limit = self.asked + self.checks // 2
+        self._refused.clear()
         pending = list(self.found)
         for members in pending:
             inside = set(members)

@@ -14,6 +14,8 @@ as it shares no code with ``exact``, each is a test of the other.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from heapq import nsmallest
+from operator import itemgetter
 
 import numpy as np
 
@@ -59,22 +61,22 @@ def _walk(problem: Problem, limit: int, width: int | None, only: Iterable[int] |
     table = _Table(problem, only)
     members, sizes = table.members, table.sizes
     costs = problem.cost.tolist()
-    beyond = (problem.cost - _shares_of(problem)).tolist() if width is not None else []
-    best: list[dict[int, tuple[float, int, int]]] = [{} for _ in range(n + 1)]
-    best[0][0] = (0.0, 0, -1)
+    beyond = (problem.cost - (0.0 if width is None else _shares_of(problem))).tolist()
+    best: list[dict[int, tuple[float, int, int, float]]] = [{} for _ in range(n + 1)]
+    """By size and ideal: its cost, the ideal before, the candidate that led here, and its rank in a
+    beam."""
+    best[0][0] = (0.0, 0, -1, 0.0)
     ready: dict[int, int] = {0: table.sources}
-    rank: dict[int, float] = {0: 0.0}
     visited = tried = 0
     met = 1
     for size in range(n):
         if width is not None and len(best[size]) > width:
-            kept = sorted(best[size], key=rank.__getitem__)
-            for ideal in kept[width:]:
-                del best[size][ideal]
+            ranked = nsmallest(width, enumerate(best[size].items()), key=_rank)
+            best[size] = dict(entry for _, entry in sorted(ranked, key=itemgetter(0)))
         visited += len(best[size])
         if visited > limit or width is None and met - len(best[n]) > limit:
             return None  # without a width, all that are met will be visited
-        for ideal, (cost, before, last) in best[size].items():
+        for ideal, (cost, before, last, rank) in best[size].items():
             if last >= 0:  # only now: most that a beam meets it drops
                 ready[ideal] = table.ready(ideal, ready[before], last)
             following = table.following(ideal, ready[ideal])
@@ -87,17 +89,19 @@ def _walk(problem: Problem, limit: int, width: int | None, only: Iterable[int] |
                 if known is None:
                     met += 1
                 if known is None or total < known[0]:
-                    level[after] = (total, ideal, g)
-                    if width is not None:
-                        rank[after] = rank[ideal] + beyond[g]
+                    level[after] = (total, ideal, g, rank + beyond[g])
     whole = (1 << n) - 1
     chosen = []
     at = whole
     while at:
-        _, before, g = best[at.bit_count()][at]
+        _, before, g, _ = best[at.bit_count()][at]
         chosen.append(g)
         at = before
     return Proof(best[n][whole][0], tuple(reversed(chosen)), visited + 1, tried)
+
+
+def _rank(entry: tuple[int, tuple[int, tuple[float, int, int, float]]]) -> float:
+    return entry[1][1][3]
 
 
 def _shares_of(problem: Problem) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -112,6 +113,22 @@ def test_the_number_of_checks_is_bounded(monkeypatch: Any) -> None:
     table = Candidates(graph, [found])
     assert {table.members(g) for g in found.groups} <= table.found.keys()
     assert {(v,) for v in range(len(table.units))} <= table.found.keys()
+
+
+def test_what_was_refused_is_looked_at_once(monkeypatch: Any) -> None:
+    refused: Counter[tuple[int, ...]] = Counter()
+    keep = Candidates._keep
+
+    def counted(table: Candidates, members: tuple[int, ...], always: bool = False) -> bool:
+        kept = keep(table, members, always)
+        refused[members] += not kept
+        return kept
+
+    monkeypatch.setattr(Candidates, "_keep", counted)
+    graph = blocks()
+    Candidates(graph, [greedy(graph)], recompute=False, checks=20)
+    assert sum(refused.values()) > 20
+    assert max(refused.values()) == 1
 
 
 @pytest.mark.parametrize("name", [*(s for s in SEARCHES if s not in RULES), *STRATEGIES])
