@@ -228,8 +228,8 @@ class Solver:
             starts = np.stack([space.start, *map(space.order, self.also)])
             least = least_peak(space.problem, starts, moves, self.how.seed)
             note = "" if least.proven else (
-                f"too wide for a proof: the least peak found, no schedule needs less than "
-                f"{least.bound:.0f} bytes")
+                "too wide for a proof: the least peak found, not proven; no schedule needs less "
+                f"than {least.bound:,.0f} bytes")
             proof = prove(space.problem.limited(least.peak), IDEALS)
             if proof is not None:
                 return replace(_proven(proof), proven=least.proven), note
