@@ -5,7 +5,7 @@ A tile is a few lines of the output image, or a part of one where there are few.
 ``window`` computes a few neighboring pixels at once: it needs no table, loads each input pixel once
 per row of the windows, reads a row of zeros for columns to the left and right of the image, and
 what lies above or below the image, or in planes before or behind it, is left out by giving it fewer
-rows and planes. Small windows are computed by ``block``, two or three lines at once, which share
+rows and planes. Small windows are computed by ``block``, two lines at once, which share
 the pixels that are loaded; ``window`` has the lines that are left over. Windows that neither has a
 form of go through a table of addresses (zeros outside the image) to the micro-kernel ``depthwise``;
 those of groups are products (``contract``) instead. The last pixels of a line begin earlier instead

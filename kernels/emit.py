@@ -552,6 +552,7 @@ def _is_root(ex: Ex) -> bool:
 
 
 def _is_moderate(ex: Ex) -> bool:
+    """Whether a float32 is a number far from being denormal, as its reciprocal is."""
     return ex.kind == "const" and ex.dtype == F32 and 2.0**-100 < ex.data < 2.0**100
 
 

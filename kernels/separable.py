@@ -31,6 +31,7 @@ from .contract import Contraction, ContractionWriter
 from .depthwise import DepthwiseWriter
 from .lower import Lowering
 from .micro import MicroKernel
+from .micro.blocks import MOST_LINES
 from .nest import Address, Domain, Nest, Nested, SetRows, Step
 
 LINE = 16
@@ -71,8 +72,8 @@ class _Lines(DepthwiseWriter):
     def most_lines(self) -> Dim:
         if len(self.outer) <= 1:
             return self.room
-        height = self.outer[-1].hi  # blocks of lines have to lie within an image
-        return 2 if isinstance(height, int) and height % 2 == self.room % 2 == 0 else 1
+        height, most = self.outer[-1].hi, MOST_LINES  # blocks of lines lie within an image
+        return most if isinstance(height, int) and height % most == self.room % most == 0 else 1
 
     def read_from(self, first: Dim, line: int) -> None:
         """The image is scratch that begins with line ``first``, of ``line`` elements each."""

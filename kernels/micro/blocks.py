@@ -29,8 +29,7 @@ LINE_TILE = 8
 """Pixels of the widest tile."""
 READ, WRITTEN, START = 2, 4, 12
 """What a vector costs that comes from the level-2 cache or goes there (the line is read before),
-and a tile, in multiply-adds of a vector. Measured on Zen 4; caches are as wide as vectors
-elsewhere, too."""
+and a tile, in multiply-adds of a vector. Measured on Zen 4, and taken for true elsewhere."""
 
 
 def block_parameters(dtype: str) -> list[tuple[str, str]]:
