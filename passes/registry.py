@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ..ir.graph import Graph
 from . import brief_weights as brief_weights_pass
@@ -19,7 +19,7 @@ from . import quantized as quantized_pass
 from . import siblings as siblings_pass
 from . import split_concats as split_concats_pass
 from . import thin as thin_pass
-from .manager import GraphPass, Pass, RulePass
+from .manager import Check, GraphPass, Pass, RulePass
 from .rule import Rule
 from .rules import activations, arithmetic, attention, casts, convolution, movement, norms
 
@@ -43,52 +43,14 @@ def _siblings(graph: Graph, fired: Counter[str], options: Sequence[str]) -> Grap
     return siblings_pass.merge_siblings(graph, fired, options or ("dot", "conv"))
 
 
-def _conv_transpose(graph: Graph, fired: Counter[str], options: Sequence[str]) -> Graph:
-    return conv_transpose_pass.lower_conv_transpose(graph, fired)
-
-
-def _halves(graph: Graph, fired: Counter[str], options: Sequence[str]) -> Graph:
-    return halves_pass.widen_products(graph, fired)
-
-
-def _layout(graph: Graph, fired: Counter[str], options: Sequence[str]) -> Graph:
-    return layout_pass.to_channels_last(graph, fired)
-
-
-def _linear(graph: Graph, fired: Counter[str], options: Sequence[str]) -> Graph:
-    return linear_pass.move_products(graph, fired)
-
-
-def _planes(graph: Graph, fired: Counter[str], options: Sequence[str]) -> Graph:
-    return planes_pass.flatten_planes(graph, fired)
-
-
-def _quantized(graph: Graph, fired: Counter[str], options: Sequence[str]) -> Graph:
-    return quantized_pass.cheap_quantization(graph, fired)
-
-
-def _thin(graph: Graph, fired: Counter[str], options: Sequence[str]) -> Graph:
-    return thin_pass.pad_thin_images(graph, fired)
-
-
-def _split_concats(graph: Graph, fired: Counter[str], options: Sequence[str]) -> Graph:
-    return split_concats_pass.split_concats(graph, fired)
-
-
-def _order_sums(graph: Graph, fired: Counter[str], options: Sequence[str]) -> Graph:
-    return order_sums_pass.order_sums(graph, fired)
-
-
-def _brief_weights(graph: Graph, fired: Counter[str], options: Sequence[str]) -> Graph:
-    return brief_weights_pass.round_weights(graph, fired)
-
-
 def _expand(graph: Graph, fired: Counter[str], options: Sequence[str]) -> Graph:
     return expand_pass.expand(graph, options, fired)
 
 
-def _wide_attention(graph: Graph, fired: Counter[str], options: Sequence[str]) -> Graph:
-    return expand_pass.expand_wide_attention(graph, fired)
+def _plain(name: str, fn: Callable[[Graph, Counter[str]], Graph], doc: str,
+           post: tuple[Check, ...] = ()) -> GraphPass:
+    """A pass without options."""
+    return GraphPass(name, lambda graph, fired, options: fn(graph, fired), doc, post=post)
 
 
 _ALL: tuple[Pass, ...] = (
@@ -100,22 +62,29 @@ _ALL: tuple[Pass, ...] = (
     RulePass("recognize", RECOGNIZE, "norms, softmax, GELU and attention from their parts"),
     GraphPass("siblings", _siblings, "parallel dots and convs of one value merged",
               options=("dot", "conv")),
-    GraphPass("conv_transpose", _conv_transpose,
-              "transposed convolutions as convolutions, but those whose phases have a kernel"),
-    GraphPass("halves", _halves, "products of half-precision numbers done in float32"),
-    GraphPass("layout", _layout, "image ops channels-last, transposes carried to the edges",
-              post=(layout_pass.images_are_last,)),
-    GraphPass("linear", _linear, "products over channels before resampling, in a row as one"),
-    GraphPass("planes", _planes, "3-D convolutions within planes as convolutions of images"),
-    GraphPass("thin", _thin, "padding of images with few channels as an op of its own"),
-    GraphPass("quantized", _quantized,
-              "limits of quantized values applied once, signed bytes stored as unsigned ones"),
-    GraphPass("split_concats", _split_concats,
-              "channels-last concatenations dissolved in convolutions, for less memory"),
-    GraphPass("order_sums", _order_sums,
-              "terms of sums in the order in which they are made, for less memory"),
-    GraphPass("wide_attention", _wide_attention, "attention that has no kernel into core ops"),
-    GraphPass("brief_weights", _brief_weights, "constant weights of dots rounded to bfloat16"),
+    _plain("conv_transpose", conv_transpose_pass.lower_conv_transpose,
+           "transposed convolutions as convolutions, but those whose phases have a kernel"),
+    _plain("halves", halves_pass.widen_products,
+           "products of half-precision numbers done in float32"),
+    _plain("layout", layout_pass.to_channels_last,
+           "image ops channels-last, transposes carried to the edges",
+           post=(layout_pass.images_are_last,)),
+    _plain("linear", linear_pass.move_products,
+           "products over channels before resampling, in a row as one"),
+    _plain("planes", planes_pass.flatten_planes,
+           "3-D convolutions within planes as convolutions of images"),
+    _plain("thin", thin_pass.pad_thin_images,
+           "padding of images with few channels as an op of its own"),
+    _plain("quantized", quantized_pass.cheap_quantization,
+           "limits of quantized values applied once, signed bytes stored as unsigned ones"),
+    _plain("split_concats", split_concats_pass.split_concats,
+           "channels-last concatenations dissolved in convolutions, for less memory"),
+    _plain("order_sums", order_sums_pass.order_sums,
+           "terms of sums in the order in which they are made, for less memory"),
+    _plain("wide_attention", expand_pass.expand_wide_attention,
+           "attention that has no kernel into core ops"),
+    _plain("brief_weights", brief_weights_pass.round_weights,
+           "constant weights of dots rounded to bfloat16"),
     GraphPass("expand", _expand, "composites into core ops", options=expand_pass.COMPOSITES),
 )
 PASSES: dict[str, Pass] = {p.name: p for p in _ALL}
