@@ -41,7 +41,7 @@ lint: $(VENV)/.dev .layout/evonnx
 	$(BIN)/mypy
 
 bench: $(VENV)/.bench
-	$(BIN)/python -m evonnx.bench $(ARGS)
+	$(BIN)/python -m evonnx.bench --out bench/results $(ARGS)
 
 fuzz: $(VENV)/.dev
 	$(BIN)/python -m evonnx.bench.fuzz $(N) --save fuzz-failures $(ARGS)

@@ -5,7 +5,7 @@
 
 Each model at each number of threads is a job in its own process (:mod:`evonnx.bench.worker`), so
 that a crash or a hang is a row of the table; compilation is timed in fresh processes
-(:mod:`evonnx.bench.coldstart`).  The table, JSON and Markdown go to ``bench/results/``.
+(:mod:`evonnx.bench.coldstart`).  ``--out`` names a folder for the table as JSON and Markdown.
 """
 
 from __future__ import annotations
@@ -35,7 +35,6 @@ from .machine import describe, version_of
 from .measure import BLOCK, ROUNDS
 from .models import MODELS, feeds, is_present, path_of, select
 
-RESULTS = Path(__file__).parent / "results"
 TIMEOUT = 600.0
 
 
@@ -260,7 +259,8 @@ def _names(context: click.Context, parameter: click.Parameter, text: str) -> lis
     default=True,
     help="Compare with the float64 interpreter (slow once per model), else with ONNX Runtime.",
 )
-@click.option("--out", default=RESULTS, type=click.Path(file_okay=False, path_type=Path))
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path),
+              help="Folder that the table and JSON are written to, named by the time.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the JSON document, not the table.")
 def main(
     files: tuple[Path, ...],
@@ -273,7 +273,7 @@ def main(
     timeout: float,
     cold: bool,
     reference: bool,
-    out: Path,
+    out: Path | None,
     as_json: bool,
 ) -> None:
     """Compare engines on catalogued models (default: the exports) or model FILES."""
@@ -301,11 +301,15 @@ def main(
     report(results, out, as_json, {"engines": "+".join(engines), "rounds": rounds, "block": block})
 
 
-def report(results: list[Result], out: Path, as_json: bool, settings: dict[str, Any]) -> None:
-    """Writes the files and prints the table or the JSON document."""
+def report(results: list[Result], out: Path | None, as_json: bool,
+           settings: dict[str, Any]) -> None:
+    """Prints the table or the JSON document; writes both to the folder ``out``, if any."""
     machine = describe()
-    stem = machine["date"].replace(":", "").replace("+0000", "Z").replace("+00:00", "Z")
-    data, text = table.write(out, stem, results, machine, settings)
+    written = ""
+    if out is not None:
+        stem = machine["date"].replace(":", "").replace("+0000", "Z").replace("+00:00", "Z")
+        data, text = table.write(out, stem, results, machine, settings)
+        written = f"written: {data.name}, {text.name} in {out}"
     if as_json:
         click.echo(json.dumps(table.document(results, machine, settings)))
         return
@@ -314,7 +318,8 @@ def report(results: list[Result], out: Path, as_json: bool, settings: dict[str, 
     console.print(table.terminal(results))
     for line in table.geomean_lines(results):
         console.print(line)
-    console.print(f"written: {data.name}, {text.name} in {out}")
+    if written:
+        console.print(written)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from ..runtime.profile import StepTime
 from ..runtime.profile import profile as time_steps
 from ..search.models import Context, GroupFacts, Roofline, context_of
 from .report import Costs, facts_at
-from .report_text import cells, duration, printed, quantity, shortened
+from .report_text import cells, duration, listing, printed, quantity
 from .request import Stages
 
 GROUPS = 40
@@ -235,17 +235,12 @@ def _table(p: Profile) -> Table:
     shown = sorted(p.groups, key=lambda g: -g.seconds)[:GROUPS]
     title = "groups" if len(shown) == len(p.groups) else (
         f"groups ({len(shown)} slowest of {len(p.groups)})")
-    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
-    for name in ("", "as", "time", "%", "GFLOP/s", "GB/s", "roof", "bound", "on", "ops", "from"):
-        right = name in ("time", "%", "GFLOP/s", "GB/s", "roof", "on")
-        table.add_column(name, justify="right" if right else "left", no_wrap=True,
-                         overflow="ellipsis")  # fmt: skip
+    columns = {"": False, "as": False, "time": True, "%": True, "GFLOP/s": True, "GB/s": True,
+               "roof": True, "bound": False, "on": True, "ops": False, "from": False}  # fmt: skip
     total = max(p.kernels, 1e-12)
-    for g in shown:
-        table.add_row(*cells((
-            g.name, g.implementation, duration(g.seconds), f"{g.seconds / total * 100:.3g}",
-            f"{g.flop_rate / 1e9:.3g}", f"{g.byte_rate / 1e9:.3g}", f"{g.share:.0%}", g.bound,
-            str(g.threads) if g.parallel else "1", shortened(g.ops, 28),
-            shortened(" ".join(g.origin), 20),
-        )))  # fmt: skip
-    return table
+    return listing(title, columns, ((
+        g.name, g.implementation, duration(g.seconds), f"{g.seconds / total * 100:.3g}",
+        f"{g.flop_rate / 1e9:.3g}", f"{g.byte_rate / 1e9:.3g}", f"{g.share:.0%}", g.bound,
+        str(g.threads) if g.parallel else "1", g.ops,
+        " ".join(g.origin),
+    ) for g in shown))  # fmt: skip

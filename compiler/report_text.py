@@ -5,7 +5,7 @@ Names come from models and are data: they are shown as plain text, never as rich
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from io import StringIO
 from typing import Any
 
@@ -18,7 +18,8 @@ from .console import plain
 from .needs import Versions
 from .report import Amount, GroupLine, Report
 
-WIDTH = 110
+WIDTH = 132
+"""Columns of printed tables."""
 GROUPS = 20
 """Groups that are listed, the costliest first."""
 
@@ -174,19 +175,31 @@ def _groups(r: Report) -> Table:
     shown = sorted(r.groups, key=weight)[:GROUPS]
     title = "groups" if len(shown) == len(r.groups) else (
         f"groups ({len(shown)} costliest of {len(r.groups)})")
+    columns = {"": False, "as": False, "C": True, "D": True, "time": True, "bound": False,
+               "ops": False, "from": False}  # fmt: skip
+    return listing(title, columns, ((
+        f"g{g.number}", f"{g.implementation} {settings(g.variant)}".strip(),
+        _amount(g.flops, ""), _amount(g.nbytes, "B"),
+        "?" if g.estimate is None else duration(g.estimate.seconds),
+        "?" if g.estimate is None else g.estimate.bound, g.ops, " ".join(g.origin),
+    ) for g in shown))  # fmt: skip
+
+
+def listing(title: str, columns: Mapping[str, bool], rows: Iterable[Sequence[str]]) -> Table:
+    """A table of one line a row. ``columns``: name -> whether it holds numbers, which lean right;
+    where the lines are too long, only the last two columns are cut."""
+    lines = [cells(row) for row in rows]
+    widths = [max((line[k].cell_len for line in lines), default=0) for k in range(len(columns))]
+    widths = [max(pair) for pair in zip(widths, map(len, columns), strict=True)]
+    room = WIDTH - sum(w + 2 for w in widths[:-2]) - 4
+    first = min(widths[-2], max(room // 2, room - widths[-1]))
+    widths[-2:] = first, min(widths[-1], room - first)
     table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
-    for name in ("", "as", "C", "D", "time", "bound", "ops", "from"):
-        right = name in ("C", "D", "time")
-        table.add_column(name, justify="right" if right else "left", no_wrap=True,
-                         overflow="ellipsis")  # fmt: skip
-    for g in shown:
-        table.add_row(*cells((
-            f"g{g.number}", f"{g.implementation} {settings(g.variant)}".strip(),
-            _amount(g.flops, ""), _amount(g.nbytes, "B"),
-            "?" if g.estimate is None else duration(g.estimate.seconds),
-            "?" if g.estimate is None else g.estimate.bound, shortened(g.ops, 34),
-            shortened(" ".join(g.origin), 30),
-        )))  # fmt: skip
+    for (name, number), width in zip(columns.items(), widths, strict=True):
+        table.add_column(name, justify="right" if number else "left", no_wrap=True,
+                         overflow="ellipsis", width=width)  # fmt: skip
+    for line in lines:
+        table.add_row(*line)
     return table
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import evonnx
-from evonnx.compiler.report_text import WIDTH, duration, quantity
+from evonnx.compiler.report_text import WIDTH, duration, listing, printed, quantity
 from evonnx.ir.builder import Builder
 from evonnx.ir.dims import sym
 from evonnx.ir.graph import Graph
@@ -151,6 +151,16 @@ def test_names_from_a_model_are_text() -> None:
     assert "\x1b" not in text
     assert "[red]x[/red]" in text
     assert all(len(line) <= WIDTH for line in text.splitlines())
+
+
+def test_only_words_are_cut_where_lines_are_long() -> None:
+    wide = ("g1", "contract " + "{columns=16} " * 4, "123 us", "add " * 30, "node " * 30)
+    columns = {"": False, "as": False, "time": True, "ops": False, "from": False}
+    text = printed([listing("groups", columns, [wide, ("g2", "loops", "7 us", "exp", "n")])])
+    row = text.splitlines()[2]
+    assert len(row) <= WIDTH
+    assert row.startswith("g1  " + wide[1].strip()) and "123 us" in row
+    assert row.count("\N{HORIZONTAL ELLIPSIS}") == 2
 
 
 def test_many_groups_are_cut_to_the_costliest() -> None:
