@@ -37,6 +37,7 @@ from ..ir.target import Target
 from . import words as vocabulary
 from .aliasing import close_scopes, parallel_accesses
 from .typer import BUILDERS, INPLACE, infer, is_literal_range
+from .vectors import VectorLoop, VectorWriter, find
 
 _I64 = ir.IntType(64)
 _FLOATS = (types.float32, types.float64)
@@ -138,6 +139,7 @@ def _lower(function: Any, target: Target, layout: str) -> tuple[ir.Module, ir.Fu
         library = _Library(target, layout)
         with context.push_code_library(library):
             lowerer = _Lower(context, library, description, func_ir)
+            lowerer.lanes = target.lanes(32) if target.has("avx512f") else 0
             lowerer.lower()
     return lowerer.module, lowerer.function
 
@@ -242,9 +244,17 @@ def _loops(func_ir: Any) -> tuple[set[int], set[int]]:
 class _Lower(lowering.Lower):
     """Numba's lowering without Python objects, reference counts and debug information."""
 
+    lanes = 0
+    """Of a vector of float32, where loads and stores can be masked; else 0."""
+
     def lower(self) -> None:
         self.genlower = None
         self._short_loops, self._independent = _loops(self.func_ir)
+        self._vector_loops: dict[int, VectorLoop] = {}
+        if self.lanes:
+            self._vector_loops = find(self.blocks, self.fndesc.typemap, self._short_loops,
+                                      self._independent, self.lanes)
+        self._replaced = {loop.body for loop in self._vector_loops.values()}
         self._bodies = self._bodies_of(self._independent)
         self._offsets = {id(block): offset for offset, block in self.blocks.items()}
         self._offset = 0
@@ -267,6 +277,14 @@ class _Lower(lowering.Lower):
 
     def lower_block(self, block: Any) -> None:
         self._offset = self._offsets[id(block)]
+        if self._offset in self._replaced:
+            self.builder.unreachable()
+            return
+        if loop := self._vector_loops.get(self._offset):
+            self.module.evonnx_parallel = False
+            VectorWriter(self, loop, self.lanes).write()
+            self.builder.branch(self.blkmap[loop.exit])
+            return
         self.module.evonnx_parallel = self._offset in self._bodies
         for statement in block.body:
             self.loc = statement.loc

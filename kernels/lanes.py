@@ -1,6 +1,7 @@
 """Arithmetic on one LLVM value with Python operators, so that formulas read as formulas.
 
-A ``Lane`` is a scalar (the loop vectorizer turns it into a vector lane, hence the name). Float
+A ``Lane`` is a scalar (the loop vectorizer turns it into a vector lane, hence the name) or a vector
+of them. Float
 operators carry the flag ``contract`` and nothing else: multiply-adds fuse where the target can,
 but nothing is reordered, so range reductions stay as written. Python numbers become constants of
 the other operand's type.
@@ -13,7 +14,7 @@ from typing import Any
 
 from llvmlite import ir
 
-from .words import F32, F64, I32, I64, call, suffix
+from .words import F32, F64, I32, I64, call, constant, like, suffix
 
 _FLAGS = ("contract",)
 
@@ -34,18 +35,24 @@ class Lane:
     @property
     def wide(self) -> bool:
         """Whether this is float64."""
-        return bool(self.v.type == F64)
+        return bool(self.element == F64)
+
+    @property
+    def element(self) -> ir.Type:
+        """LLVM type of one lane."""
+        kind = self.v.type
+        return kind.element if isinstance(kind, ir.VectorType) else kind
 
     def lift(self, other: Lane | float) -> Any:
         """The LLVM value of ``other``, a number becoming a constant of this lane's type."""
-        return other.v if isinstance(other, Lane) else ir.Constant(self.v.type, other)
+        return other.v if isinstance(other, Lane) else constant(self.v.type, other)
 
     def like(self, number: float) -> Lane:
         """A constant of this lane's type."""
-        return Lane(self.b, ir.Constant(self.v.type, number))
+        return Lane(self.b, constant(self.v.type, number))
 
     def _float(self) -> bool:
-        return not isinstance(self.v.type, ir.IntType)
+        return not isinstance(self.element, ir.IntType)
 
     def _do(self, integer: str, flt: str, other: Lane | float, swap: bool = False) -> Lane:
         pair = (self.v, self.lift(other))
@@ -157,31 +164,35 @@ class Lane:
 
     def bits(self) -> Lane:
         """The bit pattern as an integer of equal width."""
-        return Lane(self.b, self.b.bitcast(self.v, I64 if self.wide else I32))
+        return self._as("bitcast", I64 if self.wide else I32)
 
     def real(self) -> Lane:
         """The float whose bit pattern this integer is."""
-        return Lane(self.b, self.b.bitcast(self.v, F64 if self.v.type == I64 else F32))
+        return self._as("bitcast", F64 if self.element == I64 else F32)
 
     def to_f64(self) -> Lane:
         """As float64: from float32 exactly, from a signed integer rounded."""
         if self._float():
-            return self if self.wide else Lane(self.b, self.b.fpext(self.v, F64))
-        return Lane(self.b, self.b.sitofp(self.v, F64))
+            return self if self.wide else self._as("fpext", F64)
+        return self._as("sitofp", F64)
 
     def to_f32(self) -> Lane:
         """As float32, rounded: from float64 or from a signed integer."""
         if self._float():
-            return Lane(self.b, self.b.fptrunc(self.v, F32)) if self.wide else self
-        return Lane(self.b, self.b.sitofp(self.v, F32))
+            return self._as("fptrunc", F32) if self.wide else self
+        return self._as("sitofp", F32)
 
     def to_i64(self) -> Lane:
         """An integer widened without sign to 64 bits."""
-        return Lane(self.b, self.b.zext(self.v, I64))
+        return self._as("zext", I64)
 
     def to_i32(self) -> Lane:
         """The low 32 bits of an integer."""
-        return Lane(self.b, self.b.trunc(self.v, I32))
+        return self._as("trunc", I32)
+
+    def _as(self, method: str, element: ir.Type) -> Lane:
+        """Converted lane by lane."""
+        return Lane(self.b, getattr(self.b, method)(self.v, like(self.v.type, element)))
 
 
 def horner(x: Lane, coefficients: Sequence[float]) -> Lane:

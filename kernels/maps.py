@@ -23,6 +23,8 @@ from .nest import Accumulate, Address, Call, Domain, Loop, Step, Store
 TURN = 4 * SIDE
 """Elements along a side of the blocks that a micro-kernel transposes: two of them, 16 KB each, stay
 in the level-1 cache."""
+WIDE = 512
+"""Steps of the innermost loop from which on what is done once before it does not matter."""
 TURN_KERNEL = "mk_turn_f32"
 NewScratch = Callable[[DType, Dim], int]
 """(dtype, elements) -> number of a new piece of scratch."""
@@ -47,7 +49,7 @@ def tile_map(axes: Sequence[Axis], body: Sequence[Store | Accumulate], names: Na
     if turned is not None:
         return _blocked(axes, body, turned, names, new_scratch)
     last = axes[-1].hi
-    depth = 1 if len(axes) == 2 or not isinstance(last, int) or last >= 64 else 2
+    depth = 1 if len(axes) == 2 or not isinstance(last, int) or last >= WIDE else 2
     work = product(a.hi for a in axes[-depth:])
     per = dmax(1, BLOCK // work) if isinstance(work, int) and work else dmax(
         1, ceil_div(BLOCK, dmax(work, 1)))

@@ -17,6 +17,7 @@ from llvmlite import ir
 from numba.core import types
 
 from .words import (
+    EMITTERS,
     F32,
     F64,
     I1,
@@ -397,6 +398,7 @@ def _define_comparison(name: str, sign: str) -> None:
 
         return types.boolean(kind, kind), build
 
+    EMITTERS[name] = ordered
     define.__name__ = name
     define.__doc__ = f"``a {sign} b`` of equal types; false with NaN (``ne``: true)."
     word(define)

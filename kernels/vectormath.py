@@ -35,16 +35,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 from numba.core import types
 
 from . import widemath
 from .lanes import Lane, horner
 from .micro.softmax import POWER, POWER_SHIFT
-from .words import F32, I64, call, same_float, simple
+from .words import I32, I64, call, same_float, simple, suffix
 
 LOG2E = 1.4426950408889634
 _MAGIC = 12582912.0  # 1.5 * 2^23: adding it rounds to whole numbers
+_SIXTEENTHS = 786432.0  # 1.5 * 2^19: adding it rounds to multiples of 1/16
+_LN2_LEADING, _LN2_REST = 0.6931471824645996, -1.904654299957768e-09  # in 24 bits, and what lacks
+_ROOTS = [float(np.float32(2.0 ** (k / 16))) for k in range(16)]
+_CUBIC = (0.5000162124633789, 0.16666793823242188)
 _LN2_HIGH, _LN2_LOW = 0.693359375, -2.12194440e-4  # the first has 9 bits: exact times n
 _EXP = (
     0.4999999403953552, 0.16666515171527863, 0.04166823998093605, 0.008369384333491325,
@@ -88,8 +93,8 @@ def _scale(p: Lane, n: Lane) -> Lane:
     or in two steps."""
     target = getattr(p.b.module, "evonnx_target", None)
     if target is not None and target.has("avx512f"):
-        scaled = call(p.b, "llvm.ldexp.f32.i32", F32, [p.v, n.v])
-        return Lane(p.b, scaled)
+        full = f"llvm.ldexp.{suffix(p.type)}.{suffix(n.type)}"
+        return Lane(p.b, call(p.b, full, p.type, [p.v, n.v]))
     half = n >> 1
     return p * _power_of_two(half) * _power_of_two(n - half)
 
@@ -104,8 +109,39 @@ def _small_exp2(t: Lane) -> Lane:
 
 def exp32(x: Lane) -> Lane:
     """e^x of float32."""
-    p, n = _split_exp(x.clamp(-104.0, 89.0))
+    x = x.clamp(-104.0, 89.0)
+    if _permutes(x):
+        return _exp_by_table(x)
+    p, n = _split_exp(x)
     return _scale(p + 1.0, n)
+
+
+def _permutes(x: Lane) -> bool:
+    """Whether a vector is one that a register of 16 numbers can be looked up in."""
+    target = getattr(x.b.module, "evonnx_target", None)
+    return getattr(x.type, "count", 1) == 16 and target is not None and target.has("avx512f")
+
+
+def _exp_by_table(x: Lane) -> Lane:
+    """e^x of 16 lanes, -104 <= x <= 89: ``2^n e^r`` with ``n`` a multiple of 1/16.
+
+    The fraction's power is looked up in a register (P. Tang, "Table-driven implementation of the
+    exponential function", 1989), so that a cubic is enough for ``e^r - 1``. Adding a large number
+    rounds to such a multiple and leaves its fraction in the last bits, where the permutation looks;
+    scaling takes the integer below. ``x`` less ``n`` times the leading part of ln 2 is exact.
+    """
+    b, shifted = x.b, x.call("fma", LOG2E, _SIXTEENTHS)
+    n = shifted - _SIXTEENTHS
+    r = n.call("fma", -_LN2_LEADING, x)
+    r = n.call("fma", -_LN2_REST, r)
+    table = ir.Constant(x.type, _ROOTS)
+    root = Lane(b, call(b, "llvm.x86.avx512.permvar.sf.512", x.type, [table, shifted.bits().v]))
+    p = (r * r).call("fma", r * _CUBIC[1] + _CUBIC[0], r)
+    value = root.call("fma", p, root)
+    all_lanes, rounding = ir.Constant(ir.IntType(16), -1), ir.Constant(I32, 4)
+    scaled = call(b, "llvm.x86.avx512.mask.scalef.ps.512", x.type,
+                  [value.v, n.v, value.v, all_lanes, rounding])
+    return Lane(b, scaled)
 
 
 def _at_least(x: Lane, low: float) -> Lane:

@@ -21,6 +21,8 @@ from numba.extending import intrinsic, models, register_model
 
 WORDS: dict[str, Any] = {}
 """Name -> intrinsic."""
+EMITTERS: dict[str, Any] = {}
+"""Name -> code ``(builder, result type, *values)``, which most words have for vectors too."""
 
 I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
 F32, F64, F16 = ir.FloatType(), ir.DoubleType(), ir.HalfType()
@@ -92,6 +94,7 @@ def simple(
     ``pick(*types)`` is its result type or None where it does not apply, ``emit(builder, result
     type, *values)`` its code. Literal types arrive widened.
     """
+    EMITTERS[name] = emit
 
     def type_it(*args: types.Type) -> Any:
         plain = tuple(types.unliteral(a) for a in args)
@@ -153,8 +156,21 @@ def call(builder: ir.IRBuilder, name: str, result: ir.Type, args: list[Any], **o
     return builder.call(function, args, **options)
 
 
+def constant(kind: ir.Type, number: Any) -> ir.Constant:
+    """A number as a constant, in all lanes of a vector type."""
+    many = isinstance(kind, ir.VectorType)
+    return ir.Constant(kind, [number] * kind.count if many else number)
+
+
+def like(kind: ir.Type, element: ir.Type) -> ir.Type:
+    """``element``, in as many lanes as ``kind`` has."""
+    return ir.VectorType(element, kind.count) if isinstance(kind, ir.VectorType) else element
+
+
 def suffix(kind: ir.Type) -> str:
-    """How LLVM abbreviates a scalar type in intrinsic names: ``f32``, ``i64``, ..."""
+    """How LLVM abbreviates a type in intrinsic names: ``f32``, ``i64``, ``v16f32``, ..."""
+    if isinstance(kind, ir.VectorType):
+        return f"v{kind.count}{suffix(kind.element)}"
     if kind == F32:
         return "f32"
     if kind == F64:

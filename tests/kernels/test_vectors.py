@@ -1,0 +1,142 @@
+"""Loops that the front end writes as vectors: every rest, special values, and what is left out."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from evonnx.ir.target import Target
+from evonnx.kernels import jit
+
+RNG = np.random.default_rng(23)
+SPECIAL = np.array([np.nan, np.inf, -np.inf, -0.0, 1e-42, 3e38], np.float32)
+MAP = """
+def kernel(bufs, params, begin, end):
+    n = prm(params, 0)
+    x = ptr_f32(bufs, 0)
+    y = ptr_f32(bufs, 1)
+    z = ptr_f32(bufs, 2)
+    one = f32(1.0)
+    for i in range(begin, end):
+        c = ld(y, i)
+        low = i * n
+        high = low + n
+        for j in range(low, high):
+            a = ld(x, j)
+            o = j - low + 1
+            b = ld(y, o)
+            m = select(lt(a, c), fmax(a, b), {})
+            st(z, j, m)
+"""
+ROWS = """
+def kernel(bufs, params, begin, end):
+    n = prm(params, 0)
+    x = ptr_f32(bufs, 0)
+    y = ptr_f32(bufs, 1)
+    start = f32(0.5)
+    least = bits_f32(4286578688)
+    for i in range(begin, end):
+        total = start
+        square = start
+        high = least
+        low = neg(least)
+        base = i * n
+        for j in range({}):
+            o = base + j
+            a = ld(x, o)
+            total = radd(total, a)
+            square = radd(square, a * a)
+            high = fmax(high, a)
+            low = fmin(low, a)
+        at = i * 4
+        st(y, at, total)
+        st(y, at + 1, square)
+        st(y, at + 2, high)
+        st(y, at + 3, low)
+"""
+SIZES = (0, 1, 7, 15, 16, 17, 31, 32, 33, 49, 63, 80, 100, 197)
+
+
+def numbers(*shape: int, special: bool) -> np.ndarray:
+    x = RNG.standard_normal(shape).astype(np.float32) * 3
+    spots = RNG.random(shape) < 0.05
+    return np.where(spots, RNG.choice(SPECIAL, shape), x) if special else x
+
+
+def close(got: np.ndarray, wanted: np.ndarray) -> None:
+    np.testing.assert_allclose(got, wanted, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("special", [False, True])
+def test_maps(run, special):
+    rows = 5
+    for n in SIZES:
+        x, y = numbers(rows, n, special=special), numbers(n + rows + 1, special=special)
+        z = np.full(rows * n + 64, 7.0, np.float32)
+        run.kernel(MAP.format("a * b - c / fabs(b) + one"), [x, y, z], [n], rows)
+        with np.errstate(all="ignore"):
+            b, c = y[1:n + 1], y[:rows, None]
+            wanted = np.where(x < c, np.maximum(x, b), x * b - c / np.abs(b) + 1)
+        close(z[:rows * n].reshape(rows, n), wanted)
+        assert (z[rows * n:] == 7).all(), "behind the last row"
+
+
+@pytest.mark.parametrize("word,exact", [
+    ("exp(a)", np.exp), ("tanh(a)", np.tanh), ("sigmoid(a)", lambda x: 1 / (1 + np.exp(-x))),
+    ("log(fabs(a))", lambda x: np.log(np.abs(x))), ("rint(a)", np.rint), ("floor(a)", np.floor),
+    ("sqrt(fabs(a))", lambda x: np.sqrt(np.abs(x))), ("copysign(one, a)", None),
+])  # fmt: skip
+def test_functions(run, word, exact):
+    exact = exact or (lambda x: np.copysign(1, x))
+    for n in (5, 16, 51):
+        x, y = numbers(2, n, special=True), np.full(n + 3, -np.inf, np.float32)
+        z = np.empty(2 * n, np.float32)
+        run.kernel(MAP.format(word), [x, y, z], [n], 2)
+        with np.errstate(all="ignore"):
+            close(z.reshape(2, n), exact(x.astype(np.float64)).astype(np.float32))
+
+
+@pytest.mark.parametrize("special", [False, True])
+def test_rows(run, special):
+    rows = 6
+    for n in SIZES:
+        x = numbers(rows, n, special=special)
+        if special and n > 20:
+            x[0], x[1, 3:] = -np.inf, np.nan
+            x[2, -1] = np.nan
+        for length in ("n", str(n)):
+            y = np.full((rows, 4), 7.0, np.float32)
+            run.kernel(ROWS.format(length), [x, y], [n], rows)
+            with np.errstate(all="ignore"):
+                wide = x.astype(np.float64)
+                close(y[:, 0], (wide.sum(1) + 0.5).astype(np.float32))
+                close(y[:, 1], ((wide * wide).sum(1) + 0.5).astype(np.float32))
+            np.testing.assert_array_equal(y[:, 2], x.max(1, initial=-np.inf))
+            np.testing.assert_array_equal(y[:, 3], x.min(1, initial=np.inf))
+
+
+def test_which_loops():
+    """Vectors where masks are, not of what an iteration reads that another one writes."""
+    wide, narrow = Target.named("avx512"), Target.named("avx2")
+    assert "llvm.masked.store" in jit.lower(MAP.format("a"), "k", wide)
+    assert "llvm.masked" in jit.lower(ROWS.format("n"), "k", wide)
+    assert "llvm.masked" not in jit.lower(MAP.format("a"), "k", narrow)
+    shifted = MAP.format("a").replace("st(z, j, m)", "st(y, j, m)")
+    assert "llvm.masked" not in jit.lower(shifted, "k", wide)
+    alone = ROWS.format("n").replace("square = radd", "other = fadd")
+    assert "llvm.masked" not in jit.lower(alone.replace("other", "square"), "k", wide)
+
+
+def test_a_running_sum_stays_one(run):
+    """Every iteration reads what the one before wrote."""
+    source = MAP.format("a").replace("ld(x, j)", "ld(z, j)").replace("st(z, j, m)", "st(z, o, c)")
+    source = source.replace("o = j - low + 1", "o = j + 1").replace("c = ld(y, i)", "k = ld(y, i)")
+    source = source.replace("m = select(lt(a, c), fmax(a, b), a)", "c = a + k")
+    n = 40
+    x, y = np.zeros(1, np.float32), np.ones(n + 2, np.float32)
+    z = np.arange(n + 1, dtype=np.float32)
+    run.kernel(source, [x, y, z], [n], 1)
+    np.testing.assert_array_equal(z, np.arange(n + 1, dtype=np.float32))
+    z = np.zeros(n + 1, np.float32)
+    run.kernel(source, [x, y, z], [n], 1)
+    np.testing.assert_array_equal(z, np.arange(n + 1, dtype=np.float32))
