@@ -35,7 +35,8 @@ from ..runtime.executable import Executable
 from ..search.models import Context
 from ..search.models import model as model_of
 from ..search.settings import RULES
-from ..search.space import constant_bytes, sizes_of
+from ..search.space import constant_bytes
+from ..search.symbols import sizes_of
 from ..search.variants import with_variants
 from .machine import describe
 from .measure import interleave

@@ -247,8 +247,10 @@ class Compiled:
         ``graph.nodes``, ONNX name, or op where there is one. Raises ``EvonnxError`` if unknown."""
         from .explain import explain_node
 
+        choice = self._stages.choice
         return explain_node(self.graph, self.schedule, self._stages.fuser, node, self.imported,
-                            self.executable.target, self.executable.threads)
+                            self.executable.target, self.executable.threads,
+                            None if choice is None else choice.sizes)
 
     def __repr__(self) -> str:
         return f"<evonnx.Compiled ({signature(self.inputs)}): {len(self.program.steps)} steps>"
@@ -305,8 +307,9 @@ def compile(
     (bytes moved). ``max_memory`` bounds the bytes of a call, weights included; a schedule that
     keeps it is searched for, ``LimitError`` says where there is none. ``measure`` compiles a few
     schedules and times them for so many seconds; greedy fusion's stays unless another is faster by
-    more than the noise. ``expect`` names the sizes of symbols that all of this shall count on; the
-    program is right for any.
+    more than the noise. ``expect`` names the sizes of symbols that all of this shall count on; what
+    the others count as is read off the graph and said by ``report()`` (``search.symbols``: a batch
+    1, the side of an image 256, ...). The program is right for any.
     ``progress(stage, done, total)`` is called as the work goes on.
 
     Where the structure of the program depends on inputs (axes, a rank) that these do not fix, the

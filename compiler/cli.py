@@ -111,7 +111,8 @@ _compiling = _options(
                  help="Schedules that a search may score."),
     click.option("--search-seed", type=click.IntRange(0), default=0, show_default=True),
     click.option("--expect", "expected", metavar="NAME=SIZE", multiple=True,
-                 help="Size of a symbolic dimension that the search counts on; repeatable."),
+                 help="Size of a symbol that the search counts on (else read off the graph); "
+                      "repeatable."),
     _fixing,
     _pipeline,
     click.option("--weights", type=click.Choice(["bf16"]),

@@ -36,8 +36,9 @@ from ..search.cost import GroupCost, schedule_cost
 from ..search.models import Bounds, CostModel, Roofline, facts
 from ..search.models import model as model_of
 from ..search.narrow import prove_narrow
-from ..search.settings import ASSUMED, RULES, Search
-from ..search.space import Space, Survey, sizes_of
+from ..search.settings import RULES, Search
+from ..search.space import Space, Survey
+from ..search.symbols import counted
 from ..search.variants import worth_timing
 from .feeds import random_feeds
 from .request import Clock, Stages
@@ -96,8 +97,7 @@ class Contest:
         for c in self.contenders:
             self._build(c)
         self.clock.stage("measure")
-        feeds = random_feeds(self.executable.inputs, sizes_of(self.graph, self.how.expect),
-                             others=ASSUMED)
+        feeds = random_feeds(self.executable.inputs, self.survey.sizes)
         times = self._groups(feeds, seconds / 4)
         for more in (self._mixed(times), self._tuned(times, feeds, seconds / 4)):
             if more is not None:
@@ -275,6 +275,7 @@ class Contest:
             winner.schedule, f"measure {winner.name}", self.space.model, self.space.unit, cost,
             self.space.greedy, 0.0 if before is None else before.bound, False,
             len(costs), 0 if before is None else before.evaluations, note,
+            counted=counted(self.graph, self.how.expect),
         )  # fmt: skip
         return replace(self.stages, schedule=winner.schedule, choice=choice)
 

@@ -9,6 +9,7 @@ together, then whether merging them would close a cycle.
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from dataclasses import replace
 
 from ..ir.errors import EvonnxError, quote
@@ -20,7 +21,8 @@ from ..search.cost import group_cost
 from ..search.greedy import Fuser
 from ..search.legality import legal
 from ..search.models import Context, model
-from ..search.space import constant_bytes, sizes_of
+from ..search.space import constant_bytes
+from ..search.symbols import sizes_of
 from ..search.variants import ranked
 from .pipeline import explain as explain_rules
 
@@ -38,6 +40,7 @@ def explain_node(
     imported: Graph | None = None,
     target: Target | None = None,
     threads: int = 1,
+    expect: Mapping[str, int] | None = None,
 ) -> str:
     """Text about ``node``: a node, its number in ``graph.nodes``, the name of the ONNX node it
     came from, or the name of an op that occurs once.
@@ -45,11 +48,12 @@ def explain_node(
     ``fuser`` is the greedy run that made the schedule, None for a schedule that was given;
     ``imported`` the graph before the passes, to tell a node that was rewritten away from one that
     never was; ``target`` the machine for which variants of its kernel are priced on ``threads``
-    threads (None: they are not). Raises ``EvonnxError`` that lists near names.
+    threads (None: they are not), at the sizes ``expect`` where these say any. Raises
+    ``EvonnxError`` that lists near names.
     """
     found = find_nodes(graph, node, imported)
     context = None if target is None else Context(target, threads, constant_bytes(graph))
-    about = Explanation(graph, schedule, fuser, context)
+    about = Explanation(graph, schedule, fuser, context, sizes_of(graph, expect or {}))
     parts = [about.node(n) for n in found[:_MOST]]
     if len(found) > _MOST:
         rest = ", ".join(str(graph.index[n]) for n in found[_MOST:])
@@ -101,8 +105,10 @@ class Explanation:
     """Answers about one scheduled graph."""
 
     def __init__(self, graph: Graph, schedule: Schedule, fuser: Fuser | None,
-                 context: Context | None = None) -> None:
+                 context: Context | None = None, sizes: Mapping[str, int] | None = None) -> None:
         self.graph, self.schedule, self.fuser, self.context = graph, schedule, fuser, context
+        self.sizes = dict(sizes or {})
+        """What every symbol counts as where variants are priced."""
         self.members = schedule.members(graph)
         self.namer = namer(graph)
         self.group_of: dict[Node, int] = {
@@ -138,10 +144,11 @@ class Explanation:
         cost = replace(group_cost(self.graph, group.implementation, self.members[k],
                                   self.schedule.written(self.graph)[k]), variant=group.variant)
         found = model()
-        tried = ranked(cost, sizes_of(self.graph, {}), found, self.context)
+        tried = ranked(cost, self.sizes, found, self.context)
         if len(tried) < 2:
             return []
-        lines = [f"  variants, as {found.name} predicts them:"]
+        at = ", ".join(f"{name} = {size}" for name, size in sorted(self.sizes.items()))
+        lines = [f"  variants, as {found.name} predicts them{at and f' at {at}'}:"]
         for place, (seconds, variant) in enumerate(tried):
             named = variant in ((), group.variant)
             if place < _VARIANTS or named:

@@ -23,7 +23,7 @@ from ..search.choose import choose
 from ..search.greedy import Fuser
 from ..search.problem import InfeasibleError
 from ..search.settings import Search
-from ..search.space import sizes_of
+from ..search.symbols import sizes_of
 from .pipeline import LEANER, run_pipeline
 from .request import Progress, Request, Stages
 

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..ir.schedule import shown as settings
+from ..search.symbols import EXPECTED
 from .console import plain
 from .needs import Versions
 from .report import Amount, GroupLine, Report
@@ -102,6 +103,8 @@ def _total_rows(r: Report) -> list[tuple[str, str]]:
     ]
     if r.search:
         rows.append(("search", _search(r.search)))
+        if counted := r.search.get("counted"):
+            rows.append(("", _counted(counted)))
     if r.sizes:
         rows.append(("sizes", ", ".join(f"{k} = {v}" for k, v in r.sizes.items())))
     if peak is not None:
@@ -152,6 +155,14 @@ def _search(found: Mapping[str, Any]) -> str:
     note = f"; {found['note']}" if found["note"] else ""
     return (f"{found['search']}: {cost:.4g} {found['unit']} under {found['model']}{gain}, {proof} "
             f"of {found['candidates']} candidates, {found['evaluations']} evaluations{note}")
+
+
+def _counted(found: Mapping[str, Sequence[Any]]) -> str:
+    """What every symbol counted as, and how to say otherwise."""
+    told = ", ".join(f"{name} as {size} ({why})" for name, (size, why) in found.items())
+    told = f"counted {told}"
+    first = next((n for n, (_, why) in found.items() if why != EXPECTED), None)
+    return told if first is None else f"{told}; compile(expect={{{first!r}: ...}}) says otherwise"
 
 
 def _passes(r: Report) -> Table:

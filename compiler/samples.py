@@ -27,7 +27,7 @@ from ..search.dataset import Dataset, save, survey
 from ..search.greedy import Fuser
 from ..search.models import CostModel
 from ..search.models.base import FREE
-from ..search.settings import ASSUMED
+from ..search.symbols import sizes_of
 from .options import machine_of
 from .records import circumstances
 from .study import optimized
@@ -56,10 +56,11 @@ def dataset(
     graph = optimized(source, machine)
     table = Candidates(graph, [Fuser(graph).run()])
     made = survey(graph, machine, threads, expect, name, table=table).explained(*cost_models)
-    origin = {**circumstances(), "seed": seed, "expect": dict(expect or {}), "assumed": ASSUMED}
+    sizes = sizes_of(graph, expect or {})
+    origin = {**circumstances(), "seed": seed, "expect": dict(expect or {}), "sizes": sizes}
     made = replace(made, origin=origin)
     if measure:
-        made = _timed(made, table, measure, seed, dict(expect or {}))
+        made = _timed(made, table, measure, seed, sizes)
     if folder is not None:
         save(made, folder)
     return made
@@ -105,6 +106,6 @@ def seconds_of(alone: Graph, implementation: str, target: Target, threads: int,
                   implementation)
     compiled = compile_model(alone, schedule=str(Schedule(alone.digest, (group,))), pipeline="",
                              target=target, threads=threads)
-    feeds = random_feeds(compiled.inputs, sizes, seed, others=ASSUMED)
+    feeds = random_feeds(compiled.inputs, sizes, seed)
     compiled.run(None, feeds)
     return float(sum(step.seconds for step in profile(compiled.executable, feeds, _ROUNDS)))

@@ -360,8 +360,6 @@ class Candidates:
         known = self.judge.price(key, nodes, written)
         if known is None:
             return False
-        if known[0] == "separable" and not (always or all(v.tensor.is_static for v in written)):
-            return False  # of a size that is assumed the lines may be too few for the threads
         self.found[members] = Candidate(positions, *known, written)
         return True
 

@@ -1,19 +1,20 @@
 """Chooses the schedule of a graph: greedy fusion, then a search over the candidates around it.
 
-``choose`` collects the candidate groups, prices them with a cost model at the sizes given (or
-assumed), and searches the partitions. ``default`` and ``exact`` prove the optimum over all of them
-by dynamic programming over ideals, a strategy looks for it within a budget of evaluations;
-``default`` does not begin where no schedule could be noticeably faster (``worth``). The schedules
-of greedy fusion and of the published rules (``rules``) are among the candidates and are where
-strategies start, so the result is never worse than any of them under the model that chose it, but
-for what ``default`` leaves to greedy fusion's groups (``LEAN``). On several threads the groups of
-the result that may run side by side become candidates as well, and the search is run again.
+``choose`` collects the candidate groups, prices them with a cost model at the sizes that are
+expected or read off the graph (``symbols``), and searches the partitions. ``default`` and ``exact``
+prove the optimum over all of them by dynamic programming over ideals, a strategy looks for it
+within a budget of evaluations; ``default`` does not begin where no schedule could be noticeably
+faster (``worth``). The schedules of greedy fusion and of the published rules (``rules``) are among
+the candidates and are where strategies start, so the result is never worse than any of them under
+the model that chose it, but for what ``default`` leaves to greedy fusion's groups (``LEAN``). On
+several threads the groups of the result that may run side by side become candidates as well, and
+the search is run again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from math import inf
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,8 @@ from .narrow import narrow_beam, prove_narrow, recombine
 from .problem import Found, InfeasibleError, Problem, Proof
 from .settings import RULES, Search
 from .solutions import floor, peak
-from .space import Space, Survey, constant_bytes, sizes_of
+from .space import Space, Survey, constant_bytes
+from .symbols import counted, sizes_of
 from .worth import HARDLY, fusible, spare
 
 if TYPE_CHECKING:
@@ -86,6 +88,13 @@ class Choice:
     """What the search could not do, in words."""
     peak: float = 0.0
     """Bytes of the arena that the schedule needs by the model of the search, at most."""
+    counted: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    """(size, why) that every symbol counted as; empty where nothing was priced."""
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Size that every symbol counted as."""
+        return {name: size for name, (size, _) in self.counted.items()}
 
     def facts(self) -> dict[str, Any]:
         """Everything but the schedule, as plain values."""
@@ -108,6 +117,13 @@ def choose(
     greedy = fuser.run()
     if how.name == "none" or not greedy.groups:
         return Choice(greedy, "none")
+    found = _searched(graph, fuser, greedy, target, how, progress)
+    return replace(found, counted=counted(graph, how.expect))
+
+
+def _searched(graph: Graph, fuser: Fuser, greedy: Schedule, target: Target, how: Search,
+              progress: Progress | None) -> Choice:
+    """The choice of a search other than ``none``."""
     if how.name == "default" and (settled := _settled(graph, fuser, greedy, target, how)):
         return settled
     survey = Survey(graph, greedy, target, how, fuser.judge)

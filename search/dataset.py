@@ -37,7 +37,8 @@ from .models import Context, CostModel, Explanation, GroupFacts, Phase, facts
 from .models import model as model_of
 from .problem import Problem, make_problem
 from .solutions import check_solution
-from .space import Space, constant_bytes, memory, sizes_of
+from .space import Space, constant_bytes, memory
+from .symbols import sizes_of
 
 FORMAT, VERSION = "evonnx dataset", 2
 SAMPLES, ARRAYS = "samples.jsonl", "problem.npz"
@@ -121,7 +122,7 @@ def survey(graph: Graph, target: Target, threads: int = 1, expect: Mapping[str, 
            name: str = "graph", origin: Mapping[str, Any] | None = None,
           table: Candidates | None = None) -> Dataset:
     """The dataset of an optimized graph: greedy's schedule, the candidates around it (``table``, if
-    they are known), and their numbers at the sizes ``expect`` (or assumed)."""
+    they are known), and their numbers at the sizes that ``symbols`` counts."""
     greedy = Fuser(graph).run()
     table = Candidates(graph, [greedy]) if table is None else table
     sizes = sizes_of(graph, expect or {})

@@ -23,9 +23,6 @@ DEFAULT_SEARCH = "default"
 """The search of a compilation that names none."""
 OBJECTIVES = ("time", "peak", "C", "D")
 """What may be minimized: the cost model's cost, the peak of memory, operations, bytes moved."""
-ASSUMED = 32
-"""Size that a symbol counts as where none is expected, unless that leaves a shape without
-elements: then twice as much, and so on."""
 BUDGET = 200_000
 """Evaluations of a strategy, if nothing else is said."""
 
@@ -51,8 +48,8 @@ class Search:
     """Threads that the cost model counts on: the cores of the target in a compilation, so that the
     schedule, and with it every bit of a result, is the same for any number of threads."""
     expect: Mapping[str, int] = field(default_factory=dict)
-    """Sizes by symbol that the cost model counts on; a symbol that is not named counts as
-    ``ASSUMED``."""
+    """Sizes by symbol that the cost model counts on; what the others count as is read off the graph
+    (``symbols``)."""
     objective: str = "time"
     """One of ``OBJECTIVES``."""
     memory: int | None = None

@@ -28,7 +28,7 @@ from ..ir.groups import OVERWRITING, overwritable
 from ..ir.ops import lookup
 from ..ir.schedule import KERNELS, Schedule
 from ..ir.target import Target
-from ..ir.types import TensorType, type_symbols
+from ..ir.types import TensorType
 from .candidates import Candidate, Candidates, schedule_of
 from .cost import GroupCost
 from .judge import Judge
@@ -36,14 +36,13 @@ from .models import Context, CostModel, GroupFacts, facts
 from .models import model as model_of
 from .models.base import Together
 from .problem import MOST_NODES, Problem, make_problem
-from .settings import ASSUMED, Search
+from .settings import Search
+from .symbols import sizes_of
 from .variants import better
 
 QUICK_CHECKS, QUICK_EACH = 400, 8
 """Structures that ``default`` asks for, at most: in all, which takes under half a second, and per
 distinct group of greedy fusion, which takes a small part of the time its kernel is compiled in."""
-_DOUBLED = 5
-"""Times that the sizes assumed are doubled, at most."""
 NEAR = 16
 """Groups behind one of a schedule that are tried side by side with it."""
 
@@ -319,17 +318,6 @@ def constant_bytes(graph: Graph) -> float:
         if node.op == "const" and isinstance(node.types[0], TensorType):
             held[node.attrs["digest"]] = node.types[0].nbytes()
     return float(sum(n for n in held.values() if isinstance(n, int)))
-
-
-def sizes_of(graph: Graph, expect: Mapping[str, int]) -> dict[str, int]:
-    """A size for every symbol of the graph: the one expected, or ``ASSUMED``, or twice as much and
-    so on where it takes that to leave no dimension of the graph without elements."""
-    types = [t for n in graph.nodes for t in n.types]
-    symbols = {s for t in types for s in type_symbols(t)}
-    dims = {d for t in types if isinstance(t, TensorType) for d in t.shape
-            if not isinstance(d, int)}
-    tried = [{s: expect.get(s, ASSUMED << k) for s in symbols} for k in range(_DOUBLED + 1)]
-    return next((t for t in tried if all(estimate(d, t) > 0 for d in dims)), tried[0])
 
 
 def memory(graph: Graph, table: Candidates, sizes: Mapping[str, int]

@@ -8,8 +8,10 @@ fusion: another grouping has another epilogue, other rows, another best variant.
 
 Priced are, first, every method (Winograd's or the direct sum, and products of groups where windows
 go without saying) in panels of every width, heights fitting; then, of the best of these, a few
-heights of micro-tiles, and of the best of those, blocks of a few sizes. The chunks of long sums are
-not varied: measured, they lie within the noise of what ``ir.variants.tiling`` takes unasked.
+heights of micro-tiles, and of the best of those, blocks of a few sizes; of each side of Winograd's
+squares by itself, since small images have so few squares that their blocks decide. The chunks of
+long sums are not varied: measured, they lie within the noise of what ``ir.variants.tiling`` takes
+unasked.
 """
 
 from __future__ import annotations
@@ -42,19 +44,23 @@ def better(costs: Sequence[GroupCost], sizes: Mapping[str, int], model: CostMode
     """For each group the cheapest other variant at ``sizes``, where one is ``GAIN`` cheaper."""
     open_ = [k for k, c in enumerate(costs) if c.work is not None and c.work.product is not None
              and c.work.product.form.kind in SET]
-    best: dict[int, tuple[float, GroupCost]] = {}
+    best: dict[int, dict[int | None, tuple[float, GroupCost]]] = {}
     first = _priced([(k, costs[k]) for k in open_], sizes, model, context)
     for k, price, cost in first:
-        best[k] = price, cost
-    limit = {k: price * GAIN for k, (price, _) in best.items()}
+        best[k] = {None: (price, cost)}
+    limit = {k: price * GAIN for k, price, _ in first}
     for further in (_methods, _heights, _blocks):
-        tried = [(k, replace(best[k][1], variant=v)) for k in best
-                 for v in further(best[k][1], context.target)]
+        tried = [(k, replace(cost, variant=v)) for k, sides in best.items()
+                 for _, cost in sides.values() for v in further(cost, context.target)]
         for k, price, cost in _priced(tried, sizes, model, context):
-            if price < best[k][0]:
-                best[k] = price, cost
-    return [best[k][1] if k in best and best[k][0] < limit[k] else None
-            for k in range(len(costs))]
+            side = dict(cost.variant).get("winograd")
+            if side not in best[k] or price < best[k][side][0]:
+                best[k][side] = price, cost
+    found: list[GroupCost | None] = [None] * len(costs)
+    for k, sides in best.items():
+        price, cost = min(sides.values(), key=lambda item: item[0])
+        found[k] = cost if price < limit[k] else None
+    return found
 
 
 def ranked(cost: GroupCost, sizes: Mapping[str, int], model: CostModel, context: Context
@@ -118,7 +124,7 @@ def _priced(groups: Sequence[tuple[int, GroupCost]], sizes: Mapping[str, int], m
     for k, cost in groups:
         try:
             found.append((k, cost, facts(cost, sizes, context.target)))
-        except EvonnxError:  # sizes that do not go together at the sizes assumed
+        except EvonnxError:  # the sizes counted do not go together
             continue
     prices = model.costs([f for *_, f in found], context).tolist() if found else []
     return [(k, price, cost) for (k, cost, _), price in zip(found, prices, strict=True)]

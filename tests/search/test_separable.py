@@ -77,11 +77,12 @@ def test_the_search_takes_it_where_it_pays() -> None:
     assert "separable" not in [g.implementation for g in none.schedule.groups]
 
 
-def test_the_search_needs_to_know_how_many_lines_there_are() -> None:
-    """A batch that is assumed to be large may be one image, of few lines to share."""
-    graph = block(batch=sym("N"))
-    found = choose(graph, Fuser(graph), WIDE, Search("default"))
-    assert [g.implementation for g in found.schedule.groups] == ["contract", "contract"]
+def test_a_batch_counts_as_one_image() -> None:
+    """One image of seven lines has too few to share; 32 images have enough."""
+    for batch, expect, kernels in ((1, {}, 2), (sym("N"), {}, 2), (sym("N"), {"N": 32}, 1)):
+        graph = block(7, 960, 160, 1, batch)
+        found = choose(graph, Fuser(graph), WIDE, Search("default", threads=2, expect=expect))
+        assert len(found.schedule.groups) == kernels
 
 
 def test_schedules_by_hand() -> None:

@@ -72,6 +72,26 @@ def test_winograd_multiplies_less_and_moves_more() -> None:
     assert sum(p.stores for p in fast.phases) > 4 * sum(p.stores for p in direct.phases)
 
 
+@pytest.mark.parametrize("height,width", [(8, 64), (4, 40), (56, 56)])
+def test_each_side_of_squares_has_blocks_of_its_own(height: int, width: int) -> None:
+    """Nothing is cheaper than what is found: of each side the best width, in blocks of any size,
+    though the best side is another one before blocks are cut."""
+    graph = _image(height, width, 16, 32)
+    nodes = [n for n in graph.nodes if n.op not in ("input", "const")]
+    cost, context, bounds = group_cost(graph, "contract", nodes), Context(WIDE, 2), model()
+
+    def price(*variant: tuple[str, int]) -> float:
+        priced = facts(dataclasses.replace(cost, variant=variant), {}, WIDE)
+        return float(bounds.costs([priced], context)[0])
+
+    best, = variants.better([cost], {}, bounds, context)
+    found = price() * variants.GAIN if best is None else price(*best.variant)
+    for side in (2, 3, 4):
+        widths = [(("winograd", side), ("columns", columns)) for columns in (16, 32, 48, 64)]
+        wide = min(widths, key=lambda v: price(*v))
+        assert found <= min(price(*wide, ("block", n)) for n in variants.BLOCKS)
+
+
 @pytest.mark.parametrize("rows,height,computed", [(7, 6, 12), (7, 7, 7), (49, 14, 56), (1, 14, 14)])
 def test_micro_tiles_count_in_full(rows: int, height: int, computed: int) -> None:
     graph = layer(rows)

@@ -17,7 +17,8 @@ from evonnx.search.choose import choose
 from evonnx.search.greedy import Fuser, greedy
 from evonnx.search.models import CD, Bounds, Context
 from evonnx.search.settings import DEFAULT_SEARCH, Search
-from evonnx.search.space import constant_bytes, sizes_of
+from evonnx.search.space import constant_bytes
+from evonnx.search.symbols import sizes_of
 from evonnx.search.worth import HARDLY, fusible, spare
 
 TARGET = Target.named("generic")
