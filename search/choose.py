@@ -99,7 +99,8 @@ class Choice:
     def facts(self) -> dict[str, Any]:
         """Everything but the schedule, as plain values."""
         names = [f.name for f in fields(self) if f.name != "schedule"]
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in names} | {
+            "counted": {name: list(told) for name, told in self.counted.items()}}
 
 
 _GREEDY = Search()

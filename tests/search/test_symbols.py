@@ -146,6 +146,5 @@ def test_report_and_explanation_say_what_was_counted() -> None:
     told = " ".join(str(compiled.report()).split())
     assert "counted B as 1 (a batch), H as 48 (expected); compile(expect={'B': ...})" in told
     counts = compiled.report().to_dict()["search"]["counted"]
-    assert {name: tuple(c) for name, c in counts.items()} == {"B": (1, "a batch"),
-                                                              "H": (48, "expected")}
+    assert counts == {"B": [1, "a batch"], "H": [48, "expected"]}
     assert "at B = 1, H = 48:" in compiled.explain("conv")
