@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self, TypeVar
 
-from .axes import name_of
+from .axes import coefficient, name_of
 from .contraction import ContractionSpace
 from .dim_functions import ceil_div
 from .dims import Dim, Expr
@@ -209,6 +209,8 @@ def winograd_form(space: ContractionSpace, constant: bool) -> Images | str:
         return "its weights are not known when the model is loaded"
     if not _plain(space) or not space.side_by_side():
         return "what follows splits its rows or columns, or stores them turned"
+    if coefficient(space.a.data[1], name_of(space.body.reduced[2].var)) != 1:
+        return "the channels of its images are not neighbors in memory"
     channels, columns = w.shape[2:]
     if not isinstance(channels, int) or not isinstance(columns, int):
         return "the number of its channels is not known"

@@ -139,6 +139,15 @@ def test_thin_images_and_images_of_few_tiles_are_summed_directly() -> None:
     assert not used(b, conv(b, tensor(b, "z", 1, 1, 3, 64), weights(64, 64), (1, 1), (1, 1)))
 
 
+def test_channels_that_are_no_neighbors() -> None:
+    """An image that is turned inside the group: few channels make it taps of a direct sum."""
+    b = Builder()
+    turned = b.op("transpose", tensor(b, "x", 2, 16, 14, 15), perm=(0, 2, 3, 1))
+    y = conv(b, turned, weights(16, 24), (1, 1), (1, 1))
+    assert not used(b, y)
+    check(b.op("relu", y), b, {"x": array(2, 16, 14, 15)}, tolerance=3e-6)
+
+
 def test_pixels_at_uneven_strides() -> None:
     """Behind a pixel shuffle a line's place in memory is no multiple of its number."""
     b = Builder()
