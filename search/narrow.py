@@ -16,11 +16,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from heapq import nsmallest
 from operator import itemgetter
+from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from .problem import Found, Point, Problem, Proof
 from .solutions import floor, peak, shares
+
+FEW = 16
+"""Candidates with one first member up to which they are looked at one by one; more of them as a
+tree of their members."""
 
 _Label = tuple[float, float, int, int, int]
 """(first objective, second, the ideal before, place among its labels, candidate that led here)."""
@@ -47,19 +53,22 @@ def recombine(problem: Problem, solutions: Sequence[Sequence[int]], limit: int =
               ) -> tuple[int, ...] | None:
     """The cheapest solution that consists of groups of ``solutions``, each in its cheapest variant;
     None where that takes more than ``limit`` ideals. The memory limit is not looked at."""
-    groups = {problem.groups[g] for solution in solutions for g in solution}
-    proof = _walk(problem, limit, None, [v[0] for v in problem.variants
-                                         if problem.groups[v[0]] in groups])
+    cost = problem.cost.tolist()
+    best = {problem.groups[g]: g for solution in solutions for g in solution}
+    for g, group in enumerate(problem.groups):
+        if group in best:
+            best[group] = min(best[group], g, key=lambda k: (cost[k], k))
+    proof = _walk(problem, limit, None, _Table(problem, best.values()))
     return None if proof is None else proof.chosen
 
 
-def _walk(problem: Problem, limit: int, width: int | None, only: Iterable[int] | None = None
+def _walk(problem: Problem, limit: int, width: int | None, table: _Table | None = None
           ) -> Proof | None:
     """The program over ideals, ``width`` of each size if that is given; None where more than
-    ``limit`` are visited. ``only`` these candidates are looked at, if they are given."""
+    ``limit`` are visited. The candidates of ``table`` are looked at, if that is given."""
     n = problem.nodes
-    table = _Table(problem, only)
-    members, sizes = table.members, table.sizes
+    table = _table_of(problem) if table is None else table
+    members, sizes = table.members, np.diff(problem.flat.member_ptr).tolist()
     costs = problem.cost.tolist()
     beyond = (problem.cost - (0.0 if width is None else _shares_of(problem))).tolist()
     best: list[dict[int, tuple[float, int, int, float]]] = [{} for _ in range(n + 1)]
@@ -121,7 +130,7 @@ def true_front(problem: Problem, limit: int = 100_000) -> tuple[Point, ...] | No
     if problem.parts.shape[1] != 2 or problem.limited_memory:
         return None
     n = problem.nodes
-    table, parts = _Table(problem), problem.parts.tolist()
+    table, parts = _table_of(problem), problem.parts.tolist()
     best: list[dict[int, list[_Label]]] = [{} for _ in range(n + 1)]
     best[0][0] = [(0.0, 0.0, 0, 0, -1)]
     ready: dict[int, int] = {0: table.sources}
@@ -135,7 +144,7 @@ def true_front(problem: Problem, limit: int = 100_000) -> tuple[Point, ...] | No
             now = ready.pop(ideal)
             for g in table.following(ideal, now):
                 after, (one, two) = ideal | table.members[g], parts[g]
-                level = best[size + table.sizes[g]]
+                level = best[size + len(table.groups[g])]
                 if after not in level:
                     level[after], ready[after] = [], table.ready(after, now, g)
                 level[after] += [(a + one, b + two, ideal, k, g)
@@ -161,65 +170,131 @@ def _undominated(labels: list[_Label]) -> list[_Label]:
     return kept
 
 
+class _Prefix(NamedTuple):
+    """The first members of some candidates, ascending: those with one member more are its branches.
+
+    Members come in topological order, so what one of them needs is in the ideal or among those
+    before it; where it is not, no candidate behind this prefix may come next."""
+
+    last: int
+    """The bit of its last member."""
+    needs: int
+    """Nodes that this one needs, beside those before it."""
+    numbers: list[int]
+    """Candidates of just these members."""
+    longer: list[_Prefix]
+    members: int
+    every: int
+    """Nodes that any of the members needs, beside the members."""
+
+
 class _Table:
     """A problem as sets of bits."""
 
     def __init__(self, problem: Problem, only: Iterable[int] | None = None) -> None:
         """``only``: candidates that may follow, if not all."""
         n = problem.nodes
-        allowed = range(problem.candidates) if only is None else frozenset(only)
         self.whole = (1 << n) - 1
         self.needs = [sum(1 << u for u in problem.predecessors(v)) for v in range(n)]
         self.sources = sum(1 << v for v in range(n) if not self.needs[v])
-        self.users: list[list[int]] = [[] for _ in range(n)]
+        self.used = [0] * n
+        """Nodes that use a result of each node."""
         for before, after in problem.edges:
-            self.users[before].append(after)
-        self.members: list[int] = [0] * problem.candidates
-        self.sizes: list[int] = [0] * problem.candidates
-        self.behind: list[int] = [0] * problem.candidates
-        """Nodes that use a result of each candidate."""
-        self.first: list[list[tuple[int, int, int]]] = [[] for _ in range(n)]
-        """(number, nodes it needs, members) of candidates by the first of their members."""
+            self.used[before] |= 1 << after
+        self.groups = problem.groups
+        self.members = [0] * problem.candidates
+        self.behind = [-1] * problem.candidates
+        """Nodes that use a result of each candidate, once that was asked for."""
         self.holders: list[list[tuple[int, int]]] = [[] for _ in range(n)]
         """(nodes it needs, members) of candidates by each of their members."""
-        used = [sum(1 << w for w in users) for users in self.users]
-        for g, group in enumerate(problem.groups):
-            if g not in allowed:
-                continue
-            mask = needs = behind = 0
-            for v in group:
-                mask |= 1 << v
-                needs |= self.needs[v]
-                behind |= used[v]
-            needs &= ~mask
-            self.members[g], self.sizes[g], self.behind[g] = mask, len(group), behind & ~mask
-            self.first[group[0]].append((g, needs, mask))
-            for v in group:
-                self.holders[v].append((needs, mask))
+        self._prefixes: dict[tuple[int, ...], _Prefix] = {}
+        self._single = [self._prefix((v,)) for v in range(n)]
+        self.first: list[list[tuple[int, int, int]]] = [[] for _ in range(n)]
+        """(number, nodes it needs, members) of candidates by the first of their members."""
+        for g in range(problem.candidates) if only is None else sorted(only):
+            found = self._prefix(self.groups[g])
+            found.numbers.append(g)
+            self.members[g] = found.members
+            pair = found.every, found.members
+            for v in self.groups[g]:
+                self.holders[v].append(pair)
+            self.first[self.groups[g][0]].append((g, *pair))
+
+    def _prefix(self, members: tuple[int, ...]) -> _Prefix:
+        """The tree grown to the prefix of these members."""
+        found = self._prefixes.get(members)
+        if found is None:
+            v = members[-1]
+            before = self._prefix(members[:-1]) if len(members) > 1 else None
+            inside, needed = (before.members, before.every) if before is not None else (0, 0)
+            needs = self.needs[v] & ~inside
+            found = self._prefixes[members] = _Prefix(1 << v, needs, [], [], inside | 1 << v,
+                                                      needed | needs)
+            if before is not None:
+                before.longer.append(found)
+        return found
 
     def following(self, ideal: int, ready: int) -> list[int]:
         """Candidates that may come next, of independent ones only the one with the first node."""
-        found, missing = [], self.whole ^ ideal  # a complement has a sign, which takes time
+        found: list[int] = []
+        missing = self.whole ^ ideal  # a complement has a sign, which takes time
         while ready:
             v = (ready & -ready).bit_length() - 1
             ready &= ready - 1
-            for g, needs, members in self.first[v]:
-                if not (needs & missing or members & ideal):
-                    found.append(g)
-            for needs, members in self.holders[v]:
+            first = self.first[v]
+            if len(first) > FEW:
+                found += self._many(v, missing)
+            else:
+                for g, needs, members in first:
+                    if not (needs & missing or members & ideal):
+                        found.append(g)
+            holders = self.holders[v]
+            for k, (needs, members) in enumerate(holders):
                 if needs & missing and not members & ideal:
+                    if k > FEW:  # the next ideal is much like this one, so ask it first
+                        holders.insert(0, holders.pop(k))
                     break
             else:
                 break  # all groups that can hold v are possible now: one of them comes first
         return found
 
+    def _many(self, v: int, missing: int) -> list[int]:
+        """Candidates that may come next and begin with ``v``, which is ready: what no prefix of one
+        rules out."""
+        found: list[int] = []
+        branches = [[self._single[v]]]
+        for branch in branches:
+            for last, needs, numbers, longer, _, _ in branch:
+                if last & missing and not needs & missing:
+                    found += numbers
+                    if longer:
+                        branches.append(longer)
+        found.sort()
+        return found
+
     def ready(self, after: int, before: int, g: int) -> int:
         """The nodes that are ready behind an ideal that grew by a candidate."""
-        missing = self.whole ^ after
-        found, behind = before & missing, self.behind[g] & missing
+        missing, behind = self.whole ^ after, self.behind[g]
+        if behind < 0:
+            behind = 0
+            for v in self.groups[g]:
+                behind |= self.used[v]
+            self.behind[g] = behind
+        found, behind = before & missing, behind & missing
         while behind:
             low = behind & -behind
             behind ^= low
             if not self.needs[low.bit_length() - 1] & missing:
                 found |= low
         return found
+
+
+_TABLES: WeakKeyDictionary[Problem, _Table] = WeakKeyDictionary()
+
+
+def _table_of(problem: Problem) -> _Table:
+    """The table of all candidates, made once for the proof and the beam that follows it."""
+    found = _TABLES.get(problem)
+    if found is None:
+        found = _TABLES[problem] = _Table(problem)
+    return found

@@ -9,7 +9,7 @@ import pytest
 
 from evonnx.search import choose, narrow
 from evonnx.search.exact import exhaustive, prove
-from evonnx.search.generate import generated, towers
+from evonnx.search.generate import FAMILIES, generated
 from evonnx.search.narrow import narrow_beam, prove_narrow, recombine, true_front
 from evonnx.search.problem import Problem, make_problem
 from evonnx.search.settings import Search
@@ -88,8 +88,25 @@ def test_a_beam_follows_no_more_than_it_was_given(monkeypatch: pytest.MonkeyPatc
     assert len(opened) == len(set(opened)) <= found.evaluations <= 4 * problem.nodes + 1
 
 
+@pytest.mark.parametrize("family", ["towers", "nasnet"])
+def test_few_and_many_candidates_of_a_node_are_the_same_ones(
+        family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looking at all candidates of a node and descending by their members find the same ones in
+    the same order, variants among them."""
+    plain = generated(60, 1, 5, edges=FAMILIES[family](60, 1))
+    rng = np.random.default_rng(1)
+    groups = [plain.group(g) for g in range(plain.candidates)]
+    groups += [groups[g] for g in rng.integers(len(groups), size=50)]
+    costs, found = rng.integers(1, 97, len(groups)), []
+    for few in (0, 1 << 30):
+        monkeypatch.setattr(narrow, "FEW", few)
+        problem = make_problem(60, plain.edges, groups, costs)
+        found.append((prove_narrow(problem, 3000), narrow_beam(problem, 400)))
+    assert found[0] == found[1]
+
+
 def towers_problem() -> Problem:
-    return generated(80, 0, 4, edges=towers(80, 0))
+    return generated(80, 0, 4, edges=FAMILIES["towers"](80, 0))
 
 
 def two_objectives(nodes: int, seed: int) -> Problem:
@@ -136,7 +153,7 @@ def test_fronts_that_are_too_large_are_refused() -> None:
 @pytest.mark.parametrize("tall", [False, True])
 def test_a_beam_is_valid_and_the_optimum_where_it_is_wide_enough(tall: bool) -> None:
     for seed in range(3):
-        problem = generated(60, seed, 4, towers(60, seed) if tall else None)
+        problem = generated(60, seed, 4, FAMILIES["towers"](60, seed) if tall else None)
         proof = prove_narrow(problem, 1 << 20)
         assert proof is not None
         before = float("inf")
@@ -189,7 +206,7 @@ def test_default_compiles_nothing_for_its_search(monkeypatch: pytest.MonkeyPatch
 
 def test_default_keeps_its_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choose, "NARROW", 3)
-    space = Space.plain(generated(60, 0, 4, towers(60, 0)))
+    space = Space.plain(generated(60, 0, 4, FAMILIES["towers"](60, 0)))
     spent = [choose.Solver(Search("default", budget=budget)).solve(space)[0].evaluations
              for budget in (150, 300)]
     assert spent[0] < spent[1]
