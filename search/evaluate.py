@@ -32,9 +32,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from .compiled import as_bits, as_float, compiled, inlined, leaf, ones
-from .lists import list_schedules
+from .lists import list_schedules, make_room
 from .problem import COST, GROUP, HASH, SIZE_BITS, WRITTEN, Problem
 
+WALKS = 8
+"""Genomes that are decoded together: walks through them, for the groups by cut genes, take turns.
+"""
 BEYOND = 12
 """Places that a walk for the groups by cut genes goes beyond its part, where it meets the next one.
 """
@@ -325,25 +328,51 @@ def _advance(i, top, levels, masks, hashes):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _given_cuts(f, order, hashes, top, chosen, stops):  # type: ignore[no-untyped-def]
-    """Like ``_way_back``, by the largest candidates within the levels ``top`` (see ``_reach``).
-
-    What group ends at a place depends on nothing behind it. So four walks from four places to the
-    front, without branches that depend on the genome, lower ``top`` to levels that no higher one is
-    possible of; which they may do twice or for places that turn out to lie inside of groups. One
-    walk from the back then looks at the candidates themselves; it soon comes to the places that the
-    others were at, wherever it enters their part."""
-    levels, masks, ends, n = f.levels, f.masks, f.ends, _U(len(order))
-    part, beyond = n >> _U(2), min(n >> _U(2), _U(BEYOND))
-    a, b, c, d = n, part * _U(3), part << _U(1), part
-    to_a, to_b, to_c = b - beyond, c - beyond, d - beyond
-    while (a > to_a) | (b > to_b) | (c > to_c) | (d > _U(0)):
+def _lower(f, hashes, top, at, stop):  # type: ignore[no-untyped-def]
+    """Lowers ``top`` to levels that no higher one is possible of, in ``WALKS`` walks from the
+    places ``at`` to the places ``stop`` or further, never beyond the first place of a genome. No
+    branch depends on the genome, and while one walk waits for memory the others go on."""
+    levels, masks, going = f.levels, f.masks, True
+    while going:
         for _ in range(4):
-            a = _advance(a, top, levels, masks, hashes)
-            b = _advance(b, top, levels, masks, hashes)
-            c = _advance(c, top, levels, masks, hashes)
-            d = _advance(d, top, levels, masks, hashes)
-    count, i = 0, n
+            for walk in range(_U(WALKS)):
+                at[walk] = _advance(at[walk], top, levels, masks, hashes)
+        going = False
+        for walk in range(_U(WALKS)):
+            going |= at[walk] > stop[walk]
+
+
+@leaf
+def _lower_all(f, hashes, top, count, at, stop):  # type: ignore[no-untyped-def]
+    """Lowers ``top`` of ``count`` genomes, which lie one behind the other as their hashes do.
+
+    What group ends at a place depends on nothing behind it. One walk for each genome visits the
+    places that groups end at. Where there are fewer genomes than walks, all walks share one, and
+    each goes on a little beyond its part: it soon comes to the places of the next one, wherever it
+    entered. Places that turn out to lie inside of groups do no harm. Scratch: u8[WALKS] twice."""
+    n, walks = _U(len(f.word)), _U(WALKS)
+    row, part = n + _U(1), n // walks
+    if _U(count) == walks:
+        for walk in range(walks):
+            at[walk], stop[walk] = walk * row + n, walk * row
+        _lower(f, hashes, top, at, stop)
+        return
+    for q in range(_U(count)):
+        for walk in range(walks):
+            at[walk] = q * row + n if walk == _U(0) else q * row + (walks - walk) * part
+            stop[walk] = q * row
+        for walk in range(walks - _U(1)):
+            stop[walk] = at[walk + _U(1)] - min(part, _U(BEYOND))
+        _lower(f, hashes, top, at, stop)
+
+
+@inlined
+def _given_cuts(f, order, hashes, top, chosen, stops):  # type: ignore[no-untyped-def]
+    """Like ``_way_back``, by the largest candidates within the levels ``top`` (see ``_reach`` and
+    ``_lower``). One walk from the back looks at the candidates themselves, whose addresses do not
+    wait for one another where the levels are right."""
+    levels, masks, ends = f.levels, f.masks, f.ends
+    count, i = 0, _U(len(order))
     while i > _U(0):
         level, here = _U(top[i]), hashes[i]
         while True:
@@ -402,34 +431,45 @@ def _measure(f, chosen, stops, count, live, groups, parts):  # type: ignore[no-u
 @compiled
 def _decode(f, keys, bias, weights, cuts, orders, groups, costs, parts, peaks, prints):  # type: ignore[no-untyped-def]
     n = orders.shape[1]
-    place, hashes = np.empty(n, np.int32), np.empty(n + 1, np.uint64)
+    place, hashes = np.empty(n, np.int32), np.empty((WALKS, n + 1), np.uint64)
     best, back, most = np.zeros(n + 1), np.zeros(n + 1, np.int32), np.zeros(n + 1)
     chosen, stops = np.empty(n, np.int32), np.empty(n, np.int32)
-    live = np.empty(n + 1 if len(f.nbytes) else 0)
+    live = np.empty((WALKS, n + 1 if len(f.nbytes) else 0))
     close, bits, room = np.empty(n, np.uint64), np.empty(n + 3, np.uint64), np.empty(n, np.uint64)
-    top, span = np.empty(n + 1, np.uint32), _U(widest(f))
+    top, span = np.empty((WALKS, n + 1), np.uint32), _U(widest(f))
     steered = weights.shape[1] > 0 or bias.shape[1] > 0
     ends = f.ends.copy() if steered else f.ends
     fine, heavy = f.ceiling, 0.0
-    list_schedules(f, keys, orders)
-    for p in range(len(keys)):
-        order = orders[p]
-        follow(f, order, place, hashes)
-        if len(live):
-            live_bytes(f, order, place, live)
+    at, stop = np.empty(WALKS, np.uint64), np.empty(WALKS, np.uint64)
+    lists, every_hash, every_top = make_room(f), hashes.reshape(-1), top.reshape(-1)
+    for first in range(0, len(keys), WALKS):
+        count = min(WALKS, len(keys) - first)
+        list_schedules(f, keys[first : first + count], orders[first : first + count], lists)
+        for q in range(count):
+            p = first + q
+            order = orders[p]
+            follow(f, order, place, hashes[q])
+            if live.shape[1]:
+                live_bytes(f, order, place, live[q])
+            if cuts.shape[1]:
+                _reach(f, span, order, cuts[p], close, bits, room, top[q])
         if cuts.shape[1]:
-            _reach(f, span, order, cuts[p], close, bits, room, top)
-            count = _given_cuts(f, order, hashes, top, chosen, stops)
-        else:
-            if steered:
-                fine, heavy = prices(f, weights[p], bias[p], ends)
-            if len(live) and (f.limit < math.inf or heavy != 0.0):
-                best_cuts(f, ends, order, hashes, live, fine, heavy, best, back, most)
+            _lower_all(f, every_hash, every_top, count, at, stop)
+        for q in range(count):
+            p = first + q
+            order = orders[p]
+            if cuts.shape[1]:
+                groups_of = _given_cuts(f, order, hashes[q], top[q], chosen, stops)
             else:
-                best_cuts(f, ends, order, hashes, None, fine, 0.0, best, back, None)
-            count = _way_back(f, back, chosen, stops)
-        costs[p], peaks[p], prints[p] = _measure(f, chosen, stops, count, live, groups[p],
-                                                 parts[p])  # fmt: skip
+                if steered:
+                    fine, heavy = prices(f, weights[p], bias[p], ends)
+                if live.shape[1] and (f.limit < math.inf or heavy != 0.0):
+                    best_cuts(f, ends, order, hashes[q], live[q], fine, heavy, best, back, most)
+                else:
+                    best_cuts(f, ends, order, hashes[q], None, fine, 0.0, best, back, None)
+                groups_of = _way_back(f, back, chosen, stops)
+            costs[p], peaks[p], prints[p] = _measure(f, chosen, stops, groups_of, live[q],
+                                                     groups[p], parts[p])  # fmt: skip
 
 
 @compiled

@@ -145,24 +145,28 @@ def _count(s, words, shift, blocks, state, ready):  # type: ignore[no-untyped-de
 
 
 @inlined
-def _step(f, room, lane, width, blocks, orders, at):  # type: ignore[no-untyped-def]
+def _step(f, room, lane, width, wide, blocks, orders, at):  # type: ignore[no-untyped-def]
     """Lists the next node of a lane, at ``at`` in ``orders``; answers the blocks that are not
-    empty. ``width``, a constant: successors that are counted without a branch."""
+    empty. Constants: ``width``, successors that are counted without a branch; and ``wide``, which
+    is ``room.shift`` where that is 0, so that a block is a word."""
     n, fan, succs, ready, state = _U(len(f.word)), f.fan, f.succs, room.ready, room.state
-    wide, words = _U(room.shift), lane * (_U(64) << _U(room.shift))
-    block, shift, first = lowest(blocks), wide + _U(6), lane * (n + _U(FAN))
-    w, stop = words + (block << wide), words + ((block + _U(1)) << wide)
+    words, shift, first = lane * (_U(64) << wide), wide + _U(6), lane * (n + _U(FAN))
+    block = lowest(blocks)
+    w = words + (block << wide)
     word = ready[w]
-    while word == _U(0):
-        w += _U(1)
-        word = ready[w]
+    if wide:
+        while word == _U(0):
+            w += _U(1)
+            word = ready[w]
     v = room.node[lane * n + ((w - words) << _U(6)) + lowest(word)]
     left = word & (word - _U(1))
     ready[w] = left
-    w += _U(1)
-    while w < stop:  # in a block of several words
-        left |= ready[w]
+    if wide:
+        stop = words + ((block + _U(1)) << wide)
         w += _U(1)
+        while w < stop:
+            left |= ready[w]
+            w += _U(1)
     blocks &= ~(_U(left == _U(0)) << block)
     orders[at] = v
     row = _U(v) * _U(FAN + 1)
@@ -179,27 +183,28 @@ def _step(f, room, lane, width, blocks, orders, at):  # type: ignore[no-untyped-
 @leaf
 def _one(f, room, orders, p):  # type: ignore[no-untyped-def]
     """Writes the order of genome ``p``, ranked in the first lane."""
-    n, lane, width = _U(len(f.word)), _U(0), FAN
+    n, lane, width, wide = _U(len(f.word)), _U(0), FAN, _U(room.shift)
     begin, blocks = _U(p) * n, _begin(f, room, lane)
     for k in range(n):
-        blocks = _step(f, room, lane, width, blocks, orders, begin + k)
+        blocks = _step(f, room, lane, width, wide, blocks, orders, begin + k)
 
 
 @inlined
-def _two(f, room, width, orders, p):  # type: ignore[no-untyped-def]
+def _two(f, room, width, wide, orders, p):  # type: ignore[no-untyped-def]
     """Writes the orders of the genomes ``p`` and ``p + 1`` in turns."""
     n, lane, other = _U(len(f.word)), _U(0), _U(1)
     begin, blocks, others = _U(p) * n, _begin(f, room, lane), _begin(f, room, other)
     for k in range(n):
-        blocks = _step(f, room, lane, width, blocks, orders, begin + k)
-        others = _step(f, room, other, width, others, orders, begin + n + k)
+        blocks = _step(f, room, lane, width, wide, blocks, orders, begin + k)
+        others = _step(f, room, other, width, wide, others, orders, begin + n + k)
 
 
 @compiled
-def list_schedules(f, keys, orders):  # type: ignore[no-untyped-def]
-    """Writes the topological orders i4[p, n] of the priorities ``keys`` f8[p, n]."""
+def list_schedules(f, keys, orders, room):  # type: ignore[no-untyped-def]
+    """Writes the topological orders i4[p, n] of the priorities ``keys`` f8[p, n]; ``room`` of
+    ``make_room``."""
     n, count = len(f.word), len(keys) if len(f.word) else 0
-    room, rows = make_room(f), orders.reshape(-1)
+    rows = orders.reshape(-1)
     for p in range(0, count, LANES):
         lanes = min(LANES, count - p)
         for lane in range(lanes):
@@ -208,7 +213,9 @@ def list_schedules(f, keys, orders):  # type: ignore[no-untyped-def]
                 room.node[lane * n : (lane + 1) * n] = ranked
         if lanes == 1:
             _one(f, room, rows, p)
+        elif room.shift:
+            _two(f, room, FAN, _U(room.shift), rows, p)
         elif f.fan_width == 1:
-            _two(f, room, 1, rows, p)
+            _two(f, room, 1, _U(0), rows, p)
         else:
-            _two(f, room, FAN, rows, p)
+            _two(f, room, FAN, _U(0), rows, p)

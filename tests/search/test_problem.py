@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from evonnx.search.evaluate import Genomes, cut, decode
+from evonnx.search.evaluate import WALKS, Genomes, cut, decode
 from evonnx.search.exact import exhaustive, prove
 from evonnx.search.generate import (
     FAMILIES,
@@ -16,6 +16,7 @@ from evonnx.search.generate import (
     nasnet,
     order_only,
     randwire,
+    remembering,
     towers,
 )
 from evonnx.search.moves import _movable, anneal, walk
@@ -285,3 +286,22 @@ def test_an_interrupt_keeps_the_best() -> None:
     first = np.arange(40, dtype=np.int32)[None]
     found = search(p, STRATEGIES["genetic"](), first, 10**9, watch=stop)
     assert found.cost <= seen[-1] + 1e-9
+
+
+@pytest.mark.parametrize("nodes", [0, 1, 5, 90])
+def test_genomes_together_are_decoded_as_each_alone(nodes: int) -> None:
+    """Whole blocks of genomes, what is left of one, and slices on threads give the same bytes."""
+    p = remembering(nodes, 3) if nodes else make_problem(0, [], [], [])
+    rng = np.random.default_rng(5)
+    count = 2 * WALKS + 3
+    keys, cuts = rng.random((count, nodes)), (rng.random((count, nodes)) < 0.2).astype(np.uint8)
+    for genes in (None, cuts):
+        together = decode(p, Genomes(keys, cuts=genes))
+        shared = decode(p, Genomes(keys, cuts=genes), threads=3)
+        for k in range(count):
+            own = None if genes is None else genes[k : k + 1]
+            alone = decode(p, Genomes(keys[k : k + 1], cuts=own))
+            for name in ("orders", "groups", "costs", "parts", "peaks", "prints"):
+                expected = getattr(alone, name).tobytes()
+                assert getattr(together, name)[k : k + 1].tobytes() == expected
+                assert getattr(shared, name)[k : k + 1].tobytes() == expected
