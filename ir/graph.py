@@ -101,7 +101,7 @@ class Node:
     @property
     def operands(self) -> tuple[Value, ...]:
         """The inputs that are present."""
-        return tuple(v for v in self.inputs if v is not None)
+        return tuple([v for v in self.inputs if v is not None])
 
     def __repr__(self) -> str:
         types = ", ".join(str(t) for t in self.types)

@@ -17,10 +17,7 @@ Together they bring a two-loop kernel from about 45 ms to a sixth of that.
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import operator
-from collections.abc import Iterator
 from typing import Any
 
 from llvmlite import ir
@@ -32,6 +29,7 @@ from numba.core.targetconfig import ConfigStack
 from numba.core.typing.context import BaseContext
 from numba.core.typing.templates import RegistryLoader
 
+from ..ir.collection import no_collection
 from ..ir.errors import CompileError
 from ..ir.target import Target
 from . import words as vocabulary
@@ -63,7 +61,7 @@ def lower_source(source: str, symbol: str, target: Target, layout: str) -> str:
     """
     function = _define(source)
     try:
-        with _no_collection():
+        with no_collection():  # it takes half the time
             module, body = _lower(function, target, layout)
     except (errors.NumbaError, NotImplementedError, LookupError, TypeError) as error:
         # Numba answers some unsupported constructs with plain Python errors.
@@ -71,19 +69,6 @@ def lower_source(source: str, symbol: str, target: Target, layout: str) -> str:
     _wrap(module, body, symbol, target)
     close_scopes(module)
     return str(module)
-
-
-@contextlib.contextmanager
-def _no_collection() -> Iterator[None]:
-    """Without cyclic garbage collection: it takes half the time and finds nothing."""
-    if not gc.isenabled():
-        yield
-        return
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
 
 
 def _define(source: str) -> Any:

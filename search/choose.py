@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..ir.collection import no_collection
 from ..ir.graph import Graph
 from ..ir.schedule import Schedule
 from ..ir.target import Target
@@ -115,6 +116,12 @@ def choose(
     ``fuser`` gives greedy's schedule and keeps its reasons. Raises ``OptionError`` for a search or
     a cost model that does not exist, ``InfeasibleError`` where no schedule keeps the memory
     limit."""
+    with no_collection():
+        return _choose(graph, fuser, target, how, progress)
+
+
+def _choose(graph: Graph, fuser: Fuser, target: Target, how: Search, progress: Progress | None
+            ) -> Choice:
     greedy = fuser.run()
     if how.name == "none" or not greedy.groups:
         return Choice(greedy, "none")

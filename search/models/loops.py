@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 
 from ...ir.dims import Dim
 from ..work import LoopWork
@@ -32,13 +31,13 @@ def strips(w: LoopWork, number: Callable[[Dim], float], width: int = 32) -> Iter
     full, rest = divmod(length, width)
     for panels, columns in ((full, width), (1 if rest else 0, rest)):
         if panels:
-            phase = _iterations(w, number, entries * panels, columns, outer * panels)
             left = 0.0 if columns == width else _FOLLOWING
-            yield replace(phase, entries=left * phase.entries)
+            yield _iterations(w, number, entries * panels, columns, outer * panels, left)
 
 
 def _iterations(w: LoopWork, number: Callable[[Dim], float], entries: float, length: float,
-                outer: float) -> Phase:
+                outer: float, starting: float = 1.0) -> Phase:
+    """``starting``: part of the entries that count as such."""
     steps, near, far, lines = entries * length, 0.0, 0.0, 0.0
     side = max(number(w.neighbors), 1.0)
     for count, step in w.apart:
@@ -51,8 +50,8 @@ def _iterations(w: LoopWork, number: Callable[[Dim], float], entries: float, len
     joined = max(number(w.joined), 1.0)
     return Phase(plain=steps * w.plain, special=steps * w.special, loads=steps * w.loads,
                  stores=steps * w.stores, apart=steps * near, far=steps * far, outer=outer,
-                 entries=entries / joined, length=length * joined, scalar=float(w.scalar),
-                 sums=float(w.sums), spilled=steps * lines * LINE)
+                 entries=starting * (entries / joined), length=length * joined,
+                 scalar=float(w.scalar), sums=float(w.sums), spilled=steps * lines * LINE)
 
 
 def _leaves(step: float, length: float) -> bool:
