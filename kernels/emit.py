@@ -3,7 +3,7 @@
 Sizes become parameters: every stride, extent and divisor above a small bound is an argument, so
 that repeated layers share one kernel and a new size compiles nothing. Statements are placed at the
 outermost loop in which their operands are known (``scopes``), equal expressions once per scope.
-LLVM vectorizes the loops; micro-kernels are called by name.
+The innermost loops become vectors (``vectors``, else LLVM); micro-kernels are called by name.
 """
 
 from __future__ import annotations

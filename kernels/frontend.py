@@ -35,7 +35,8 @@ from ..ir.target import Target
 from . import words as vocabulary
 from .aliasing import close_scopes, parallel_accesses
 from .typer import BUILDERS, INPLACE, infer, is_literal_range
-from .vectors import VectorLoop, VectorWriter, find
+from .vector_loops import VectorLoop, find
+from .vectors import VectorWriter
 
 _I64 = ir.IntType(64)
 _FLOATS = (types.float32, types.float64)
@@ -312,6 +313,11 @@ class _Lower(lowering.Lower):
             if isinstance(last, numba_ir.Jump) and last.target in heads and last.target < offset:
                 found.update(o for o in self.blocks if last.target < o <= offset)
         return found
+
+    @property
+    def local_values(self) -> dict[str, Any]:
+        """LLVM values of the names that one statement defines, as far as they are lowered."""
+        return self._blk_local_varmap
 
     def storevar(self, value: Any, name: str, argidx: Any = None) -> None:
         if name in self._singly_assigned_vars:

@@ -2,7 +2,7 @@
 
 A row's sum ends in additions across lanes, a division, a root, each of which waits for the one
 before; the next row waits for none of them, but is too far ahead for the processor to see. So rows
-are worked on ``JAM`` at a time, phase by phase (F. Allen and J. Cocke, "A catalogue of optimizing
+are worked on several at a time, phase by phase (F. Allen and J. Cocke, "A catalogue of optimizing
 transformations", 1972): a loop has the bodies of all of them, each with sums and scratch of its
 own.
 """
@@ -19,9 +19,10 @@ from ..ir.elements import Ex, Names, renamer
 from .nest import Accumulate, Claim, Domain, Loop, Step, Store
 
 JAM = 4
-"""Rows that are worked on side by side. Measured on Zen 4: two are slower, eight not faster."""
-FEWEST = 2 * JAM
-"""Rows along the innermost axis of the tiles from which on it is done."""
+"""Rows that are worked on side by side. Measured on Zen 4: two are slower, eight not faster, but
+where they are short."""
+SHORT = 32
+"""Elements of a row that leave registers for twice as many rows."""
 
 
 @dataclass
@@ -77,26 +78,28 @@ class _Copy:
         return self.memo[ex]
 
 
-def jammed(rows: Sequence[Axis], steps: Sequence[Step], scratch: dict[int, Dim], names: Names
-           ) -> list[tuple[Domain, int]]:
+def jammed(rows: Sequence[Axis], steps: Sequence[Step], scratch: dict[int, Dim], names: Names,
+           length: int) -> list[tuple[Domain, int]]:
     """Tile spaces that run ``steps`` for all ``rows``, the last of which are jammed, each with the
-    rows that a point of it stands for. ``scratch`` has the size of every piece of scratch that one
-    row uses; the first space uses ``JAM`` times as much. Empty where rows are too few or phases
-    are not plain loops of the same length for every row."""
+    rows that a point of it stands for. ``length`` is that of a row, ``scratch`` has the size of
+    every piece of scratch that one row uses; the first space uses as many times as much as it has
+    rows at a time. Empty where rows are too few or phases are not plain loops of the same length
+    for every row."""
     axis = rows[-1] if rows else Axis(0, 1)
     loops = [step for step in steps if isinstance(step, Loop) and not step.guard]
     ends = (d for step in loops for a in step.axes for d in (a.lo, a.hi) if isinstance(d, Expr))
-    if len(loops) < len(steps) or not isinstance(axis.hi, int) or axis.hi < FEWEST or any(
+    if len(loops) < len(steps) or not isinstance(axis.hi, int) or axis.hi < 2 * JAM or any(
             name_of(axis.var) in free_vars(d) for d in ends):
         return []
-    groups, rest = divmod(axis.hi, JAM)
+    many = 2 * JAM if length <= SHORT and axis.hi >= 4 * JAM else JAM
+    groups, rest = divmod(axis.hi, many)
     group = names.var(groups)
-    variables = [names.var(axis.hi) for _ in range(JAM)]
+    variables = [names.var(axis.hi) for _ in range(many)]
     copies = [_Copy({name_of(axis.var): v}, f"_{k}", {b: size * k for b, size in scratch.items()})
               for k, v in enumerate(variables)]
     together = tuple(_merged([copy.step(step) for copy in copies]) for step in loops)
-    lets = tuple((v, group * JAM + k) for k, v in enumerate(variables))
-    found = [(Domain((*rows[:-1], Axis(group, groups)), together, lets=lets), JAM)]
+    lets = tuple((v, group * many + k) for k, v in enumerate(variables))
+    found = [(Domain((*rows[:-1], Axis(group, groups)), together, lets=lets), many)]
     if rest:
         last = names.var(rest)
         found.append((Domain((*rows[:-1], Axis(last, rest)), tuple(steps),

@@ -48,7 +48,7 @@ from ..ir.types import DType
 from ..ir.variants import small_windows
 from ..ir.windows import write_out
 from .borders import border_cut, decided, joins
-from .jam import JAM, jammed
+from .jam import jammed
 from .maps import rows_per_tile, tile_map
 from .nest import (
     Accumulate,
@@ -339,10 +339,10 @@ class _TilePlan(TileSpace):
         if self.lane is None and not low.puller.gathers and isinstance(work, int) and (
                 work <= JAMMED):
             sizes = {low.first_scratch + k: d.size for k, d in enumerate(low.scratch)}
-            found = jammed(rows, steps, sizes, low.names)
+            found = jammed(rows, steps, sizes, low.names, work)
         if not found:
             return [(Domain(tuple(rows), tuple(steps)), 1)]
-        low.scratch = [replace(d, size=d.size * JAM) for d in low.scratch]
+        low.scratch = [replace(d, size=d.size * found[0][1]) for d in low.scratch]
         return found
 
     def reduction_phase(self, r: Reduction, name: str) -> list[Step]:

@@ -2,22 +2,21 @@
 
 LLVM's loop vectorizer leaves the rest of a row to vectors of four and to single elements, which for
 rows of 49 or 197 elements costs more than the row, and it never sees more than one element of a
-word. So the front end itself writes a loop over float32 that lie side by side as vectors of the
-target's width, where the target has masked loads and stores (AVX-512): whole vectors, then one of
-which only the first lanes count. Words are applied to whole vectors (``words.EMITTERS``).
+word. So the front end itself writes loops over float32 that lie side by side (``vector_loops``) as
+vectors of the target's width, where the target has masked loads and stores (AVX-512): whole
+vectors, then what is left with only the first lanes counting. Words are applied to whole vectors
+(``words.EMITTERS``); scalars and indices are lowered as always, with the loop's variable that of
+the first lane.
 
-``find`` looks at the names of a loop's body: *scalars* are the same in every lane, *indices* are
-one more from lane to lane, *vectors* are float32 or truth values. What fits no kind leaves the loop
-to LLVM. Scalars and indices are lowered as always, with the loop's variable that of the first
-lane. A reduction has a vector of partial results; where there are fewer than ``CHAINS`` of them
-and the row is long, each would wait for itself, and LLVM, which makes several, does better.
+Loops that compute little go over ``MANY`` vectors at a time, statement by statement: lines that
+follow one another are read and written together. What follows from the sums of several rows that
+are worked on side by side (``jam``) is computed as one vector, so that they wait for one division
+and one root instead of four.
 """
 
 from __future__ import annotations
 
-import contextlib
-import operator
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Any
 
 from llvmlite import ir
@@ -26,225 +25,16 @@ from numba.core import types
 
 from .aliasing import mark
 from .intrinsics import Pointer
+from .vector_loops import FEW, LANE_TYPES, OPERATORS, REDUCTIONS, ROWS, Family, VectorLoop
 from .words import EMITTERS, F32, I1, I32, I64, call, constant, suffix
 
-CHAINS = 4
-"""Partial results that hide an addition's latency."""
-FEW = 4
-"""Vectors of a row of known length up to which there is no loop."""
-_WORDS = frozenset(
-    {"fabs", "sqrt", "neg", "copysign", "rint", "floor", "ceil", "trunc", "fmax", "fmin", "fma",
-     "exp", "log", "tanh", "sigmoid", "erf", "erfc", "select", "eq", "ne", "lt", "le", "gt", "ge",
-     "band", "bor", "bxor", "bnot", "isnan"}
-)  # fmt: skip
-"""Words that compute on vectors."""
-_OPERATORS = {operator.add: "fadd", operator.sub: "fsub", operator.mul: "fmul",
-              operator.truediv: "fdiv"}  # fmt: skip
-_REDUCTIONS = {"radd": -0.0, "fmax": float("-inf"), "fmin": float("inf")}
-"""Word that combines two partial results -> its neutral element."""
-_LANE_TYPES = (types.float32, types.boolean)
-
-
-@dataclass
-class VectorLoop:
-    """A loop whose body is computed on vectors."""
-
-    head: int
-    body: int
-    """Offsets of the blocks."""
-    exit: int
-    bounds: tuple[Any, ...]
-    """The variables ``stop`` or ``start, stop``."""
-    statements: list[Any]
-    kinds: dict[str, str] = field(default_factory=dict)
-    """Name -> "scalar", "index" or "vector"."""
-    reductions: dict[str, str] = field(default_factory=dict)
-    """Name -> word that combines its partial results."""
-    words: dict[str, str] = field(default_factory=dict)
-    """Name -> word that computes it."""
-
-
-class _Unfit(Exception):
-    """The loop is left to LLVM."""
-
-
-# -- which loops ---------------------------------------------------------------------------------
-
-
-class _Finder:
-    """Reads the blocks of a kernel."""
-
-    def __init__(self, blocks: dict[int, Any], typemap: dict[str, Any], parallel: set[int],
-                 width: int) -> None:
-        self.blocks, self.types, self.parallel, self.width = blocks, typemap, parallel, width
-        self.defined: dict[str, Any] = {}
-        """Name -> what it is defined as; None where it is assigned more than once."""
-        self.readers: dict[str, set[int]] = {}
-        """Name -> offsets of the blocks that read it."""
-        for offset, block in blocks.items():
-            for statement in block.body:
-                if isinstance(statement, numba_ir.Assign):
-                    name = statement.target.name
-                    self.defined[name] = None if name in self.defined else statement.value
-                for var in _read(statement):
-                    self.readers.setdefault(var, set()).add(offset)
-
-    def resolve(self, var: Any) -> Any:
-        """The expression, constant or global that a name stands for; None if several."""
-        while isinstance(var, numba_ir.Var):
-            var = self.defined.get(var.name)
-        return var
-
-    def loop(self, head: int) -> VectorLoop:
-        """The loop at a head; raises ``_Unfit``."""
-        branch = self.blocks[head].body[-1]
-        step = next(self.blocks[head].find_exprs("iternext"), None)
-        if step is None or not isinstance(branch, numba_ir.Branch):
-            raise _Unfit
-        body = self.blocks[branch.truebr]
-        jump = body.body[-1]
-        if not isinstance(jump, numba_ir.Jump) or jump.target not in self._heads(head):
-            raise _Unfit
-        made = self.resolve(self.resolve(step.value).value)
-        if made is None or len(made.args) > 2 or made.op != "call":
-            raise _Unfit
-        loop = VectorLoop(head, branch.truebr, branch.falsebr, tuple(made.args), [])
-        self._classify(loop, body.body[:-1])
-        return loop
-
-    def _heads(self, head: int) -> set[int]:
-        """The head and the blocks that only jump there."""
-        return {head} | {offset for offset, block in self.blocks.items()
-                         if len(block.body) == 1 and isinstance(block.body[0], numba_ir.Jump)
-                         and block.body[0].target == head}
-
-    def _classify(self, loop: VectorLoop, statements: list[Any]) -> None:
-        inside = {loop.head, loop.body}
-        places: dict[int, set[str]] = {}  # alias tag -> names of the positions in it
-        stored: set[int] = set()
-        for statement in statements:
-            if isinstance(statement, (numba_ir.Del, numba_ir.PopBlock)):
-                continue
-            if not isinstance(statement, numba_ir.Assign):
-                raise _Unfit
-            name, value = statement.target.name, statement.value
-            loop.statements.append(statement)
-            word, args = self._word(value)
-            if word in _REDUCTIONS and args[0].name == name:
-                self._reduction(loop, statements, statement, word)
-                continue
-            if self.defined[name] is None or self.readers.get(name, inside) - inside:
-                raise _Unfit
-            if word in ("ld", "st"):
-                pointer = self.types[args[0].name]
-                places.setdefault(pointer.tag, set()).add(args[1].name)
-                stored |= {pointer.tag} if word == "st" else set()
-            loop.words[name] = word
-            loop.kinds[name] = self._kind(loop, value, word, args)
-        shared = stored and loop.head not in self.parallel
-        if shared and any(len(places[tag]) > 1 for tag in stored):
-            raise _Unfit  # what one iteration writes, another one may read
-        if any(self._scalar_load(loop, s.value, stored) for s in loop.statements):
-            raise _Unfit
-        if not stored and not loop.reductions:
-            raise _Unfit
-        if loop.reductions and len(loop.reductions) < CHAINS and not self._few(loop):
-            raise _Unfit
-
-    def _few(self, loop: VectorLoop) -> bool:
-        ends = [self.resolve(b) for b in loop.bounds]
-        return all(_is_number(e) for e in ends) and (
-            len(range(*(e.value for e in ends))) <= FEW * self.width)
-
-    def _scalar_load(self, loop: VectorLoop, value: Any, stored: set[int]) -> bool:
-        """Whether one element of what the loop writes is read."""
-        word, args = self._word(value)
-        return word == "ld" and self.types[args[0].name].tag in stored and (
-            self._of(loop, args[1]) == "scalar")
-
-    def _word(self, value: Any) -> tuple[str, list[Any]]:
-        """Name and operands of a call; "" of anything else."""
-        if not isinstance(value, numba_ir.Expr) or value.op != "call":
-            return "", []
-        function = self.resolve(value.func)
-        return (function.name if isinstance(function, numba_ir.Global) else ""), list(value.args)
-
-    def _of(self, loop: VectorLoop, var: Any) -> str:
-        if var.name in loop.reductions:
-            raise _Unfit
-        return loop.kinds.get(var.name, "scalar")
-
-    def _reduction(self, loop: VectorLoop, statements: list[Any], at: Any, word: str) -> None:
-        """A partial result: read and written by this statement alone."""
-        name = at.target.name
-        uses = sum(name in _read(s) or s.target.name == name for s in statements
-                   if isinstance(s, numba_ir.Assign))
-        fits = self.types[name] == types.float32 and self._of(loop, at.value.args[1]) == "vector"
-        if uses != 1 or not fits or name in loop.reductions:
-            raise _Unfit
-        loop.reductions[name] = word
-
-    def _kind(self, loop: VectorLoop, value: Any, word: str, args: list[Any]) -> str:
-        """The kind of what a statement computes."""
-        if isinstance(value, numba_ir.Var):
-            first = self.resolve(value)
-            if isinstance(first, numba_ir.Expr) and first.op == "pair_first" and (
-                    self.resolve(first.value) in self.blocks[loop.head].find_exprs("iternext")):
-                return "index"
-            return self._of(loop, value)
-        if not isinstance(value, numba_ir.Expr):
-            return "scalar"
-        operands = [self._of(loop, v) for v in (args if word else value.list_vars())]
-        if word in ("st", "ld"):
-            if operands[1] == "index" and self.types[args[0].name].dtype == "f32":
-                return "vector"
-            if word == "ld" and operands[1] == "scalar":
-                return "scalar"
-            raise _Unfit
-        if all(kind == "scalar" for kind in operands):
-            if word in ("stb", "claim", "ccall") or not word and value.op not in ("binop", "cast"):
-                raise _Unfit
-            return "scalar"
-        kinds = {types.unliteral(self.types[v.name]) for v in (args or value.list_vars())}
-        if word in _WORDS and kinds <= set(_LANE_TYPES) and "index" not in operands:
-            return "vector"
-        if value.op != "binop":
-            raise _Unfit
-        if kinds == {types.float32} and value.fn in _OPERATORS:
-            return "vector"
-        if kinds == {types.int64} and (value.fn is operator.add and "scalar" in operands
-                                       or value.fn is operator.sub and operands[1] == "scalar"):
-            return "index"
-        raise _Unfit
-
-
-def _read(statement: Any) -> set[str]:
-    """Names that a statement reads."""
-    if isinstance(statement, numba_ir.Assign):
-        value = statement.value
-        if isinstance(value, numba_ir.Var):
-            return {value.name}
-        return {v.name for v in value.list_vars()} if isinstance(value, numba_ir.Expr) else set()
-    return {v.name for v in statement.list_vars()} - set(
-        [statement.target.name] if isinstance(statement, numba_ir.Del) else [])
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, numba_ir.Const) and type(value.value) is int
-
-
-def find(blocks: dict[int, Any], typemap: dict[str, Any], short: set[int], parallel: set[int],
-         width: int) -> dict[int, VectorLoop]:
-    """Head -> loop that is computed on vectors of ``width``. ``short`` are heads of loops that are
-    unrolled for the one around them, ``parallel`` of those whose iterations are independent."""
-    finder, found = _Finder(blocks, typemap, parallel, width), {}
-    for head in blocks.keys() - short:
-        with contextlib.suppress(_Unfit):
-            found[head] = finder.loop(head)
-    return found
-
-
-# -- code ----------------------------------------------------------------------------------------
+MANY = 4
+"""Vectors at a time of a loop that does little: memory is written faster by several neighboring
+lines at a time (whole norms by a sixth on Zen 4)."""
+LIGHT = 32
+"""Statements on vectors that are little."""
+DEAR = frozenset({"exp", "log", "tanh", "sigmoid", "erf", "erfc"})
+"""Words that leave no registers for several vectors."""
 
 
 class VectorWriter:
@@ -259,9 +49,14 @@ class VectorWriter:
         """Stack slots of partial results, which LLVM makes registers."""
         self.nans: dict[str, Any] = {}
         """Stack slots: lanes of a largest or smallest element that were NaN."""
+        self.rows: dict[str, tuple[Any, int]] = {}
+        """Name of a scalar from outside -> vector and lane that it is in."""
 
     def write(self) -> None:
         """The whole loop; the builder is left behind it."""
+        for family in self.loop.families:
+            vector = self._of_rows(family)
+            self.rows |= {name: (vector, k) for k, name in enumerate(family.names)}
         for name, word in self.loop.reductions.items():
             self._start(name, word)
         ends = [self.lower.loadvar(v.name) for v in self.loop.bounds]
@@ -270,94 +65,151 @@ class VectorWriter:
             self._known(start.constant, stop.constant)
         else:
             self._unknown(start, stop)
+        sums = [name for name, word in self.loop.reductions.items() if word == "radd"]
+        for k in range(0, len(sums) - ROWS + 1, ROWS):
+            self._finish_rows(sums[k:k + ROWS])
+        rest = sums[len(sums) // ROWS * ROWS:]
         for name, word in self.loop.reductions.items():
-            self.lower.storevar(self._finished(name, word), name)
+            if word != "radd" or name in rest:
+                self.lower.storevar(self._finished(name, word), name)
 
     def _known(self, start: int, stop: int) -> None:
         whole, rest = divmod(max(stop - start, 0), self.width)
         end = start + whole * self.width
         if whole <= FEW:
             for at in range(start, end, self.width):
-                self._body(ir.Constant(I64, at), None)
+                self._body([ir.Constant(I64, at)])
         else:
             self._loop(ir.Constant(I64, start), ir.Constant(I64, end))
         if rest:
-            self._body(ir.Constant(I64, end),
+            self._body([ir.Constant(I64, end)],
                        ir.Constant(self.truths, [k < rest for k in range(self.width)]))
 
     def _unknown(self, start: Any, stop: Any) -> None:
-        b, lanes = self.b, ir.Constant(I64, self.width)
+        b = self.b
         size = b.sub(stop, start, flags=("nsw",))
         size = call(b, "llvm.smax.i64", I64, [size, ir.Constant(I64, 0)])
-        rest = b.and_(size, ir.Constant(I64, self.width - 1))
-        whole = b.sub(size, rest)
+        block = self.width * (MANY if self._light() else 1)
+        whole = b.sub(size, b.and_(size, ir.Constant(I64, block - 1)))
         end = b.add(start, whole, flags=("nsw",))
-        loop, between, tail, after = (b.append_basic_block() for _ in range(4))
-        b.cbranch(b.icmp_unsigned(">=", size, lanes), loop, between)
+        loop, between, rest, after = (b.append_basic_block() for _ in range(4))
+        b.cbranch(b.icmp_unsigned("!=", whole, ir.Constant(I64, 0)), loop, between)
         b.position_at_end(loop)
-        self._loop(start, end)
+        self._loop(start, end, block // self.width)
         b.branch(between)
         b.position_at_end(between)
-        b.cbranch(b.icmp_unsigned("!=", rest, ir.Constant(I64, 0)), tail, after)
-        b.position_at_end(tail)
-        ones = ir.IntType(self.width)
-        bits = b.sub(b.shl(ir.Constant(I32, 1), b.trunc(rest, I32)), ir.Constant(I32, 1))
-        self._body(end, b.bitcast(b.trunc(bits, ones), self.truths))
+        b.cbranch(b.icmp_signed("<", end, stop), rest, after)
+        b.position_at_end(rest)
+        self._rest(end, stop, block > self.width)
         b.branch(after)
         b.position_at_end(after)
 
-    def _loop(self, start: Any, end: Any) -> None:
-        """Whole vectors from ``start`` to ``end``, at least one."""
+    def _rest(self, start: Any, stop: Any, several: bool) -> None:
+        """What is left from ``start`` on, of one vector or ``several``, under a mask."""
+        b, lanes = self.b, ir.Constant(I64, self.width)
+        entry, loop, after = b.block, b.append_basic_block(), b.append_basic_block()
+        b.branch(loop)
+        b.position_at_end(loop)
+        index = b.phi(I64)
+        index.add_incoming(start, entry)
+        left = b.sub(stop, index, flags=("nsw",))
+        if several:
+            left = call(b, "llvm.smin.i64", I64, [left, lanes])
+        bits = b.sub(b.shl(ir.Constant(I32, 1), b.trunc(left, I32)), ir.Constant(I32, 1))
+        self._body([index], b.bitcast(b.trunc(bits, ir.IntType(self.width)), self.truths))
+        following = b.add(index, lanes, flags=("nsw",))
+        if several:
+            index.add_incoming(following, b.block)
+            b.cbranch(b.icmp_signed("<", following, stop), loop, after)
+        else:
+            b.branch(after)
+        b.position_at_end(after)
+
+    def _light(self) -> bool:
+        """Whether the loop does little but move memory."""
+        work = [word for name, word in self.loop.words.items() if self.loop.kinds[name] == "vector"]
+        return not self.loop.reductions and len(work) <= LIGHT and not DEAR.intersection(work)
+
+    def _loop(self, start: Any, end: Any, many: int = 1) -> None:
+        """Whole vectors from ``start`` to ``end``, ``many`` at a time, at least so many."""
         b = self.b
         entry, loop, after = b.block, b.append_basic_block(), b.append_basic_block()
         b.branch(loop)
         b.position_at_end(loop)
         index = b.phi(I64)
-        self._body(index, None)
-        following = b.add(index, ir.Constant(I64, self.width), flags=("nsw",))
+        self._body([index, *(b.add(index, ir.Constant(I64, k * self.width), flags=("nsw",))
+                             for k in range(1, many))])
+        following = b.add(index, ir.Constant(I64, many * self.width), flags=("nsw",))
         index.add_incoming(start, entry)
         index.add_incoming(following, b.block)
         b.cbranch(b.icmp_signed("<", following, end), loop, after)
         b.position_at_end(after)
 
-    def _body(self, index: Any, mask: Any) -> None:
-        """One vector of iterations from ``index`` on, of which those in ``mask`` count."""
-        values: dict[str, Any] = {}
+    def _body(self, indices: Sequence[Any], mask: Any = None) -> None:
+        """Vectors of iterations from each of ``indices`` on, of which those in ``mask`` count.
+        Every statement is written for all of them before the next one."""
+        copies: list[tuple[Any, dict[str, Any], dict[str, Any]]]
+        copies = [(index, {}, {}) for index in indices]
         for statement in self.loop.statements:
-            name, value = statement.target.name, statement.value
-            if name in self.loop.reductions:
-                self._accumulate(name, self._value(value.args[1], values), mask)
-            elif self.loop.kinds[name] == "vector":
-                values[name] = self._vector(self.loop.words[name], value, values, mask)
-            elif isinstance(value, numba_ir.Var) and value.name not in self.loop.kinds and (
-                    self.loop.kinds[name] == "index"):
-                self.lower.storevar(index, name)
-            else:
-                self.lower.lower_inst(statement)
+            for index, values, scalars in copies:
+                self.lower.local_values.update(scalars)
+                self._statement(statement, index, values, mask)
+                name = statement.target.name
+                if name in self.lower.local_values and name not in self.loop.reductions:
+                    scalars[name] = self.lower.local_values[name]
+
+    def _statement(self, statement: Any, index: Any, values: dict[str, Any], mask: Any) -> None:
+        name, value = statement.target.name, statement.value
+        if name in self.loop.reductions:
+            self._accumulate(name, self._value(value.args[1], values), mask)
+        elif self.loop.kinds[name] == "vector":
+            values[name] = self._vector(self.loop.words[name], value, values, mask)
+        elif isinstance(value, numba_ir.Var) and value.name not in self.loop.kinds and (
+                self.loop.kinds[name] == "index"):
+            self.lower.storevar(index, name)
+        else:
+            self.lower.lower_inst(statement)
 
     def _value(self, var: Any, values: dict[str, Any]) -> Any:
         """A name as a vector."""
         if var.name in values:
             return values[var.name]
         kind = self.lower.typeof(var.name)
+        if var.name in self.rows:
+            vector, k = self.rows[var.name]
+            return self.b.shuffle_vector(vector, vector, _lanes([k] * self.width))
         scalar = self.lower.loadvar(var.name)
-        if types.unliteral(kind) not in _LANE_TYPES:
+        if types.unliteral(kind) not in LANE_TYPES:
             raise AssertionError(f"{var.name} of type {kind} in a vector loop")
         return self._splat(scalar)
 
-    def _splat(self, scalar: Any) -> Any:
-        kind = ir.VectorType(scalar.type, self.width)
+    def _of_rows(self, family: Family) -> Any:
+        """A vector with a row per lane. Reductions are in one already: LLVM sees that."""
+        if family.word:
+            operands = [self._of_rows(f) for f in family.operands]
+            return EMITTERS[family.word](self.b, types.float32, *operands)
+        scalars = [self.lower.loadvar(name) for name in family.names]
+        if len(scalars) == 1:
+            return self._splat(scalars[0], ROWS)
+        vector = ir.Constant(ir.VectorType(scalars[0].type, ROWS), ir.Undefined)
+        for k, scalar in enumerate(scalars):
+            vector = self.b.insert_element(vector, scalar, ir.Constant(I32, k))
+        return vector
+
+    def _splat(self, scalar: Any, width: int = 0) -> Any:
+        width = width or self.width
+        kind = ir.VectorType(scalar.type, width)
         if isinstance(scalar, ir.Constant):
             return constant(kind, scalar.constant)
         b, none = self.b, ir.Constant(kind, ir.Undefined)
         first = b.insert_element(none, scalar, ir.Constant(I32, 0))
-        return b.shuffle_vector(first, none, constant(ir.VectorType(I32, self.width), 0))
+        return b.shuffle_vector(first, none, _lanes([0] * width))
 
     def _vector(self, word: str, value: Any, values: dict[str, Any], mask: Any) -> Any:
         if isinstance(value, numba_ir.Var):
             return self._value(value, values)
         if value.op == "binop":
-            word, args = _OPERATORS[value.fn], [value.lhs, value.rhs]
+            word, args = OPERATORS[value.fn], [value.lhs, value.rhs]
         else:
             args = list(value.args)
         if word in ("ld", "st"):
@@ -393,7 +245,7 @@ class VectorWriter:
 
     def _start(self, name: str, word: str) -> None:
         before = self.lower.loadvar(name)
-        vector = constant(self.vector, _REDUCTIONS[word])
+        vector = constant(self.vector, REDUCTIONS[word])
         vector = self.b.insert_element(vector, before, ir.Constant(I32, 0))
         self.partial[name] = self._slot(vector)
         if word != "radd":
@@ -416,6 +268,25 @@ class VectorWriter:
         sign = ">" if word == "fmax" else "<"
         return self.b.select(self.b.fcmp_ordered(sign, value, before), value, before)
 
+    def _finish_rows(self, names: list[str]) -> None:
+        """The sums of ``ROWS`` rows: each in four lanes, then all of them transposed and added."""
+        b, rows = self.b, []
+        for name in names:
+            vector, width = self.b.load(self.partial[name]), self.width
+            while width > ROWS:
+                width //= 2
+                vector = self._added(vector, vector, range(width), range(width, 2 * width))
+            rows.append(vector)
+        pairs = [self._added(a, c, (0, 1, 4, 5), (2, 3, 6, 7)) for a, c in (rows[:2], rows[2:])]
+        sums = self._added(pairs[0], pairs[1], (0, 2, 4, 6), (1, 3, 5, 7))
+        for k, name in enumerate(names):
+            self.lower.storevar(b.extract_element(sums, ir.Constant(I32, k)), name)
+
+    def _added(self, a: Any, c: Any, low: Sequence[int], high: Sequence[int]) -> Any:
+        """The sum of two shuffles of two vectors."""
+        parts = [self.b.shuffle_vector(a, c, _lanes(at)) for at in (low, high)]
+        return EMITTERS["radd"](self.b, types.float32, *parts)
+
     def _finished(self, name: str, word: str) -> Any:
         """All lanes as one number."""
         b, vector = self.b, self.b.load(self.partial[name])
@@ -425,11 +296,15 @@ class VectorWriter:
         width = self.width
         while width > 1:
             width //= 2
-            halves = [ir.Constant(ir.VectorType(I32, width), list(range(k, k + width)))
-                      for k in (0, width)]
+            halves = [_lanes(range(k, k + width)) for k in (0, width)]
             low, high = (b.shuffle_vector(vector, vector, half) for half in halves)
             vector = self._extreme(word, high, low)
         best = b.extract_element(vector, ir.Constant(I32, 0))
         bits = ir.IntType(self.width)
         nan = b.icmp_unsigned("!=", b.bitcast(b.load(self.nans[name]), bits), ir.Constant(bits, 0))
         return b.select(nan, ir.Constant(F32, float("nan")), best)
+
+
+def _lanes(numbers: Sequence[int]) -> ir.Constant:
+    """The mask of a shuffle."""
+    return ir.Constant(ir.VectorType(I32, len(numbers)), list(numbers))

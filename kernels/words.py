@@ -158,8 +158,11 @@ def call(builder: ir.IRBuilder, name: str, result: ir.Type, args: list[Any], **o
 
 def constant(kind: ir.Type, number: Any) -> ir.Constant:
     """A number as a constant, in all lanes of a vector type."""
-    many = isinstance(kind, ir.VectorType)
-    return ir.Constant(kind, [number] * kind.count if many else number)
+    if not isinstance(kind, ir.VectorType):
+        return ir.Constant(kind, number)
+    made = ir.FormattedConstant(kind, "")
+    made.constant = f"splat ({ir.Constant(kind.element, number)})"
+    return made
 
 
 def like(kind: ir.Type, element: ir.Type) -> ir.Type:

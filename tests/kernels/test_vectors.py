@@ -140,3 +140,47 @@ def test_a_running_sum_stays_one(run):
     z = np.zeros(n + 1, np.float32)
     run.kernel(source, [x, y, z], [n], 1)
     np.testing.assert_array_equal(z, np.arange(n + 1, dtype=np.float32))
+
+
+def norms(rows: int) -> str:
+    """Rows divided by their lengths, ``rows`` of them side by side; zeros stay."""
+    every = range(rows)
+    lines = ["def kernel(bufs, params, begin, end):", "    n = prm(params, 0)",
+             "    x = ptr_f32(bufs, 0)", "    y = ptr_f32(bufs, 1)", "    zero = f32(0.0)",
+             "    one = f32(1.0)", "    count = f32(n)", "    for i in range(begin, end):"]
+    lines += [f"        base{k} = (i * {rows} + {k}) * n" for k in every]
+    lines += [f"        a{k} = zero" for k in every]
+    lines += ["        for j in range(n):"]
+    for k in every:
+        lines += [f"            o{k} = base{k} + j", f"            v{k} = ld(x, o{k})",
+                  f"            a{k} = radd(a{k}, v{k} * v{k})"]
+    for k in every:
+        lines += [f"        root{k} = sqrt(a{k} / count)",
+                  f"        safe{k} = select(eq(root{k}, zero), one, root{k})",
+                  f"        inverse{k} = one / safe{k}"]
+    lines += ["        for l in each(n):"]
+    for k in every:
+        lines += [f"            p{k} = base{k} + l", f"            w{k} = ld(x, p{k})",
+                  f"            st(y, p{k}, w{k} * inverse{k})"]
+    return "\n".join(lines) + "\n"
+
+
+@pytest.mark.parametrize("rows", [1, 3, 4, 5, 8])
+def test_what_follows_from_sums_of_rows(run, rows):
+    for n in (1, 10, 16, 33, 100):
+        x = numbers(2 * rows, n, special=False)
+        x[0] = 0
+        if rows > 1:
+            x[1, -1], x[-1, 0], x[rows] = np.nan, np.inf, 1e-20
+        y = np.full(x.size + 32, 7.0, np.float32)
+        run.kernel(norms(rows), [x, y], [n], 2)
+        with np.errstate(all="ignore"):
+            root = np.sqrt((x.astype(np.float64) ** 2).astype(np.float32).sum(1, keepdims=True) / n)
+            close(y[:x.size].reshape(x.shape), x / np.where(root == 0, 1, root))
+        assert (y[x.size:] == 7).all(), "behind the last row"
+
+
+def test_rows_are_divided_together():
+    wide = Target.named("avx512")
+    assert "fdiv <4 x float>" in jit.lower(norms(4), "k", wide).replace("contract ", "")
+    assert "fdiv <4 x float>" not in jit.lower(norms(3), "k", wide).replace("contract ", "")
