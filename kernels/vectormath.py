@@ -13,7 +13,7 @@ log                        1.5      1.1       2^n m, polynomial; float64: atanh 
 tanh                       2.7     2.5       m / (m + 2), m = e^(2 abs x) - 1
 sigmoid                    2.3      2.5       e / (1 + e) or 1 / (1 + e), e = e^-abs x
 erf                        1.5      2.5       x P(x^2) near 0, 1 - e^-Q outside
-erfc                       -        -         2^-Q or 2 - 2^-Q; its error is absolute
+erfc                       -        -         by pieces or 2^-Q; its error is absolute
 sin, cos                   1.7      2.5       reduction by pi/2: see below
 tan                        0.6      4         quotient of both
 pow                        0.6      2         see ``widemath``
@@ -32,7 +32,8 @@ beyond: there the argument is an integer times a power of two, and a 96-bit wind
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -72,6 +73,7 @@ _ERFC = (
     0.0007746289484202862, 0.0014894419582560658, -0.0004455077287275344, 4.535860716714524e-05,
 )  # fmt: skip
 _ERFC_END = 7.051  # there the fit is 127
+_ERFC_STEP, _ERFC_TERMS = 0.3, 6
 _SIN = (-0.16666653752326965, 0.00833211001008749, -0.00019508562400005758)
 _COS = (0.04166664555668831, -0.0013887302484363317, 2.4430881239823066e-05)
 
@@ -122,6 +124,12 @@ def _permutes(x: Lane) -> bool:
     return getattr(x.type, "count", 1) == 16 and target is not None and target.has("avx512f")
 
 
+def _looked_up(x: Lane, table: Sequence[float], at: Lane) -> Lane:
+    """Numbers of a table of 16 in the lanes of ``x``; the last bits of ``at`` say which."""
+    numbers = ir.Constant(x.type, table)
+    return Lane(x.b, call(x.b, "llvm.x86.avx512.permvar.sf.512", x.type, [numbers, at.v]))
+
+
 def _exp_by_table(x: Lane) -> Lane:
     """e^x of 16 lanes, -104 <= x <= 89: ``2^n e^r`` with ``n`` a multiple of 1/16.
 
@@ -134,8 +142,7 @@ def _exp_by_table(x: Lane) -> Lane:
     n = shifted - _SIXTEENTHS
     r = n.call("fma", -_LN2_LEADING, x)
     r = n.call("fma", -_LN2_REST, r)
-    table = ir.Constant(x.type, _ROOTS)
-    root = Lane(b, call(b, "llvm.x86.avx512.permvar.sf.512", x.type, [table, shifted.bits().v]))
+    root = _looked_up(x, _ROOTS, shifted.bits())
     p = (r * r).call("fma", r * _CUBIC[1] + _CUBIC[0], r)
     value = root.call("fma", p, root)
     all_lanes, rounding = ir.Constant(ir.IntType(16), -1), ir.Constant(I32, 4)
@@ -202,8 +209,35 @@ def erfc32(x: Lane) -> Lane:
     absolute error 1.8e-7, on average 1.8e-8 (1 less an exact ``erf`` has 0.9e-7 and 1.4e-8);
     2 and 0 far out. In the tail, where 1 less ``erf`` is 0, few digits are right."""
     size = x.abs()
+    if _permutes(x):
+        return _erfc_by_table(x, size)
     y = (size > _ERFC_END).choose(_ERFC_END, size)
     tail = _small_exp2(-(y * horner(y, _ERFC)))
+    return (x > 0.0).choose(tail, 2.0 - tail)
+
+
+def _erfc_pieces() -> list[list[float]]:
+    """Coefficients of ``erfc(_ERFC_STEP (n + r))``, ``abs r <= 1/2``, from the constant one on,
+    each for n from 0 to 15: interpolated in Chebyshev's nodes. It starts at 1 and ends at 0."""
+    r = np.cos(np.pi * (np.arange(_ERFC_TERMS) + 0.5) / _ERFC_TERMS) / 2
+    pieces = []
+    for n in range(15):
+        values = np.array([math.erfc(_ERFC_STEP * (n + t)) for t in r])
+        pieces.append(np.polynomial.Polynomial.fit(r, values, _ERFC_TERMS - 1).convert().coef)
+    pieces[0][0] = 1.0
+    return np.float32([*pieces, np.zeros(_ERFC_TERMS)]).T.tolist()
+
+
+def _erfc_by_table(x: Lane, size: Lane) -> Lane:
+    """``erfc`` of 16 lanes by pieces, whose coefficients are looked up in registers; largest
+    absolute error 1.4e-7."""
+    z = size * (1 / _ERFC_STEP)
+    z = (z > 15.0).choose(15.0, z)
+    shifted = z + _MAGIC
+    r, piece = z - (shifted - _MAGIC), shifted.bits()
+    *rest, tail = (_looked_up(x, table, piece) for table in _ERFC_PIECES)
+    for coefficient in reversed(rest):
+        tail = tail * r + coefficient
     return (x > 0.0).choose(tail, 2.0 - tail)
 
 
@@ -287,6 +321,8 @@ def _widened(function: Callable[..., Lane]) -> Callable[..., Lane]:
     """The float32 version of a float64 function, rounded once."""
     return lambda *xs: function(*(x.to_f64() for x in xs)).to_f32()
 
+
+_ERFC_PIECES = _erfc_pieces()
 
 _FUNCTIONS: dict[str, tuple[Callable[..., Lane], Callable[..., Lane]]] = {
     "exp": (exp32, widemath.exp64),

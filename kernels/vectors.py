@@ -128,7 +128,7 @@ class VectorWriter:
     def _light(self) -> bool:
         """Whether the loop does little but move memory."""
         work = [word for name, word in self.loop.words.items() if self.loop.kinds[name] == "vector"]
-        return not self.loop.reductions and len(work) <= LIGHT and not DEAR.intersection(work)
+        return len(work) <= LIGHT and not DEAR.intersection(work)
 
     def _loop(self, start: Any, end: Any, many: int = 1) -> None:
         """Whole vectors from ``start`` to ``end``, ``many`` at a time, at least so many."""

@@ -1,6 +1,7 @@
 """Channels-last images from end to end.
 
-Every convolution, transposed convolution and pool is computed channels-last. The transposes this
+Every convolution, transposed convolution and pool is computed channels-last, but for small pools
+along lines that stand alone: two transposes would cost more than they do. The transposes this
 takes are not inserted but carried along: a value may be known as ``Turned(v, perm)``, meaning
 ``transpose(v, perm)``, and each following op is computed on ``v`` in the order it has, as long as
 the op can be (elementwise ops, joins, cuts, reductions, reshapes whose blocks of axes stay whole,
@@ -17,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..ir.builder import Builder, copy_node
-from ..ir.dims import Dim
+from ..ir.dims import Dim, product
 from ..ir.graph import Attrs, Graph, Node, Value
 from ..ir.ops import OPS
 from .evaluate import fold_tree
@@ -25,6 +26,10 @@ from .facts import Refusal, inverse, is_const, is_identity, moves_only_units, sc
 from .reshape_blocks import turned_reshape
 
 IMAGE_OPS = frozenset({"conv", "conv_transpose", "pool"})
+WIDTH = 32
+"""Pixels of a line from which on a pool may go along it."""
+TAPS = 9
+"""Pixels of a window that are few."""
 Perm = tuple[int, ...]
 
 
@@ -49,9 +54,19 @@ def needs_turn(node: Node) -> bool:
 
 
 def images_are_last(graph: Graph) -> bool | str:
-    """Postcondition: no image op is channels-first."""
-    bad = next((n for n in graph.nodes if needs_turn(n)), None)
+    """Postcondition: no image op is channels-first that would gain by being turned."""
+    bad = next((n for n in graph.nodes if needs_turn(n) and not goes_along_lines(n)), None)
     return bad is None or f"{bad.op} is still channels-first"
+
+
+def goes_along_lines(node: Node) -> bool:
+    """Whether the node is a pool of few neighbors whose lines, as they are, fill vectors."""
+    if node.op != "pool":
+        return False
+    a, width = node.attrs, node.out.shape[-1]
+    taps = product(a["kernel"])
+    return isinstance(width, int) and width >= WIDTH and isinstance(taps, int) and (
+        taps <= TAPS and a["strides"][-1] == 1)
 
 
 def _transparent(op: str) -> bool:
@@ -140,6 +155,11 @@ class _Layout:
         assert isinstance(result, Value)
         return fold_tree(self.builder, result) if is_const(v) else result
 
+    def stands_alone(self, node: Node) -> bool:
+        """Whether the node is a small pool between values in their logical order."""
+        return goes_along_lines(node) and node.out not in self.wanted and isinstance(
+            self.known[node.operands[0]], Value)
+
     # -- nodes ---------------------------------------------------------------------------------
 
     def plainly(self, node: Node) -> tuple[Value, ...]:
@@ -151,7 +171,7 @@ class _Layout:
     def turned(self, node: Node) -> tuple[Value | Turned, ...] | None:
         """The node's results computed in another order, or None where the logical order is
         needed (or nothing is turned)."""
-        if needs_turn(node):
+        if needs_turn(node) and not self.stands_alone(node):
             return (self.image(node),)
         if node.op == "transpose":
             return self.model_transpose(node)
