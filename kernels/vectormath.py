@@ -225,7 +225,8 @@ def _erfc_pieces() -> list[list[float]]:
         values = np.array([math.erfc(_ERFC_STEP * (n + t)) for t in r])
         pieces.append(np.polynomial.Polynomial.fit(r, values, _ERFC_TERMS - 1).convert().coef)
     pieces[0][0] = 1.0
-    return np.float32([*pieces, np.zeros(_ERFC_TERMS)]).T.tolist()
+    table = np.array([*pieces, np.zeros(_ERFC_TERMS)], np.float32)
+    return [[float(c) for c in column] for column in table.T]
 
 
 def _erfc_by_table(x: Lane, size: Lane) -> Lane:
