@@ -42,6 +42,32 @@ def test_pool(case: int, kind: str, target: str) -> None:
     check(b.op("add", y, 1.0), b, {"x": array(*shape)}, target=target)
 
 
+FIRST = [
+    # image, kernel, strides, dilations, pads_lo, pads_hi: along lines
+    ((2, 3, 5, 37), (3, 3), (1, 1), (1, 1), (1, 1), (1, 1)),
+    ((1, 4, 9, 50), (1, 3), (2, 1), (1, 2), (0, 2), (0, 2)),
+    ((1, 2, 6, 33), (3, 2), (1, 1), (2, 1), (0, 0), (2, 1)),
+    ((2, 1, 4, 64), (2, 2), (1, 1), (1, 1), (1, 0), (0, 0)),
+    ((0, 3, 5, 40), (3, 3), (1, 1), (1, 1), (1, 1), (1, 1)),
+    ((1, 3, 45), (3,), (1,), (1,), (1,), (1,)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("target", ["cpu", "avx2", "generic"])
+@pytest.mark.parametrize("kind", ["max", "sum"])
+@pytest.mark.parametrize("case", range(len(FIRST)))
+def test_pool_along_lines(case: int, kind: str, target: str) -> None:
+    """Channels-first, as pools that stand alone are left."""
+    x = array(*FIRST[case][0])
+    if x.size:
+        x[..., 1, 7:9], x[..., -1] = np.nan, -np.inf
+    b = Builder()
+    attrs = window(FIRST[case]) | {"layout": "first"}
+    y = b.op("pool", tensor(b, "x", *x.shape), kind=kind, **attrs)
+    with np.errstate(all="ignore"):
+        check(b.op("sub", y, 1.0), b, {"x": x}, target=target)
+
+
 @pytest.mark.parametrize("kind", ["max", "sum"])
 def test_special_values(kind: str) -> None:
     """A NaN in a window is its result; what lies outside the image is no number at all."""

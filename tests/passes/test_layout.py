@@ -111,3 +111,24 @@ def test_blocks() -> None:
     assert blocks_of((n, 8, h), (n, 2, 4, h)) == [((0,), (0,)), ((1,), (1, 2)), ((2,), (3,))]
     assert blocks_of((n, 8, h), (n * 8, h)) == [((0, 1), (0,)), ((2,), (1,))]
     assert blocks_of((1, 6), (3, 1, 2)) == [((1,), (0, 2))]
+
+
+@pytest.mark.parametrize("width,stride,alone,first", [
+    (40, 1, True, True), (40, 2, True, False), (20, 1, True, False), (40, 1, False, False),
+])
+def test_a_small_pool_that_stands_alone_stays_along_lines(
+    width: int, stride: int, alone: bool, first: bool
+) -> None:
+    net = Net(3, 4)
+    b = net.b
+    x = b.input("x", TensorType(F32, (1, 4, 6, width)))
+    y = b.op("pool", b.op("relu", x), kind="max", kernel=(3, 3), strides=(1, stride),
+             dilations=(1, 1), pads_lo=(1, 1), pads_hi=(1, 1), layout="first")
+    y = b.op("tanh", y) if alone else net.conv(y)
+    graph = b.build({"y": y})
+    turned = to_channels_last(graph)
+    assert images_are_last(turned) is True
+    pool, = (n for n in turned.nodes if n.op == "pool")
+    assert (pool.attrs["layout"] == "first") == first
+    feeds = {"x": np.random.default_rng(0).standard_normal((1, 4, 6, width)).astype(np.float32)}
+    np.testing.assert_allclose(run(turned, feeds)["y"], run(graph, feeds)["y"], 1e-5, 1e-5)
