@@ -5,15 +5,16 @@
 
 Each distinct ``Conv``, ``ConvTranspose``, ``Gemm`` and ``MatMul`` with constant weights (by op,
 attributes and shapes) becomes a model of its own with random weights. Its kernel is timed as the
-step of a program, with images channels-last as between layers, and as the second of two runs in a
-row: the first one writes the result into memory that the system has just handed out, which is no
-matter of the kernel. *Attainable* is the smaller of the
-measured peak and of bandwidth times operational intensity, where operations are those of the direct
-sum, bytes are input, weights and output once each, and the bandwidth is that of the smallest memory
-that holds them all (S. Williams, A. Waterman and D. Patterson, "Roofline: an insightful visual
-performance model for multicore architectures", 2009). Peak and bandwidths are measured by the
-kernels of ``evonnx calibrate`` before and after the layers, and the larger counts: whatever else
-the machine does only makes them smaller. A share above 1 has fewer operations than the direct sum
+step of a program, with images channels-last and at multiples of a cache line as between layers, and
+as the second of two runs in a row: the first one writes the result into memory that the system has
+just handed out, which is no matter of the kernel. *Attainable* is the smaller of the measured peak
+and of bandwidth times operational intensity, where operations are those of the direct sum, bytes
+are input, weights and output once each, and the bandwidth is that of the smallest memory that holds
+them all (S. Williams, A. Waterman and D. Patterson, "Roofline: an insightful visual performance
+model for multicore architectures", 2009). Peak and bandwidths are measured by the kernels of
+``evonnx calibrate`` before and after the layers, and the larger counts: whatever else the machine
+does only makes them smaller.
+A share above 1 has fewer operations than the direct sum
 (Winograd). Peers are timed by the whole call, where ours stands beside them: it includes what a
 layer alone needs around its kernel (turning the image channels-last and back).
 """
@@ -37,6 +38,7 @@ from rich.console import Console
 
 from ..compiler.calibrate import Calibration
 from ..ir.target import Target
+from ..runtime.frame import aligned_empty
 from ..runtime.profile import StepTime, profile
 from .engines import NAMES, OURS, load
 from .measure import interleave
@@ -216,7 +218,8 @@ def measure(shape: Shape, count: int, target: Target, engines: Sequence[str], ro
         path = Path(folder, "layer.onnx")
         onnx.save(single(shape, last=True), path)
         ours = load(OURS, path, 1)
-        inner = rng.standard_normal(ours.handle.inputs["x"].shape).astype(np.float32)
+        inner = aligned_empty(ours.handle.inputs["x"].shape, np.dtype(np.float32))
+        inner[...] = rng.standard_normal(inner.shape)
         seconds = _kernel(profile(ours.handle.executable, {"x": inner}, rounds, warm=True)).seconds
         x = rng.standard_normal(shape.x).astype(np.float32)
         onnx.save(single(shape), path)

@@ -14,13 +14,14 @@ from __future__ import annotations
 import contextlib
 import re
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import llvmlite.binding as llvm
 
 from ..ir.errors import CompileError
 from ..ir.target import Target
 from .linker import RUNTIME
+from .micro.irtext import IN_ORDER
 
 _LOCK = threading.RLock()
 _MACHINES: dict[str, llvm.TargetMachine] = {}
@@ -83,12 +84,13 @@ def asm(source: str, symbol: str, target: Target) -> str:
     return asm_of_ir(lower(source, symbol, target), target)
 
 
-def asm_of_ir(text: str, target: Target) -> str:
-    """Assembly of LLVM IR text, for people and tests."""
+def asm_of_ir(text: str, target: Target, optimize: bool = True) -> str:
+    """Assembly of LLVM IR text, for people and tests; ``optimize`` as of ``compile_ir_text``."""
     with _LOCK:
         module = _module(text)
-        _optimize(module, target)
-        with _address_mode(module, target):
+        if optimize:
+            _optimize(module, target)
+        with _switches(module, target):
             return _machine(target).emit_assembly(module)
 
 
@@ -146,21 +148,31 @@ def _optimize(module: llvm.ModuleRef, target: Target) -> None:
 
 
 @contextlib.contextmanager
-def _address_mode(module: llvm.ModuleRef, target: Target) -> Iterator[None]:
-    """Code generation without loop strength reduction where it has nothing to do.
+def _switches(module: llvm.ModuleRef, target: Target) -> Iterator[None]:
+    """Code generation with the passes that a module needs.
 
-    The pass takes up to two thirds of the time of code generation. On x86 an address may be ``base
-    + index * scale``, so it only gains where an innermost loop multiplies integers. LLVM has this
-    switch per process only, so it is set back afterwards.
+    Loop strength reduction takes up to two thirds of the time of code generation. On x86 an address
+    may be ``base + index * scale``, so it only gains where an innermost loop multiplies integers.
+    The scheduler of machine instructions is left out where a function asks for that
+    (``irtext.IN_ORDER``). LLVM has these switches per process only, so they are set back
+    afterwards.
     """
-    if target.arch != "x86_64" or _multiplies_in_loop(str(module)):
-        yield
-        return
-    llvm.set_option("evonnx", "-disable-lsr=true")
+    text = str(module)
+    switches = {}
+    if target.arch == "x86_64" and not _multiplies_in_loop(text):
+        switches["disable-lsr"] = True
+    if IN_ORDER in text:
+        switches["enable-misched"] = False
+    _set(switches)
     try:
         yield
     finally:
-        llvm.set_option("evonnx", "-disable-lsr=false")
+        _set({name: not value for name, value in switches.items()})
+
+
+def _set(switches: Mapping[str, bool]) -> None:
+    for name, value in switches.items():
+        llvm.set_option("evonnx", f"-{name}={str(value).lower()}")
 
 
 def _multiplies_in_loop(text: str) -> bool:
@@ -188,7 +200,7 @@ def _emit(module: llvm.ModuleRef, target: Target, externals: Iterable[str]) -> b
     if foreign := {name for name in foreign if not name.startswith(_KNOWN)}:
         raise CompileError(f"generated code calls unknown functions: {', '.join(sorted(foreign))}")
     try:
-        with _address_mode(module, target):
+        with _switches(module, target):
             return _machine(target).emit_object(module)
     except RuntimeError as error:
         raise CompileError(f"LLVM could not emit an object for {target.name}: {error}") from error

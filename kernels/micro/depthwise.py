@@ -48,6 +48,8 @@ WIDEST = 9
 """Taps of the widest row whose weights are in registers at once."""
 PART = 7
 """Taps of the parts of wider rows, at most."""
+NARROW = 3
+"""Taps of rows that LLVM's scheduler finds registers for; tiles of wider ones stay in order."""
 
 
 def tile_shape(target: Target, dtype: str = "f32") -> tuple[int, int, int]:
@@ -304,7 +306,8 @@ class WindowWriter:
         rows of a plane of the grid that it reads, where these are not ``kh``."""
         self.kind, self.fan = LLVM[dtype], fan
         self.mr, self.kw, self.stride, self.dilation = mr, kw, stride, dilation
-        self.code = code = Code(name, parameters or window_parameters(dtype), target)
+        self.code = code = Code(name, parameters or window_parameters(dtype), target,
+                                in_order=fan == DEPTHWISE and kw > NARROW)
         width = target.lanes(8 * SIZES[self.kind])
         self.plain = Vectors(code, dtype, width)
         self.taps = taps_together(kw)

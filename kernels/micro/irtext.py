@@ -16,17 +16,25 @@ Carried = list[str]
 
 SIZES = {"float": 4, "double": 8, "i8": 1, "i16": 2, "i32": 4, "i64": 8, "half": 2}
 """Bytes of the scalar LLVM types used here."""
+IN_ORDER = '"evonnx-in-order"'
+"""Attribute of a function whose instructions are to stay in their order. LLVM's scheduler moves
+loads ahead, which a tile that fills the registers has no room for: it then keeps some of its sums
+in memory."""
 
 
 class Code:
     """The text of one LLVM function under construction."""
 
-    def __init__(self, name: str, parameters: Sequence[tuple[str, str]], target: Target) -> None:
-        """Start ``void name(parameters)``; a parameter is ``(type with attributes, name)``."""
+    def __init__(self, name: str, parameters: Sequence[tuple[str, str]], target: Target,
+                 in_order: bool = False) -> None:
+        """Start ``void name(parameters)``; a parameter is ``(type with attributes, name)``;
+        ``in_order``: see ``IN_ORDER``."""
         self._lines: list[str] = []
         self._count = 0
         self._declared: set[str] = set()
-        self._bits = target.vector_bits
+        self._attributes = f'nounwind "prefer-vector-width"="{target.vector_bits}"'
+        if in_order:
+            self._attributes += f" {IN_ORDER}"
         shown = ", ".join(f"{kind} %{label}" for kind, label in parameters)
         self._head = f"define void @{name}({shown}) #0 {{"
         self.block = "entry"
@@ -60,7 +68,7 @@ class Code:
     def text(self) -> str:
         """The finished module text; the function returns at its current end."""
         body = "\n".join([self._head, *self._lines, "  ret void", "}", *sorted(self._declared)])
-        return f'{body}\nattributes #0 = {{ nounwind "prefer-vector-width"="{self._bits}" }}\n'
+        return f"{body}\nattributes #0 = {{ {self._attributes} }}\n"
 
     # --- control ----------------------------------------------------------------------------------
 

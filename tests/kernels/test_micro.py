@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import re
 from itertools import product
 
 import numpy as np
@@ -12,8 +13,9 @@ from evonnx.ir.errors import CompileError
 from evonnx.ir.grids import Taps
 from evonnx.ir.target import Target
 from evonnx.ir.winograd import SQUARES, Transforms
-from evonnx.kernels import micro
+from evonnx.kernels import jit, micro
 from evonnx.kernels.linker import load_objects
+from evonnx.kernels.micro.irtext import IN_ORDER
 from evonnx.kernels.micro.winograd import ADDRESSES
 
 rng = np.random.default_rng(2)
@@ -418,6 +420,19 @@ def test_symbols_name_their_kernel(target):
         micro.named("mk_nothing", target)
     with pytest.raises(CompileError, match="no register"):
         micro.block(target, Taps(9, 1, 1), Taps(9, 1, 1), 4, 8)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_sums_of_wide_windows_stay_in_registers(stride):
+    """LLVM's scheduler would keep hundreds of vectors of them in memory."""
+    target, taps = Target.named("avx512"), Taps(5, stride, 1)
+
+    def kept(text):
+        asm = jit.asm_of_ir(text, target, optimize=False)
+        return len(re.findall(r"\(%r[sb]p.*%zmm|%zmm.*\(%r[sb]p", asm))
+
+    text = micro.block(target, taps, taps, 2, 7).text()
+    assert kept(text) == 0 < kept(text.replace(IN_ORDER, "")) and kept(text) == 0
 
 
 def test_objects_are_compiled_once(target):
