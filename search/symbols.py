@@ -22,9 +22,9 @@ that would have no elements count twice as much, and so on.
 Mixing is asked of the access maps (``ir.access``): a node mixes along an axis of an operand if it
 reads it where it reduces, where memory says, or at positions that only a part of the result has (a
 window, a concatenation, padding). What is read where memory says along a first axis that the result
-has as well is taken for an ``arange``, and a range of everything (as quantization needs) for no
-relation. Of kernels without such a map it is known which axis they work along, and that they leave
-the first one alone.
+has as well is taken for an ``arange``, and one number of several axes (a range, as quantization
+needs it) for no relation. Of kernels without such a map it is known which axis they work along, and
+that they leave the first one alone.
 """
 
 from __future__ import annotations
@@ -137,10 +137,13 @@ def _uses(graph: Graph) -> tuple[Symbols, Symbols]:
         types = tuple(None if v is None else v.type for v in node.inputs)
         if not any(t is not None and type_symbols(t) for t in types):
             continue
-        for region in attr_regions(node.attrs) if lookup(node.op).has("control") else ():
-            inner, also = _uses(region)
-            mixed |= inner
-            sides |= also
+        if lookup(node.op).has("control"):
+            regions = attr_regions(node.attrs)
+            for inner, also in map(_uses, regions):
+                mixed |= inner
+                sides |= also
+            mixed |= _run_over(types, regions)
+            continue
         mixed |= _mixed(node.op, types, node.attrs, node.types)
         first = types[0]
         if lookup(node.op).has("image") and isinstance(first, TensorType) and first.rank >= 4:
@@ -164,11 +167,11 @@ def _mixed(op: str, types: tuple[Type | None, ...], attrs: Attrs, results: tuple
         return _apart_from_kept(definition, types, attrs, results)
     if definition.has("elementwise") or _rearranged(definition, types, first):
         return _NONE
-    if first.numel() == 1:  # a range or a sum of everything relates no two elements
-        return _NONE
     number = count()
     index = tuple(var(f"w{next(number)}", d) for d in first.shape)
     reads = definition.access(types, attrs, index, lambda d: var(f"w{next(number)}", d))
+    if first.numel() == 1 and sum(extent != 1 for _, extent in reads.reduced) > 1:
+        return _NONE  # a range of everything
     return _read_apart(reads, types, first)
 
 
@@ -211,15 +214,18 @@ def _in_place(position: Dim | Gathered, region: Region, reduced: frozenset[str])
     return not names & (reduced | parts)
 
 
+def _run_over(types: Sequence[Type | None], regions: Sequence[Graph]) -> Symbols:
+    """Symbols of the axes that regions are run over: they see the operands without them."""
+    inside = _NONE.union(*(type_symbols(t) for g in regions for n in g.nodes for t in n.types))
+    return _NONE.union(*(type_symbols(t) for t in types if t is not None)) - inside
+
+
 def _apart_from_kept(definition: OpDef, types: Sequence[Type | None], attrs: Attrs,
                      results: Sequence[Type]) -> Symbols:
     """Symbols of a kernel that only says which axis it works along: all but that of the first axis,
     which most leave alone; those of the steps of a recurrence, which leaves all others alone."""
     given = [t for t in types if t is not None]
     every = _NONE.union(*map(type_symbols, given))
-    if definition.has("control"):  # regions see what they are repeated over without that axis
-        return every - _NONE.union(*(type_symbols(t) for g in attr_regions(attrs)
-                                     for n in g.nodes for t in n.types))
     first = given[0] if given else None
     if not isinstance(first, TensorType) or not first.rank or attrs.get("axis") == 0:
         return every

@@ -9,10 +9,12 @@ import pytest
 
 import evonnx
 from evonnx.ir.builder import Builder
-from evonnx.ir.dims import Dim, sym
-from evonnx.ir.graph import Graph, Value
+from evonnx.ir.dims import Dim, free_symbols, sym
+from evonnx.ir.graph import Graph, Node, Value
+from evonnx.ir.interp import run
+from evonnx.ir.random_graphs import random_feeds, random_graph
 from evonnx.ir.target import Target
-from evonnx.ir.types import BOOL, F32, I64, TensorType
+from evonnx.ir.types import BOOL, F32, I64, TensorType, type_symbols
 from evonnx.search.symbols import BATCH, COMPUTED, SAMPLES, SEQUENCE, SIDE, counted, sizes_of
 
 
@@ -148,3 +150,48 @@ def test_report_and_explanation_say_what_was_counted() -> None:
     counts = compiled.report().to_dict()["search"]["counted"]
     assert counts == {"B": [1, "a batch"], "H": [48, "expected"]}
     assert "at B = 1, H = 48:" in compiled.explain("conv")
+
+
+ROWWISE = ("add", "mul", "tanh", "select", "reduce", "dot", "conv", "pool", "transpose", "reshape",
+           "concat", "pad", "softmax", "layer_norm", "attention", "cumulate", "argmax", "topk")
+
+
+def of_everything(node: Node) -> bool:
+    """Whether a node takes one number of several axes, which counts as no relation."""
+    return node.op in ("reduce", "layer_norm") and len(node.operands[0].shape) > 1 and (
+        node.attrs.get("axis", 1) == 0 or len(node.attrs.get("axes", ())) == node.operands[0].rank)
+
+
+@pytest.mark.parametrize("first", range(0, 240, 60))
+def test_a_batch_is_computed_row_by_row(first: int) -> None:
+    """Random graphs: where N is a batch, each row of a result is that of the same row fed alone."""
+    batches = 0
+    for seed in range(first, first + 60):
+        graph = random_graph(seed, 6, symbolic=True, ops=ROWWISE)
+        if counted(graph, {}).get("N", (0, ""))[1] != "a batch" or any(map(of_everything,
+                                                                             graph.nodes)):
+            continue
+        feeds = random_feeds(graph, seed, {"N": 3, "S": 4})
+        axes = {name: [k for k, d in enumerate(v.shape) if d == sym("N")]
+                for name, v in graph.outputs}
+        plain = [name for name, v in graph.outputs if len(axes[name]) == 1 and not any(
+            "N" in free_symbols(d) for d in v.shape if d != sym("N"))]
+        together = run(graph, feeds)
+        for row in range(3):
+            given = {v.node.attrs["name"]: v.shape[:1] == (sym("N"),) for v in graph.inputs}
+            alone = run(graph, {n: x[row:row + 1] if given[n] else x for n, x in feeds.items()})
+            for name in plain:
+                k, = axes[name]
+                batches += 1
+                np.testing.assert_allclose(np.take(together[name], [row], k), alone[name],
+                                           rtol=1e-4, atol=1e-4)
+    assert batches > 30
+
+
+@pytest.mark.parametrize("first", range(0, 200, 100))
+def test_every_symbol_of_a_graph_has_a_size(first: int) -> None:
+    for seed in range(first, first + 100):
+        graph = random_graph(seed, 10, symbolic=True)
+        found = counted(graph, {})
+        symbols = {s for n in graph.nodes for t in n.types for s in type_symbols(t)}
+        assert found.keys() == symbols and all(c.size >= 1 for c in found.values())
