@@ -17,7 +17,7 @@ from functools import lru_cache, partial
 
 from ...ir.grids import DEPTHWISE, Taps
 from ...ir.target import Target
-from .depthwise import Vectors, WindowWriter, finish_parameters, started, write
+from .depthwise import WIDEST, Vectors, WindowWriter, finish_parameters, started, write
 from .irtext import Carried
 
 MOST_TAPS = 32
@@ -59,7 +59,9 @@ def block_text(name: str, target: Target, dtype: str, down: Taps, across: Taps, 
 
 def block_vectors(target: Target, dtype: str, down: Taps, across: Taps, lines: int, mr: int) -> int:
     """Vectors of channels at a time: sums and the weights of a row stay in registers; 0 where not
-    even those of one vector do."""
+    even those of one vector do, or where a row is taken in parts (``depthwise.taps_together``)."""
+    if across.count > WIDEST:
+        return 0
     weights = max(map(len, _users(down, lines).values())) * across.count
     return (target.registers - (2 if dtype.endswith("z") else 1)) // (lines * mr + weights)
 
