@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .basic import in_range
-from .sketch import FLOATS, I8, I32, I64, U8, Misfit, Sketch, Var, draw, np_of
+from .sketch import F32, FLOATS, I8, I32, I64, U8, Misfit, Sketch, Var, draw, np_of
 
 
 def _operand(s: Sketch, dtype: int, shape: list[int], scale: float = 1.0, law: str = "") -> Var:
@@ -109,6 +109,25 @@ def conv(s: Sketch) -> Any:
     if s.flag(0.4):
         y = s.op(s.choice(("Relu", "Sigmoid", "HardSwish", "Tanh")), [y], bound=y.bound)
     return y
+
+
+def wide_conv(s: Sketch) -> Any:
+    """Conv of 3x3 pixels and stride 1 between as many channels as Winograd's method wants, of an
+    image that is fed, and may lie in memory channels-last, or be turned before."""
+    c, m = s.choice((16, 17, 24, 32)), s.choice((16, 20, 32, 33))
+    size = [s.choice((5, 6, 8, 9, 12)) for _ in range(2)]
+    last = s.flag(0.3)
+    x = s.fresh(F32, [1, *size, c] if last else [1, c, *size], "normal")
+    if last:
+        x = s.op("Transpose", [x], perm=[0, 3, 1, 2], bound=x.bound)
+    if s.flag(0.4):
+        x = s.op(s.choice(("Relu", "Sigmoid", "Neg")), [x], bound=x.bound)
+    attrs: dict[str, Any] = {"pads": [s.number(0, 1) for _ in range(4)]} if s.flag(0.8) else {}
+    y = s.op("Conv", [x, s.weight(F32, [m, c, 3, 3], 0.1), s.weight(F32, [m])],
+             bound=x.bound * 20, **attrs)
+    if s.flag(0.4):
+        y = s.op("Relu", [y], bound=y.bound)
+    return s.op("Transpose", [y], perm=[0, 2, 3, 1], bound=y.bound) if s.flag(0.2) else y
 
 
 def conv_transpose(s: Sketch) -> Any:
@@ -306,6 +325,6 @@ def recurrent(s: Sketch) -> Any:
                  **attrs)
 
 
-MAKERS = {matmul: 8, gemm: 3, conv: 6, conv_transpose: 2, pool: 3, padded: 1, einsum: 2, resize: 2,
-          quantize: 3, quantized_product: 3, recurrent: 2}
+MAKERS = {matmul: 8, gemm: 3, conv: 6, wide_conv: 2, conv_transpose: 2, pool: 3, padded: 2,
+          einsum: 2, resize: 2, quantize: 3, quantized_product: 3, recurrent: 2}
 """Makers and how often they are drawn."""
