@@ -49,7 +49,9 @@ WAY_BYTES = 4096
 CHUNK = 1024
 """Products of one chunk of a long sum, about: a chunk of a panel is 128 KB."""
 CHAIN = 256
-"""Products that one accumulator takes in a row: no chunk is shorter."""
+"""Products of the shortest chunk of a long sum."""
+KEYS = 256
+"""Keys of one block of an attention, at most."""
 MOST_BLOCK = 64
 """Micro-tiles of rows in a parallel tile, at most."""
 SHORT_TILE = 4

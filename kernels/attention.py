@@ -32,16 +32,12 @@ from ..ir.elements import Ex, map_dims, positions, renamer
 from ..ir.graph import Graph
 from ..ir.target import Target
 from ..ir.types import BOOL, F32, I64
-from ..ir.variants import best_height
+from ..ir.variants import KEYS, best_height
 from .contract import NO_LIMITS
 from .lower import Lowering
 from .micro import MicroKernel, igemm, igemm_rows, narrowed, pack, softmax, turn
-from .micro.gemm import CHAIN
 from .micro.softmax import LOG2E
 from .nest import Accumulate, Address, Call, Domain, Loop, Nest, Nested, SetRows, Step, Store
-
-KEYS = CHAIN
-"""Keys of a block, at most."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,10 +16,11 @@ What often follows a product is done in registers before the only store: a parti
 a bias, a residual, limits. Each is skipped where it is absent, by a branch per tile, so that one
 tile serves all of them. Edges are stored under masks.
 
-A sum of ``n`` terms in one chain loses about ``sqrt(n)`` roundings. So no accumulator runs over
-more than ``CHAIN`` products: before it would, it is added to a total in memory and starts anew
-(blocked summation; N. Higham, "Accuracy and Stability of Numerical Algorithms", 2002, section 4.2).
-Shorter products never touch that memory. Sets of accumulators share such a run: each sums a part.
+A sum of ``n`` terms in one chain loses about ``sqrt(n)`` roundings. So in longer sums no
+accumulator runs over more than ``CHAIN`` products: before it would, it is added to a total in
+memory and starts anew (blocked summation; N. Higham, "Accuracy and Stability of Numerical
+Algorithms", 2002, section 4.2). Sums of up to twice as many never touch that memory. Sets of
+accumulators share such a run: each sums a part.
 
 A panel comes from far the first time it is used. So while one panel is multiplied, lines of the
 next are prefetched, spread evenly over all micro-tiles that share the panel.
@@ -41,9 +42,9 @@ from ...ir.variants import PREFETCHES, micro_tile, sets_of_sums
 from .irtext import SIZES, Carried, Code
 
 _LLVM = {"f32": "float", "f64": "double"}
-CHAIN = 256
+CHAIN = 128
 """Products of a run that is summed by itself, by one accumulator or by a tile's several sets: a
-power of two."""
+power of two. Sums of up to twice as many are one run, since two would cost 2 %."""
 EXPECTED = 128
 """Products of one sum, and elements from row to row of the result, from which on a tile asks for
 the lines of its result first. Measured on Zen 4."""
@@ -125,7 +126,7 @@ class _Writer:
         self.cells, self.zero = self.sets * self.per_set, "zeroinitializer"
         self.chain = CHAIN
         self.cell_kinds = [self.vectors[cell % self.nv] for cell in range(self.cells)]
-        self.kinds = [*self.cell_kinds, "ptr", "ptr", "i64"]
+        self.kinds = [*self.cell_kinds, "ptr", "ptr", "i64", "i64"]
         self.prefetches = tile.mr >= PREFETCHES
 
     def text(self) -> str:
@@ -133,10 +134,10 @@ class _Writer:
         code = self.code
         self.totals = code.let(f"alloca [{self.cells} x {self.vectors[0]}], align 64")
         total = code.let("mul nsw i64 %taps, %klen")
+        short = code.let(f"icmp sle i64 {total}, {2 * self.chain}")
+        self.most = code.let(f"select i1 {short}, i64 {2 * self.chain}, i64 {self.chain}")
         many = code.let(f"icmp sge i64 {code.least(total, '%ldc')}, {EXPECTED}")
         code.branch(many, self._expect)
-        split = code.let(f"icmp sgt i64 {total}, {self.chain}")
-        code.branch(split, lambda: self._store_totals([self.zero] * self.cells))
 
         def tap(index: str, values: Carried) -> Carried:
             table = code.at("i64", "%rows", code.let(f"mul nsw i64 {index}, {self.tile.mr}"))
@@ -148,9 +149,9 @@ class _Writer:
 
         ahead = code.at("i8", "%b", "%ahead")
         start = [*((kind, self.zero) for kind in self.cell_kinds), ("ptr", "%b"), ("ptr", ahead),
-                 ("i64", "0")]  # fmt: skip
-        acc = code.loop(0, "%taps", 1, start, tap)[: self.cells]
-        sums = self._reduce_sets(code.when(split, self.kinds, acc, lambda: self._added(acc)))
+                 ("i64", "0"), ("i64", "0")]  # fmt: skip
+        *acc, _, _, _, stored = code.loop(0, "%taps", 1, start, tap)
+        sums = self._reduce_sets(self._with_totals(stored, acc))
         self._finish(sums)
         return code.text()
 
@@ -173,19 +174,21 @@ class _Writer:
 
     def _run(self, rows: list[str], first: str, values: Carried) -> Carried:
         """Up to ``chain`` k of one tap from ``first``. Carried: accumulators, place in the panel,
-        place that is prefetched, products taken since the accumulators were 0."""
-        code, places, taken = self.code, values[-3:-1], values[-1]
+        place that is prefetched, products taken since the accumulators were 0, and whether there
+        are totals of those before."""
+        code, acc, places = self.code, values[: self.cells], values[self.cells : -2]
+        taken, stored = values[-2:]
         end = code.least(code.let(f"add nsw i64 {first}, {self.chain}"), "%klen")
         length = code.let(f"sub nsw i64 {end}, {first}")
         after = code.let(f"add nsw i64 {taken}, {length}")
-        full = code.let(f"icmp sgt i64 {after}, {self.chain}")
+        full = code.let(f"icmp sgt i64 {after}, {self.most}")
 
         def flush() -> Carried:
-            self._store_totals(self._added(values))
-            return [*[self.zero] * self.cells, length]
+            self._store_totals(self._with_totals(stored, acc))
+            return [*[self.zero] * self.cells, length, "1"]
 
-        kinds = [*self.kinds[: self.cells], "i64"]
-        *acc, taken = code.when(full, kinds, [*values[: self.cells], after], flush)
+        kinds = [*self.cell_kinds, "i64", "i64"]
+        *acc, taken, stored = code.when(full, kinds, [*acc, after, stored], flush)
         main = code.let(f"and i64 {end}, {-self.unroll}")
 
         def many(k: str, values: Carried) -> Carried:
@@ -203,7 +206,7 @@ class _Writer:
             return [*acc, code.at(self.panel_kind, panel, self.nr), self._prefetch(ahead)]
 
         state = code.loop(first, main, self.unroll, list(zip(self.kinds, [*acc, *places])), many)
-        return [*code.loop(main, end, 1, list(zip(self.kinds, state)), one), taken]
+        return [*code.loop(main, end, 1, list(zip(self.kinds, state)), one), taken, stored]
 
     def _prefetch(self, ahead: str) -> str:
         """Asks for the line at ``ahead``; the next place."""
@@ -219,12 +222,16 @@ class _Writer:
         for cell in range(self.cells):
             self.code.store(self.cell_kinds[cell], values[cell], self._total(cell), self.aligned)
 
-    def _added(self, acc: Carried) -> list[str]:
-        """Accumulators plus what was taken out of them before."""
+    def _with_totals(self, stored: str, acc: Carried) -> Carried:
+        """Accumulators plus what was taken out of them before, if anything was."""
         code = self.code
-        olds = [code.load(kind, self._total(cell), self.aligned)
-                for cell, kind in enumerate(self.cell_kinds)]
-        return [self._sum(x, y, cell) for cell, (x, y) in enumerate(zip(olds, acc))]
+
+        def added() -> Carried:
+            olds = [code.load(kind, self._total(cell), self.aligned)
+                    for cell, kind in enumerate(self.cell_kinds)]
+            return [self._sum(x, y, cell) for cell, (x, y) in enumerate(zip(olds, acc))]
+
+        return code.when(code.let(f"icmp ne i64 {stored}, 0"), self.cell_kinds, acc, added)
 
     def _step(self, k: str, panel: str, rows: list[str], acc: Carried, which: int) -> None:
         """One k: the accumulators of set ``which``, in place."""

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from ...ir.dims import Dim
 from ...ir.ops import lookup
 from ...ir.target import Target
-from ...ir.variants import CHAIN, best_height, micro_tile
+from ...ir.variants import KEYS, best_height, micro_tile
 from ..work import AttentionWork
 from .base import Phase
 from .products import NOMINAL, ProductCount
@@ -34,12 +34,12 @@ def count_attention(a: AttentionWork, number: Callable[[Dim], float], target: Ta
         number(d) for d in (a.batches, a.rows, a.keys, a.depth, a.columns))
     panels = batches * math.ceil(rows / (full * lanes))
     width = min(full, math.ceil(rows / lanes)) * lanes if isinstance(a.rows, int) else full * lanes
-    blocks = math.ceil(keys / CHAIN)
+    blocks = math.ceil(keys / KEYS)
     heights = range(most, 0, -1)
 
     def product(length: float, along: float, times: int) -> Phase:
         """``length`` rows over ``along`` products, in ``times`` pieces."""
-        height = best_height(heights, max(1, math.ceil(min(length, CHAIN))))
+        height = best_height(heights, max(1, math.ceil(min(length, KEYS))))
         calls = panels * math.ceil(length / height)
         steps = calls * along
         return Phase(fma=2 * steps * height * width, entries=_CALL * calls * times,
