@@ -6,10 +6,11 @@ A tile is a few lines of the output image, or a part of one where there are few.
 per row of the windows, reads a row of zeros for columns to the left and right of the image, and
 what lies above or below the image, or in planes before or behind it, is left out by giving it fewer
 rows and planes. Small windows are computed by ``block``, two lines at once, which share
-the pixels that are loaded; ``window`` has the lines that are left over. Windows that neither has a
-form of go through a table of addresses (zeros outside the image) to the micro-kernel ``depthwise``;
-those of groups are products (``contract``) instead. The last pixels of a line begin earlier instead
-of being cut, so some are computed twice, but none is padded.
+the pixels that are loaded; ``window`` has the lines that are left over. Those that overlap a little
+are computed by ``roll``, which goes down a run of lines and reads each row of the image once.
+Windows that none has a form of go through a table of addresses (zeros outside the image) to the
+micro-kernel ``depthwise``; those of groups are products (``contract``) instead. The last pixels of
+a line begin earlier instead of being cut, so some are computed twice, but none is padded.
 
 Bias and limits are applied in registers (``epilogue``), and a channels-first result leaves a strip
 of scratch turned; what else follows is a loop nest over a strip. Pixels of a quantized image are
@@ -37,9 +38,10 @@ from ..ir.types import F32, I8, I64, U8
 from ..ir.variants import WAY_BYTES, best_height
 from .lower import Lowering
 from .maps import TURN_KERNEL, rows_per_tile
-from .micro import MicroKernel, block, depthwise, window
-from .micro.blocks import block_shape
+from .micro import MicroKernel, block, depthwise, roll, window
+from .micro.blocks import Shape
 from .micro.depthwise import window_rows
+from .micro.rolling import lines_shape
 from .nest import (
     Accumulate,
     Address,
@@ -83,7 +85,9 @@ class _Segment:
     first: Dim
     count: Dim
     tile: MicroKernel
-    lines: int
+    lines: Dim
+    most: int
+    """Lines at most."""
 
 
 class DepthwiseWriter:
@@ -120,7 +124,7 @@ class DepthwiseWriter:
     def nest(self) -> tuple[Nest, tuple[str, ...]]:
         """The whole kernel, and the micro-kernels it calls."""
         steps, lead = self.prepared(), list(self.lead)
-        work, size = self.part * self.after, self.at_once
+        work, size = self.part * self.after, self.shape.lines
         per = dmax(1, BLOCK_ELEMENTS // work) if isinstance(work, int) and work else dmax(
             1, ceil_div(BLOCK_ELEMENTS, dmax(work, 1)))
         if size == 1:
@@ -148,12 +152,13 @@ class DepthwiseWriter:
         if self.finish is not None and self.finish.turned and self.grid is None:
             self.finish = None
         self.cut_line()
-        self.at_once, self.wide = self.block()
-        segments = [s for lines in {1, self.at_once} for s in self.segments(lines)]
+        self.shape = self.block()
+        segments = [s for lines in {1, self.shape.lines} for s in self.segments(lines)]
         if self.turned:
             low.new_scratch(F32, BLOCK_CHANNELS * BLOCK_PIXELS)
         elif self.finish is None:
-            low.new_scratch(F32, c * max((s.lines * self.together(s) for s in segments), default=1))
+            low.new_scratch(F32, c * max(
+                (s.most * self.together(s) for s in segments), default=1))
         if self.grid is None:
             most = max((s.tile.mr for s in segments), default=1)
             self.table = low.new_scratch(I64, self.taps * most)
@@ -164,20 +169,24 @@ class DepthwiseWriter:
         return [Loop((Axis(z, self.before),) if isinstance(z, Expr) else (),
                      (Store(self.zeros, z, zero),))]
 
-    def steps(self, lines: int) -> list[Step]:
+    def steps(self, lines: Dim) -> list[Step]:
         """What computes one part of ``lines`` neighboring lines."""
         segments = self.segments(lines)
         return [self.turned_part(segments)] if self.turned else list(map(self.segment, segments))
 
     def several(self, line: Dim, first: Dim, count: Dim, most: Dim,
                 lets: tuple[tuple[Dim, Dim], ...] = ()) -> list[Step]:
-        """What computes one part of ``count`` lines from ``first`` on, at most ``most``: blocks of
-        ``at_once`` lines, and what is left one by one. ``line`` is the variable of their number, of
-        which ``lets`` are made."""
-        size = self.at_once
+        """What computes one part of ``count`` lines from ``first`` on, at most ``most``: runs of
+        lines, or blocks of them and what is left one by one. ``line`` is the variable of their
+        number, of which ``lets`` are made."""
+        size = self.shape.lines
         blocks = count // size
         # A loop even around one block: what is known of its number must not outlive it.
         k = self.low.names.var(most // size + 1)
+        if self.shape.rolled:
+            run = self.steps(dmin(size, count - k * size))
+            return [Nested((Axis(k, ceil_div(count, size)),), tuple(run),
+                           ((line, first + k * size), *lets))]
         found: list[Step] = [Nested((Axis(k, blocks),), tuple(self.steps(size)),
                                     ((line, first + k * size), *lets))]
         if count != blocks * size:
@@ -189,25 +198,28 @@ class DepthwiseWriter:
         """Neighboring lines that may be computed together."""
         return self.lead[-1].hi if self.lead else 1
 
-    def block(self) -> tuple[int, int]:
+    def block(self) -> Shape:
         """Lines that are computed at once, and pixels of each in a tile."""
         grid, finish, most = self.grid, self.finish, self.most_lines()
+        alone = Shape(1, 1, math.inf)
         if grid is None or grid.down is None or self.fan != DEPTHWISE or self.turned or (
                 not isinstance(self.number, Expr)):
-            return 1, 1
+            return alone
         if finish is not None:
             bias = 0 if finish.bias is None else finish.bias.position
             if self.line_step(bias) != 0 or self.line_step(finish.out.position) is None:
-                return 1, 1
+                return alone
         step = grid.across.step
         if not isinstance(step, int) or step * self.space.pixels.itemsize % CROWDED == 0:
-            return 1, 1
+            return alone
         lines = least_rows(most)
         if not isinstance(most, int):
             lines = max(lines, LARGE)
         every = max(lines, least_rows(product(a.hi for a in self.lead)))
-        return block_shape(self.target, self.dtype, grid.down.taps, grid.across.taps, lines,
-                           least_rows(self.part) or LARGE, max(1, -(-every // EVEN)))
+        sizes = lines, least_rows(self.part) or LARGE, max(1, -(-every // EVEN))
+        rolls = grid.planes == 1 and finish is not None  # the strip of a run would be too large
+        return lines_shape(self.target, self.dtype, grid.down.taps, grid.across.taps, *sizes,
+                           rolls)
 
     @property
     def turned(self) -> bool:
@@ -242,29 +254,33 @@ class DepthwiseWriter:
 
     # -- runs of pixels --------------------------------------------------------------------
 
-    def segments(self, lines: int) -> list[_Segment]:
+    def segments(self, lines: Dim) -> list[_Segment]:
         """The pixels of a part of so many lines by micro-kernel."""
-        first, count, grid = self.first, self.count, self.grid
+        first, count, grid, several = self.first, self.count, self.grid, lines != 1
 
         def tile(pixels: int) -> MicroKernel:
             if grid is None:
                 return depthwise(self.target, self.dtype, pixels)
             taps = grid.across.taps
-            if lines > 1:
+            if several:
                 assert grid.down is not None
-                return block(self.target, grid.down.taps, taps, lines, pixels, self.dtype)
+                windows = self.target, grid.down.taps, taps
+                if self.shape.rolled:
+                    return roll(*windows, pixels, self.dtype)
+                return block(*windows, self.shape.lines, pixels, self.dtype)
             return window(self.target, taps.count, taps.stride, self.dtype, pixels, taps.dilation,
                           self.fan)
 
-        most = self.wide if lines > 1 else self.most if grid is None else window_rows(
+        room = self.shape.lines if several else 1
+        most = self.shape.pixels if several else self.most if grid is None else window_rows(
             self.target, self.fan)
         if isinstance(count, int):
-            pixels = max(1, min(most, count)) if grid is None or lines > 1 else best_height(
+            pixels = max(1, min(most, count)) if grid is None or several else best_height(
                 range(min(most, count), 0, -1), count) if count else 1
-            return [_Segment(first, count, tile(pixels), lines)] if count else []
+            return [_Segment(first, count, tile(pixels), lines, room)] if count else []
         whole = count // most * most
-        return [_Segment(first, whole, tile(most), lines),
-                _Segment(first + whole, count - whole, tile(1), lines)]
+        return [_Segment(first, whole, tile(most), lines, room),
+                _Segment(first + whole, count - whole, tile(1), lines, room)]
 
     # -- one run ---------------------------------------------------------------------------
 
@@ -274,7 +290,7 @@ class DepthwiseWriter:
         c, tile = self.after, s.tile.mr
         if self.grid is None or not isinstance(c, int):
             return tile
-        tiles = max(1, STRIP_ELEMENTS // (max(c, 1) * tile * s.lines))
+        tiles = max(1, STRIP_ELEMENTS // (max(c, 1) * tile * s.most))
         if not isinstance(s.count, int):
             return tile
         return min(tiles * tile, max(s.count, 1)) if s.count > tile else tile
@@ -293,7 +309,7 @@ class DepthwiseWriter:
             lowest = dmax(s.first + q * size, self.begin)  # nothing is stored twice
             axes = (Axis(self.pixel, first + size, lowest),) if isinstance(
                 self.pixel, Expr) else ()
-            lead = loop.axes[:1] if s.lines > 1 else ()
+            lead = loop.axes[:1] if s.lines != 1 else ()
             steps.append(replace(loop, axes=(*lead, *axes, *loop.axes[len(lead):])))
         return Nested((Axis(q, ceil_div(s.count, size)),) if isinstance(q, Expr) else (),
                       tuple(steps))
@@ -334,9 +350,14 @@ class DepthwiseWriter:
         row = grid.across.taps.count * self.fan.before * c
         plane = grid.height * row
         skipped, column = grid.first_plane * plane, grid.across.step
-        if s.lines > 1:
+        if s.lines != 1:
             assert grid.down is not None
             top, bottom = grid.down.inside(self.lead[-1].var, s.lines)
+            if self.shape.rolled:
+                return Call(symbol, (
+                    s.lines, pixels, Address(buffer, position), column, grid.down.step, top, bottom,
+                    left, right, Address(self.zeros, 0), Address(weights, place + skipped + origin),
+                    c, channels, out, ldo, self.from_line(pixels), *end))
             return Call(symbol, (
                 pixels, Address(buffer, position), column, grid.down.step, top, bottom, grid.plane,
                 grid.planes, left, right, Address(self.zeros, 0),
@@ -413,7 +434,7 @@ class DepthwiseWriter:
         return SetRows((*taps, *inner), self.table, tap * mr + i,
                        Address(buffer, rename(start(position))), conds, self.zeros)
 
-    def epilogue(self, first: Dim, pixels: Dim = 0, lines: int = 1) -> tuple[Loop, Finish | None]:
+    def epilogue(self, first: Dim, pixels: Dim = 0, lines: Dim = 1) -> tuple[Loop, Finish | None]:
         """Everything after the convolution: over lines, if there are several, and channels of a
         pixel of the strip of ``pixels`` that begins at pixel ``first``; in registers if it can
         be."""

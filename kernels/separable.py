@@ -63,7 +63,7 @@ class _Lines(DepthwiseWriter):
         if len(self.outer) > 1:
             at = places(self.outer, self.number)
             lets = tuple((axis.var, at[name_of(axis.var)]) for axis in self.outer)
-        if self.at_once > 1:
+        if self.shape.lines > 1:
             return Nested((), (*steps, *self.several(
                 self.number, self.first_line, last - self.first_line, self.room, lets)))
         each = Axis(self.number, last, self.first_line)

@@ -43,6 +43,7 @@ from . import depthwise as _depthwise
 from . import gemm as _gemm
 from . import packing as _packing
 from . import quantized as _quantized
+from . import rolling as _rolling
 from . import softmax as _softmax
 from . import winograd as _winograd
 from .packing import pack_b
@@ -175,15 +176,35 @@ def block(target: Target, down: Taps, across: Taps, lines: int, mr: int, dtype: 
     if nv < 1:
         raise CompileError(f"a tile of {lines} lines of {mr} pixels leaves no register for "
                            f"windows of {down.count}x{across.count}: take a smaller one")
-    pairs = (f"{a}x{b}" for a, b in zip(
-        *((t.count, t.stride, t.dilation) for t in (down, across)), strict=True))
-    symbol = "mk_block_{}_k{}s{}d{}_{}".format(dtype, *pairs, f"{lines}x{mr}")
+    symbol = f"mk_block_{_windows(dtype, down, across)}_{lines}x{mr}"
     arguments = tuple(name for _, name in _blocks.block_parameters(dtype))
 
     def text() -> str:
         return _blocks.block_text(symbol, target, dtype, down, across, lines, mr, nv)
 
     return MicroKernel(symbol, target, mr, nv, nv * target.lanes(32), arguments, text)
+
+
+def roll(target: Target, down: Taps, across: Taps, mr: int, dtype: str = "f32") -> MicroKernel:
+    """The tile of ``mr`` pixels that goes down a depthwise convolution, windows and pixels as in
+    ``block``."""
+    if mr > _rolling.roll_rows(target, dtype, down, across):
+        raise CompileError(f"no tile of {mr} pixels goes down windows of {down.count}x"
+                           f"{across.count} with stride {down.stride}: take a block")
+    symbol = f"mk_roll_{_windows(dtype, down, across)}_{mr}"
+    arguments = tuple(name for _, name in _rolling.roll_parameters(dtype))
+
+    def text() -> str:
+        return _rolling.roll_text(symbol, target, dtype, down, across, mr)
+
+    return MicroKernel(symbol, target, mr, 1, target.lanes(32), arguments, text)
+
+
+def _windows(dtype: str, down: Taps, across: Taps) -> str:
+    """What the symbol of a tile of several lines says of its pixels and windows."""
+    pairs = (f"{a}x{b}" for a, b in zip(
+        *((t.count, t.stride, t.dilation) for t in (down, across)), strict=True))
+    return "{}_k{}s{}d{}".format(dtype, *pairs)
 
 
 def pack(target: Target, dtype: str = "f32") -> MicroKernel:
@@ -276,8 +297,8 @@ _NAMES = re.compile(
     r"|depthwise_(?P<table_type>f32|f64|[us]8z?)_(?P<table_rows>\d+)"
     r"|window_(?P<window_type>f32|f64|[us]8z?)_k(?P<kw>\d+)s(?P<stride>\d+)d(?P<dilation>\d+)"
     r"(?:g(?P<before>\d+)to(?P<after>\d+))?_(?P<window_rows>\d+)"
-    r"|block_(?P<block_type>f32|[us]8z?)_k(?P<block_k>\d+x\d+)s(?P<block_s>\d+x\d+)"
-    r"d(?P<block_d>\d+x\d+)_(?P<lines>\d+)x(?P<block_rows>\d+)"
+    r"|(?:block|roll)_(?P<block_type>f32|[us]8z?)_k(?P<block_k>\d+x\d+)s(?P<block_s>\d+x\d+)"
+    r"d(?P<block_d>\d+x\d+)_(?:(?P<lines>\d+)x)?(?P<block_rows>\d+)"
     r"|(?P<square>pixels|results)_f32_(?P<side>\d+)"
     r"|pack_(?P<pack>f32|f64|i8)|(?P<turn>turn_f32)|(?P<softmax>softmax_f32))"
 )
@@ -317,8 +338,10 @@ def named(symbol: str, target: Target) -> MicroKernel:
     if part["block_type"]:
         pairs = (map(int, part[name].split("x")) for name in ("block_k", "block_s", "block_d"))
         down, across = (Taps(*values) for values in zip(*pairs, strict=True))
-        size = int(part["lines"]), int(part["block_rows"])
-        return block(target, down, across, *size, part["block_type"])
+        width = int(part["block_rows"])
+        if part["lines"] is None:
+            return roll(target, down, across, width, part["block_type"])
+        return block(target, down, across, int(part["lines"]), width, part["block_type"])
     if part["square"]:
         return (pixels if part["square"] == "pixels" else results)(target, int(part["side"]))
     if part["turn"]:
@@ -330,6 +353,6 @@ def named(symbol: str, target: Target) -> MicroKernel:
 
 __all__ = [
     "known", "named", "narrowed",
-    "MicroKernel", "igemm", "igemm_rows", "depthwise", "window", "block", "pack", "pack_b",
+    "MicroKernel", "igemm", "igemm_rows", "depthwise", "window", "block", "roll", "pack", "pack_b",
     "igemm_i8", "pack_i8", "pack_b_i8", "pixels", "results", "softmax", "turn",
 ]  # fmt: skip

@@ -13,6 +13,7 @@ one line. Sums are added up in the same order, and come out equal.
 from __future__ import annotations
 
 import itertools
+from dataclasses import dataclass
 from functools import lru_cache, partial
 
 from ...ir.grids import DEPTHWISE, Taps
@@ -30,6 +31,19 @@ LINE_TILE = 8
 READ, WRITTEN, START = 2, 4, 12
 """What a vector costs that comes from the level-2 cache or goes there (the line is read before),
 and a tile, in multiply-adds of a vector. Measured on Zen 4, and taken for true elsewhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How many lines and pixels of each are computed at once; ``cycles`` of a vector of channels
+    of the image that this takes, in multiply-adds. One line is a tile of
+    ``depthwise.window_text``."""
+
+    lines: int
+    pixels: int
+    cycles: float
+    rolled: bool = False
+    """Whether the lines are a run that a tile of ``rolling`` goes down."""
 
 
 def block_parameters(dtype: str) -> list[tuple[str, str]]:
@@ -68,10 +82,9 @@ def block_vectors(target: Target, dtype: str, down: Taps, across: Taps, lines: i
 
 @lru_cache(maxsize=1024)
 def block_shape(target: Target, dtype: str, down: Taps, across: Taps, lines: int, pixels: int,
-                most: int) -> tuple[int, int]:
-    """``(lines, pixels)`` of the tiles for an image of so many lines and pixels that take the least
-    time, with at most ``most`` lines; one line where those of ``depthwise.window_text`` are to be
-    used."""
+                most: int) -> Shape:
+    """The tiles for an image of so many lines and pixels that take the least time, with at most
+    ``most`` lines."""
     def cycles(height: int, width: int) -> float:
         rows = len(_users(down, height))
         moved = READ * rows * width * across.stride + WRITTEN * height * width
@@ -79,15 +92,15 @@ def block_shape(target: Target, dtype: str, down: Taps, across: Taps, lines: int
             max(height * width * down.count * across.count, moved) + START)
 
     alone = min(range(1, min(LINE_TILE, pixels) + 1), key=lambda width: cycles(1, width))
-    best, shape = lines * cycles(1, alone), (1, alone)
+    best = Shape(1, alone, lines * cycles(1, alone))
     if down.count > 1 and down.count * across.count <= MOST_TAPS:
         for height, width in itertools.product(range(2, min(MOST_LINES, lines, most) + 1),
                                                range(min(LINE_TILE, pixels), 0, -1)):
             whole, rest = divmod(lines, height)
             time = whole * cycles(height, width) + rest * cycles(1, alone)
-            if time < best and block_vectors(target, dtype, down, across, height, width):
-                best, shape = time, (height, width)
-    return shape
+            if time < best.cycles and block_vectors(target, dtype, down, across, height, width):
+                best = Shape(height, width, time)
+    return best
 
 
 def _users(down: Taps, lines: int) -> dict[int, list[tuple[int, int]]]:
@@ -100,8 +113,35 @@ def _users(down: Taps, lines: int) -> dict[int, list[tuple[int, int]]]:
     return found
 
 
-class _BlockWriter(WindowWriter):
-    """Writes one tile; accumulators are numbered ``[line][pixel][vector]``."""
+class LinesWriter(WindowWriter):
+    """What tiles of several lines have in common; accumulators are numbered
+    ``[line][pixel][vector]``."""
+
+    def weights(self, at: str, ky: int, vectors: int, access: Vectors) -> list[list[str]]:
+        """Row ``ky`` of the weights at ``at``: vectors by tap."""
+        code, found = self.code, []
+        row = code.at(self.kind, at, code.let(f"mul nsw i64 {self.row_of_weights}, {ky}"))
+        for _ in range(self.kw):
+            found.append([access.load(row, v) for v in range(vectors)])
+            row = code.at(self.kind, row, "%ldw")
+        return found
+
+    def sums(self, places: dict[int, str], weights: dict[int, list[list[str]]], vectors: int,
+             access: Vectors, acc: Carried) -> Carried:
+        """The sums with one row of pixels added, with the weights of each line."""
+        result = list(acc)
+        for number, place in places.items():
+            xs = [access.load_pixel(place, v) for v in range(vectors)]
+            for (line, ws), (r, kx), v in itertools.product(
+                    weights.items(), self.users[number], range(vectors)):
+                cell = (line * self.mr + r) * vectors + v
+                result[cell] = self.code.multiply_add(
+                    access.vector, result[cell], xs[v], ws[kx][v])
+        return result
+
+
+class _BlockWriter(LinesWriter):
+    """Writes one tile."""
 
     def __init__(self, name: str, target: Target, dtype: str, down: Taps, across: Taps, lines: int,
                  mr: int, nv: int) -> None:
@@ -142,28 +182,6 @@ class _BlockWriter(WindowWriter):
         for line in range(self.lines):
             write(code, acc[line * each : (line + 1) * each], first, vectors, access, out)
             out = code.at(self.kind, out, "%ldl")
-
-    def weights(self, at: str, ky: int, vectors: int, access: Vectors) -> list[list[str]]:
-        """Row ``ky`` of the weights at ``at``: vectors by tap."""
-        code, found = self.code, []
-        row = code.at(self.kind, at, code.let(f"mul nsw i64 {self.row_of_weights}, {ky}"))
-        for _ in range(self.kw):
-            found.append([access.load(row, v) for v in range(vectors)])
-            row = code.at(self.kind, row, "%ldw")
-        return found
-
-    def sums(self, places: dict[int, str], weights: dict[int, list[list[str]]], vectors: int,
-             access: Vectors, acc: Carried) -> Carried:
-        """The sums with one row of pixels added, with the weights of each line."""
-        result = list(acc)
-        for number, place in places.items():
-            xs = [access.load_pixel(place, v) for v in range(vectors)]
-            for (line, ws), (r, kx), v in itertools.product(
-                    weights.items(), self.users[number], range(vectors)):
-                cell = (line * self.mr + r) * vectors + v
-                result[cell] = self.code.multiply_add(
-                    access.vector, result[cell], xs[v], ws[kx][v])
-        return result
 
     def fill_rows(self, start: str) -> None:
         def plane(z: str, _: Carried) -> Carried:

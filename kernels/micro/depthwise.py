@@ -303,7 +303,8 @@ class WindowWriter:
                  mr: int, nv: int, fan: Fan, parameters: list[tuple[str, str]] | None = None,
                  height: int | None = None) -> None:
         """``parameters``: those of another tile that is written on this one's base; ``height``:
-        rows of a plane of the grid that it reads, where these are not ``kh``."""
+        rows of a plane of the grid that it reads, where these are not ``kh``; 0: it needs no table
+        of the columns at borders."""
         self.kind, self.fan = LLVM[dtype], fan
         self.mr, self.kw, self.stride, self.dilation = mr, kw, stride, dilation
         self.code = code = Code(name, parameters or window_parameters(dtype), target,
@@ -325,9 +326,11 @@ class WindowWriter:
         self.inside = code.let("sub i64 %right, %left")
         self.entries = (self.parts + (self.rest > 0)) * len(users)
         """Columns of the parts of one row."""
-        self.height = "%kh" if height is None else str(height)
-        rows = code.let(f"mul nsw i64 %kd, {self.height}")
-        self.table = code.let(f"alloca ptr, i64 {code.let(f'mul nsw i64 {rows}, {self.entries}')}")
+        self.height, self.table = "%kh" if height is None else str(height), ""
+        if height != 0:
+            size = code.let(f"mul nsw i64 {code.let(f'mul nsw i64 %kd, {self.height}')}, "
+                            f"{self.entries}")
+            self.table = code.let(f"alloca ptr, i64 {size}")
         self.whole = fan.after % width == 0
         """Whether groups are whole vectors: their channels before are taken in a loop."""
         self.over_channels = _over_channels(code, dtype, width, nv, fan)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from evonnx.ir.schedule import Group, Schedule
 from evonnx.ir.target import Target
 from evonnx.ir.types import F32, I8, U8, DType, TensorType
 from evonnx.kernels.depthwise import lower_depthwise
+from evonnx.kernels.micro.blocks import Shape
 from evonnx.runtime.executable import Executable
 from evonnx.search.greedy import greedy
 
@@ -44,6 +46,7 @@ CASES = [
     ((2, 90, 5), (10,), (2,), (3,), (0,), (9,)),
     ((1, 300, 3), (128,), (1,), (1,), (64,), (63,)),
     ((1, 12, 30, 20), (3, 10), (1, 1), (1, 1), (1, 4), (1, 5)),
+    ((1, 56, 19, 20), (3, 3), (2, 2), (1, 1), (0, 1), (1, 0)),
 ]  # fmt: skip
 
 
@@ -177,12 +180,13 @@ def test_weights_may_be_a_part(width: int) -> None:
 def test_images_need_no_table() -> None:
     """Borders, dilations and strides are the window's own, of up to three axes and any width;
     windows of one column have a table. Small ones are computed two lines at once, a last one
-    alone."""
+    alone; those that overlap a little go down a long image."""
     for case, *wanted in (
         (0, "mk_block_f32_k3x3s1x1d1x1_2x4", "mk_window_f32_k3s1d1_4"),
         (1, "mk_block_f32_k3x3s2x2d1x1_2x4"), (3, "mk_window_f32_k5s1d1_4"),
         (6, "mk_block_f32_k3x3s1x1d2x2_2x5", "mk_window_f32_k3s1d2_4"),
         (13, "mk_window_f32_k15s2d1_4"), (7, "mk_depthwise_f32_6"),
+        (21, "mk_roll_f32_k3x3s2x2d1x1_3"),
     ):  # fmt: skip
         b = Builder()
         y, _ = depthwise(b, CASES[case], CASES[case][0])
@@ -200,7 +204,7 @@ def test_pixels_that_compete_for_the_sets_of_a_cache(channels: int, stem: str) -
     assert symbol.startswith(stem)
 
 
-@pytest.mark.parametrize("case", [0, 1, 2, 15, 16])
+@pytest.mark.parametrize("case", [0, 1, 2, 15, 16, 21])
 def test_lines_at_once_are_the_lines_alone(case: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sums are added up in the same order, in registers and where they wait in a strip."""
     def run() -> list[np.ndarray]:
@@ -212,7 +216,8 @@ def test_lines_at_once_are_the_lines_alone(case: int, monkeypatch: pytest.Monkey
     given = feeds(CASES[case])
     del given["b"]
     together = run()
-    monkeypatch.setattr("evonnx.kernels.depthwise.block_shape", lambda *_: (1, 1))
+    monkeypatch.setattr("evonnx.kernels.depthwise.lines_shape",
+                        lambda *_: Shape(1, 1, math.inf))
     for one, several in zip(run(), together, strict=True):
         np.testing.assert_array_equal(one, several)
 
@@ -233,7 +238,7 @@ def quantized(case: tuple[Any, ...], kind: DType, zero: float) -> tuple[Builder,
 
 
 @pytest.mark.parametrize("target", ["cpu", "avx2", "generic"])
-@pytest.mark.parametrize("case", [1, 4, 6, 9, 12, 15])
+@pytest.mark.parametrize("case", [1, 4, 6, 9, 12, 15, 21])
 @pytest.mark.parametrize("kind,zero", [(U8, 130.0), (I8, -128.0), (U8, 0.0)])
 def test_bytes_are_read_as_they_are(case: int, target: str, kind: DType, zero: float) -> None:
     """The conversion goes with the convolution: what lies between is a quarter of the size."""

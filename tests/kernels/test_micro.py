@@ -274,6 +274,47 @@ def test_block(target, call_micro, dtype):
                 np.testing.assert_array_equal(out[0, :, :channels], alone)
 
 
+@pytest.mark.parametrize("dtype", ["f32", "u8z"])
+def test_roll(target, call_micro, dtype):
+    """A run of lines gives what tiles of one line give, wherever the image begins and ends."""
+    kind, stored = np.float32, np.float32 if dtype == "f32" else np.uint8
+    zero = (7.0,) if dtype == "u8z" else ()
+    for down, across, mr in ((Taps(3, 2, 1), Taps(3, 2, 1), 3), (Taps(4, 3, 1), Taps(2, 1, 3), 2),
+                             (Taps(5, 2, 1), Taps(1, 1, 1), 1)):
+        call = call_micro(micro.roll(target, down, across, mr, dtype))
+        single = call_micro(
+            micro.window(target, across.count, across.stride, dtype, mr, across.dilation))
+        for lines, channels, top, bottom, left, right in (
+            (1, 16, 0, 99, 0, 99), (4, 17, 1, 99, 1, 99), (5, 70, 0, 6, 0, 4), (3, 33, 2, 2, 0, 1),
+        ):  # fmt: skip
+            pixels = 2 * mr + mr // 2
+            rows, columns = down.span(lines), across.span(pixels)
+            bottom, right = min(bottom, rows), min(right, columns)
+            x = (40 * rng.standard_normal((rows, columns, channels + 1))).astype(stored)
+            if dtype == "f32":
+                x[:top] = x[bottom:] = x[:, :left] = x[:, right:] = np.nan
+                x[rows // 2, columns // 2, 0] = np.inf
+            outside = np.full(channels, zero[0] if zero else 0, x.dtype)
+            w = rng.standard_normal((down.count, across.count, channels)).astype(kind)
+            out = np.full((lines, pixels, channels + 2), 7, kind)
+            bias, limits, _ = finish_of(channels, kind)
+            line, step = columns * (channels + 1), channels + 2
+            call(lines, pixels, x.ctypes.data, channels + 1, line, top, bottom, left, right,
+                 outside.ctypes.data, w.ctypes.data, channels, channels, out.ctypes.data, step,
+                 pixels * step, bias, *limits, *zero)  # fmt: skip
+            assert (out[..., channels:] == 7).all()
+            for number in range(lines):
+                first = number * down.stride
+                skipped = min(max(top - first, 0), down.count)
+                kept = max(min(bottom - first, down.count) - skipped, 0)
+                alone = np.zeros((pixels, channels), kind)
+                single(pixels, x[first:].ctypes.data + skipped * line * x.itemsize, channels + 1,
+                       line, kept, 0, 1, left, right, outside.ctypes.data,
+                       w[skipped:].ctypes.data, channels, 0, channels, alone.ctypes.data, channels,
+                       bias, *limits, *zero)  # fmt: skip
+                np.testing.assert_array_equal(out[number, :, :channels], alone)
+
+
 @pytest.mark.parametrize("dtype", KINDS)
 def test_pack(target, call_micro, dtype):
     packer = micro.pack(target, dtype)
@@ -431,6 +472,7 @@ def test_symbols_name_their_kernel(target):
         micro.igemm_i8(target, 3, 1, half=target.vector_bits >= 512), micro.turn(target),
         micro.softmax(target), micro.pixels(target, 4), micro.results(target, 3),
         micro.block(target, Taps(3, 2, 1), Taps(2, 1, 3), 2, 3, "u8z"),
+        micro.roll(target, Taps(3, 2, 1), Taps(2, 1, 3), 2, "u8z"),
     ]  # fmt: skip
     for kernel in made:
         assert micro.named(kernel.symbol, target) == kernel
