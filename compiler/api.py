@@ -21,7 +21,7 @@ from ..ir.types import Type
 from ..runtime.cache import CacheRecord, ObjectCache
 from ..runtime.crew import Crew
 from ..runtime.executable import Executable, Parts, measure_peak, return_free_memory
-from ..runtime.objects import link
+from ..runtime.objects import begin, begin_driver, link
 from ..runtime.program import Program
 from ..runtime.seen import SeenFiles
 from ..runtime.store import ProgramCache
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from ..search.models import CostModel
     from ..search.strategies import Strategy
-    from .build import Lowered
+    from .build import Lowered, Made
     from .gantt import Gantt
     from .profiling import Profile
     from .report import Costs, Report
@@ -360,7 +360,7 @@ def _compiled(request: Request, threads: int | None, objects: ObjectCache | None
                                 known=request.digest)
             return Compiled(known, executable, None, clock.seconds, found)
     with rare_collections(), Crew(where) as crew:
-        stages = request.derive(clock, lambda graph: _foresee(graph, crew))
+        stages = request.derive(clock, lambda graph: _foresee(graph, crew, objects))
         options.check_rounded(stages.passes)
         if request.search.measure and stages.fuser is not None:
             from .contest import Contest
@@ -388,17 +388,20 @@ def _compiled(request: Request, threads: int | None, objects: ObjectCache | None
     return compiled
 
 
-def _foresee(graph: Graph, crew: Crew) -> None:
-    """A graph of some size has kernels enough for a worker, which is up when they are known."""
+def _foresee(graph: Graph, crew: Crew, objects: ObjectCache | None) -> None:
+    """A graph of some size has kernels enough for workers, which are up when they are known, and
+    compile the driver until then."""
     if sum(n.op not in ("input", "const") for n in graph.nodes) >= _MANY_NODES:
         crew.start_early()
+        begin_driver(objects, crew)
 
 
 def _executable(stages: Stages, target: Target, threads: int | None, objects: ObjectCache | None,
                 clock: Clock, crew: Crew, patience: int = 0) -> Executable:
     """The program of the stages' schedule, loaded."""
     clock.stage("lower")
-    program = program_of(stages.graph, stages.schedule, target, clock.progress)
+    program = program_of(stages.graph, stages.schedule, target, clock.progress,
+                         lambda code: begin(code, target, objects, crew))
     program = replace(program, patience=patience)
     clock.stage("kernels")
     return Executable(program, stages.graph.constants, target, threads, objects, clock.progress,
@@ -457,9 +460,10 @@ def _keep(programs: ProgramCache, request: Request, stages: Stages, executable: 
     return f"; not kept: {why}" if why else ""
 
 
-def program_of(graph: Graph, schedule: Schedule, target: Target, progress: Progress | None = None
-               ) -> Program:
-    """The program; regions of control ops are optimized and scheduled like whole graphs."""
+def program_of(graph: Graph, schedule: Schedule, target: Target, progress: Progress | None = None,
+               made: Made = lambda code: None) -> Program:
+    """The program; regions of control ops are optimized and scheduled like whole graphs. ``made``
+    is told of every kernel at once."""
     from ..search.greedy import Fuser
     from .build import build_program
     from .pipeline import run_pipeline
@@ -468,9 +472,10 @@ def program_of(graph: Graph, schedule: Schedule, target: Target, progress: Progr
 
     def region(body: Graph) -> Program:
         optimized = run_pipeline(body)
-        return build_program(optimized, Fuser(optimized).run(), target, region, lowered)
+        return build_program(optimized, Fuser(optimized).run(), target, region, lowered,
+                             made=made)
 
-    return build_program(graph, schedule, target, region, lowered, progress)
+    return build_program(graph, schedule, target, region, lowered, progress, made)
 
 
 def check(model: Model) -> tuple[Gap, ...]:

@@ -40,15 +40,17 @@ Lowered = dict[tuple[Any, ...], GroupKernels]
 """Kernels by structure, shared by all programs of one compilation."""
 Region = Callable[[Graph], Program]
 """Compiles the region of a control op."""
+Made = Callable[[KernelCode], None]
+"""Is told of every new kernel at once."""
 
 
 class ProgramBuilder:
     """Builds the program of one graph."""
 
     def __init__(self, graph: Graph, schedule: Schedule, target: Target, lowered: Lowered,
-                 region: Region) -> None:
+                 region: Region, made: Made) -> None:
         self.graph, self.schedule, self.target = graph, schedule, target
-        self.lowered, self.region = lowered, region
+        self.lowered, self.region, self.made = lowered, region, made
         self.buffers: list[Buffer] = []
         self.of: dict[Value, int] = {}
         self.steps: list[Step] = []
@@ -155,8 +157,10 @@ class ProgramBuilder:
         for kernel in kernels.kernels:
             table = {"in": sources, "out": results, "packed": {0: packed}}
             buffers = tuple(table[what][k] for what, k in kernel.buffers)
-            self.kernels.setdefault(kernel.symbol, KernelCode(kernel.source, kernel.symbol,
-                                                              kernel.externs))
+            if kernel.symbol not in self.kernels:
+                code = KernelCode(kernel.source, kernel.symbol, kernel.externs)
+                self.kernels[kernel.symbol] = code
+                self.made(code)
             last = kernel is kernels.kernels[-1]
             self.steps.append(KernelStep(
                 kernel.symbol, buffers, kernel.params, kernel.tiles, kernel.scratch,
@@ -219,7 +223,8 @@ def _side_by_side(steps: list[Step]) -> list[Step]:
 
 
 def build_program(graph: Graph, schedule: Schedule, target: Target, region: Region,
-                  lowered: Lowered | None = None, progress: Progress | None = None) -> Program:
+                  lowered: Lowered | None = None, progress: Progress | None = None,
+                  made: Made = lambda code: None) -> Program:
     """The program of a scheduled graph; raises ``CompileError`` where a group cannot be lowered."""
     shared = {} if lowered is None else lowered
-    return ProgramBuilder(graph, schedule, target, shared, region).run(progress)
+    return ProgramBuilder(graph, schedule, target, shared, region, made).run(progress)

@@ -132,6 +132,8 @@ class Report:
     cache_misses: int
     cache_reasons: dict[str, int]
     """Why objects were not taken from the cache."""
+    compiled_by: str
+    """Who compiled these objects, and why no more did; empty where nobody had to."""
     program: str
     """"cached" if the whole program came from the cache (graphs and passes of this report were
     made again to be shown), "loaded" from an artefact, else why it was compiled."""
@@ -195,6 +197,7 @@ class Report:
             "kernels": self.kernels,
             "cache": {"program": self.program, "hits": self.cache_hits, "misses": self.cache_misses,
                       "reasons": dict(self.cache_reasons)},
+            "compiled_by": self.compiled_by,
             "dtypes": dict(self.dtypes), "host": list(self.host),
             "bindings": None if self.bindings is None else asdict(self.bindings),
             "versions": None if self.versions is None else asdict(self.versions),
@@ -264,6 +267,7 @@ def make_report(
         cache_hits=len(records) - len(misses),
         cache_misses=len(misses),
         cache_reasons=dict(Counter(r.reason for r in misses)),
+        compiled_by=executable.parts.code.compiled_by,
         program=program,
         dtypes=dict(Counter(str(t.dtype) for n in graph.nodes for t in n.types
                             if isinstance(t, TensorType)).most_common()),
@@ -291,7 +295,7 @@ def blank_report(target: Target, threads: int) -> Report:
         target=target.name, threads=threads, seconds={}, passes=[], nodes_before=0,
         nodes_after=0, groups=[], stages=[], before=nothing, after=nothing, sizes={},
         memory=Memory(None, None, None), kernels=0, cache_hits=0, cache_misses=0, cache_reasons={},
-        program="not compiled yet: it depends on what is fed", dtypes={},
+        compiled_by="", program="not compiled yet: it depends on what is fed", dtypes={},
     )  # fmt: skip
 
 

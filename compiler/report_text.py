@@ -127,7 +127,7 @@ def _total_rows(r: Report) -> list[tuple[str, str]]:
         *_version_rows(r.versions),
         ("program", _ORIGINS.get(r.program) or f"compiled ({r.program})"),
         ("kernels", f"{r.kernels} objects, {r.cache_hits} from the cache, {r.cache_misses} compiled"
-                    + (f" ({reasons})" if reasons else "")),
+                    + (f" by {r.compiled_by} ({reasons})" if reasons else "")),
         ("dtypes", ", ".join(f"{k} {v}" for k, v in r.dtypes.items())),
         ("host", ", ".join(r.host) if r.host else "nothing runs on the host"),
     ]

@@ -113,6 +113,11 @@ class ObjectCache(DiskCache):
         body, fault = _unwrap(data, key)
         return (None, fault) if body is None else (body, "cached")
 
+    def has(self, symbol: str, text: str, target: Target) -> bool:
+        """Whether there is an entry, sound or not."""
+        key = key_text(symbol, text, target).encode()
+        return not self.problem() and self.path(key).is_file()
+
     def put(self, symbol: str, text: str, target: Target, data: bytes) -> str:
         """Keep an object; returns "" or why it could not be kept."""
         key = key_text(symbol, text, target).encode()

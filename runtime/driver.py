@@ -227,6 +227,11 @@ def driver(cache: Source | None = None, compile_ir: CompileIR | None = None) -> 
         return _DRIVER[0]
 
 
+def loaded() -> bool:
+    """Whether this process has its driver."""
+    return bool(_DRIVER)
+
+
 def driver_object(
     target: Target, cache: Source | None = None, compile_ir: CompileIR | None = None
 ) -> tuple[str, bytes]:

@@ -7,7 +7,7 @@ have is compiled by a ``crew``. When nothing is missing, Numba is never imported
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 
@@ -17,6 +17,7 @@ from ..kernels import micro
 from ..kernels.linker import Loader, load_objects
 from .cache import CacheRecord, ObjectCache
 from .crew import Crew, Job, Progress
+from .driver import SYMBOL, driver_ir, futex_number, loaded
 from .program import KernelCode, Program
 
 
@@ -34,6 +35,25 @@ class Built:
     """The relocatable objects by symbol."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Wall time of ``compile`` and ``load``."""
+    compiled_by: str = ""
+    """Who compiled what did not come from the cache (``Crew.account``)."""
+
+
+def begin(code: KernelCode, target: Target, cache: ObjectCache | None, crew: Crew) -> None:
+    """Has the crew begin a kernel, and the micro-kernels that it calls, before the rest of the
+    program is known; what the cache has is left alone."""
+    for job in _jobs([code], target):
+        if cache is None or not cache.has(job.symbol, job.text, target):
+            crew.ahead(job)
+
+
+def begin_driver(cache: ObjectCache | None, crew: Crew) -> None:
+    """Has the crew begin this process's driver, unless it is here or in the cache."""
+    target = Target.detect()  # it runs here, whatever kernels are compiled for
+    if not loaded() and target.isa == crew.target.isa:
+        job = Job.of_ir(SYMBOL, driver_ir(target, futex_number()))
+        if cache is None or not cache.has(job.symbol, job.text, target):
+            crew.ahead(job)
 
 
 def build(
@@ -63,16 +83,20 @@ def build(
         seconds = time.perf_counter() - began
         records[job.symbol] = CacheRecord(job.symbol, True, why, seconds, len(data))
         objects[job.symbol] = data
+    compiled_by = ""
     if not missing:
         meanwhile()
     else:
         with Crew(target) if crew is None else nullcontext(crew) as compiling:
             _compile_all(missing, compiling, cache, objects, records, progress, meanwhile)
+            compiled_by = compiling.account()
         if cache is not None:
             cache.clean_if_grown()
     seconds = time.perf_counter() - start
-    return link({j.symbol: objects[j.symbol] for j in jobs}, [records[j.symbol] for j in jobs],
-                seconds)
+    built = link({j.symbol: objects[j.symbol] for j in jobs}, [records[j.symbol] for j in jobs],
+                 seconds)
+    built.compiled_by = compiled_by
+    return built
 
 
 def link(objects: dict[str, bytes], records: list[CacheRecord], compile_s: float = 0.0) -> Built:
@@ -93,9 +117,15 @@ def collect(programs: Iterable[Program], target: Target) -> list[Job]:
             known = kernels.setdefault(code.symbol, code)
             if known.source != code.source:
                 raise CompileError(f"two kernels are called {quote(code.symbol)}")
-    jobs = [Job(k.symbol, k.source, k.externs) for k in kernels.values()]
-    externs = sorted({e for k in kernels.values() for e in k.externs})
-    return jobs + [Job(e, micro_text(e, target), (), True) for e in externs if e not in kernels]
+    return _jobs(list(kernels.values()), target)
+
+
+def _jobs(kernels: Sequence[KernelCode], target: Target) -> list[Job]:
+    """Some kernels, and the micro-kernels that they call."""
+    own = {k.symbol for k in kernels}
+    externs = sorted({e for k in kernels for e in k.externs} - own)
+    return [*(Job(k.symbol, k.source, k.externs) for k in kernels),
+            *(Job(e, micro_text(e, target), (), True) for e in externs)]
 
 
 def micro_text(symbol: str, target: Target) -> str:
@@ -115,10 +145,8 @@ def _compile_all(
     progress: Progress | None,
     meanwhile: Callable[[], None],
 ) -> None:
-    """Compiles what is missing, largest source first."""
     reasons = {job.symbol: why for job, why in missing}
-    jobs = sorted((job for job, _ in missing), key=lambda j: (j.is_ir, -len(j.text)))
-    for job, data, seconds in crew.compile(jobs, progress, meanwhile):
+    for job, data, seconds in crew.compile([job for job, _ in missing], progress, meanwhile):
         objects[job.symbol] = data
         why = reasons[job.symbol]
         fault = cache.put(job.symbol, job.text, crew.target, data) if cache is not None else ""

@@ -36,6 +36,11 @@ class Job:
     optimize: bool = False
     """Whether LLVM's passes run over IR: micro-kernels gain nothing by them."""
 
+    @classmethod
+    def of_ir(cls, symbol: str, text: str) -> Job:
+        """LLVM IR that LLVM's passes run over."""
+        return cls(symbol, text, (), is_ir=True, optimize=True)
+
     def compile(self, target: Target) -> bytes:
         """The object; raises ``CompileError``."""
         from ..kernels import jit  # LLVM, which a program from the cache does without

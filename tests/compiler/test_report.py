@@ -128,11 +128,13 @@ def test_what_fired_and_what_was_cached(tmp_path: Any) -> None:
     assert again.to_dict()["cache"] == {"program": "cached", **hits}
     assert again.rules == first.rules
     assert "from the cache" in str(again)
+    assert (data["compiled_by"], again.compiled_by) == ("this process", "")
     shutil.rmtree(tmp_path / "programs")
     kernels = evonnx.compile(graph, cache=tmp_path, threads=1).report().to_dict()
     assert kernels["cache"] == {"program": "not in the cache", **hits}
     text = str(first)
-    for shown in ("canon", *first.rules, "compiled (1 not in the cache)", "1 groups"):
+    by = "compiled by this process (1 not in the cache)"
+    for shown in ("canon", *first.rules, by, "1 groups"):
         assert shown in text, text
 
 

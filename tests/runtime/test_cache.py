@@ -17,11 +17,11 @@ from evonnx.ir.errors import CompileError
 from evonnx.ir.target import Target
 from evonnx.runtime import disk as module
 from evonnx.runtime.cache import ObjectCache, key_text
-from evonnx.runtime.crew import Crew
+from evonnx.runtime.crew import Crew, _Queue
 from evonnx.runtime.disk import default_folder
-from evonnx.runtime.driver import SYMBOL, driver_ir, futex_number
+from evonnx.runtime.driver import SYMBOL, driver_ir, driver_object, futex_number
 from evonnx.runtime.executable import Executable
-from evonnx.runtime.objects import Built, build, collect, micro_text
+from evonnx.runtime.objects import Built, begin, begin_driver, build, collect, micro_text
 from evonnx.runtime.program import KernelCode, Program
 from evonnx.runtime.worker import Job
 from evonnx.runtime.workers import Workers
@@ -260,7 +260,10 @@ def test_workers_make_the_same_objects(sources: Any) -> None:
 
 def test_workers_that_do_not_start(sources: Any, monkeypatch: Any) -> None:
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
-    assert len(built(kernels(sources["affine"], 3), 2).addresses) == 3
+    found = built(kernels(sources["affine"], 3), 2)
+    assert len(found.addresses) == 3
+    assert found.compiled_by == (
+        "this process; workers could not be started: No such file or directory")
 
 
 def test_workers_that_die(sources: Any, monkeypatch: Any) -> None:
@@ -271,7 +274,9 @@ def test_workers_that_die(sources: Any, monkeypatch: Any) -> None:
             self.process.wait()
 
     monkeypatch.setattr("evonnx.runtime.crew.Workers", Mortal)
-    assert len(built(kernels(sources["affine"], 4), 1).addresses) == 4
+    found = built(kernels(sources["affine"], 4), 1)
+    assert len(found.addresses) == 4
+    assert found.compiled_by == "this process; 1 worker ended early"
 
 
 def test_a_worker_that_is_ready_ahead_and_one_that_nobody_needs(sources: Any) -> None:
@@ -313,6 +318,43 @@ def test_workers_that_do_everything(sources: Any, monkeypatch: Any, mortal: bool
     code = {job.symbol: data for job, data, _ in done}
     assert code == {s: Job(s, k.source).compile(target)
                     for s, k in kernels(sources["affine"], 5).kernels.items()}
+
+
+def test_jobs_that_are_begun_early(sources: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    """They are done once, whatever is asked for first; what the cache has is not begun."""
+    monkeypatch.setattr("evonnx.runtime.objects.loaded", lambda: False)
+    target, cache = Target.detect(), ObjectCache(tmp_path)
+    program = kernels(sources["affine"], 3)
+    with Crew(target, 1) as crew:
+        crew.apart = True
+        begin_driver(cache, crew)
+        for code in program.kernels.values():
+            begin(code, target, cache, crew)
+        begun = set(crew._open)
+        assert {job.symbol for job in begun} == {"k0", "k1", "k2", SYMBOL}
+        made = build([program], target, cache, crew=crew)
+        driver_object(target, cache, crew.compile_ir)
+        assert not crew._open and not crew._early
+        assert crew._elsewhere == 4
+        assert made.compiled_by == "1 worker"
+        for code in program.kernels.values():
+            begin(code, target, cache, crew)
+        begin_driver(cache, crew)
+        assert not crew._open
+        again = crew.compile(collect([program], target))
+        assert {job.symbol: data for job, data, _ in again} == made.objects
+
+
+def test_long_jobs_are_begun_first() -> None:
+    todo = _Queue()
+    jobs = [Job("short", "x" * 500), Job("ir", "x" * 9000, is_ir=True), Job("long", "x" * 4000),
+            Job.of_ir("driver", "x" * 9000)]  # fmt: skip
+    todo.put(None)
+    for job in jobs:
+        todo.put(job)
+    order = [todo.get() for _ in range(5)]
+    assert [None if j is None else j.symbol for j in order] == [
+        "long", "driver", "short", "ir", None]
 
 
 def driver_text(target: Target) -> tuple[str, str]:
