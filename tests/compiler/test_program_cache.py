@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -143,6 +144,77 @@ def test_a_damaged_entry_is_made_anew(tmp_path: Path) -> None:
     entry.write_bytes(whole[:-100])
     assert "damaged" in found(evonnx.compile(model(), cache=tmp_path, threads=1))
     assert found(evonnx.compile(model(), cache=tmp_path, threads=1)) == "cached"
+
+
+RUN = """
+import os, resource, signal, sys
+import numpy as np
+import evonnx
+from evonnx.runtime import store
+{before}
+compiled = evonnx.compile(sys.argv[1], cache=sys.argv[2], threads=1)
+y = compiled(np.arange(6, dtype=np.float32).reshape(2, 3))
+assert y.shape == (2, 20000) and (y[0] == 3).all() and (y[1] == 12).all(), y
+print(compiled.report().program)
+"""
+
+
+def in_a_process(tmp_path: Path, before: str = "", cache: str = "c") -> subprocess.Popen[str]:
+    """Compiles ``model()`` with a cache below ``tmp_path`` and runs it."""
+    path = tmp_path / "m.onnx"
+    if not path.exists():
+        path.write_bytes(model().SerializeToString())
+    command = [sys.executable, "-c", RUN.format(before=before), str(path), str(tmp_path / cache)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def said(process: subprocess.Popen[str]) -> str:
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    return output.strip()
+
+
+def entries(folder: Path) -> list[Path]:
+    return [p for p in folder.rglob("*") if p.is_file() and p.parent.parent == folder]
+
+
+def test_two_processes_at_once(tmp_path: Path) -> None:
+    both = [in_a_process(tmp_path) for _ in range(2)]
+    assert {said(p) for p in both} <= {"not in the cache", "cached"}
+    (entry,) = entries(tmp_path / "c" / "programs")
+    assert not entry.name.startswith(".new-")
+    assert said(in_a_process(tmp_path)) == "cached"
+
+
+def test_a_process_that_is_killed_while_it_writes(tmp_path: Path) -> None:
+    """What it leaves is nobody's entry."""
+    killed = in_a_process(tmp_path, """
+def half(file, *arguments):
+    file.write(bytes(5000))
+    file.flush()
+    os.kill(os.getpid(), signal.SIGKILL)
+store.write_artefact = half
+""")
+    killed.communicate(timeout=60)
+    assert killed.returncode == -signal.SIGKILL
+    (left,) = entries(tmp_path / "c" / "programs")
+    assert (left.name[:5], left.stat().st_size) == (".new-", 5000)
+    assert [said(in_a_process(tmp_path)) for _ in range(2)] == ["not in the cache", "cached"]
+
+
+def test_a_disk_that_is_full(tmp_path: Path) -> None:
+    """The system refuses to write more than some bytes into a file: half an entry is removed."""
+    limit = "resource.setrlimit(resource.RLIMIT_FSIZE, (5000, resource.RLIM_INFINITY))"
+    folder = tmp_path / "c" / "programs"
+    answer = said(in_a_process(tmp_path, limit))
+    assert answer == f"not in the cache; not kept: cannot write to {folder}: File too large"
+    assert entries(folder) == []
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "c").write_text("a file in the way")
+    why = f"cannot use {tmp_path / 'c' / 'below' / 'programs'}: Not a directory"
+    assert said(in_a_process(tmp_path, cache="c/below")) == f"{why}; not kept: {why}"
 
 
 def test_a_hit_imports_no_compiler(tmp_path: Path) -> None:
