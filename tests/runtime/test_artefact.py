@@ -158,8 +158,11 @@ def test_the_cache_says_why(exe: Executable, tmp_path: Path, monkeypatch: Any) -
 def test_the_oldest_programs_go_first(exe: Executable, tmp_path: Path) -> None:
     import os
 
-    cache = ProgramCache(tmp_path, max_bytes=60_000)
     parts = (exe.program, exe.parts.code.objects, exe.parts.constants)
+    one = ProgramCache(tmp_path / "one")
+    assert one.put("k", NOTES, *parts) == ""
+    (entry,) = [p for p in one.folder.rglob("*") if p.is_file()]
+    cache = ProgramCache(tmp_path, max_bytes=8 * entry.stat().st_size)
     for k in range(12):
         assert cache.put(f"k{k}", NOTES, *parts) == ""
         for path in cache.folder.rglob("*"):  # make order of use visible to coarse clocks
