@@ -21,7 +21,7 @@ from ..ir.types import Type
 from ..runtime.cache import CacheRecord, ObjectCache
 from ..runtime.crew import Crew
 from ..runtime.executable import Executable, Parts, measure_peak, return_free_memory
-from ..runtime.objects import begin, begin_driver, link
+from ..runtime.objects import Early, begin_driver, link
 from ..runtime.program import Program
 from ..runtime.seen import SeenFiles
 from ..runtime.store import ProgramCache
@@ -401,7 +401,7 @@ def _executable(stages: Stages, target: Target, threads: int | None, objects: Ob
     """The program of the stages' schedule, loaded."""
     clock.stage("lower")
     program = program_of(stages.graph, stages.schedule, target, clock.progress,
-                         lambda code: begin(code, target, objects, crew))
+                         Early(target, objects, crew))
     program = replace(program, patience=patience)
     clock.stage("kernels")
     return Executable(program, stages.graph.constants, target, threads, objects, clock.progress,

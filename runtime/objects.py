@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 
@@ -39,12 +40,23 @@ class Built:
     """Who compiled what did not come from the cache (``Crew.account``)."""
 
 
-def begin(code: KernelCode, target: Target, cache: ObjectCache | None, crew: Crew) -> None:
-    """Has the crew begin a kernel, and the micro-kernels that it calls, before the rest of the
-    program is known; what the cache has is left alone."""
-    for job in _jobs([code], target):
-        if cache is None or not cache.has(job.symbol, job.text, target):
-            crew.ahead(job)
+class Early:
+    """Has a crew whose workers do everything begin kernels, and the micro-kernels that they call,
+    before the rest of the program is known. What the cache has is left alone."""
+
+    def __init__(self, target: Target, cache: ObjectCache | None, crew: Crew) -> None:
+        self._target, self._cache, self._crew = target, cache, crew
+        self._seen: set[str] = set()
+
+    def __call__(self, code: KernelCode) -> None:
+        """Begins one kernel."""
+        if not self._crew.apart:
+            return
+        jobs = _jobs([code], self._target, self._seen)
+        self._seen.update(job.symbol for job in jobs)
+        for job in jobs:
+            if self._cache is None or not self._cache.has(job.symbol, job.text, self._target):
+                self._crew.ahead(job)
 
 
 def begin_driver(cache: ObjectCache | None, crew: Crew) -> None:
@@ -120,10 +132,11 @@ def collect(programs: Iterable[Program], target: Target) -> list[Job]:
     return _jobs(list(kernels.values()), target)
 
 
-def _jobs(kernels: Sequence[KernelCode], target: Target) -> list[Job]:
-    """Some kernels, and the micro-kernels that they call."""
+def _jobs(kernels: Sequence[KernelCode], target: Target, seen: AbstractSet[str] = frozenset()
+          ) -> list[Job]:
+    """Some kernels, and the micro-kernels that they call, but for those already ``seen``."""
     own = {k.symbol for k in kernels}
-    externs = sorted({e for k in kernels for e in k.externs} - own)
+    externs = sorted({e for k in kernels for e in k.externs} - own - seen)
     return [*(Job(k.symbol, k.source, k.externs) for k in kernels),
             *(Job(e, micro_text(e, target), (), True) for e in externs)]
 

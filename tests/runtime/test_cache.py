@@ -21,7 +21,7 @@ from evonnx.runtime.crew import Crew, _Queue
 from evonnx.runtime.disk import default_folder
 from evonnx.runtime.driver import SYMBOL, driver_ir, driver_object, futex_number
 from evonnx.runtime.executable import Executable
-from evonnx.runtime.objects import Built, begin, begin_driver, build, collect, micro_text
+from evonnx.runtime.objects import Built, Early, begin_driver, build, collect, micro_text
 from evonnx.runtime.program import KernelCode, Program
 from evonnx.runtime.worker import Job
 from evonnx.runtime.workers import Workers
@@ -328,8 +328,9 @@ def test_jobs_that_are_begun_early(sources: Any, tmp_path: Path, monkeypatch: An
     with Crew(target, 1) as crew:
         crew.apart = True
         begin_driver(cache, crew)
+        early = Early(target, cache, crew)
         for code in program.kernels.values():
-            begin(code, target, cache, crew)
+            early(code)
         begun = set(crew._open)
         assert {job.symbol for job in begun} == {"k0", "k1", "k2", SYMBOL}
         made = build([program], target, cache, crew=crew)
@@ -337,8 +338,9 @@ def test_jobs_that_are_begun_early(sources: Any, tmp_path: Path, monkeypatch: An
         assert not crew._open and not crew._early
         assert crew._elsewhere == 4
         assert made.compiled_by == "1 worker"
+        early = Early(target, cache, crew)
         for code in program.kernels.values():
-            begin(code, target, cache, crew)
+            early(code)
         begin_driver(cache, crew)
         assert not crew._open
         again = crew.compile(collect([program], target))
