@@ -188,11 +188,11 @@ _EACH = "each"
 
 
 def _loops(func_ir: Any) -> tuple[set[int], set[int]]:
-    """Blocks that head a ``range`` loop over literals with at most ``_SHORT`` trips, and those that
-    head an ``each`` loop.
+    """Blocks that head a ``range`` loop over literals with at most ``_SHORT`` trips in which there
+    are only such loops, and those that head an ``each`` loop.
 
     Unrolled early, a window of a pooling or a small vector disappears, and the vectorizer sees the
-    loop around it.
+    loop around it. Where another loop is inside, copies of it would be all that comes of it.
     """
     values: dict[str, Any] = {}
     for block in func_ir.blocks.values():
@@ -224,7 +224,21 @@ def _loops(func_ir: Any) -> tuple[set[int], set[int]]:
     independent.update(offset for offset, block in func_ir.blocks.items()
                        if len(block.body) == 1 and isinstance(block.body[0], numba_ir.Jump)
                        and block.body[0].target in independent)
-    return short, independent
+    return _innermost(func_ir.blocks, short), independent
+
+
+def _innermost(blocks: dict[int, Any], short: set[int]) -> set[int]:
+    """Those of some heads in whose loops no loop begins that is not one of these."""
+    last: dict[int, int] = {}
+    """Head -> the last block that jumps back to it."""
+    for offset, block in blocks.items():
+        jump = block.body[-1]
+        if isinstance(jump, numba_ir.Jump) and jump.target <= offset:
+            last[jump.target] = max(offset, last.get(jump.target, offset))
+    while outer := {head for head in short if any(
+            head < other <= last.get(head, head) for other in last.keys() - short)}:
+        short = short - outer
+    return short
 
 
 class _Lower(lowering.Lower):

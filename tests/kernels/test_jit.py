@@ -133,6 +133,15 @@ def test_multiplications_that_matter_in_loops(line, around, counts):
         counts)
 
 
+@pytest.mark.parametrize(("inner", "unrolled"), [("4", True), ("n", False)])
+def test_short_loops_are_unrolled_unless_other_loops_are_inside(inner, unrolled):
+    source = body(
+        "x = ptr_f32(bufs, 0)", "n = prm(params, 0)", "for t in range(begin, end):",
+        "    for i in range(3):", f"        for j in range({inner}):",
+        "            st(x, t * i + j, f32(1))")  # fmt: skip
+    assert ("unroll.full" in jit.lower(source, "k", Target.named("avx2"))) is unrolled
+
+
 def test_unknown_functions_are_refused():
     source = body('ccall("system", 1)')
     with pytest.raises(CompileError, match="system"):
