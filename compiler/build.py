@@ -138,8 +138,9 @@ class ProgramBuilder:
             self.lowered[key] = kernels
         self.launch(kernels, list(cut.inputs), list(cut.outputs), nodes)
         if group.implementation in OVERWRITING:
+            over = bool(dict(group.variant).get("over"))
             for v in written:
-                self.over[self.of[v]] = tuple(map(self.buffer, overwritable(nodes, written)))
+                self.over[self.of[v]] = tuple(map(self.buffer, overwritable(nodes, written, over)))
 
     def launch(self, kernels: GroupKernels, ins: list[Value], outs: list[Value],
                nodes: list[Node]) -> None:

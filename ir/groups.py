@@ -43,12 +43,30 @@ def escaping(graph: Graph, members: Iterable[Node]) -> tuple[Value, ...]:
     return tuple(found)
 
 
-def overwritable(members: Sequence[Node], written: Sequence[Value]) -> tuple[Value, ...]:
+def keeps_pixels(node: Node) -> bool:
+    """Whether a convolution leaves every pixel at its place, with as many channels, and is
+    depthwise or pointwise: a kernel can write its result over the image, if it keeps a few lines,
+    or a few pixels, until they are not read any more."""
+    if node.op != "conv" or node.attrs["layout"] != "last":
+        return False
+    (image, weights), a = node.operands, node.attrs
+    channels, taps = image.shape[-1], weights.shape[:-2]
+    depthwise = a["groups"] == channels and 1 <= len(taps) <= 2
+    pointwise = a["groups"] == 1 and all(d == 1 for d in taps) and not any(
+        (*a["pads_lo"], *a["pads_hi"]))
+    return (depthwise or pointwise) and image.shape == node.out.shape and image != weights and all(
+        s == 1 for s in a["strides"])
+
+
+def overwritable(members: Sequence[Node], written: Sequence[Value], over: bool = False
+                 ) -> tuple[Value, ...]:
     """Values from outside in whose memory the group may write its result, if nobody needs them
     afterwards: the result is the only one, and each of its elements takes of the value the element
     at its own place and no other, so that this is read before it is written. That is so where all
-    nodes of the group that depend on the value are elementwise and of its shape. ``members`` come
-    in the order of the graph."""
+    nodes of the group that depend on the value are elementwise and of its shape; of a group whose
+    kernel is written for it (``over``, see ``variants``) one may also be a convolution that
+    ``keeps_pixels``, of which the value is the image. ``members`` come in the order of the graph.
+    """
     if len(written) != 1 or not isinstance(written[0].type, TensorType):
         return ()
     result, inside = written[0], set(members)
@@ -63,7 +81,8 @@ def overwritable(members: Sequence[Node], written: Sequence[Value]) -> tuple[Val
         for n in members:
             if behind.isdisjoint(n.operands):
                 continue
-            if not lookup(n.op).has("elementwise") or n.out.shape != kind.shape:
+            image = over and keeps_pixels(n) and n.operands[1] not in behind
+            if not (image or lookup(n.op).has("elementwise")) or n.out.shape != kind.shape:
                 break
             behind.add(n.out)
         else:

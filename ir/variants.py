@@ -12,6 +12,8 @@ A schedule may say of a group, by name and number (``g3 = contract [7] {winograd
 ``window``    of a depthwise convolution: 1 if windows inside the image are read without a table of
               addresses, else 0; of one of narrow groups or few channels: 1 if windows are moved
               along a line, 0 if it is a product (or one per group)
+``over``      of a convolution that ``groups.keeps_pixels``: 1 if its result may be written over
+              the image it reads; sums are added up as they are without it
 ``unroll``    of small windows in loops (pools): 1 if they are written out, else 0
 ============  ======================================================================================
 
@@ -32,6 +34,7 @@ from .dims import Dim, product
 from .elements import Refused, is_reduction
 from .graph import Graph, Node
 from .grids import FEW_CHANNELS, FEW_PRODUCTS, Fan, fan_of, find_grid
+from .groups import keeps_pixels, overwritable
 from .ops import lookup
 from .ops.contraction import split_layout
 from .separable import Lines, Needed, SeparableSpace
@@ -114,6 +117,8 @@ class Form:
     """What the depthwise convolution of a ``separable`` group computes."""
     needed: Needed | None = None
     """What it reads, where the group computes that as well."""
+    over: bool = False
+    """Whether there is a kernel for it that may write over its image."""
 
 
 def form_of(graph: Graph, implementation: str, constants: frozenset[int]) -> Form:
@@ -131,8 +136,9 @@ def form_of(graph: Graph, implementation: str, constants: frozenset[int]) -> For
 def contraction_form(space: ContractionSpace, once: frozenset[int]) -> Form:
     """The form of a contraction; ``once`` as ``read_once`` answers."""
     rows = product(a.hi for a in space.rows)
+    over = _writes_over(space)
     if space.channel is not None:
-        return Form("depthwise", rows)
+        return Form("depthwise", rows, over=over and find_grid(space) is not None)
     step = coefficient(space.a.data[1], name_of(space.rows[-1].var)) if (
         space.direct and space.rows) else None
     crowded = isinstance(step, int) and step != 0 and step * F32.itemsize % WAY_BYTES == 0
@@ -142,7 +148,18 @@ def contraction_form(space: ContractionSpace, once: frozenset[int]) -> Form:
     return Form("bytes" if space.bytes else "product", rows, space.columns[-1].hi,
                 product(a.hi for a in space.body.reduced), product(a.hi for a in space.run),
                 crowded, winograd_form(space, constant), None if grid is None else fan,
-                bool(space.batch), 1 if grid is None else grid.across.taps.count)
+                bool(space.batch), 1 if grid is None else grid.across.taps.count, over=over)
+
+
+def _writes_over(space: ContractionSpace) -> bool:
+    """Whether a group's result of float32 may lie where its convolution reads pixels."""
+    graph = space.low.graph
+    if not keeps_pixels(space.anchor) or space.pixels != F32:
+        return False
+    nodes = [n for n in graph.nodes if n.op not in ("input", "const")]
+    given = [v for _, v in graph.outputs]
+    return all(v.dtype == F32 for v in given) and len(overwritable(nodes, given, True)) > len(
+        overwritable(nodes, given))
 
 
 def separable_form(space: SeparableSpace, once: frozenset[int]) -> Form:
@@ -151,7 +168,7 @@ def separable_form(space: SeparableSpace, once: frozenset[int]) -> Form:
     if space.product is None:
         return Form("separable", columns=0, lines=space.lines, needed=space.needed)
     return replace(contraction_form(space.product, once), kind="separable", crowded=False, fan=None,
-                   lines=space.lines, needed=space.needed, images="it is pointwise")
+                   lines=space.lines, needed=space.needed, images="it is pointwise", over=False)
 
 
 def read_once(graph: Graph, constants: frozenset[int]) -> frozenset[int]:
@@ -228,8 +245,9 @@ def sets_of_sums(target: Target, rows: int, vectors: int, half: bool) -> int:
 def values(form: Form, target: Target, given: Mapping[str, int] | None = None
            ) -> dict[str, Sequence[int]]:
     """What each setting of a group may be where the others are as ``given``."""
+    over: dict[str, Sequence[int]] = {"over": (0, 1)} if form.over else {}
     if form.kind == "depthwise":
-        return {"window": (0, 1)}
+        return over if (given or {}).get("over") else {"window": (0, 1), **over}
     if form.kind == "window":
         return {"unroll": (0, 1)}
     if form.kind == "separable":
@@ -252,7 +270,7 @@ def values(form: Form, target: Target, given: Mapping[str, int] | None = None
             found["depth"] = range(CHAIN, 1 << 20)
     if fits_lanes(form, target):
         found["window"] = (0, 1)
-    return found
+    return found if in_windows(form, target, {}) else found | over
 
 
 def fits_lanes(form: Form, target: Target) -> bool:
@@ -318,6 +336,8 @@ class Tiling:
     """Products of one chunk of a long sum, about."""
     block: int | None = None
     """Micro-tiles of rows in a parallel tile; None: by the sizes of caches."""
+    over: bool = False
+    """Whether a tile computes all of its rows, which it reads before it writes any of them."""
 
 
 def tiling(form: Form, target: Target, given: Mapping[str, int]) -> Tiling:
@@ -328,7 +348,8 @@ def tiling(form: Form, target: Target, given: Mapping[str, int]) -> Tiling:
     if side < 0:
         side = unasked(form.images) if isinstance(form.images, Images) else 0
     height = given.get("rows") or _height(form, target, panel, side)
-    return Tiling(side, height, panel, given.get("depth", CHUNK), given.get("block"))
+    return Tiling(side, height, panel, given.get("depth", CHUNK), given.get("block"),
+                  bool(given.get("over")))
 
 
 def separable_tiling(form: Form, target: Target, given: Mapping[str, int]) -> tuple[int, Tiling]:

@@ -12,6 +12,9 @@ micro-kernel fills a strip of C, and one loop nest applies the epilogue and stor
 A long sum is cut into chunks of k, outside the loop over panels, so that a chunk of a panel stays
 in the level-2 cache for all rows of the tile (K. Goto and R. van de Geijn, 2008); between chunks
 partial sums wait in strips. So a tile can have many rows, and B is read few times.
+
+Where the result may lie over A (``Tiling.over``), a tile has all panels of its rows, which it
+copies into scratch first; no other tile reads them.
 """
 
 from __future__ import annotations
@@ -117,7 +120,7 @@ class _Plan:
         """Merges the reduced axes that are one run of A, and sizes the tiles."""
         s = self.space
         self.reduced = list(s.body.reduced)
-        self.direct, self.run, self.taps = s.direct, s.run, s.taps
+        self.direct, self.run, self.taps = s.direct and not self.plan.over, s.run, s.taps
         self.klen = product(a.hi for a in self.run)
         self.depth = product(a.hi for a in self.reduced)
         self.panel_depth = self.depth
@@ -146,8 +149,13 @@ class _Plan:
         self.block = self.covered = block
         self.row_blocks = ceil_div(self.row_count, block)
         tiles = SPLITS if self.together else self.batches * self.row_blocks
+        self.panel_block: Dim
+        self.panel_blocks: Dim
+        if self.plan.over:
+            self.panel_block, self.panel_blocks = self.panels, 1
+            return
         if isinstance(tiles, int) and isinstance(self.panels, int):
-            self.panel_block: Dim = panels_together(self.panels, tiles, self.dear)
+            self.panel_block = panels_together(self.panels, tiles, self.dear)
         else:
             most = self.panels * tiles
             self.panel_block = dmax(1, ceil_div(most, SPLITS) if self.dear else most // SPLITS)
@@ -186,7 +194,7 @@ class _Plan:
         elif isinstance(depth, int) and isinstance(self.chunks, int) and depth:
             left = self.tile.target.l2_bytes * 3 // 32 // -(-depth // self.chunks)
             most = min(max(left // self.mr, 1), 16) * self.mr
-        beside = 0 if self.together else self.batches * self.panels
+        beside = 0 if self.together or self.plan.over else self.batches * self.panels
         if self.plan.block is None and isinstance(beside, int):
             return rows_of_block(rows, most, self.mr, beside) or most
         if not isinstance(rows, int):

@@ -120,6 +120,8 @@ class DepthwiseWriter:
         self.most = depthwise(target).mr
         self.grid = find_grid(self.space) if windows else None
         self.pixel = self.low.names.var(self.line.hi, "r")
+        self.slice: tuple[Dim, Dim] | None = None
+        """The channels that are computed, the first and how many; None: all."""
 
     def nest(self) -> tuple[Nest, tuple[str, ...]]:
         """The whole kernel, and the micro-kernels it calls."""
@@ -298,19 +300,23 @@ class DepthwiseWriter:
     def segment(self, s: _Segment) -> Step:
         """The calls for one run of pixels, each with its epilogue."""
         if self.grid is not None and self.finish is not None:
-            return self.call(s, s.first, s.count)
+            return self.call(s, s.first, s.count, self.slice)
         size = self.together(s)
         q = self.low.names.var(ceil_div(self.part if isinstance(s.count, Expr) else s.count, size))
         first = s.first + dmin(q * size, s.count - size) if isinstance(q, Expr) else s.first
         steps: list[Step] = [] if self.grid else [self.fill_table(first, size)]
-        steps.append(self.call(s, first, size))
+        steps.append(self.call(s, first, size, self.slice))
         if self.finish is None:
             loop, _ = self.epilogue(first, size, s.lines)
             lowest = dmax(s.first + q * size, self.begin)  # nothing is stored twice
             axes = (Axis(self.pixel, first + size, lowest),) if isinstance(
                 self.pixel, Expr) else ()
             lead = loop.axes[:1] if s.lines != 1 else ()
-            steps.append(replace(loop, axes=(*lead, *axes, *loop.axes[len(lead):])))
+            inner = loop.axes[len(lead):]
+            if self.slice is not None:
+                first_one, channels = self.slice
+                inner = (Axis(self.lane, first_one + channels, first_one),)
+            steps.append(replace(loop, axes=(*lead, *axes, *inner)))
         return Nested((Axis(q, ceil_div(s.count, size)),) if isinstance(q, Expr) else (),
                       tuple(steps))
 
@@ -398,7 +404,7 @@ class DepthwiseWriter:
         zero = (Ex("const", F32, (), self.space.zero),) if self.space.zero else ()
         if finish is None:
             bounds = (-math.inf, math.inf)
-            return (Address(self.strip, 0), self.after, 0,
+            return (Address(self.strip, origin), self.after, 0,
                     *(Ex("const", F32, (), b) for b in bounds), *zero)
         mapping: dict[str, Dim] = {name_of(v): at for v, at in (
             (self.pixel, first), (self.lane, origin)) if isinstance(v, Expr)}

@@ -30,6 +30,7 @@ from .attention import lower_attention
 from .contract import Contraction, Panels, brief_weights, lower_contraction
 from .contract_bytes import lower_byte_contraction
 from .depthwise import lower_depthwise
+from .depthwise_over import lower_depthwise_over
 from .emit import Emitted, emit
 from .lower import lower_loops
 from .micro import igemm, igemm_i8
@@ -106,6 +107,9 @@ def _contraction(graph: Graph, target: Target, constants: frozenset[int],
     space = ContractionSpace(Space(graph))
     once = read_once(graph, constants)
     form = contraction_form(space, once)
+    if space.channel is not None and given.get("over"):
+        nest, externs = lower_depthwise_over(graph, target)
+        return GroupKernels((_kernel(emit(nest), [*ins, *outs], externs),))
     if space.channel is not None or in_windows(form, target, given):
         nest, externs = lower_depthwise(graph, target, bool(given.get("window", 1)))
         return GroupKernels((_kernel(emit(nest), [*ins, *outs], externs),))

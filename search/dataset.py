@@ -130,7 +130,7 @@ def survey(graph: Graph, target: Target, threads: int = 1, expect: Mapping[str, 
     constants = constant_bytes(graph)
     members = list(table.found)
     place = {m: k for k, m in enumerate(members)}
-    values, written = memory(graph, table, sizes)
+    values, written = memory(graph, table, sizes, table.found.items())
     edges = {*table.edges, *((v[0], c) for v in values for c in v[2])}
     problem = make_problem(len(table.units), edges, members, np.zeros(len(members)),
                            values=values, written=written)

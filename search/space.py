@@ -14,7 +14,7 @@ of it or more that are independent and near one another, where running side by s
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
@@ -29,6 +29,7 @@ from ..ir.ops import lookup
 from ..ir.schedule import KERNELS, Schedule
 from ..ir.target import Target
 from ..ir.types import TensorType
+from ..ir.variants import values as settings
 from .candidates import Candidate, Candidates, schedule_of
 from .cost import GroupCost
 from .judge import Judge
@@ -150,8 +151,21 @@ class Survey:
         model = model_of(self.how.model)
         other = better(costs, self.sizes, model, self.context)
         cheaper = {id(c): o for c, o in zip(costs, other, strict=True) if o is not None}
-        return plain + [(m, replace(c, cost=cheaper[id(c.cost)])) for m, c in plain
-                        if id(c.cost) in cheaper]
+        found = plain + [(m, replace(c, cost=cheaper[id(c.cost)])) for m, c in plain
+                         if id(c.cost) in cheaper]
+        if self.how.objective == "peak" or self.how.memory is not None:
+            found += [(m, o) for m, c in plain if (o := self._over(m, c)) is not None]
+        return found
+
+    def _over(self, units: tuple[int, ...], found: Candidate) -> Candidate | None:
+        """The candidate with the kernel that writes over its image, where it surely can."""
+        product = None if found.cost.work is None else found.cost.work.product
+        target = self.context.target
+        if product is None or "over" not in settings(product.form, target) or _in_place(
+                self.graph, self.table, units, found):
+            return None
+        other = replace(found, cost=replace(found.cost, variant=(("over", 1),)))
+        return other if _in_place(self.graph, self.table, units, other) else None
 
     @cached_property
     def members(self) -> list[tuple[int, ...]]:
@@ -208,9 +222,8 @@ class Survey:
                 else [[cost] for cost in seconds])
         parts = np.vstack([priced.parts, *rows])
         members = [*self.members, *(self.joined(s.parts) for s in stages)]
-        values, held = self._memory
-        written = [held[self.number[m]] for m in self.members]
-        written += [sum(written[k] for k in s.parts) for s in stages]
+        values, written = self._memory
+        written = [*written, *(sum(written[k] for k in s.parts) for s in stages)]
         edges = {*self.table.edges, *((v[0], c) for v in values for c in v[2])}
         problem = make_problem(
             len(self.table.units), edges, members, costs, parts=parts, objectives=model.objectives,
@@ -234,7 +247,7 @@ class Survey:
 
     @cached_property
     def _memory(self) -> tuple[list[tuple[int, float, list[int], bool]], list[float]]:
-        return memory(self.graph, self.table, self.sizes)
+        return memory(self.graph, self.table, self.sizes, self.offered)
 
     def solution(self, schedule: Schedule) -> tuple[int, ...]:
         """The candidates that a schedule consists of, in its order; stages are not looked at."""
@@ -320,9 +333,11 @@ def constant_bytes(graph: Graph) -> float:
     return float(sum(n for n in held.values() if isinstance(n, int)))
 
 
-def memory(graph: Graph, table: Candidates, sizes: Mapping[str, int]
+def memory(graph: Graph, table: Candidates, sizes: Mapping[str, int],
+           candidates: Iterable[tuple[tuple[int, ...], Candidate]]
            ) -> tuple[list[tuple[int, float, list[int], bool]], list[float]]:
-    """(values as ``make_problem`` takes them, bytes that each candidate writes), the arena only."""
+    """(values as ``make_problem`` takes them, bytes that each of the ``candidates``, which come
+    with their units, writes), the arena only."""
 
     def nbytes(v: Value) -> float:
         if not isinstance(v.type, TensorType) or v in graph.output_values:
@@ -341,7 +356,7 @@ def memory(graph: Graph, table: Candidates, sizes: Mapping[str, int]
             if consumers:
                 values.append((u, size, consumers, False))
     written = [0.0 if c.implementation == "view" or _in_place(graph, table, units, c)
-               else sum(map(nbytes, c.written)) for units, c in table.found.items()]
+               else sum(map(nbytes, c.written)) for units, c in candidates]
     return values, written
 
 
@@ -351,7 +366,8 @@ def _in_place(graph: Graph, table: Candidates, units: tuple[int, ...], found: Ca
     if found.implementation not in OVERWRITING:
         return False
     nodes = [graph.nodes[k] for k in found.nodes]
-    for value in overwritable(nodes, found.written):
+    over = bool(dict(found.cost.variant).get("over"))
+    for value in overwritable(nodes, found.written, over):
         base = value
         while lookup(base.node.op).has("view"):
             base = base.node.operands[0]

@@ -98,7 +98,10 @@ def count_product(p: ProductWork, number: Number, variant: Variant, target: Targ
     if p.form.lines is not None:
         return _separable(p, number, machine, given)
     if p.form.kind == "depthwise":
-        return _depthwise(p, number, bool(given.get("window", 1)), machine)
+        found = _depthwise(p, number, bool(given.get("window", 1)), machine)
+        if given.get("over"):
+            found.phases.append(_copied(number(p.rows), number(p.channels)))
+        return found
     if p.windows is not None and in_windows(p.form, machine, given):
         return _depthwise(p.windows, number, True, machine)
     plan = tiling(p.form, machine, given)
@@ -163,6 +166,12 @@ def _depthwise(p: ProductWork, number: Number, windows: bool, machine: Target) -
                         max(1.0, math.ceil(lines)))
 
 
+def _copied(pixels: float, channels: float) -> Phase:
+    """Pixels that pass through scratch, where a result lies over its image."""
+    nbytes = F32.itemsize * pixels * channels
+    return Phase(loads=nbytes, stores=nbytes, entries=pixels, length=channels)
+
+
 def held_up(sums: float, results: float, tile: float, vectors: float, machine: Target) -> float:
     """Bytes of the level-2 cache in the time that ``sums`` bytes hold up the products behind them:
     nothing while few of the vectors of a ``tile`` leave at once, or while the level-1 cache holds
@@ -210,14 +219,15 @@ class _Sizes:
         self.micro_rows = math.ceil(rows / height)
         block = None
         if self.plan.block is None and not self.plan.winograd:
-            block = rows_of_block(self.p.rows, int(most), height, self.batches * self.panels)
+            beside = 0.0 if self.plan.over else self.batches * self.panels
+            block = rows_of_block(self.p.rows, int(most), height, beside)
         if block is None:
             blocks = max(1, math.ceil(rows / max(most, 1.0)))
             block = max(1, math.ceil(rows / (blocks * height))) * height
         self.block = block
         self.row_blocks = math.ceil(rows / self.block)
         tiles = max(self.batches * self.row_blocks, 1.0)
-        self.panel_block = panels_together(
+        self.panel_block: float = self.panels if self.plan.over else panels_together(
             self.panels, tiles, bool(self.plan.winograd) or self.p.left is not None)
 
     @property
@@ -289,7 +299,7 @@ class _Direct(_Sizes):
                 chunks = math.ceil(self.taps / max(1, length // max(run, 1)))
             chunk = math.ceil(self.depth / chunks)
         self.cut(rows, (self.plan.block or self._left(chunk)) * height)
-        if chunks > 1 and p.before is None:
+        if chunks > 1 and p.before is None and not self.plan.over:
             room = self.machine.l2_bytes // 4 // (4 * self.width)
             self.panel_block = min(self.panel_block, max(1, room // self.block))
         found = list(strips(p.pack, number)) if p.pack is not None else []
@@ -298,6 +308,8 @@ class _Direct(_Sizes):
             far = 4 * self.depth * min(self.block, rows) > self.machine.l1_bytes / 2
             spilled = 2 * left_rows.stores if far else 0.0  # written, and read by the product
             found.append(replace(left_rows, spilled=spilled))
+        elif self.plan.over:
+            found.append(_copied(rows, self.depth))
         entries = self.batches * rows * self.panel_blocks
         apart = self.taps > 1 or p.divisions
         entry = GUARDED if p.guarded else TABLE if apart else AFFINE

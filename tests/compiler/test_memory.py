@@ -76,7 +76,7 @@ def test_residuals_are_added_in_place(channels: int, kernel: int, groups: int,
 
 
 def test_a_chain_of_residuals_takes_two_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A convolution cannot be in place, its sum with an operand can."""
+    """A convolution over channels and pixels cannot be in place, its sum with an operand can."""
     graph = residuals(16, 3, 1, (16, 16))
     one = 2 * 16 * 16 * 16 * 4
     each = evonnx.compile(graph, pipeline="", schedule=every_node_alone(graph))
@@ -167,6 +167,38 @@ def test_the_search_knows_what_is_in_place(kernel: int) -> None:
     choice = compiled._stages.choice
     assert choice is not None
     assert choice.peak == arena(compiled)
+
+
+def separable(channels: int, size: int, blocks: int) -> Graph:
+    """Depthwise and pointwise convolutions behind one another, each with a limit."""
+    b = Builder()
+    y = b.op("tanh", b.input("x", TensorType(F32, (1, size, size, channels))))
+    for _ in range(blocks):
+        y = b.op("relu", conv(b, y, channels, 3, channels))
+        y = b.op("tanh", conv(b, y, channels))
+    return b.build({"y": b.op("neg", y)})
+
+
+def test_separable_convolutions_take_one_image() -> None:
+    """Where memory is asked for each writes over what it reads; results are those of elsewhere."""
+    graph = separable(40, 14, 3)
+    image = 40 * 14 * 14 * 4
+    default = evonnx.compile(graph, pipeline="", threads=2, cache=False)
+    least = evonnx.compile(graph, pipeline="", threads=2, cache=False, objective="peak")
+    assert arena(least) == image
+    assert arena(default) >= 2 * image
+    assert least._stages.choice is not None
+    assert least._stages.choice.peak == image
+    assert least._stages.choice.proven
+    assert "over=1" in str(least.schedule)
+    feeds = random_feeds(default.inputs)
+    for _ in range(2):
+        assert np.array_equal(least(**feeds), default(**feeds))
+    needs = least.executable.predicted_peak().total
+    assert needs < default.executable.predicted_peak().total
+    limited = evonnx.compile(graph, pipeline="", threads=2, cache=False, max_memory=needs)
+    assert limited.executable.predicted_peak().total <= needs
+    assert np.array_equal(limited(**feeds), default(**feeds))
 
 
 def cell(branches: int = 6) -> Graph:
