@@ -4,19 +4,27 @@ A call needs its packed weights, its outputs, the scratch of every thread, and t
 that lives in between. The first three follow from the model; the arena from order and fusion. The
 search knows the arena to within what lowering adds (operands packed on the way), so a program that
 needs too much is scheduled again under a limit on the arena that is lower by as much, a few times;
-where that is not enough, concatenations are dissolved in their readers (``split_concats``) and sums
-are put into another order (``order_sums``) first. What is promised is what the memory plan of the
-finished program says at the sizes expected.
+where that is not enough, concatenations are dissolved in their readers (``split_concats``) and the
+terms of sums are put into another order (``order_sums``, or one that is searched) first. What is
+promised is what the memory plan of the finished program says at the sizes expected.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from math import inf
+
+import numpy as np
 
 from ..ir.dim_values import evaluate
 from ..ir.errors import FeedError, LimitError
+from ..ir.graph import Graph
 from ..ir.types import TensorType
+from ..passes.manager import PassReport
+from ..passes.order_sums import in_order, sums_of
 from ..runtime.executable import Executable, Peak
 from ..runtime.plan import aligned
 from ..search.choose import choose
@@ -31,21 +39,44 @@ _ROUNDS = 3
 """Schedules that are tried under limits on the arena."""
 
 
-def leaner(request: Request, stages: Stages, progress: Progress | None = None) -> Stages | None:
-    """``stages`` with concatenations dissolved and sums in order, where that changes the graph, and
-    the best schedule for that; None where it does not, or where none keeps the limit of the
-    search."""
-    passes = list(stages.passes)
-    graph = run_pipeline(stages.graph, LEANER, passes)
-    if graph is stages.graph:
-        return None
-    fuser = Fuser(graph)
-    try:
-        choice = choose(graph, fuser, request.target, request.search, progress)
-    except InfeasibleError:
-        return None
-    return replace(stages, graph=graph, schedule=choice.schedule, fuser=fuser, choice=choice,
-                   passes=tuple(passes))
+def lean_graphs(graph: Graph, how: Search) -> Iterator[tuple[Graph, list[PassReport], float]]:
+    """Graphs that may need less memory, with what was done for them and the bytes of the arena that
+    are enough where that is known (else infinity): concatenations dissolved and sums in the order
+    of a list schedule, where that changes the graph; then sums in the order of a search
+    (``search.sums``), where there are any."""
+    passes: list[PassReport] = []
+    lean = run_pipeline(graph, LEANER, passes)
+    if lean is not graph:
+        yield lean, passes, inf
+    sums = sums_of(lean)
+    if sums:
+        from ..search.peaks import least_peak  # compiled by Numba
+        from ..search.sums import FreeSums
+
+        began = time.perf_counter()
+        free = FreeSums(lean, sums, sizes_of(lean, how.expect))
+        least = least_peak(free.problem, np.arange(free.problem.nodes), 0)
+        ordered = in_order(lean, free.steps(least.chosen))
+        seconds = time.perf_counter() - began
+        yield ordered, [*passes, PassReport(
+            "order_sums", seconds, len(lean.nodes), len(ordered.nodes),
+            Counter({"searched sum": len(sums)}))], least.peak
+
+
+def leaner(request: Request, stages: Stages, progress: Progress | None = None) -> Iterator[Stages]:
+    """``stages`` of leaner graphs, each with the best schedule for it within the limit of the
+    search, if there is one: the most promising first, and none behind one whose schedule needs no
+    more than is enough."""
+    for graph, passes, enough in reversed(list(lean_graphs(stages.graph, request.search))):
+        fuser = Fuser(graph)
+        try:
+            choice = choose(graph, fuser, request.target, request.search, progress)
+        except InfeasibleError:
+            continue
+        yield replace(stages, graph=graph, schedule=choice.schedule, fuser=fuser, choice=choice,
+                      passes=(*stages.passes, *passes))
+        if choice.peak <= enough < inf:
+            return
 
 
 def within(request: Request, stages: Stages, executable: Executable,
@@ -56,8 +87,7 @@ def within(request: Request, stages: Stages, executable: Executable,
     least, why, found = _tightened(request, stages, executable, build)
     if found is not None:
         return found
-    other = leaner(request, stages)
-    if other is not None:
+    for other in leaner(request, stages):
         lean, reason, found = _tightened(request, other, build(other), build)
         if found is not None:
             return found

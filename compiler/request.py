@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache as memo
 from functools import cached_property
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
 
@@ -195,7 +196,7 @@ class Request:
         from ..search.choose import Choice, choose
         from ..search.greedy import Fuser
         from . import options
-        from .pipeline import LEANER, run_pipeline
+        from .pipeline import run_pipeline
 
         clock = Clock() if clock is None else clock
         clock.stage("import")
@@ -209,10 +210,12 @@ class Request:
         clock.stage("schedule")
         if self.schedule is not None:
             if not options.is_schedule_of(self.schedule, graph):
-                more: list[PassReport] = []
-                lean = run_pipeline(graph, LEANER, more)
-                if options.is_schedule_of(self.schedule, lean):
-                    graph, passes = lean, [*passes, *more]
+                from .memory import lean_graphs
+
+                for lean, more, _ in lean_graphs(graph, self.search):
+                    if options.is_schedule_of(self.schedule, lean):
+                        graph, passes = lean, [*passes, *more]
+                        break
             chosen = options.schedule_of(self.schedule, graph, self.target)
             how = None if self.found is None else Choice(chosen, **self.found)
             return Stages(imported, graph, chosen, None, how, tuple(passes), tuple(stamps))
@@ -224,9 +227,8 @@ class Request:
             return found
         from .memory import leaner
 
-        other = leaner(self, found, clock.progress)
-        less = other is not None and other.choice is not None and other.choice.peak < choice.peak
-        return other if other is not None and less else found
+        return min([found, *leaner(self, found, clock.progress)],
+                   key=lambda s: inf if s.choice is None else s.choice.peak)
 
     def check_unchanged(self) -> None:
         """Raises ``ModelError`` if the model is not the one any more that ``key`` speaks of."""

@@ -6,31 +6,26 @@ A term that is made before its turn in the sum waits in memory; in the order of 
 to the sum so far, one buffer, and is gone. Which order that is depends on the schedule, which comes
 later: here a list schedule decides, which takes of the operations that are ready the one that
 leaves least live. Randomly wired networks sum over up to a dozen branches. Results are equal up to
-the order of summation.
+the order of summation. ``in_order`` writes down what a search for both decided.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 
 from ..ir.builder import Builder
 from ..ir.graph import Graph, Node, Value
 from ..ir.ops import OPS
 from ..ir.types import F32, F64
 from .facts import is_const
-from .rebuild import New, with_replaced
+from .rebuild import New, carry, with_replaced
 
 
 def order_sums(graph: Graph, fired: Counter[str] | None = None) -> Graph:
     """``graph`` with the terms of its sums of three and more in another order, where that is a
     better one; for tensors of known sizes."""
-    sums: dict[Node, list[Value]] = {}
-    inner: set[Node] = set()
-    for node in reversed(graph.nodes):
-        if node not in inner and _adds(node):
-            terms = _terms(graph, node, inner)
-            if len(terms) > 2:
-                sums[node] = terms
+    sums = sums_of(graph)
     if not sums:
         return graph
     when = {n: k for k, n in enumerate(_frugal(graph))}
@@ -48,6 +43,58 @@ def order_sums(graph: Graph, fired: Counter[str] | None = None) -> Graph:
         return (total,)
 
     return with_replaced(graph, made)
+
+
+def sums_of(graph: Graph) -> dict[Node, list[Value]]:
+    """The terms of each sum of three and more, from left to right, by its last addition."""
+    sums: dict[Node, list[Value]] = {}
+    inner: set[Node] = set()
+    for node in reversed(graph.nodes):
+        if node not in inner and _adds(node):
+            terms = _terms(graph, node, inner)
+            if len(terms) > 2:
+                sums[node] = terms
+    return sums
+
+
+def in_order(graph: Graph, steps: Iterable[Node | tuple[Node, Value]]) -> Graph:
+    """``graph`` with its nodes in the order of ``steps``, each behind what it needs. Where a step
+    is a sum, named by its last addition, and one of its terms (``sums_of``), that is added to what
+    there is of the sum; all of its terms are added before a step that needs it."""
+    builder, mapping = Builder(graph.constants), dict[Value, Value]()
+    for v in graph.inputs:
+        builder.adopt(v.node)
+    done: set[Node] = {v.node for v in graph.inputs}
+    totals: dict[Node, Value] = {}
+    waiting = {root: len(terms) for root, terms in sums_of(graph).items()}
+
+    def bring(node: Node) -> None:
+        stack = [node]
+        while stack:
+            missing = [n for n in graph.dependencies(stack[-1]) if n not in done]
+            if missing:
+                stack += missing
+            elif (found := stack.pop()) not in done:
+                done.add(found)
+                carry(builder, found, mapping)
+
+    for step in steps:
+        if isinstance(step, Node):
+            bring(step)
+            continue
+        root, term = step
+        bring(term.node)
+        value, builder.default_origin = mapping.get(term, term), root.origin
+        value = builder.op("add", totals[root], value) if root in totals else value
+        builder.default_origin = ()
+        totals[root] = value
+        waiting[root] -= 1
+        if not waiting[root]:
+            mapping[root.out] = value
+            done.add(root)
+    for v in graph.output_values:
+        bring(v.node)
+    return builder.build([(name, mapping.get(v, v)) for name, v in graph.outputs])
 
 
 def _adds(node: Node) -> bool:

@@ -249,7 +249,8 @@ class Solver:
             from .peaks import least_peak
 
             moves = max(self.how.budget, PATIENCE * space.problem.nodes)
-            starts = np.stack([space.start, *map(space.order, self.also)])
+            given = np.arange(space.problem.nodes, dtype=np.int32)
+            starts = np.stack([space.start, given, *map(space.order, self.also)])
             least = least_peak(space.problem, starts, moves, self.how.seed)
             note = "" if least.proven else (
                 "too wide for a proof: the least peak found, not proven; no schedule needs less "

@@ -49,9 +49,9 @@ class Least:
 
 
 def least_peak(problem: Problem, first: np.ndarray, budget: int = 200_000, seed: int = 0) -> Least:
-    """The least peak found, with ``budget`` moves of annealing where it cannot be proven without,
-    from the orders ``first``, i4[k, n]; never more than the best of them. The problem's own limit
-    does not count."""
+    """The least peak found, with ``budget`` moves of annealing where it cannot be proven without
+    (0: nothing else is tried then), from the orders ``first``, i4[k, n]; never more than the best
+    of them. The problem's own limit does not count."""
     orders = np.array(first, np.int32).reshape(-1, problem.nodes)
     only = np.zeros(problem.parts.shape[1] + 1)
     only[-1] = 1.0
@@ -59,7 +59,7 @@ def least_peak(problem: Problem, first: np.ndarray, budget: int = 200_000, seed:
     peaks = [peak(free, cut(free, order, only)) for order in orders]
     best = int(np.argmin(peaks))
     way = _Way(free, only, orders[best], peaks[best])
-    if problem.nodes and not way.descend():
+    if problem.nodes and not way.descend() and budget:
         way.walk(budget, np.random.default_rng([seed, 0x9EAC]))
         way.narrow()
     cheap = decode(free.limited(way.least), keys_of(way.order[None]))

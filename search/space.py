@@ -133,11 +133,11 @@ class Survey:
                  judge: Judge | None = None) -> None:
         self.graph, self.greedy, self.target, self.how = graph, greedy, target, how
         judge = Judge(graph) if judge is None else judge
-        checks = None
-        if how.name == "default":
+        checks, lean = None, how.objective == "peak" or how.memory is not None
+        if how.name == "default" and not lean:
             checks = min(QUICK_CHECKS, QUICK_EACH * distinct(graph, greedy, judge))
         self.table = Candidates(graph, [greedy], checks=checks, judge=judge,
-                                recompute=how.objective != "peak" and how.memory is None)
+                                recompute=not lean)
         self.context = Context(target, max(1, how.threads), constant_bytes(graph))
         self.sizes = sizes_of(graph, how.expect)
         self._last: _Priced | None = None
