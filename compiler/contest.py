@@ -213,12 +213,13 @@ class Contest:
         return Contender("tuned", replace(base.schedule, groups=tuple(chosen)), base.chosen)
 
     def _options(self, base: Contender, times: Mapping[int, float]) -> dict[int, list[Variant]]:
-        """Other variants of the dearest contractions, by the number of the group."""
+        """Other variants of the dearest contractions, by the number of the group; one that writes
+        over its image saves memory that no other does."""
         alike: dict[int, list[int]] = {}
         costs: dict[int, GroupCost] = {}
         for n, k in enumerate(base.chosen):
             cost = self.survey.offered[k][1].cost
-            if cost.implementation == "contract":
+            if cost.implementation == "contract" and ("over", 1) not in cost.variant:
                 alike.setdefault(id(cost), []).append(n)
                 costs[id(cost)] = cost
         dearest = sorted(alike, key=lambda key: -sum(times[base.chosen[n]] for n in alike[key]))
