@@ -35,10 +35,12 @@ smaller of core and memory, since a loop does not always have the next lines und
 micro-kernel has, but for those from main memory). Of ``b``
 bytes that are used again and again, a cache of ``c`` bytes misses the part ``clip(2 b / c - 1, 0,
 1)``: nothing while they fill half of it, everything from its size on, since other things want a
-place in it as well. What other groups wrote counts with the group's own traffic; constants with all
-constants of the model, since they come round once per inference. ``live``: a group that overflows
-its threads' level-2 caches evicts what later groups would have found there, at most all of it; a
-model without that term fuses too much. The number of threads is 1 or all, whichever is faster.
+place in it as well; the last-level cache, which replaces lines almost at random, keeps half of its
+size whatever comes by, and misses ``clip(1 - c / (2 b), 0, 1)``. What other groups wrote counts
+with the group's own traffic; constants with all constants of the model, since they come round once
+per inference. ``live``: a group that overflows its threads' level-2 caches evicts what later groups
+would have found there, at most all of it; a model without that term fuses too much. The number of
+threads is 1 or all, whichever is faster.
 
 The form is that of A. Abel, S. Sharma and J. Reineke ("Facile: fast, accurate, and interpretable
 basic-block throughput prediction", 2023) and of the roofline per memory level (A. Ilic, F. Pratas
@@ -94,6 +96,10 @@ _BOUNDS = ("core", *_MEMORY)
 """The group takes the largest of these."""
 _FIXED = ("launch", "sync", "live")
 """Terms that are added to the largest bound."""
+
+
+Miss = Callable[[np.ndarray, np.ndarray | float], np.ndarray]
+"""Bytes used in turn, and those of a cache, to the part that the cache does not hold."""
 
 
 class Bounds:
@@ -155,15 +161,16 @@ class Bounds:
     def _memory(b: Batch, t: Target, ways: np.ndarray, constants: float) -> dict[str, np.ndarray]:
         cycle = np.maximum(constants, b.constant)
 
-        def beyond(cache: np.ndarray | float) -> np.ndarray:
+        def beyond(cache: np.ndarray | float, miss: Miss = _miss) -> np.ndarray:
             """Bytes that ``cache`` does not hold."""
-            return np.asarray(b.moved * _miss(b.moved, cache) + b.constant * _miss(cycle, cache))
+            return np.asarray(b.moved * miss(b.moved, cache) + b.constant * miss(cycle, cache))
 
+        far = beyond(float(t.l3_bytes), _miss_last)
         return {
             "l1": (b.moved + b.constant) / (ways * t.l1_rate),
             "l2": beyond(t.l1_bytes * ways) / (ways * t.l2_rate),
             "l3": beyond(t.l2_bytes * ways) / _l3(t, ways),
-            "dram": beyond(float(t.l3_bytes)) / _shared(t.dram_rate, t.dram_rate_all, ways),
+            "dram": far / _shared(t.dram_rate, t.dram_rate_all, ways),
         }
 
     def _total(self, terms: dict[str, np.ndarray], contract: np.ndarray) -> np.ndarray:
@@ -231,6 +238,11 @@ def _phase(p: Phases, t: Target) -> dict[str, np.ndarray]:
 def _miss(nbytes: np.ndarray, cache: np.ndarray | float) -> np.ndarray:
     """The part of ``nbytes`` used in turn that a cache of so many bytes does not hold."""
     return np.clip(2.0 * nbytes / cache - 1.0, 0.0, 1.0)
+
+
+def _miss_last(nbytes: np.ndarray, cache: np.ndarray | float) -> np.ndarray:
+    """The same of the last-level cache, which keeps half of its size whatever comes by."""
+    return np.asarray(1.0 - cache / np.maximum(2.0 * nbytes, cache))
 
 
 def _shared(one: float, all_: float, ways: np.ndarray) -> np.ndarray:

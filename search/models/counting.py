@@ -40,18 +40,18 @@ def facts(cost: GroupCost, sizes: Mapping[str, int], target: Target | None = Non
     tiles = _tiles(cost.implementation, number(cost.positions), number(cost.points),
                    number(cost.columns))
     phases: list[Phase] = []
-    kernels = 1
+    kernels, spread = 1, 0.0
     if cost.work is not None:
         phases = [loop(w, number) for w in cost.work.loops]
         if cost.work.product is not None:
             count = count_product(cost.work.product, number, cost.variant, target)
-            phases, tiles = count.phases, count.tiles
+            phases, tiles, spread = count.phases, count.tiles, count.spread
             kernels = 1 if cost.work.product.pack is None else 2
         if cost.work.attention is not None:
             count = count_attention(cost.work.attention, number, target)
             phases, tiles = count.phases, count.tiles
     return GroupFacts(
-        cost.implementation, flops, min(special, flops), number(cost.constant),
+        cost.implementation, flops, min(special, flops), number(cost.constant) + spread,
         number(cost.inputs), number(cost.outputs), tiles, cost.nodes, kernels, tuple(phases),
     )  # fmt: skip
 

@@ -16,7 +16,8 @@ reads, those at the border of two tiles twice.
 transformed per channel into scratch, as often as there are blocks of panels; as many products of
 the same micro-kernel follow, which read that scratch from the level-2 cache once per panel and
 whose sums wait in a strip; then they are transformed back, with whatever follows. Additions per
-transform are those of ``ir.winograd``.
+transform are those of ``ir.winograd``. The weights are read as they were transformed when the model
+was loaded: ``(m + 2)^2`` numbers where the graph has nine.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from dataclasses import dataclass, replace
 
 from ...ir.contraction import panels_together, rows_of_block
 from ...ir.dims import Dim
+from ...ir.grids import DEPTHWISE
 from ...ir.target import Target
 from ...ir.types import F32
 from ...ir.variants import (
@@ -58,6 +60,8 @@ NOMINAL = Target("nominal", "", "", vector_bits=512, registers=32)
 """The machine that counts where none is named."""
 _PIXELS, _STRIP = 8, 2
 """Neighboring pixels of a window, and vectors of its channels, that are computed at once, about."""
+_START = 2.0
+"""Entries of an inner loop that such pixels of one vector cost, however many taps they have."""
 _SHARED = 0.5
 """Elements such a window loads per product, about; without windows one each."""
 _CALL, _PIECE, _PART = 1.2, 0.2, 3.6
@@ -71,6 +75,9 @@ _BROADCAST = 0.5
 _AGAIN = 2.0
 """Bytes from the level-2 cache in the time by which each byte of transformed pixels delays the
 products of a panel, half of which is counted."""
+_FURTHER = 4.0
+"""Bytes from the level-2 cache in the time by which a byte of each further result delays the loop
+behind a product, half of which is counted: its lines are read before they are written."""
 _MASKED = 0.08
 """Entries of an inner loop that storing a vector costs of which a mask leaves out lanes."""
 _HELD_UP = 2.5
@@ -88,6 +95,8 @@ class ProductCount:
     phases: list[Phase]
     tiles: float
     """Parallel tiles."""
+    spread: float = 0.0
+    """Bytes by which the packed constant is larger than that of the graph."""
 
 
 def count_product(p: ProductWork, number: Number, variant: Variant, target: Target | None
@@ -146,21 +155,25 @@ def _needed(window: ProductWork, form: Form, number: Number, machine: Target, li
 
 def _depthwise(p: ProductWork, number: Number, windows: bool, machine: Target) -> ProductCount:
     """Neighboring pixels share what a row of their windows reads. In groups of whole vectors an
-    element is loaded into all lanes of two."""
+    element is loaded into all lanes of two. Where every channel is its own group, the taps of a
+    window are written out, and a vector that is not full takes as long as a full one."""
     lanes = machine.lanes(32)
     rows, depth, taps, channels = (number(d) for d in (p.rows, p.depth, p.taps, p.channels))
-    products = rows * depth * channels
+    across = math.ceil(channels / lanes)
+    products = rows * depth * across * lanes
     shared = _SHARED if windows else 1.0
     if p.form.fan is not None and p.form.fan.after >= lanes:
         shared = 1 / _PIXELS + _BROADCAST / (2 * p.form.width)
     table = 0.0 if windows else rows * taps * TABLE
-    calls = math.ceil(rows / _PIXELS) * taps
+    grouped = p.form.fan is not None and p.form.fan != DEPTHWISE
+    pixels = math.ceil(rows / _PIXELS)
+    starts = pixels * (taps if grouped or not windows else _START * across)
     results = 4 * rows * channels
     vectors = min(channels / lanes, _STRIP)
     held = 0.0 if p.epilogue is not None else held_up(
         results, results, _PIXELS * vectors, vectors, machine)
     found = [Phase(fma=2 * products, loads=4 * shared * products, stores=results,
-                   entries=calls, outer=table, spilled=held)]
+                   entries=starts, outer=table, spilled=held)]
     lines = rows * channels / (1 << 14)
     return ProductCount(found + ([] if p.epilogue is None else [loop(p.epilogue, number)]),
                         max(1.0, math.ceil(lines)))
@@ -330,7 +343,9 @@ class _Direct(_Sizes):
                                  entries=product.entries + masked,
                                  loads=product.loads + p.residuals * moved))
         else:
+            further = max(p.epilogue.stores / F32.itemsize - 1.0, 0.0) * moved
             spilled += self.waits(sums, moved) + self.beside(sums) + self.seams()
+            spilled += _FURTHER * further
             found.append(replace(product, stores=sums + waiting / 2, spilled=spilled))
             found += strips(p.epilogue, number, self.width)
         return ProductCount(found, self.tiles)
@@ -416,4 +431,7 @@ class _Winograd(_Sizes):
             loads=(4 * points + outputs * (4 + loads)) * results, stores=8 * outputs * results,
             spilled=4 * points * results, entries=self.squares * self.panels,
             length=min(self.width, self.columns), outer=self.squares * self.panels * apart))
-        return ProductCount(found, self.tiles)
+        weights = points * channels * self.panels * self.padded
+        given = self.depth * self.columns * self.outer
+        spread = F32.itemsize * max(weights - given, 0.0)
+        return ProductCount(found, self.tiles, spread)
