@@ -299,7 +299,7 @@ def test_tiles_are_about_what_lowering_makes(rows: int, columns: int) -> None:
     assert len(steps) == len(costs)
     for step, cost in zip(steps, costs, strict=True):
         made, told = evaluate(step.tiles, {}), facts(cost, {}, target).tiles
-        near = 1 if cost.implementation == "contract" else 3
+        near = 1 if cost.implementation == "contract" else 4  # eight short rows may be one tile
         assert told / near <= made <= told * near, (cost.implementation, made, told)
 
 
