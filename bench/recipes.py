@@ -389,6 +389,13 @@ UNSEEN: dict[str, Recipe] = {
     "dinov2_small": _pictures(
         "Dinov2ForImageClassification", "Dinov2Config", hidden_size=384, num_attention_heads=6
     ),
+    "convnextv2_tiny": _pictures("ConvNextV2ForImageClassification", "ConvNextV2Config"),
+    "bit_50": _pictures("BitForImageClassification", "BitConfig"),
+    "clip_vit_b32": Recipe(
+        _from_config("CLIPVisionModel", "CLIPVisionConfig"),
+        _image(224),
+        outputs=("last_hidden_state", "pooler_output"),
+    ),
 }
 """Architectures that judge cost models: nobody looked at them while these were written."""
 
