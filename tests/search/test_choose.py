@@ -256,7 +256,7 @@ def test_sizes_assumed_need_not_go_together(name: str) -> None:
     np.testing.assert_allclose(got, want, rtol=1e-5)
     how = compiled.report().search
     assert 0 < how["cost"] <= how["greedy"] or name in RULES
-    assert sizes_of(graph, {}) == {"A": 1, "B": 256}
+    assert sizes_of(graph, {}) == {"A": 256, "B": 256}
     assert sizes_of(graph, {"A": 3}) == {"A": 3, "B": 256}
 
 
