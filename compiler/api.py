@@ -239,7 +239,8 @@ class Compiled:
 
         measured = self._profile(feeds, rounds) if feeds or not self.input_names else None
         report = self.report(cost_model)
-        return make_gantt(report.groups, report.stages, report.cost_model, measured)
+        return make_gantt(report.groups, report.stages, report.threads, report.cost_model,
+                          measured)
 
     def explain(self, node: str | int | Node) -> str:
         """Why a node was not rewritten or not fused with its neighbors: every rule and every

@@ -17,11 +17,11 @@ from xml.sax.saxutils import escape
 
 from rich.table import Table
 
+from .report import GroupLine, side_by_side
 from .report_text import cells, duration, printed, shortened
 
 if TYPE_CHECKING:
     from .profiling import Profile
-    from .report import GroupLine
 
 _BAR = 30
 """Columns of a bar of the text."""
@@ -122,8 +122,8 @@ class Gantt:
         Path(path).write_text(self.svg(), encoding="utf-8")
 
 
-def make_gantt(lines: Sequence[GroupLine], stages: Sequence[Sequence[int]], cost_model: str,
-               profile: Profile | None) -> Gantt:
+def make_gantt(lines: Sequence[GroupLine], stages: Sequence[Sequence[int]], threads: int,
+               cost_model: str, profile: Profile | None) -> Gantt:
     """The chart of a schedule: its groups with their estimates, its stages, and its profile."""
     known = all(g.estimate is not None for g in lines)
     measured = {} if profile is None else {g.number: g for g in profile.groups}
@@ -132,12 +132,15 @@ def make_gantt(lines: Sequence[GroupLine], stages: Sequence[Sequence[int]], cost
     for position, stage in enumerate(stages):
         inner: list[Bar] = []
         longest = took = 0.0
-        for k in stage:
+        spans: Sequence[tuple[float, float] | None] = [None] * len(stage)
+        if known:
+            spans = side_by_side([lines[k] for k in stage], threads)
+        for k, span in zip(stage, spans, strict=True):
             line, timed = lines[k], measured.get(k)
             predicted = real = None
-            if known and line.estimate is not None:
-                predicted = Span(now_p, line.estimate.seconds)
-                longest = max(longest, predicted.seconds)
+            if span is not None:
+                predicted = Span(now_p + span[0], span[1])
+                longest = max(longest, sum(span))
             if profile is not None and timed is not None:
                 real = Span(now_m, timed.seconds)
                 took = profile.stages[timed.stage]

@@ -8,7 +8,7 @@ the expressions in the model's symbols are kept beside the numbers.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -161,12 +161,11 @@ class Report:
 
     @property
     def predicted_seconds(self) -> float | None:
-        """What the cost model predicts for one call, of groups side by side the longest; None while
-        sizes are unknown."""
-        times = {g.number: g.estimate.seconds for g in self.groups if g.estimate is not None}
-        if len(times) < len(self.groups):
+        """What the cost model predicts for one call; None while sizes are unknown."""
+        if any(g.estimate is None for g in self.groups):
             return None
-        return sum(max(times[k] for k in stage) for stage in self.stages)
+        return sum(max(start + seconds for start, seconds in side_by_side(
+            [self.groups[k] for k in stage], self.threads)) for stage in self.stages)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON. Times are seconds, memory and D bytes, C operations."""
@@ -316,6 +315,21 @@ def facts_at(costs: Costs, sizes: Mapping[str, int], target: Target) -> list[Gro
         return [facts(cost, sizes, target) for cost in costs.groups]
     except EvonnxError:
         return None
+
+
+def side_by_side(groups: Sequence[GroupLine], threads: int) -> list[tuple[float, float]]:
+    """(start, seconds) that are predicted for the groups of one stage, whose estimates are known,
+    on so many threads: in their order, each when its share of them is free."""
+    free = [0.0] * max(threads, 1)
+    found = []
+    for g in groups:
+        assert g.estimate is not None
+        share = min(g.threads or len(free), len(free))
+        free.sort()
+        start, seconds = free[share - 1], g.estimate.seconds
+        free[:share] = [start + seconds] * share
+        found.append((start, seconds))
+    return found
 
 
 def group_lines(stages: Stages, executable: Executable, costs: Costs, sizes: Mapping[str, int],

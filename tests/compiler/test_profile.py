@@ -173,6 +173,16 @@ def test_gantt_without_feeds_predicts(staged: evonnx.Compiled) -> None:
         staged.gantt(cost_model="cd")
 
 
+def test_a_stage_on_one_thread_takes_the_sum_of_its_groups(staged: evonnx.Compiled) -> None:
+    alone = evonnx.compile(branches(), schedule=staged.schedule, threads=1)
+    chart = alone.gantt()
+    spans = [b.predicted for b in chart.bars]
+    assert all(s is not None for s in spans)
+    stage, first, second, third = (s for s in spans if s is not None)
+    assert second.start == first.end and third.start == stage.end == second.end
+    assert chart.predicted == third.end == alone.report().predicted_seconds
+
+
 def test_gantt_with_feeds_measures(staged: evonnx.Compiled, tmp_path: Path) -> None:
     chart = staged.gantt(x())
     assert all(b.measured is not None for b in chart.bars)
