@@ -193,7 +193,10 @@ def canonical(terms: dict[Monomial, int]) -> Dim:
 
 
 def _merge_mod(terms: dict[Monomial, int]) -> dict[Monomial, int]:
-    """``c*f*(a % b) + c*f*b*(a // b)`` is ``c*f*a``: a split index merged again."""
+    """``c*f*(a % b) + c*f*b*(a // b)`` is ``c*f*a``: a split index merged again. The quotient is
+    looked for as it is written: of ``x // m`` by ``b`` that is ``x // (m*b)``."""
+    from .dim_functions import floordiv
+
     for monomial, coef in list(terms.items()):
         for atom, power in monomial:
             if atom.kind != "mod" or power != 1:
@@ -201,7 +204,7 @@ def _merge_mod(terms: dict[Monomial, int]) -> dict[Monomial, int]:
             rest: Monomial = tuple(t for t in monomial if t[0] != atom)
             factor = Expr(((rest, coef),)) if rest else coef
             a, b = atom.args
-            partner = terms_of(_mul(_mul(factor, b), atom_expr(Atom("floordiv", "", (a, b)))))
+            partner = terms_of(_mul(_mul(factor, b), floordiv(a, b)))
             if partner and all(terms.get(m, 0) == c for m, c in partner.items()):
                 left = {m: c for m, c in terms.items() if m not in partner and m != monomial}
                 merged = _add(canonical(left), _mul(factor, a), 1)

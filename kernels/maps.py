@@ -23,8 +23,10 @@ from .nest import Accumulate, Address, Call, Domain, Loop, Step, Store
 TURN = 4 * SIDE
 """Elements along a side of the blocks that a micro-kernel transposes: two of them, 16 KB each, stay
 in the level-1 cache."""
-WIDE = 512
-"""Steps of the innermost loop from which on what is done once before it does not matter."""
+SHORT, WIDE = 64, 512
+"""Steps of the innermost loop below which the one around it is always in the tile, and from which
+on it never is: what is done once before it does not matter. Between them it is where both are no
+more than a tile shall be."""
 TURN_KERNEL = "mk_turn_f32"
 NewScratch = Callable[[DType, Dim], int]
 """(dtype, elements) -> number of a new piece of scratch."""
@@ -41,20 +43,30 @@ def tile_map(axes: Sequence[Axis], body: Sequence[Store | Accumulate], names: Na
         axis = axes[0]
         if isinstance(axis.hi, int) and axis.hi <= BLOCK:
             return Domain((), (Loop((axis,), tuple(body)),))
-        blocks = ceil_div(axis.hi, BLOCK)
-        b = names.var(blocks)
-        inner = Axis(axis.var, dmin(axis.hi, b * BLOCK + BLOCK), b * BLOCK)
-        return Domain((Axis(b, blocks),), (Loop((inner,), tuple(body)),))
+        block, inner = _in_blocks(axis, names)
+        return Domain((block,), (Loop((inner,), tuple(body)),))
     turned = crossing(axes, [d for item in body for d in load_positions(item.value)])
     if turned is not None:
         return _blocked(axes, body, turned, names, new_scratch)
     last = axes[-1].hi
-    depth = 1 if len(axes) == 2 or not isinstance(last, int) or last >= WIDE else 2
+    depth = 2 if len(axes) > 2 and isinstance(last, int) and last < WIDE else 1
     work = product(a.hi for a in axes[-depth:])
+    if isinstance(last, int) and last >= SHORT and not (isinstance(work, int) and work <= BLOCK):
+        depth, work = 1, last
+    if depth == 1 and isinstance(last, int) and last > 2 * BLOCK:
+        block, inner = _in_blocks(axes[-1], names)
+        return Domain((*axes[:-1], block), (Loop((inner,), tuple(body)),))
     per = dmax(1, BLOCK // work) if isinstance(work, int) and work else dmax(
         1, ceil_div(BLOCK, dmax(work, 1)))
     rows = tuple(axes[:-depth])
     return Domain(rows, (Loop(tuple(axes[-depth:]), tuple(body)),), rows_per_tile(rows, per))
+
+
+def _in_blocks(axis: Axis, names: Names) -> tuple[Axis, Axis]:
+    """An axis in blocks of ``BLOCK`` steps: the axis of blocks, and that of one of them."""
+    blocks = ceil_div(axis.hi, BLOCK)
+    b = names.var(blocks)
+    return Axis(b, blocks), Axis(axis.var, dmin(axis.hi, b * BLOCK + BLOCK), b * BLOCK)
 
 
 def rows_per_tile(rows: Sequence[Axis], most: Dim) -> Dim:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from evonnx.ir.axes import Axis, places
 from evonnx.ir.dim_functions import bcast, ceil_div, dmax, dmin, known_ge, within
 from evonnx.ir.dim_parser import parse_dim
 from evonnx.ir.dim_values import evaluate, substitute
@@ -149,6 +150,22 @@ def test_split_and_merge(data: st.DataObject) -> None:
     assert evaluate(linear // other, at) == value // evaluate(other, at)
     assert evaluate(linear % other, at) == value % evaluate(other, at)
     assert evaluate(linear // other * other + linear % other, at) == value
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_a_number_taken_apart_and_put_together_again(data: st.DataObject) -> None:
+    """Row-major places of a number give it back, whatever the outermost extent."""
+    sizes: list[Dim] = [data.draw(st.integers(2, 7)) for _ in range(data.draw(st.integers(1, 3)))]
+    sizes.insert(0, data.draw(st.sampled_from([4, sym("a"), sym("a") * sym("b")])))
+    number = var("r", product(sizes))
+    axes = [Axis(var(f"k{k}", size), size) for k, size in enumerate(sizes)]
+    found = places(axes, number)
+    step = data.draw(st.sampled_from([1, 3, sym("c")]))
+    together: Dim = 0
+    for k, size in enumerate(sizes):
+        together = together * size + found[f"k{k}"] * step
+    assert together == number * step
 
 
 @settings(max_examples=300, deadline=None)

@@ -144,3 +144,16 @@ def test_rows_side_by_side(rows: tuple[int, ...]) -> None:
     assert len(nest.domains) == (2 if rows[-1] >= 8 and rows[-1] % 4 else 1)
     assert bool(nest.domains[0].lets) == (rows[-1] >= 8)
     compare(graph, nest, {"x0": values})
+
+
+@pytest.mark.parametrize("step", [1, 2])
+@pytest.mark.parametrize("last,least", [(480, 9), (100, 2), (40, 1)])
+def test_one_image_is_several_tiles(last: int, least: int, step: int) -> None:
+    """Of a batch of no known size, whose images are runs of memory or lines that lie apart."""
+    b = Builder()
+    x = b.input("x0", TensorType(F32, (sym("N"), 90 * step, last)))
+    part = b.op("slice", x, starts=(0, 4, 0), sizes=(sym("N"), 82, last), steps=(1, step, 1))
+    graph = cut(b.build({"y0": b.op("neg", part)}))
+    nest = lower_loops(graph)
+    assert evaluate(emit(nest).tiles, {"N": 1}) >= least
+    compare(graph, nest, {"x0": array(2, 90 * step, last)})
