@@ -27,10 +27,9 @@ from onnx import helper, numpy_helper
 from rich.console import Console
 
 from ..ir.target import Target
-from ..runtime.frame import aligned_empty
 from ..runtime.profile import profile
 from .engines import OURS, PEERS, load
-from .layers import ROUNDS, bandwidth, faster, fastest, rates
+from .layers import ROUNDS, aligned, bandwidth, faster, fastest, rates
 
 Nodes = list[onnx.NodeProto]
 
@@ -211,7 +210,7 @@ def measure(name: str, engines: Sequence[str], rounds: int) -> Row:
     """Times one group on one thread; what is attainable is not known yet."""
     group = GROUPS[name]()
     rng = np.random.default_rng(1)
-    feeds = {n: _aligned(rng.standard_normal(s, dtype=np.float32))
+    feeds = {n: aligned(rng.standard_normal(s, dtype=np.float32))
              for n, s in group.inputs.items()}
     with tempfile.TemporaryDirectory(prefix="evonnx-stream-") as folder:
         path = Path(folder, "group.onnx")
@@ -221,14 +220,6 @@ def measure(name: str, engines: Sequence[str], rounds: int) -> Row:
         calls = fastest({e.name: partial(e.call, feeds) for e in loaded}) if engines else {}
     return Row(name, group.nbytes, sum(s.flops for s in steps), sum(s.seconds for s in steps),
                0.0, 0.0, calls)
-
-
-def _aligned(x: np.ndarray) -> np.ndarray:
-    """``x`` from the beginning of a cache line on, as tensors within a network begin: vectors that
-    lie across two lines cost up to a tenth."""
-    result = aligned_empty(x.shape, x.dtype)
-    result[...] = x
-    return result
 
 
 def under(row: Row, target: Target) -> Row:

@@ -1,10 +1,9 @@
 """Arithmetic on one LLVM value with Python operators, so that formulas read as formulas.
 
 A ``Lane`` is a scalar (the loop vectorizer turns it into a vector lane, hence the name) or a vector
-of them. Float
-operators carry the flag ``contract`` and nothing else: multiply-adds fuse where the target can,
-but nothing is reordered, so range reductions stay as written. Python numbers become constants of
-the other operand's type.
+of them. Float operators carry the flag ``contract`` and nothing else: multiply-adds fuse where the
+target can, but nothing is reordered, so range reductions stay as written. Python numbers become
+constants of the other operand's type.
 """
 
 from __future__ import annotations

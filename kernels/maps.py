@@ -23,7 +23,7 @@ from .nest import Accumulate, Address, Call, Domain, Loop, Step, Store
 TURN = 4 * SIDE
 """Elements along a side of the blocks that a micro-kernel transposes: two of them, 16 KB each, stay
 in the level-1 cache."""
-SHORT, WIDE = 64, 512
+NARROW, WIDE = 64, 512
 """Steps of the innermost loop below which the one around it is always in the tile, and from which
 on it never is: what is done once before it does not matter. Between them it is where both are no
 more than a tile shall be."""
@@ -51,7 +51,7 @@ def tile_map(axes: Sequence[Axis], body: Sequence[Store | Accumulate], names: Na
     last = axes[-1].hi
     depth = 2 if len(axes) > 2 and isinstance(last, int) and last < WIDE else 1
     work = product(a.hi for a in axes[-depth:])
-    if isinstance(last, int) and last >= SHORT and not (isinstance(work, int) and work <= BLOCK):
+    if isinstance(last, int) and last >= NARROW and not (isinstance(work, int) and work <= BLOCK):
         depth, work = 1, last
     if depth == 1 and isinstance(last, int) and last > 2 * BLOCK:
         block, inner = _in_blocks(axes[-1], names)

@@ -230,7 +230,6 @@ class _Finder:
             return "index"
         raise _Unfit
 
-
     # -- families --------------------------------------------------------------------------
 
     def families(self, loop: VectorLoop, reductions: dict[str, str]) -> list[Family]:

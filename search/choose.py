@@ -125,8 +125,9 @@ def _choose(graph: Graph, fuser: Fuser, target: Target, how: Search, progress: P
     greedy = fuser.run()
     if how.name == "none" or not greedy.groups:
         return Choice(greedy, "none")
-    found = _searched(graph, fuser, greedy, target, how, progress)
-    return replace(found, counted=counted(graph, how.expect))
+    told = counted(graph, how.expect)
+    how = replace(how, expect={name: c.size for name, c in told.items()})  # read off once
+    return replace(_searched(graph, fuser, greedy, target, how, progress), counted=told)
 
 
 def _searched(graph: Graph, fuser: Fuser, greedy: Schedule, target: Target, how: Search,

@@ -59,6 +59,11 @@ class Search:
     measure: float = 0.0
     """Seconds for which the best few schedules are timed on this machine; 0: none is."""
 
+    @property
+    def lean(self) -> bool:
+        """Whether memory decides: it is what is minimized, or it is limited."""
+        return self.objective == "peak" or self.memory is not None
+
     def __post_init__(self) -> None:
         self._check_name()
         if self.objective not in OBJECTIVES:

@@ -133,11 +133,11 @@ class Survey:
                  judge: Judge | None = None) -> None:
         self.graph, self.greedy, self.target, self.how = graph, greedy, target, how
         judge = Judge(graph) if judge is None else judge
-        checks, lean = None, how.objective == "peak" or how.memory is not None
-        if how.name == "default" and not lean:
+        checks = None
+        if how.name == "default" and not how.lean:
             checks = min(QUICK_CHECKS, QUICK_EACH * distinct(graph, greedy, judge))
         self.table = Candidates(graph, [greedy], checks=checks, judge=judge,
-                                recompute=not lean)
+                                recompute=not how.lean)
         self.context = Context(target, max(1, how.threads), constant_bytes(graph))
         self.sizes = sizes_of(graph, how.expect)
         self._last: _Priced | None = None
@@ -153,7 +153,7 @@ class Survey:
         cheaper = {id(c): o for c, o in zip(costs, other, strict=True) if o is not None}
         found = plain + [(m, replace(c, cost=cheaper[id(c.cost)])) for m, c in plain
                          if id(c.cost) in cheaper]
-        if self.how.objective == "peak" or self.how.memory is not None:
+        if self.how.lean:
             found += [(m, o) for m, c in plain if (o := self._over(m, c)) is not None]
         return found
 
@@ -333,30 +333,39 @@ def constant_bytes(graph: Graph) -> float:
     return float(sum(n for n in held.values() if isinstance(n, int)))
 
 
+def arena_bytes(graph: Graph, v: Value, sizes: Mapping[str, int]) -> float:
+    """Bytes that a value takes in the arena; outputs take none."""
+    if not isinstance(v.type, TensorType) or v in graph.output_values:
+        return 0.0
+    size = v.type.nbytes()
+    return float(size if isinstance(size, int) else estimate(size, sizes))
+
+
+def base_of(v: Value) -> Value:
+    """The value whose memory a chain of views shows."""
+    while lookup(v.node.op).has("view"):
+        v = v.node.operands[0]
+    return v
+
+
 def memory(graph: Graph, table: Candidates, sizes: Mapping[str, int],
            candidates: Iterable[tuple[tuple[int, ...], Candidate]]
            ) -> tuple[list[tuple[int, float, list[int], bool]], list[float]]:
     """(values as ``make_problem`` takes them, bytes that each of the ``candidates``, which come
     with their units, writes), the arena only."""
-
-    def nbytes(v: Value) -> float:
-        if not isinstance(v.type, TensorType) or v in graph.output_values:
-            return 0.0
-        size = v.type.nbytes()
-        return float(size if isinstance(size, int) else estimate(size, sizes))
-
     values = []
     for node, units in table.of.items():
         if lookup(node.op).has("view"):
             continue
-        size = sum(map(nbytes, node.outputs))
+        size = sum(arena_bytes(graph, v, sizes) for v in node.outputs)
         for u in units if size else ():
             readers = _behind(graph, table.readers(u))
             consumers = sorted({w for r in readers for w in table.of[r]})
             if consumers:
                 values.append((u, size, consumers, False))
     written = [0.0 if c.implementation == "view" or _in_place(graph, table, units, c)
-               else sum(map(nbytes, c.written)) for units, c in candidates]
+               else sum(arena_bytes(graph, v, sizes) for v in c.written)
+               for units, c in candidates]
     return values, written
 
 
@@ -368,9 +377,7 @@ def _in_place(graph: Graph, table: Candidates, units: tuple[int, ...], found: Ca
     nodes = [graph.nodes[k] for k in found.nodes]
     over = bool(dict(found.cost.variant).get("over"))
     for value in overwritable(nodes, found.written, over):
-        base = value
-        while lookup(base.node.op).has("view"):
-            base = base.node.operands[0]
+        base = base_of(value)
         definition = lookup(base.node.op)
         if (base.node not in table.of or base in graph.output_values
                 or definition.has("control") or definition.has("host")):

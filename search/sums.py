@@ -15,12 +15,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from ..ir.dim_values import estimate
 from ..ir.graph import Graph, Node, Value
 from ..ir.groups import keeps_pixels
 from ..ir.ops import lookup
-from ..ir.types import TensorType
 from .problem import Problem, make_problem
+from .space import arena_bytes, base_of
 
 Step = Node | tuple[Node, Value]
 """An operation, or a sum, named by its last addition, and the term that is added to it."""
@@ -72,7 +71,7 @@ class FreeSums:
     def _new(self, what: Step | None, operands: Sequence[Value]) -> int:
         number = len(self._reads)
         self._what.append(what)
-        held = tuple(dict.fromkeys(b for v in operands if (b := _base(v)).node.op not in (
+        held = tuple(dict.fromkeys(b for v in operands if (b := base_of(v)).node.op not in (
             "input", "const")))
         self._reads.append(held)
         for v in held:
@@ -135,10 +134,7 @@ class FreeSums:
                    and self._bytes(v) == self._bytes(result) for v in self._reads[step])
 
     def _bytes(self, v: Value) -> float:
-        if not isinstance(v.type, TensorType) or v in self.graph.output_values:
-            return 0.0
-        size = v.type.nbytes()
-        return float(size if isinstance(size, int) else estimate(size, self.sizes))
+        return arena_bytes(self.graph, v, self.sizes)
 
 
 def _between(root: Node, terms: Sequence[Value]) -> list[Node]:
@@ -149,9 +145,3 @@ def _between(root: Node, terms: Sequence[Value]) -> list[Node]:
         found.append(node)
         todo += [v.node for v in node.operands if v not in terms]
     return found
-
-
-def _base(v: Value) -> Value:
-    while lookup(v.node.op).has("view"):
-        v = v.node.operands[0]
-    return v
