@@ -4,7 +4,8 @@ calibrate | study``.
 Every command is a thin wrapper around one public function and takes ``--json``. Heavy modules are
 imported inside the commands, so that ``evonnx --help`` answers at once.
 
-Exit codes: 0 done; 1 an ``EvonnxError`` (bad model, feeds, schedule, ...); 2 wrong usage; 3
+Exit codes: 0 done; 1 an ``EvonnxError`` (bad model, feeds, schedule, ...), a file that cannot be
+written, or no memory; 2 wrong usage; 3
 ``check`` or a compilation found something EvoNNX does not support; 4 a result differs from the
 reference; 70 a defect of EvoNNX itself (the traceback follows); 130 interrupted.
 """
@@ -160,12 +161,11 @@ def _compile(model: Path, label: str, options: dict[str, Any]) -> Compiled:
         raise click.UsageError(f"--recompile is for saved models; {model.name} is none")
     from .api import compile as compile_model
     from .feeds import read_constants
-    from .irfile import is_ir_text, read_graph
+    from .irfile import graph_or_file
 
-    source = read_graph(model) if is_ir_text(model) else model
     with Progress(label) as progress:
         return compile_model(
-            source, target=options["target"], threads=options["threads"],
+            graph_or_file(model), target=options["target"], threads=options["threads"],
             schedule=options["schedule"], pipeline=options["pipeline"],
             weights=options["weights"],
             sizes=named_sizes("--fix", options["fixed"]) or None,
@@ -469,10 +469,10 @@ def _export(graph: Graph, output: Path | None, as_json: bool) -> None:
 def check(model: Path, as_json: bool) -> None:
     """List everything in MODEL that EvoNNX does not support; exit 3 if there is anything."""
     from .api import check as find_gaps
-    from .irfile import is_ir_text, read_graph
+    from .irfile import graph_or_file
 
     with Progress(f"check {model.name}"):
-        gaps = find_gaps(read_graph(model) if is_ir_text(model) else model)
+        gaps = find_gaps(graph_or_file(model))
     if as_json:
         print_json({"supported": not gaps, "gaps": [_gap_row(gap) for gap in gaps]})
     elif gaps:
@@ -571,22 +571,35 @@ def _guarded(argv: list[str]) -> int:
         return EXIT_OK
     except SystemExit as done:
         return done.code if isinstance(done.code, int) else EXIT_ERROR
-    except Exception:
+    except Exception as error:
+        if refused := _refused_by_system(error):
+            return _report_error(error, "--json" in argv, refused)
         warn("This is a defect of EvoNNX, please report it with the model's `evonnx dump --raw`:")
         warn(traceback.format_exc())
         return EXIT_DEFECT
     return EXIT_OK
 
 
-def _report_error(error: Exception, as_json: bool) -> int:
+def _refused_by_system(error: Exception) -> str:
+    """What the system refused, in words: a file it names, or memory; "" for any other error."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{str(error.filename)!r}: {error.strerror}"
+    if isinstance(error, MemoryError):
+        return str(error) or "out of memory"
+    return ""
+
+
+def _report_error(error: Exception, as_json: bool, message: str = "") -> int:
+    """Prints an error and answers its exit code; ``message`` is said instead of its own."""
     from ..ir.errors import CheckError, OptionError, UnsupportedError
 
-    kind = type(error).__name__
+    kind = type(error).__name__.lstrip("_")
+    message = message or str(error)
     if as_json:
         gaps = [_gap_row(gap) for gap in getattr(error, "gaps", ())]
-        print_json({"error": {"type": kind, "message": str(error), "gaps": gaps}})
+        print_json({"error": {"type": kind, "message": message, "gaps": gaps}})
     else:
-        warn(f"{kind}: {error}")
+        warn(f"{kind}: {message}")
     codes = {
         UnsupportedError: EXIT_UNSUPPORTED, CheckError: EXIT_MISMATCH, OptionError: EXIT_USAGE,
     }  # fmt: skip

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,19 +23,28 @@ from ..ir.dims import free_symbols
 from ..ir.errors import FeedError, quote
 from ..ir.types import TensorType, Type
 
+_ADDRESSES = 1 << 48
+"""Addresses of a process, more or less."""
+
 
 def concrete_shape(name: str, tensor: TensorType, dims: Mapping[str, int]) -> tuple[int, ...]:
     """Shape of input ``name`` with every symbol replaced by its size in ``dims``.
 
-    Raises ``FeedError`` that lists the symbols ``dims`` does not give.
+    Raises ``FeedError`` that lists the symbols ``dims`` does not give, and for more elements than
+    memory has addresses.
     """
     symbols = {symbol for dim in tensor.shape for symbol in free_symbols(dim)}
     if missing := sorted(symbols - dims.keys()):
         raise FeedError(
             f"input {quote(name)} is {tensor}: no size given for "
             + ", ".join(quote(symbol) for symbol in missing)
+            + f" (in a shell: --dim {missing[0]}=SIZE)"
         )
-    return tuple(evaluate(dim, dict(dims)) for dim in tensor.shape)
+    shape = tuple(evaluate(dim, dict(dims)) for dim in tensor.shape)
+    if math.prod(shape) >= _ADDRESSES:
+        raise FeedError(f"input {quote(name)} is {tensor}: {list(shape)} has more elements than "
+                        "memory has addresses")
+    return shape
 
 
 def random_feeds(

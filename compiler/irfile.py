@@ -37,6 +37,14 @@ def is_ir_text(path: Path) -> bool:
     return re.match(rb"graph\s*\{", head) is not None
 
 
+def graph_or_file(path: Path) -> Graph | Path:
+    """What ``compile`` takes of a file: the graph of IR text or of a saved model, and the path
+    itself of anything else, which then is an ONNX model. Raises what ``read_graph`` raises."""
+    if path.is_file() and (is_saved(path) or is_ir_text(path)):
+        return read_graph(path)
+    return path
+
+
 def read_graph(
     path: Path,
     sizes: Mapping[str, int] | None = None,

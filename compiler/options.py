@@ -125,6 +125,15 @@ def sizes_of(given: object, what: str = "sizes") -> dict[str, int] | None:
     return None if named is None else {k: _size(v, what, k) for k, v in named.items()}
 
 
+def check_expected(expect: Mapping[str, int], *known: Iterable[str]) -> None:
+    """Raises ``OptionError`` where ``expect`` names a size that is in none of ``known``."""
+    names = set().union(*known)
+    for name in expect:
+        if name not in names:
+            listed = ", ".join(quote(n) for n in sorted(names)) or "none: all are known"
+            raise OptionError(f"expect: the model has no size {quote(name)}; there are {listed}")
+
+
 def shapes_of(given: object) -> dict[str, list[int | str]] | None:
     """Shapes of inputs by name: integers, or names of symbolic sizes."""
     named = mapping_of(given, "shapes", "shapes")

@@ -195,6 +195,7 @@ class Request:
         as it is imported."""
         from ..search.choose import Choice, choose
         from ..search.greedy import Fuser
+        from ..search.symbols import symbols_of
         from . import options
         from .pipeline import run_pipeline
 
@@ -208,6 +209,9 @@ class Request:
         passes: list[PassReport] = []
         graph = run_pipeline(imported, self.pipeline, passes, clock.progress)
         clock.stage("schedule")
+        if self.search.expect:
+            options.check_expected(self.search.expect, symbols_of(imported), symbols_of(graph),
+                                   self.sizes or ())
         if self.schedule is not None:
             if not options.is_schedule_of(self.schedule, graph):
                 from .memory import lean_graphs

@@ -50,7 +50,7 @@ from ..search.space import Space
 from ..search.strategies import STRATEGIES, Strategy
 from ..search.strategies import factory as strategy_factory
 from ..search.strategies import strategies as registered
-from .irfile import is_ir_text, read_graph
+from .irfile import graph_or_file
 from .options import machine_of
 from .records import RECORD, Maker, Record, circumstances, makers
 from .request import Request
@@ -213,8 +213,7 @@ def optimized(source: Any, target: Target) -> Graph:
     if isinstance(source, Graph):
         return source
     if isinstance(source, (str, os.PathLike)):
-        path = Path(source)
-        source = read_graph(path) if path.is_file() and is_ir_text(path) else path
+        source = graph_or_file(Path(source))
     return Request(source, target).derive().graph
 
 

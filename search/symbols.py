@@ -61,6 +61,16 @@ class Counted(NamedTuple):
     """``EXPECTED``, or what the graph says of its axes, in words."""
 
 
+def symbols_of(graph: Graph) -> set[str]:
+    """The symbols in the types of a graph's values."""
+    return set().union(*(type_symbols(t) for t in _types(graph)))
+
+
+def _types(graph: Graph) -> set[Type]:
+    """The types of a graph's values that have symbols."""
+    return {t for n in graph.nodes for t in n.types if type_symbols(t)}
+
+
 def sizes_of(graph: Graph, expect: Mapping[str, int]) -> dict[str, int]:
     """A size for every symbol of the graph."""
     return {name: c.size for name, c in counted(graph, expect).items()}
@@ -69,8 +79,7 @@ def sizes_of(graph: Graph, expect: Mapping[str, int]) -> dict[str, int]:
 def counted(graph: Graph, expect: Mapping[str, int]) -> dict[str, Counted]:
     """What every symbol of the graph counts as, by name: the size expected, or the one of its role
     (see the module)."""
-    types = {t for n in graph.nodes for t in n.types if type_symbols(t)}
-    symbols = sorted({s for t in types for s in type_symbols(t)})
+    types, symbols = _types(graph), sorted(symbols_of(graph))
     open_ = [s for s in symbols if s not in expect]
     roles = _roles(graph) if open_ else {}
     found = {s: Counted(expect[s], EXPECTED) if s in expect

@@ -242,6 +242,8 @@ def test_sizes_shapes_and_constants_are_fixed_on_request() -> None:
         ({"schedule": 7}, "schedule: a Schedule, its text or a file"),
         ({"sizes": [4]}, "sizes: a dictionary of sizes by name, not list"),
         ({"expect": {"N": "x"}}, r"expect\['N'\]: 'x' is not a size"),
+        ({"expect": {"M": 4}}, "expect: the model has no size 'M'; there are 'N'"),
+        ({"expect": {"M": 4}, "cache": False}, "the model has no size 'M'"),
         ({"shapes": 3}, "shapes: a dictionary"),
         ({"shapes": {"x": 3}}, "a list of sizes and names, not '3'"),
         ({"constants": [1]}, "constants: a dictionary of arrays by name"),

@@ -92,6 +92,7 @@ def test_a_saved_model_is_run(evonnx: Cli, model: Path, tmp_path: Path) -> None:
         assert json.loads(out)["outputs"] == want
     assert evonnx("profile", saved, "--dim", "N=3", "--rounds", "1")[0] == 0
     assert "dot" in evonnx("dump", saved)[1]
+    assert "everything is supported" in evonnx("check", saved)[1]
     assert "g0 = contract" in evonnx("dump", saved, "--what", "schedule")[1]
     code, _, err = evonnx("run", saved, *inputs, "--fix", "N=3")
     assert code == cli.EXIT_USAGE and "m.evonnx is compiled already: --fix comes" in err
@@ -324,6 +325,34 @@ def test_usage_errors(evonnx: Cli, model: Path, tmp_path: Path) -> None:
     assert evonnx("run", model, "--fix", "N=x")[0] == cli.EXIT_USAGE
     assert evonnx("frobnicate")[0] == cli.EXIT_USAGE
     assert evonnx("dump", model, "--raw", "--what", "source")[0] == cli.EXIT_USAGE
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("compile", "--save-schedule", "absent/s.txt"),
+        ("run", "-i", "random", "--dim", "N=2", "-o", "absent/y.npz"),
+        ("opt", "-o", "absent/e.ir"),
+        ("dump", "--what", "svg", "-o", "absent/e.svg"),
+        ("dump", "--what", "onnx", "-o", "absent/e.onnx"),
+        ("profile", "--dim", "N=2", "--rounds", "1", "--trace", "absent/t.json"),
+        ("study", "--strategy", "exact", "-o", "model.onnx/absent"),
+    ],
+)
+def test_a_file_that_cannot_be_written_is_named(
+    evonnx: Cli, model: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(model.parent)
+    command, *more = arguments
+    code, _, err = evonnx(command, model, *more)
+    assert code == cli.EXIT_ERROR
+    assert "absent" in err and "Traceback" not in err
+
+
+def test_more_memory_than_there_is(evonnx: Cli, model: Path) -> None:
+    for size in (1 << 44, 1 << 99):  # more than is there; more than NumPy can count
+        code, _, err = evonnx("run", model, "-i", "random", "--dim", f"N={size}")
+        assert code == cli.EXIT_ERROR and "Traceback" not in err and str(size) in err
 
 
 @pytest.mark.parametrize(
