@@ -10,8 +10,9 @@ function                   float32  float64   method
 =========================  =======  =======   ============================================
 exp                        1.1      1.1       2^n e^r, r by two-part ln 2, polynomial
 log                        1.5      1.1       2^n m, polynomial; float64: atanh series
-tanh                       2.7     2.5       m / (m + 2), m = e^(2 abs x) - 1
-sigmoid                    2.3      2.5       e / (1 + e) or 1 / (1 + e), e = e^-abs x
+tanh                       2.7     2.5       m / (m + 2), m = e^(2 abs x) - 1; 16 lanes: by
+                                              pieces, (t + u) / (1 + t u)
+sigmoid                    3.1      2.5       e / (1 + e) or 1 / (1 + e), e = e^-abs x
 erf                        1.5      2.5       x P(x^2) near 0, 1 - e^-Q outside
 erfc                       -        -         by pieces or 2^-Q; its error is absolute
 sin, cos                   1.7      2.5       reduction by pi/2: see below
@@ -74,6 +75,8 @@ _ERFC = (
 )  # fmt: skip
 _ERFC_END = 7.051  # there the fit is 127
 _ERFC_STEP, _ERFC_TERMS = 0.3, 6
+_TANH = (-0.3333258628845215, 0.13277550041675568, -0.04606404900550842)
+_TANH_SLOPE, _TANH_START, _TANH_END = 0.82, 0.5, 9.05  # a position is slope y + start, below 8
 _SIN = (-0.16666653752326965, 0.00833211001008749, -0.00019508562400005758)
 _COS = (0.04166664555668831, -0.0013887302484363317, 2.4430881239823066e-05)
 
@@ -181,6 +184,8 @@ def log32(x: Lane) -> Lane:
 
 def tanh32(x: Lane) -> Lane:
     """Hyperbolic tangent of float32: ``m / (m + 2)`` of ``m = e^(2 abs x) - 1``; 1 beyond 10."""
+    if _permutes(x):
+        return _tanh_by_table(x)
     twice = x.abs() * 2.0
     p, n = _split_exp((twice > 20.0).choose(20.0, twice))
     scale = _power_of_two(n)
@@ -188,10 +193,49 @@ def tanh32(x: Lane) -> Lane:
     return (m / (m + 2.0)).sign_of(x)
 
 
+def _tanh_pieces() -> tuple[list[float], list[float]]:
+    """A number in the middle of each of 16 pieces of [0, ``_TANH_END``], and ``tanh`` of it: of
+    those near the middle the one where rounding both to float32 costs least, since that is made
+    more by what is added. Its place is what the last two bits of the exponent and the first two
+    digits of a position say, of which an octave has four pieces; the first piece's is 0."""
+    centers, values = [0.0] * 16, [0.0] * 16
+    for k in range(1, 16):
+        width = 2.0 ** (k // 4 - 3)
+        position = 4 * width + (k % 4 + 0.5) * width
+        middle = (position - _TANH_START) / _TANH_SLOPE
+        nearest = np.float32(math.tanh(middle))
+        step = np.spacing(nearest)
+        numbers = [t for n in range(-64, 65) if (t := float(nearest + n * step)) < 1]
+        pairs = [(float(np.float32(math.atanh(t))), t) for t in numbers]
+        near = [(c, t) for c, t in pairs if abs(c - middle) < width / 16]
+        best = min(near or pairs, key=lambda p: abs(
+            math.tanh(p[0]) - p[1] if near else p[0] - middle))
+        place = int(np.float32(position).view(np.uint32)) >> 21 & 15
+        centers[place], values[place] = best
+    return centers, values
+
+
+def _tanh_by_table(x: Lane) -> Lane:
+    """``tanh`` of 16 lanes by that of a sum, ``(t + u) / (1 + t u)``: ``t``, of the middle of a
+    piece, is looked up in a register, ``u``, of the distance from there, is an odd polynomial."""
+    y = x.abs()
+    y = (y > _TANH_END).choose(_TANH_END, y)
+    piece = y.call("fma", _TANH_SLOPE, _TANH_START).bits().logical_shift(21)
+    centers, values = _TANH_PIECES
+    d, t = y - _looked_up(x, centers, piece), _looked_up(x, values, piece)
+    square = d * d
+    u = (d * square).call("fma", horner(square, _TANH), d)
+    return ((t + u) / t.call("fma", u, 1.0)).sign_of(x)
+
+
 def sigmoid32(x: Lane) -> Lane:
     """1 / (1 + e^-x) of float32."""
-    p, n = _split_exp(_at_least(-x.abs(), -104.0))
-    e = _scale(p + 1.0, n)
+    y = _at_least(-x.abs(), -104.0)
+    if _permutes(x):
+        e = _exp_by_table(y)
+    else:
+        p, n = _split_exp(y)
+        e = _scale(p + 1.0, n)
     return (x < 0.0).choose(e, 1.0) / (e + 1.0)
 
 
@@ -324,6 +368,7 @@ def _widened(function: Callable[..., Lane]) -> Callable[..., Lane]:
 
 
 _ERFC_PIECES = _erfc_pieces()
+_TANH_PIECES = _tanh_pieces()
 
 _FUNCTIONS: dict[str, tuple[Callable[..., Lane], Callable[..., Lane]]] = {
     "exp": (exp32, widemath.exp64),
