@@ -8,8 +8,8 @@ and values are read again for every block of queries.
 from __future__ import annotations
 
 from .axes import Axis, coefficient, name_of
-from .dims import Dim, Expr
-from .elements import Ex, Refused, is_reduction
+from .dims import Dim, Expr, free_vars
+from .elements import Ex, Refused, is_reduction, positions
 from .ops import lookup
 from .tiles import Space, TileSpace, is_var
 from .types import F32
@@ -66,6 +66,19 @@ class AttentionSpace(TileSpace):
         """Elements of memory between neighbors in one key."""
         self.value_step = self._step(self.v, self.key, "values")
         """Elements of memory between one element of neighboring values."""
+
+    def applied(self, value: Ex) -> Ex | None:
+        """The element of the only output where the attention's is ``value``, if it depends on
+        nothing else: an activation. None where it reads another operand, or is not float32."""
+        if len(self.late) != 1:
+            return None
+        [(number, (_, index))] = self.late.items()
+        puller = self.low.puller
+        puller.start()
+        puller.provided[self.anchor.out] = lambda _: value
+        found = puller.element(self.low.graph.outputs[number][1], index)
+        own, used = (frozenset().union(*map(free_vars, positions(ex))) for ex in (value, found))
+        return found if found.dtype == F32 and used <= own else None
 
     def _step(self, ex: Ex, along: Dim, what: str) -> Dim:
         step = coefficient_of(ex.data[1], along) if ex.kind == "load" else None

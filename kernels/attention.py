@@ -296,32 +296,39 @@ class _Writer:
             for kernel, loop in self.by_width(self.values, q, tiles)]
 
     def finish(self) -> list[Step]:
-        """Divides by the sum of weights and stores the outputs."""
-        s, low, n = self.space, self.low, self.names
-        e = n.var(self.out_rows)
-        at = self.cell(e)
-        value = Ex("load", F32, (), (self.out, at))
-        mean = _fn("mul", value, self.each(self.gain))
-        if s.anchor.attrs.get("safe"):  # weights that are NaN count as 0
-            total = self.each(self.total)
-            masked = _fn_select(_fn("eq", total, _constant(0.0)), value, _constant(0.0))
-            mean = _fn_select(_fn("lt", _constant(0.0), total), mean, masked)
+        """Divides by the sum of weights and stores the outputs. An activation is applied before,
+        while queries lie side by side in vectors."""
+        s, low = self.space, self.low
+        e = self.names.var(self.out_rows)
+        mean = self.mean(e)
+        applied = s.applied(mean)
         inverse = _fn("div", _constant(1.0), self.each(self.total))
         steps: list[Step] = [
             self.lanes_loop(Store(self.gain, self.lane, inverse)),
-            self.lanes_loop(Store(self.out, at, mean), over=axis(e, self.out_rows))]
-        local = s.row - self.first_row
+            self.lanes_loop(Store(self.out, self.cell(e), mean if applied is None else applied),
+                            over=axis(e, self.out_rows))]
+        result = Ex("load", F32, (), (self.out, s.column * self.nr + s.row - self.first_row))
         low.puller.start()
-        low.puller.provided[s.anchor.out] = lambda index: Ex(
-            "load", F32, (), (self.out, s.column * self.nr + local))
+        low.puller.provided[s.anchor.out] = lambda _: result
         for k, (_, index) in s.late.items():
             v = low.graph.outputs[k][1]
-            store = Store(low.first_output + k, linear_index(v.shape, index),
-                          low.puller.element(v, index))
+            value = low.puller.element(v, index) if applied is None else result
+            store = Store(low.first_output + k, linear_index(v.shape, index), value)
             steps.append(self.turned(store) or Loop(
                 (*axis(s.row, self.first_row + self.row_count, self.first_row),
                  *axis(s.column, s.columns)), (store,)))
         return steps
+
+    def mean(self, e: Dim) -> Ex:
+        """Element ``e`` of the calling lane's result: the weighted sum over the sum of weights,
+        whose inverse is the gain."""
+        value = Ex("load", F32, (), (self.out, self.cell(e)))
+        mean = _fn("mul", value, self.each(self.gain))
+        if not self.space.anchor.attrs.get("safe"):
+            return mean
+        total = self.each(self.total)  # weights that are NaN count as 0
+        masked = _fn_select(_fn("eq", total, _constant(0.0)), value, _constant(0.0))
+        return _fn_select(_fn("lt", _constant(0.0), total), mean, masked)
 
     def turned(self, store: Store) -> Call | None:
         """The store of a result that is only moved, rows somewhere and columns side by side."""

@@ -21,7 +21,7 @@ from dataclasses import replace
 from functools import partial
 
 from ..ir.access import Cond, linear_index
-from ..ir.attention import AttentionSpace
+from ..ir.attention import AttentionSpace, axis
 from ..ir.axes import Axis, atoms, coefficient, fresh_axes, merge_axes, name_of
 from ..ir.contraction import ContractionSpace
 from ..ir.dim_functions import ceil_div, dmax, dmin
@@ -47,6 +47,7 @@ from ..ir.tiles import (
     load_positions,
     reduction_body,
 )  # fmt: skip
+from ..ir.types import F32
 from ..ir.variants import Form, contraction_form, read_once, separable_form, small_windows
 from ..ir.windows import write_out
 from .work import AttentionWork, LoopWork, ProductWork, Work
@@ -74,8 +75,7 @@ def group_phases(graph: Graph, implementation: str, constants: frozenset[int],
     try:
         if implementation == "attention":
             a = tiles if isinstance(tiles, AttentionSpace) else AttentionSpace(Space(graph))
-            return Work(attention=AttentionWork(product(x.hi for x in a.batch), a.rows, a.keys,
-                                                a.depth, a.columns, a.mask is not None))
+            return Work(attention=_attention(a))
         if implementation == "contract":
             one = tiles if isinstance(tiles, ContractionSpace) else ContractionSpace(Space(graph))
             return Work(product=_product(one, read_once(graph, constants)))
@@ -389,6 +389,34 @@ def _own_dims(ex: Ex) -> tuple[Dim, ...]:
         return tuple(d for c in ex.data for d in (c.expr, c.lo, c.hi))
     return ()
 
+
+
+# -- attention ---------------------------------------------------------------------------------
+
+
+def _attention(s: AttentionSpace) -> AttentionWork:
+    """An attention and what follows it."""
+    plain = AttentionWork(product(a.hi for a in s.batch), s.rows, s.keys, s.depth, s.columns,
+                          s.mask is not None)
+    low, columns = s.low, axis(s.column, s.columns)
+    outside = [*s.batch, *axis(s.row, s.rows)]
+    lane = low.names.var(s.columns)
+    value = Ex("load", F32, (), (-1, lane))
+    applied = s.applied(value)
+    if applied is not None:
+        if applied == value:
+            return plain
+        return replace(plain, after=_loop(low, outside, axis(lane, s.columns), [(lane, applied)],
+                                          shared=True))
+    value = Ex("load", F32, (), (-1, s.column * LANES))
+    low.puller.start()
+    low.puller.provided[s.anchor.out] = partial(_same, value)
+    stores = []
+    for k, (_, index) in s.late.items():
+        v = low.graph.outputs[k][1]
+        stores.append((linear_index(v.shape, index), low.puller.element(v, index)))
+    work = _loop(low, outside, columns, stores, shared=True)
+    return replace(plain, after=work, turned=False)
 
 
 # -- contractions ------------------------------------------------------------------------------

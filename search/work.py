@@ -95,6 +95,11 @@ class AttentionWork:
     depth: Dim
     columns: Dim
     masked: bool
+    after: LoopWork | None = None
+    """What follows per element of the result; None where that is only moved."""
+    turned: bool = True
+    """Whether it follows in vectors of queries, which are turned as they are stored; else elements
+    are taken from there one at a time."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -129,6 +129,15 @@ def _matrix(m: Match) -> Answer:
     return m["W"].rank == 2 or "the constant is a stack of matrices"
 
 
+def _keeps_columns(m: Match) -> Answer:
+    """A reshape of a product keeps its columns, and broadcasting adds no axes."""
+    w, shape = m["W"], m["r"]
+    columns = w.shape[-2] if m["t"] else w.shape[-1]
+    if not shape or shape[-1] != columns:
+        return "the columns are split or merged"
+    return m["C"].rank <= len(shape) or "the constant has more axes than the product"
+
+
 @term
 def offset_through(b: Builder, c: Value, w: Value, tb: bool) -> Value:
     """What a constant row vector, added before a product, adds after it."""
@@ -182,6 +191,11 @@ RULES: tuple[Rule, ...] = (
     Rule("dot_scale", "dot(x, W, ta=s, tb=t, **a) * C",
          "dot(x, fold(W * per_column(C, W, t)), ta=s, tb=t, **a)",
          when=(*_FLOAT, _matrix), exact=False, sizes="x[n,k] W[k,m] C[m]"),
+    # the same behind a reshape of the rows
+    Rule("dot_reshape_scale", "reshape(dot(x, W, ta=s, tb=t, **a), shape=r) * C",
+         "reshape(dot(x, fold(W * per_column(C, W, t)), ta=s, tb=t, **a), shape=r)",
+         when=(*_FLOAT, _matrix, _keeps_columns), exact=False,
+         sizes="x[n,k] W[k,m] C[m] r[1,n,m]"),
     # (x C) A = x (A C), C along the summed axis
     Rule("scale_dot", "dot(x * C, W, ta=False, tb=t, **a)",
          "dot(x, fold(W * per_row(C, W, t)), ta=False, tb=t, **a)",

@@ -17,6 +17,7 @@ from ...ir.target import Target
 from ...ir.variants import KEYS, best_height, micro_tile
 from ..work import AttentionWork
 from .base import Phase
+from .loops import loop
 from .products import NOMINAL, ProductCount
 
 _BEFORE, _AFTER = 3.0, 3.0
@@ -61,7 +62,10 @@ def count_attention(a: AttentionWork, number: Callable[[Dim], float], target: Ta
         Phase(plain=outputs * (blocks + 1), loads=4 * outputs * (blocks + 1),
               stores=4 * outputs * (blocks + 1), entries=panels * (blocks + 1)),
     ]
-    # Rows of the result are written one element at a time from the lanes of the panel.
-    found.append(Phase(apart=batches * rows * columns / lanes, stores=4 * batches * rows * columns,
-                       entries=batches * rows))
+    if a.after is not None:
+        found.append(loop(a.after, number))
+    if a.turned:
+        # Rows of the result are written one element at a time from the lanes of the panel.
+        results = batches * rows * columns
+        found.append(Phase(apart=results / lanes, stores=4 * results, entries=batches * rows))
     return ProductCount(found, max(1.0, panels))

@@ -128,6 +128,33 @@ def test_heads_are_addresses(masked: str) -> None:
     assert check(y, b, feeds) == "attention"
 
 
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("safe", [False, True])
+def test_activation_behind(safe: bool, target: str) -> None:
+    """Between heads that are put back and what comes next, as in LeViT."""
+    b = Builder()
+    x = tensor(b, "x", N, Q, 108)
+    y = attention(b, *(heads(b, x, k * 36, 3) for k in range(3)), safe=safe)
+    y = b.op("reshape", b.op("transpose", y, perm=(0, 2, 1, 3)), shape=(N, Q, 36))
+    gate = b.op("min", b.op("relu", b.op("add", b.op("mul", y, b.const(0.2, F32)),
+                                         b.const(0.5, F32))), b.const(1.0, F32))
+    feeds = {"x": array(2, 45, 108)}
+    feeds["x"][0, 3, 40], feeds["x"][1, :, 80] = np.nan, np.inf
+    assert check(b.op("mul", y, gate), b, feeds, target=target) == "attention"
+
+
+@pytest.mark.parametrize("along", [(2, 45, 36), (45, 1), (36,), ()])
+def test_operands_behind(along: tuple[int, ...]) -> None:
+    """What reads another operand is applied as rows are stored."""
+    b = Builder()
+    q = tensor(b, "q", 2, 45, 16)
+    y = attention(b, q, tensor(b, "k", 2, 50, 16), tensor(b, "v", 2, 50, 36))
+    y = b.op("relu", b.op("add", y, tensor(b, "r", *along)))
+    feeds = {"q": array(2, 45, 16), "k": array(2, 50, 16), "v": array(2, 50, 36),
+             "r": np.asarray(array(*along), np.float32)}
+    assert check(y, b, feeds) == "attention"
+
+
 def test_keys_stored_as_columns() -> None:
     b = Builder()
     q, k = tensor(b, "q", 2, 30, 20), tensor(b, "k", 2, 20, 40)

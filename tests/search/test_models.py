@@ -476,15 +476,21 @@ def test_sensitivity_names_what_would_move_a_group() -> None:
 # attention -----------------------------------------------------------------------------------
 
 
-def _attention(heads: int, rows: int, keys: int, masked: bool = False) -> GroupFacts:
+def _attention(heads: int, rows: int, keys: int, masked: bool = False, gate: Any = None
+               ) -> GroupFacts:
+    """``gate``: what the result is multiplied by, a number or the shape of an operand."""
     b = Builder()
     sizes = [rows, keys, keys]
     operands: list[Any] = [b.input(f"x{k}", TensorType(F32, (heads, n, 64)))
                            for k, n in enumerate(sizes)]
     operands.append(b.input("m", TensorType(F32, (rows, keys))) if masked else None)
     y = b.node("attention", operands, Attrs({"scale": 0.125, "safe": False}.items())).outputs[0]
+    nodes = [y.node]
+    if gate is not None:
+        by = b.const(gate, F32) if isinstance(gate, float) else b.input("g", TensorType(F32, gate))
+        nodes.append((y := b.op("mul", y, by)).node)
     graph = b.build({"y": y})
-    return facts_of(graph, "attention", [y.node], {})
+    return facts_of(graph, "attention", nodes, {})
 
 
 def test_attention_is_two_products_around_a_softmax() -> None:
@@ -497,6 +503,18 @@ def test_attention_is_two_products_around_a_softmax() -> None:
     assert got.tiles == 3 * 128 / 32
     assert sum(p.plain for p in _attention(3, 128, 256, True).phases) == pytest.approx(
         sum(p.plain for p in got.phases) + 3 * 128 * 256)
+
+
+def test_what_follows_an_attention() -> None:
+    """Applied to vectors of queries where it reads nothing else, else element by element."""
+    plain, number, operand = (_attention(3, 128, 256, gate=gate)
+                              for gate in (None, 0.5, (3, 128, 64)))
+    assert sum(p.plain for p in number.phases) == pytest.approx(
+        sum(p.plain for p in plain.phases) + 3 * 128 * 64)
+    apart = [sum(p.apart + p.far for p in facts.phases) for facts in (plain, number, operand)]
+    assert apart[1] == apart[0] and apart[2] > 2 * apart[0]
+    cost = [float(Bounds().costs([facts], ONE)[0]) for facts in (plain, number, operand)]
+    assert cost[0] < cost[1] < 1.02 * cost[0] < cost[2]
 
 
 def test_queries_fill_vectors() -> None:
