@@ -7,16 +7,10 @@ Each distinct ``Conv``, ``ConvTranspose``, ``Gemm`` and ``MatMul`` with constant
 attributes and shapes) becomes a model of its own with random weights. Its kernel is timed as the
 step of a program, with images channels-last and at multiples of a cache line as between layers, and
 as the second of two runs in a row: the first one writes the result into memory that the system has
-just handed out, which is no matter of the kernel. *Attainable* is the smaller of the measured peak
-and of bandwidth times operational intensity, where operations are those of the direct sum, bytes
-are input, weights and output once each, and the bandwidth is that of the smallest memory that holds
-them all (S. Williams, A. Waterman and D. Patterson, "Roofline: an insightful visual performance
-model for multicore architectures", 2009). Peak and bandwidths are measured by the kernels of
-``evonnx calibrate`` before and after the layers, and the larger counts: whatever else the machine
-does only makes them smaller.
-A share above 1 has fewer operations than the direct sum
-(Winograd). Peers are timed by the whole call, where ours stands beside them: it includes what a
-layer alone needs around its kernel (turning the image channels-last and back).
+just handed out, which is no matter of the kernel. What is *attainable*, ``roofline`` says; a share
+above 1 has fewer operations than the direct sum (Winograd). Peers are timed by the whole call,
+where ours stands beside them: it includes what a layer alone needs around its kernel (turning the
+image channels-last and back).
 """
 
 from __future__ import annotations
@@ -24,8 +18,8 @@ from __future__ import annotations
 import json
 import math
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,18 +30,23 @@ import onnx
 from onnx import helper, numpy_helper
 from rich.console import Console
 
-from ..compiler.calibrate import Calibration
 from ..ir.target import Target
-from ..runtime.frame import aligned_empty
 from ..runtime.profile import StepTime, profile
 from .engines import NAMES, OURS, load
-from .measure import interleave
 from .models import feeds, get, is_present, path_of
+from .roofline import (
+    ROUNDS,
+    Timed,
+    aligned,
+    faster,
+    fastest,
+    rates,
+    roofs_line,
+    table,
+    under,
+)  # fmt: skip
 
 OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-CALIBRATION = 6.0
-"""Seconds of calibration, about."""
-ROUNDS = 25
 
 
 @dataclass(frozen=True)
@@ -83,27 +82,22 @@ class Shape:
         return text + "".join(f" {k}={_dims(np.atleast_1d(v).tolist())}" for k, v in shown.items())
 
 
-@dataclass
-class Row:
+@dataclass(frozen=True)
+class Row(Timed):
     """One layer, measured."""
 
-    layer: str
-    count: int
+    count: int = 1
     """Times it occurs in the model."""
-    flops: int
-    nbytes: int
-    seconds: float
-    """Of the kernel, the smallest of the rounds."""
-    rate: float
-    """Operations per second of the direct sum."""
-    attainable: float
-    """Operations per second, at most, of the direct sum."""
-    calls: dict[str, float]
-    """Seconds of a whole call by engine; empty without peers."""
 
     @property
-    def share(self) -> float:
-        return self.rate / self.attainable
+    def rate(self) -> float:
+        """Operations per second of the direct sum."""
+        return self.flops / self.seconds
+
+    @property
+    def attainable(self) -> float:
+        """The same at the roof."""
+        return self.flops / self.least
 
 
 def _dims(shape: Sequence[int]) -> str:
@@ -177,48 +171,6 @@ def single(shape: Shape, last: bool = False, seed: int = 0) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
-def rates(base: Target | None = None, seconds: float = CALIBRATION) -> Target:
-    """This machine with its peak and bandwidths measured."""
-    work = Calibration(Target.detect() if base is None else base, 3 * seconds)
-    work.arithmetic()
-    work.caches()
-    return work.target
-
-
-def faster(a: Target, b: Target) -> Target:
-    """The larger peak and bandwidths of two measurements of one machine."""
-    names = ("flops", "l1_rate", "l2_rate", "l3_rate", "dram_rate")
-    return replace(a, **{name: max(getattr(a, name), getattr(b, name)) for name in names})
-
-
-def bandwidth(nbytes: int, target: Target) -> float:
-    """Bytes per second of the smallest memory that holds so many, one core."""
-    levels = ((target.l1_bytes, target.l1_rate), (target.l2_bytes, target.l2_rate),
-              (target.l3_bytes, target.l3_rate), (math.inf, target.dram_rate))
-    return float(next(rate for size, rate in levels if nbytes <= size))
-
-
-def attainable(shape: Shape, target: Target) -> float:
-    """Operations per second of the direct sum that one core can reach, at most."""
-    rate = bandwidth(shape.nbytes, target)
-    return float(min(target.flops, rate * shape.flops / shape.nbytes))
-
-
-def fastest(calls: Mapping[str, Callable[[], Any]], turns: int = 3, seconds: float = 0.1
-            ) -> dict[str, float]:
-    """Seconds of the fastest call of each engine; they take turns of a while as in ``measure``."""
-    taken = interleave(calls, rounds=turns, seconds=seconds, number=min)
-    return {name: min(times) for name, times in taken.items()}
-
-
-def aligned(x: np.ndarray) -> np.ndarray:
-    """``x`` from the beginning of a cache line on, as tensors within a network begin: vectors that
-    lie across two lines cost up to a tenth."""
-    result = aligned_empty(x.shape, x.dtype)
-    result[...] = x
-    return result
-
-
 def measure(shape: Shape, count: int, target: Target, engines: Sequence[str], rounds: int) -> Row:
     """Times one layer on one thread."""
     rng, calls = np.random.default_rng(1), dict[str, float]()
@@ -233,8 +185,8 @@ def measure(shape: Shape, count: int, target: Target, engines: Sequence[str], ro
         if engines:
             loaded = [load(name, path, 1) for name in (OURS, *engines)]
             calls = fastest({e.name: partial(e.call, {"x": x}) for e in loaded})
-    return Row(str(shape), count, shape.flops, shape.nbytes, seconds, shape.flops / seconds,
-               attainable(shape, target), calls)
+    return under(Row(str(shape), shape.flops, shape.nbytes, seconds, calls=calls, count=count),
+                 target)
 
 
 def _kernel(steps: Sequence[StepTime]) -> StepTime:
@@ -244,25 +196,12 @@ def _kernel(steps: Sequence[StepTime]) -> StepTime:
 
 def markdown(rows: Sequence[Row], target: Target) -> str:
     """The rows as a table."""
-    peers = [n for n in NAMES if n != OURS and any(n in row.calls for row in rows)]
-    heads = ["layer", "times", "us", "GFLOP/s", "attainable", "share"]
-    if peers:
-        heads += ["call us", *(f"{n} us" for n in peers), "ratio"]
-    lines = [
-        f"Peak {target.flops / 1e9:.1f} GFLOP/s; L1 {target.l1_rate / 1e9:.0f}, "
-        f"L2 {target.l2_rate / 1e9:.0f}, L3 {target.l3_rate / 1e9:.0f}, "
-        f"memory {target.dram_rate / 1e9:.0f} GB/s, one thread.", "",
-        "| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]  # fmt: skip
-    for row in rows:
-        cells = [row.layer, str(row.count), f"{row.seconds * 1e6:.1f}", f"{row.rate / 1e9:.1f}",
-                 f"{row.attainable / 1e9:.1f}", f"{row.share:.2f}"]  # fmt: skip
-        if peers:
-            best = min(row.calls[n] for n in peers)
-            cells += [f"{row.calls[n] * 1e6:.1f}" for n in (OURS, *peers)]
-            cells.append(f"{best / row.calls[OURS]:.2f}")
-        lines.append("| " + " | ".join(cells) + " |")
+    lines = [roofs_line(target), "", *table(
+        ["layer", "times", "us", "GFLOP/s", "attainable", "share"],
+        [(row, [row.name, str(row.count), f"{row.seconds * 1e6:.1f}", f"{row.rate / 1e9:.1f}",
+                f"{row.attainable / 1e9:.1f}", f"{row.share:.2f}"]) for row in rows])]
     total = sum(row.count * row.seconds for row in rows)
-    floor = sum(row.count * row.flops / row.attainable for row in rows)
+    floor = sum(row.count * row.least for row in rows)
     reached = sum(row.count for row in rows if row.share >= 0.9)
     every = sum(row.count for row in rows)
     lines += ["", f"All layers {total * 1e3:.3f} ms, at the roofline {floor * 1e3:.3f} ms; "
@@ -272,7 +211,7 @@ def markdown(rows: Sequence[Row], target: Target) -> str:
 
 def lost(row: Row) -> float:
     """Seconds that all layers of the row take beyond the roofline."""
-    return row.count * (row.seconds - row.flops / row.attainable)
+    return row.count * (row.seconds - row.least)
 
 
 def plot(rows: Sequence[Row], target: Target, title: str, path: Path) -> None:
@@ -334,9 +273,7 @@ def main(models: tuple[str, ...], peers: bool, rounds: int, most: int, folder: P
         engines = [n for n in NAMES if n != OURS] if peers else []
         rows = [measure(shape, count, target, engines, rounds) for shape, count in shapes]
         target = faster(target, rates())
-        rows = [replace(row, attainable=attainable(shape, target))
-                for row, (shape, _) in zip(rows, shapes, strict=True)]
-        rows.sort(key=lost, reverse=True)
+        rows = sorted((under(row, target) for row in rows), key=lost, reverse=True)
         console.print(f"## {name}\n\n{markdown(rows, target)}\n", markup=False, highlight=False)
         if folder is not None:
             plot(rows, target, f"{name}, one thread", folder / f"{Path(name).stem}.svg")

@@ -21,7 +21,8 @@ import click
 from rich.console import Console
 
 from .engines import OURS, PEERS
-from .layers import ROUNDS, Row, Shape, markdown, measure, rates
+from .layers import Row, Shape, markdown, measure
+from .roofline import ROUNDS, rates
 
 
 def convolution(x: Sequence[int], kernel: Sequence[int], outputs: int, *, group: int = 1,
@@ -99,7 +100,7 @@ def main(names: tuple[str, ...], peers: bool, rounds: int, document: Path | None
         raise click.UsageError(f"no node is called like {' or '.join(names)}; "
                                f"there are {', '.join(NODES)}")
     target = rates()
-    rows = [replace(measure(NODES[name], 1, target, PEERS if peers else (), rounds), layer=name)
+    rows = [replace(measure(NODES[name], 1, target, PEERS if peers else (), rounds), name=name)
             for name in chosen]
     rows.sort(key=_standing)
     Console(width=200).print(markdown(rows, target), markup=False, highlight=False)

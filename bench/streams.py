@@ -6,7 +6,7 @@
 Norms, softmax, activations, transposes, reductions and resampling at the sizes of the networks they
 are called after. *Stream* is the time in which the smallest memory that holds operands and results
 moves each of them once, *attainable* the larger of that and of the operations at the peak; an
-exponential counts 12. Rates are measured as in ``layers.py``. The kernel's time is that of all its
+exponential counts 12. Rates are measured as ``roofline`` says. The kernel's time is that of all its
 steps, one thread; a peer's is that of the whole call, beside which ours stands.
 """
 
@@ -29,7 +29,18 @@ from rich.console import Console
 from ..ir.target import Target
 from ..runtime.profile import profile
 from .engines import OURS, PEERS, load
-from .layers import ROUNDS, aligned, bandwidth, faster, fastest, rates
+from .roofline import (
+    ROUNDS,
+    Timed,
+    aligned,
+    bandwidth,
+    faster,
+    fastest,
+    rates,
+    roofs_line,
+    table,
+    under,
+)  # fmt: skip
 
 Nodes = list[onnx.NodeProto]
 
@@ -185,25 +196,11 @@ GROUPS: dict[str, Callable[[], Small]] = {
 
 
 @dataclass(frozen=True)
-class Row:
+class Row(Timed):
     """One group, measured."""
 
-    name: str
-    nbytes: int
-    flops: int
-    seconds: float
-    """Of the kernels, the smallest of the rounds."""
-    stream: float
-    """Seconds at the stream of the memory that holds everything."""
-    attainable: float
-    """Seconds at least."""
-    calls: dict[str, float]
-    """Seconds of a whole call by engine; empty without peers."""
-
-    @property
-    def share(self) -> float:
-        """Of what is attainable."""
-        return self.attainable / self.seconds
+    stream: float = 0.0
+    """Seconds at the stream of the memory that holds everything; 0: not known yet."""
 
 
 def measure(name: str, engines: Sequence[str], rounds: int) -> Row:
@@ -218,33 +215,17 @@ def measure(name: str, engines: Sequence[str], rounds: int) -> Row:
         loaded = [load(engine, path, 1) for engine in (OURS, *engines)]
         steps = profile(loaded[0].handle.executable, feeds, rounds)
         calls = fastest({e.name: partial(e.call, feeds) for e in loaded}) if engines else {}
-    return Row(name, group.nbytes, sum(s.flops for s in steps), sum(s.seconds for s in steps),
-               0.0, 0.0, calls)
-
-
-def under(row: Row, target: Target) -> Row:
-    """The row with what the target can attain."""
-    stream = row.nbytes / bandwidth(row.nbytes, target)
-    return replace(row, stream=stream, attainable=max(stream, row.flops / target.flops))
+    return Row(name, sum(s.flops for s in steps), group.nbytes, sum(s.seconds for s in steps),
+               calls=calls)
 
 
 def markdown(rows: Sequence[Row], target: Target) -> str:
     """The rows as a table, the smallest share first."""
-    heads = ["group", "us", "GB/s", "of the stream", "of the attainable"]
-    peers = bool(rows and rows[0].calls)
-    heads += ["call us", *(f"{n} us" for n in PEERS), "ratio"] if peers else []
-    lines = [f"Peak {target.flops / 1e9:.0f} GFLOP/s, L2 {target.l2_rate / 1e9:.0f}, "
-             f"L3 {target.l3_rate / 1e9:.0f}, memory {target.dram_rate / 1e9:.0f} GB/s.", "",
-             "| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]  # fmt: skip
-    for row in sorted(rows, key=lambda row: row.share):
-        cells = [row.name, f"{row.seconds * 1e6:.0f}", f"{row.nbytes / row.seconds / 1e9:.1f}",
-                 f"{row.stream / row.seconds:.2f}", f"{row.share:.2f}"]  # fmt: skip
-        if peers:
-            best = min(row.calls[n] for n in PEERS)
-            cells += [f"{row.calls[n] * 1e6:.0f}" for n in (OURS, *PEERS)]
-            cells.append(f"{best / row.calls[OURS]:.2f}")
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    return "\n".join([roofs_line(target), "", *table(
+        ["group", "us", "GB/s", "of the stream", "of the attainable"],
+        [(row, [row.name, f"{row.seconds * 1e6:.0f}", f"{row.nbytes / row.seconds / 1e9:.1f}",
+                f"{row.stream / row.seconds:.2f}", f"{row.share:.2f}"])
+         for row in sorted(rows, key=lambda row: row.share)])])
 
 
 @click.command()
@@ -262,7 +243,8 @@ def main(names: tuple[str, ...], peers: bool, rounds: int, document: Path | None
     target = rates()
     rows = [measure(name, PEERS if peers else (), rounds) for name in chosen]
     target = faster(target, rates())
-    rows = [under(row, target) for row in rows]
+    rows = [replace(under(row, target), stream=row.nbytes / bandwidth(row.nbytes, target))
+            for row in rows]
     Console(width=200).print(markdown(rows, target), markup=False, highlight=False)
     if document is not None:
         document.write_text(json.dumps([asdict(r) | {"share": r.share} for r in rows], indent=1))

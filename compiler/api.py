@@ -276,7 +276,7 @@ def compile(
     constants: Mapping[str, Any] | None = None,
     pipeline: str | None = None,
     weights: str | None = None,
-    search: str | Strategy | None = None,
+    search: str | Strategy = DEFAULT_SEARCH,
     cost_model: str | CostModel = "bounds",
     objective: str = "time",
     budget: int = BUDGET,
@@ -286,44 +286,56 @@ def compile(
     expect: Mapping[str, int] | None = None,
     progress: Progress | None = None,
 ) -> Compiled:
-    """Compiles an ONNX model (path, bytes, ``ModelProto``) or an IR graph into native code.
+    """Compiles a model into native code for this machine, and answers a callable.
 
+    What is compiled:
+
+    ``model``: path, bytes or ``ModelProto`` of an ONNX model, or an IR ``Graph``.
+    ``sizes``: fixes named sizes (``{"batch": 1}``); ``shapes`` replaces shapes of inputs, by sizes
+    and names; ``constants`` gives inputs a fixed value. The program is right for all that is left
+    open, and one program serves every size.
     ``target``: a ``Target``, "cpu" (this machine), "avx512", "avx2", "generic", the name of a
     shipped machine (``Target.shipped()``), or a target file.
-    ``threads``: None uses the cores this process may use. ``schedule`` (object, text or file)
-    replays a schedule instead of choosing one. ``cache`` keeps compiled kernels and whole programs
-    on disk (True: the default folder; a path: that folder). ``check`` compares with the reference
-    interpreter, on random inputs or on the feeds given, and raises ``CheckError`` naming the first
-    pass and node, or group, that differ. ``sizes`` fixes named sizes of the model
-    (``{"batch": 1}``), ``shapes`` replaces shapes of inputs, ``constants`` gives inputs a fixed
-    value. ``pipeline`` replaces the pass list ("fold,canon"). ``weights="bf16"`` rounds constant
-    weights of matrix products to bfloat16 (docs/NUMERICS.md): half the bytes to read, which is the
-    time of models that multiply few rows at a time; arithmetic stays float32. ``search`` looks for
-    a schedule that ``cost_model`` (a name or a ``CostModel``) says is better than greedy fusion
-    ("none"): "default" and "exact" prove the best over all candidate groups ("default" only where
-    that is quick), "genetic", "swarm", "annealing" and "random", or a ``Strategy`` of your own, try
-    ``budget`` schedules; their result depends on ``seed``, never on time. "postdominator",
-    "priority" and "score" are greedy rules that others have published. None is ``DEFAULT_SEARCH``.
+    ``threads``: of a call; None: the cores this process may use. No bit of a result depends on it.
+    ``weights``: "bf16" rounds constant weights of matrix products to bfloat16 (docs/NUMERICS.md):
+    half the bytes to read, which is the time of models that multiply few rows at a time; arithmetic
+    stays float32.
+    ``pipeline``: replaces the list of passes ("fold,canon").
+
+    How the schedule (fusion, order, recomputation, how kernels are written) is chosen:
+
+    ``schedule``: replays one (object, text or file) instead.
+    ``search``: what looks for one that ``cost_model`` (a name or a ``CostModel``) says is better
+    than greedy fusion. "none" takes greedy's; "default" and "exact" prove the best over all
+    candidate groups ("default" only where that is quick); "genetic", "swarm", "annealing" and
+    other strategies, or a ``Strategy`` of your own, try ``budget`` schedules, and their result
+    depends on ``seed``, never on time; "postdominator", "priority" and "score" are greedy rules
+    that others have published.
     ``objective``: "time" (what the cost model says), "peak" (memory), "C" (operations) or "D"
-    (bytes moved). ``max_memory`` bounds the bytes of a call, weights included; a schedule that
-    keeps it is searched for, ``LimitError`` says where there is none. ``measure`` compiles a few
-    schedules and times them for so many seconds; greedy fusion's stays unless another is faster by
-    more than the noise. ``expect`` names the sizes of symbols that all of this shall count on; what
-    the others count as is read off the graph and said by ``report()`` (``search.symbols``: a batch
-    1, the side of an image 256, ...). The program is right for any.
-    ``progress(stage, done, total)`` is called as the work goes on.
+    (bytes moved).
+    ``max_memory``: bytes that a call may take, weights included.
+    ``measure``: seconds for which the best few schedules are compiled and timed; greedy fusion's
+    stays unless another is faster by more than the noise.
+    ``expect``: sizes of symbols that all of this shall count on. What the others count as is read
+    off the graph and said by ``report()`` (``search.symbols``: a batch 1, the side of an image 256,
+    a sequence 32, ...).
+
+    On the way:
+
+    ``cache``: keeps kernels and programs on disk; True: in the default folder, a path: there.
+    ``check``: compares with the reference interpreter, on random inputs (True) or on the feeds
+    given, and names the first pass and node, or group, that differ.
+    ``progress``: called with (stage, done, total) as the work goes on.
 
     Where the structure of the program depends on inputs (axes, a rank) that these do not fix, the
     answer is a ``Specialized``, which compiles per value that is fed.
 
     Raises ``OptionError``, ``ModelError``, ``UnsupportedError`` (with all gaps), ``ScheduleError``,
-    ``CompileError``, ``CheckError``: all are ``EvonnxError``.
+    ``LimitError`` (no schedule keeps ``max_memory``), ``CompileError``, ``CheckError``: all are
+    ``EvonnxError``.
     """
     objects, programs = options.caches_of(cache)
     where, count = options.target_of(target), options.threads_of(threads)
-    if search is None:
-        asked = measure or max_memory is not None or objective != "time"
-        search = "default" if asked else DEFAULT_SEARCH
     how = Search(search, cost_model, budget, seed, where.cores,
                  options.sizes_of(expect, "expect") or {}, objective, None, max_memory, measure)
     passes = options.weights_of(weights, options.text_of(pipeline, "pipeline"), check)

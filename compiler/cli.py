@@ -94,11 +94,10 @@ _compiling = _options(
     click.option("--threads", type=click.IntRange(1), help="Threads per inference."),
     click.option("--schedule", type=click.Path(exists=True, dir_okay=False, path_type=Path),
                  help="Replay this schedule instead of choosing one."),
-    click.option("--search", metavar="NAME", default=None,
+    click.option("--search", metavar="NAME", default=DEFAULT_SEARCH, show_default=True,
                  help="How to look for a schedule: none, default, exact, a strategy (genetic, "
                  "swarm, annealing, beam, nsga2, ...), a published rule (postdominator, priority, "
-                 f"score), or what is installed; {DEFAULT_SEARCH} where no objective or memory "
-                 "limit asks for more."),
+                 "score), or what is installed."),
     click.option("--objective", type=click.Choice(OBJECTIVES), default="time", show_default=True,
                  help="What the search minimizes: time by the cost model, peak memory, operations "
                  "(C) or bytes moved (D)."),

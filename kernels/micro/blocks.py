@@ -30,7 +30,10 @@ LINE_TILE = 8
 """Pixels of the widest tile."""
 READ, WRITTEN, START = 2, 4, 12
 """What a vector costs that comes from the level-2 cache or goes there (the line is read before),
-and a tile, in multiply-adds of a vector. Measured on Zen 4, and taken for true elsewhere."""
+and a tile, in multiply-adds of a vector. A cache that moves half a vector a cycle beside one
+multiply-add a cycle makes it two and twice two; a tile waits for its first sums, a few latencies of
+four. Measured so on Zen 4, and taken for true elsewhere: what code is written depends on the
+instruction set alone (``Target.isa``), so that it can be kept and shipped."""
 
 
 @dataclass(frozen=True, slots=True)
