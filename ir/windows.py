@@ -36,7 +36,9 @@ def write_out(puller: Puller) -> None:
 
 
 def window_element(puller: Puller, node: Node, index: Index) -> Ex:
-    """One element of a window's result as an expression of its operand's elements."""
+    """One element of a window's result as an expression of its operand's elements: the sum of what
+    each step of one of its axes contributes, so that the results of neighbors along that axis have
+    terms in common."""
     amap = puller.access(node, index)
     region, = amap.regions
     kind, out = node.attrs["kind"], node.out.dtype
@@ -45,21 +47,58 @@ def window_element(puller: Puller, node: Node, index: Index) -> Ex:
     lane = next((free_vars(i) for i in reversed(index) if isinstance(i, Expr) and free_vars(i)),
                 frozenset())
     moving = [(name_of(v), e) for v, e in amap.reduced if isinstance(v, Expr)]
+    outer = _outer(region, [name for name, _ in moving], lane)
+    steps = [[{name: k} for k in range(e)] for name, e in moving if name == outer]  # type: ignore[arg-type]
+    others = [(name, e) for name, e in moving if name != outer]
+    points: list[dict[str, Dim]] = [
+        dict(zip((name for name, _ in others), point, strict=True))
+        for point in cartesian(*(range(e) for _, e in others))]  # type: ignore[arg-type]
     total: Ex | None = None
-    for point in cartesian(*(range(e) for _, e in moving)):  # type: ignore[arg-type]
-        mapping: dict[str, Dim] = dict(zip((name for name, _ in moving), point, strict=True))
-        value = _tap(puller, node, region, mapping, unit, lane)
-        if value is None:
-            continue
-        total = value if total is None else Ex("fn", dtype, (total, value), (_COMBINE[kind], ()))
+    for step in steps[0] if steps else [{}]:
+        taps = [_tap(puller, node, region, step | point, unit, lane) for point in points]
+        value = _sum([tap for tap in taps if tap is not None], kind, unit)
+        if value is not None:
+            total = value if total is None else _combined(kind, total, value)
     result = unit if total is None else total
     return result if out == dtype else Ex("fn", out, (result,), ("cast", ()))
 
 
+def _outer(region: Region, names: Sequence[str], lane: frozenset[str]) -> str:
+    """The last axis of a window that is not the one that results lie side by side along."""
+    along = {name for i in region.index if free_vars(i) & lane for name in free_vars(i)}
+    return next((name for name in reversed(names) if name not in along), "")
+
+
+def _combined(kind: str, a: Ex, b: Ex) -> Ex:
+    return Ex("fn", a.dtype, (a, b), (_COMBINE[kind], ()))
+
+
+def _sum(taps: Sequence[tuple[Ex, tuple[Cond, ...]]], kind: str, unit: Ex) -> Ex | None:
+    """What some elements contribute together, each where its conditions hold. Those that all have
+    are asked once."""
+    if not taps:
+        return None
+    common = [c for c in taps[0][1] if all(c in conds for _, conds in taps)]
+    total: Ex | None = None
+    for value, conds in taps:
+        value = _where([c for c in conds if c not in common], value, unit)
+        total = value if total is None else _combined(kind, total, value)
+    assert total is not None
+    return _where(common, total, unit)
+
+
+def _where(conds: Sequence[Cond], value: Ex, unit: Ex) -> Ex:
+    """A value where conditions hold, else the neutral element."""
+    if not conds:
+        return value
+    return Ex("fn", unit.dtype, (all_hold(conds), value, unit), ("select", ()))
+
+
 def _tap(puller: Puller, node: Node, region: Region, mapping: dict[str, Dim], unit: Ex,
-         lane: frozenset[str]) -> Ex | None:
-    """What one element of the window contributes; None where it is always outside."""
-    index = [substitute(i, mapping) for i in region.index]  # type: ignore[arg-type]
+         lane: frozenset[str]) -> tuple[Ex, tuple[Cond, ...]] | None:
+    """What one element of the window contributes where conditions hold; None where it is always
+    outside."""
+    index = [substitute(i, mapping) for i in region.index]
     chosen: list[Cond] = []
     guarded: list[Cond] = []
     for c in region.when:
@@ -78,9 +117,9 @@ def _tap(puller: Puller, node: Node, region: Region, mapping: dict[str, Dim], un
     value = puller.element(node.operands[region.operand], tuple(index))
     if value.dtype != unit.dtype:
         value = Ex("fn", unit.dtype, (value,), ("cast", ()))
-    if chosen:
-        value = Ex("fn", unit.dtype, (all_hold(chosen), value, unit), ("select", ()))
-    return Ex("guard", unit.dtype, (value, unit), tuple(guarded)) if guarded else value
+    if guarded:
+        value = Ex("guard", unit.dtype, (value, unit), tuple(guarded))
+    return value, tuple(chosen)
 
 
 def all_hold(conds: Sequence[Cond]) -> Ex:

@@ -130,7 +130,7 @@ def _turned_operands(axes: Sequence[Axis], body: Sequence[Store | Accumulate], k
     size = axes[k].hi
     if not isinstance(size, int) or size < SIDE:
         return None
-    values = _parts([item.value for item in body])
+    values = parts([item.value for item in body])
     if any(ex.kind == "guard" for ex in values):
         return None
     distances = {ex: d for ex in values if (d := _distance(axes, ex, k)) is not None}
@@ -174,7 +174,7 @@ def _call(axes: Sequence[Axis], ex: Ex, k: int, lds: Dim, first: Axis, last: Axi
                               last.hi - last.lo, first.hi - first.lo, to, ldd))
 
 
-def _parts(values: Sequence[Ex]) -> list[Ex]:
+def parts(values: Sequence[Ex]) -> list[Ex]:
     """All expressions inside the given ones, each once."""
     found = dict.fromkeys(values)
     stack = list(found)
