@@ -9,7 +9,7 @@ legality, cost and kernel lowering all read what comes out here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,6 +109,24 @@ def positions(ex: Ex, seen: set[Ex] | None = None) -> Iterable[Dim]:
             yield from (c.expr, c.lo, c.hi)
     for a in ex.args:
         yield from positions(a, seen)
+
+
+def parts(values: Sequence[Ex]) -> list[Ex]:
+    """All expressions inside the given ones, each once."""
+    found = dict.fromkeys(values)
+    stack = list(found)
+    while stack:
+        new = [a for a in stack.pop().args if a not in found]
+        found.update(dict.fromkeys(new))
+        stack += new
+    return list(found)
+
+
+def replaced(ex: Ex, memo: dict[Ex, Ex]) -> Ex:
+    """An expression with those in ``memo`` replaced."""
+    if ex not in memo:
+        memo[ex] = Ex(ex.kind, ex.dtype, tuple(replaced(a, memo) for a in ex.args), ex.data)
+    return memo[ex]
 
 
 def renamer(mapping: dict[str, Dim]) -> Callable[[Dim], Dim]:

@@ -48,10 +48,11 @@ def window_element(puller: Puller, node: Node, index: Index) -> Ex:
                 frozenset())
     moving = [(name_of(v), e) for v, e in amap.reduced if isinstance(v, Expr)]
     outer = _outer(region, [name for name, _ in moving], lane)
-    steps = [[{name: k} for k in range(e)] for name, e in moving if name == outer]  # type: ignore[arg-type]
+    steps: list[list[dict[str, Dim]]] = [
+        [{name: k} for k in range(e)] for name, e in moving if name == outer]  # type: ignore[arg-type]
     others = [(name, e) for name, e in moving if name != outer]
     points: list[dict[str, Dim]] = [
-        dict(zip((name for name, _ in others), point, strict=True))
+        dict(zip((name for name, _ in others), point))
         for point in cartesian(*(range(e) for _, e in others))]  # type: ignore[arg-type]
     total: Ex | None = None
     for step in steps[0] if steps else [{}]:
@@ -65,7 +66,8 @@ def window_element(puller: Puller, node: Node, index: Index) -> Ex:
 
 def _outer(region: Region, names: Sequence[str], lane: frozenset[str]) -> str:
     """The last axis of a window that is not the one that results lie side by side along."""
-    along = {name for i in region.index if free_vars(i) & lane for name in free_vars(i)}
+    along = {name for i in region.index
+             if free_vars(i) & lane for name in free_vars(i)}  # type: ignore[arg-type]
     return next((name for name in reversed(names) if name not in along), "")
 
 
@@ -98,7 +100,7 @@ def _tap(puller: Puller, node: Node, region: Region, mapping: dict[str, Dim], un
          lane: frozenset[str]) -> tuple[Ex, tuple[Cond, ...]] | None:
     """What one element of the window contributes where conditions hold; None where it is always
     outside."""
-    index = [substitute(i, mapping) for i in region.index]
+    index = [substitute(i, mapping) for i in region.index]  # type: ignore[arg-type]
     chosen: list[Cond] = []
     guarded: list[Cond] = []
     for c in region.when:

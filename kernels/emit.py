@@ -17,8 +17,9 @@ import numpy as np
 
 from ..ir.access import Cond
 from ..ir.axes import Axis
+from ..ir.dim_functions import within
 from ..ir.dims import Atom, Dim, Expr, free_vars, product
-from ..ir.elements import Ex
+from ..ir.elements import Ex, parts, replaced
 from ..ir.errors import CompileError
 from ..ir.tiles import SHORT
 from ..ir.types import BF16, BOOL, F16, F32, I32, I64, DType
@@ -181,9 +182,11 @@ class Emitter(Writer):
         tests: list[str] = []
         for c in conds:
             e = self.dim(c.expr)
-            tests.append(f"({e} >= {self.dim(c.lo)})")
-            tests.append(f"({e} < {self.dim(c.hi)})")
-        text = tests[0]
+            if within(c.expr, c.lo, c.expr + 1) is not True:
+                tests.append(f"({e} >= {self.dim(c.lo)})")
+            if within(c.expr, c.expr, c.hi) is not True:
+                tests.append(f"({e} < {self.dim(c.hi)})")
+        text = tests[0] if tests else "bool_(1)"
         for t in tests[1:]:
             text = f"band({text}, {t})"
         variables = self.dim_vars(*(d for c in conds for d in (c.expr, c.lo, c.hi)))
@@ -342,8 +345,10 @@ class Emitter(Writer):
 
     def guarded(self, ex: Ex) -> str:
         """A value read only where its conditions hold."""
-        condition = self.cond(ex.data)
         variables = self.ex_vars(ex)
+        if self.nest.masked and self.maskable(ex):
+            return self.define(("ex", ex), self.under_mask(ex), variables, "v")
+        condition = self.cond(ex.data)
         home = self.home(variables)
         name = self.fresh("v")
         home.names[("ex", ex)] = name
@@ -352,6 +357,24 @@ class Emitter(Writer):
                 with self.block(head, barrier=True):
                     self.line(f"{name} = {self.value(branch)}")
         return name
+
+    def maskable(self, ex: Ex) -> bool:
+        """Whether a guarded value is computed of float32 alone, without guards inside."""
+        return all(
+            e.dtype == F32 and e.kind in ("load", "const", "fn")
+            and (e.kind != "load" or self.nest.buffers[e.data[0]].dtype == F32)
+            for arg in ex.args for e in parts([arg]))
+
+    def under_mask(self, ex: Ex) -> str:
+        """Source of a guarded value whose loads are under a mask, all else is not."""
+        value, other = ex.args
+        condition = self.cond(ex.data)
+        if value.kind == "load":
+            buffer, position = value.data
+            return f"ldm(b{buffer}, {self.dim(position)}, {condition}, {self.value(other)})"
+        zero = Ex("const", F32, (), 0.0)
+        memo = {e: Ex("guard", F32, (e, zero), ex.data) for e in parts([value]) if e.kind == "load"}
+        return f"select({condition}, {self.value(replaced(value, memo))}, {self.value(other)})"
 
     # -- structure -------------------------------------------------------------------------
 

@@ -252,7 +252,7 @@ class _Lower(lowering.Lower):
         self._short_loops, self._independent = _loops(self.func_ir)
         self._vector_loops: dict[int, VectorLoop] = {}
         if self.lanes:
-            self._vector_loops = find(self.blocks, self.fndesc.typemap, self._short_loops,
+            self._vector_loops, _ = find(self.blocks, self.fndesc.typemap, self._short_loops,
                                       self._independent, self.lanes)
         self._replaced = {loop.body for loop in self._vector_loops.values()}
         self._bodies = self._bodies_of(self._independent)

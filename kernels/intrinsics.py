@@ -169,6 +169,28 @@ def ld(context: Any, p: types.Type, i: types.Type) -> Any:
 
 
 @word
+def ldm(context: Any, p: types.Type, i: types.Type, c: types.Type, v: types.Type) -> Any:
+    """Element ``i`` of ``p`` where ``c`` holds, else ``v``; nothing is read there."""
+    if not isinstance(p, Pointer):
+        return None
+    wanted = VALUES[p.dtype]
+    if types.unliteral(v) != wanted or types.unliteral(c) != types.boolean:
+        raise types_error(f"ldm of {p} takes bool and {wanted}, not {c} and {v}")
+
+    def build(_: Any, builder: ir.IRBuilder, signature: Any, values: list[Any]) -> Any:
+        before = builder.block
+        with builder.if_then(values[2]):
+            raw = mark(builder, builder.load(builder.gep(values[0], [values[1]])), p.tag)
+            loaded, inside = widen(builder, raw, p.dtype), builder.block
+        result = builder.phi(loaded.type)
+        result.add_incoming(values[3], before)
+        result.add_incoming(loaded, inside)
+        return result
+
+    return wanted(p, types.int64, types.boolean, wanted), build
+
+
+@word
 def st(context: Any, p: types.Type, i: types.Type, v: types.Type) -> Any:
     """Store ``v`` as element ``i`` of ``p``; ``v`` must have the element's register type."""
     if not isinstance(p, Pointer):

@@ -29,6 +29,7 @@ from ..ir.elements import (
     Refused,
     is_reduction,
     map_dims,
+    parts,
     positions,
     renamer,
 )  # fmt: skip
@@ -44,12 +45,12 @@ from ..ir.tiles import (
     kept,
     reduction_body,
 )  # fmt: skip
-from ..ir.types import DType
+from ..ir.types import F32, DType
 from ..ir.variants import small_windows
 from ..ir.windows import write_out
 from .borders import border_cut, decided, joins
 from .jam import jammed
-from .maps import parts, rows_per_tile, tile_map
+from .maps import rows_per_tile, tile_map
 from .nest import (
     Accumulate,
     BufferDecl,
@@ -89,6 +90,8 @@ class Lowering(Space):
     domains: list[Domain] = field(default_factory=list)
     literals: set[int] = field(default_factory=set)
     """Sizes that are numbers in the source."""
+    masked: bool = False
+    """Whether what lies outside of an image is not read by vectors (``Nest.masked``)."""
     packed: int = 0
     """Packed operands, which stand between inputs and outputs."""
     inner: int = 0
@@ -139,7 +142,7 @@ class Lowering(Space):
         buffers = [BufferDecl("in", v.dtype) for v in self.inputs]
         buffers += [BufferDecl("out", v.dtype) for _, v in self.graph.outputs]
         return Nest((*buffers, *self.scratch), tuple(self.domains), dict(self.puller.gathers),
-                    literals=frozenset(self.literals))
+                    literals=frozenset(self.literals), masked=self.masked)
 
     # -- shared steps ----------------------------------------------------------------------
 
@@ -205,17 +208,17 @@ def _neighbors(low: Lowering, axes: list[Axis], index: Index, outputs: list[int]
     whole = [(axes, [index])]
     if not small_windows(low.graph) or axes[-1].hi == 0:
         return whole
-    best, least = -1, SHARED
+    best, size, least = -1, 0, SHARED
     for k, axis in enumerate(axes[:-1]):
         if isinstance(axis.hi, int) and axis.hi >= 2 and isinstance(axis.var, Expr):
             read = [_loads(low, _moved(index, axis, d), outputs) for d in range(2)]
             part = len(read[0] | read[1]) / max(len(read[0]) + len(read[1]), 1)
-            best, least = (k, part) if part < least else (best, least)
+            best, size, least = (k, axis.hi, part) if part < least else (best, size, least)
     if best < 0:
         return whole
     axis, found = axes[best], []
-    groups, rest = divmod(axis.hi, TOGETHER)
-    for count, many, start in ((groups, TOGETHER, 0), (1, rest, axis.hi - rest)):
+    groups, rest = divmod(size, TOGETHER)
+    for count, many, start in ((groups, TOGETHER, 0), (1, rest, size - rest)):
         if count and many:
             v = low.names.var(count)
             new = [*axes[:best], *([Axis(v, count)] if count > 1 else []), *axes[best + 1:]]
@@ -253,7 +256,9 @@ def _pieces(low: Lowering, axes: list[Axis], index: Index, outputs: list[int], d
         return [piece for new, at in _cut_pieces(low, axes, index, *cut)
                 for piece in _pieces(low, new, at, outputs, depth + 1)]
     cut = border_cut([low.puller.element(low.graph.outputs[k][1], index) for k in outputs], axes)
-    return [(axes, index)] if cut is None else _cut_pieces(low, axes, index, *cut)
+    if cut is None or low.masked and cut[0] == len(axes) - 1:
+        return [(axes, index)]
+    return _cut_pieces(low, axes, index, *cut)
 
 
 def _cut_pieces(low: Lowering, axes: list[Axis], index: Index, k: int,
@@ -553,11 +558,13 @@ def _sum(a: Ex, b: Ex) -> Ex:
     return Ex("fn", a.dtype, (a, b), ("add", ()))
 
 
-def lower_loops(graph: Graph, unroll: bool = True) -> Nest:
+def lower_loops(graph: Graph, unroll: bool = True, masks: bool = False) -> Nest:
     """Lowers a group that needs no micro-kernel; ``unroll`` writes small windows out where all
-    reductions are such. Raises ``Refused`` with the reason."""
+    reductions are such, ``masks`` says whether the target's vectors can read under masks. Raises
+    ``Refused`` with the reason."""
     low = Lowering(graph)
     if unroll and small_windows(graph):
+        low.masked = masks and all(v.dtype == F32 for n in graph.nodes for v in n.operands)
         write_out(low.puller)
         lower_map(low)
     elif any(is_reduction(n) for n in graph.nodes):

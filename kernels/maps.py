@@ -15,7 +15,7 @@ from ..ir.axes import Axis, coefficient, name_of
 from ..ir.dim_functions import ceil_div, dmax, dmin
 from ..ir.dim_values import substitute
 from ..ir.dims import Dim, Expr, free_vars, product
-from ..ir.elements import Ex, Names
+from ..ir.elements import Ex, Names, parts, replaced
 from ..ir.tiles import BLOCK, SIDE, crossing, load_positions, tile_rows
 from ..ir.types import F32, DType
 from .nest import Accumulate, Address, Call, Domain, Loop, Step, Store
@@ -144,7 +144,7 @@ def _turned_operands(axes: Sequence[Axis], body: Sequence[Store | Accumulate], k
                  for ex, piece in pieces.items()]
         at = (column - first.lo) * TURN + (row - last.lo)
         memo = {ex: Ex("load", F32, (), (piece, at)) for ex, piece in pieces.items()}
-        computed = [replace(item, value=_replaced(item.value, memo)) for item in body]
+        computed = [replace(item, value=replaced(item.value, memo)) for item in body]
         return *calls, Loop((first, last), tuple(computed))
 
     return steps
@@ -172,21 +172,3 @@ def _call(axes: Sequence[Axis], ex: Ex, k: int, lds: Dim, first: Axis, last: Axi
     origin = {name_of(axes[k].var): first.lo, name_of(axes[-1].var): last.lo}
     return Call(TURN_KERNEL, (Address(source, substitute(position, origin)), lds,
                               last.hi - last.lo, first.hi - first.lo, to, ldd))
-
-
-def parts(values: Sequence[Ex]) -> list[Ex]:
-    """All expressions inside the given ones, each once."""
-    found = dict.fromkeys(values)
-    stack = list(found)
-    while stack:
-        new = [a for a in stack.pop().args if a not in found]
-        found.update(dict.fromkeys(new))
-        stack += new
-    return list(found)
-
-
-def _replaced(ex: Ex, memo: dict[Ex, Ex]) -> Ex:
-    """An expression with those in ``memo`` replaced."""
-    if ex not in memo:
-        memo[ex] = Ex(ex.kind, ex.dtype, tuple(_replaced(a, memo) for a in ex.args), ex.data)
-    return memo[ex]

@@ -146,6 +146,9 @@ class Nest:
     one source should serve as many layers as it can."""
     literals: frozenset[int] = frozenset()
     """Sizes that are numbers in the source, however large: widths of panels, short reduced rows."""
+    masked: bool = False
+    """Whether float32 that is read under conditions is read under masks: its loops become vectors
+    then (``vector_loops``)."""
     unrolled: bool = False
     """Whether a shared nest keeps the lengths of short loops all the same (window loops)."""
 

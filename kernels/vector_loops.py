@@ -12,7 +12,6 @@ row per lane (superword-level parallelism, S. Larsen and S. Amarasinghe, 2000).
 
 from __future__ import annotations
 
-import contextlib
 import operator
 from collections import Counter
 from dataclasses import dataclass, field
@@ -33,6 +32,9 @@ _WORDS = frozenset(
      "band", "bor", "bxor", "bnot", "isnan"}
 )  # fmt: skip
 """Words that compute on vectors."""
+COMPARISONS = {operator.lt: "<", operator.le: "<=", operator.gt: ">", operator.ge: ">="}
+"""Operator that compares an index with a scalar -> how LLVM calls it."""
+_ACCESSES = ("ld", "ldm", "st")
 OPERATORS = {operator.add: "fadd", operator.sub: "fsub", operator.mul: "fmul",
              operator.truediv: "fdiv"}  # fmt: skip
 """Operator of floats -> the word for it."""
@@ -75,7 +77,7 @@ class VectorLoop:
 
 
 class _Unfit(Exception):
-    """The loop is left to LLVM."""
+    """The loop is left to LLVM; the message is the reason."""
 
 
 # -- which loops ---------------------------------------------------------------------------------
@@ -109,18 +111,16 @@ class _Finder:
         return var
 
     def loop(self, head: int) -> VectorLoop:
-        """The loop at a head; raises ``_Unfit``."""
+        """The ``range`` loop at a head; raises ``_Unfit``."""
         branch = self.blocks[head].body[-1]
-        step = next(self.blocks[head].find_exprs("iternext"), None)
-        if step is None or not isinstance(branch, numba_ir.Branch):
-            raise _Unfit
+        step = next(self.blocks[head].find_exprs("iternext"))
         body = self.blocks[branch.truebr]
         jump = body.body[-1]
         if not isinstance(jump, numba_ir.Jump) or jump.target not in self._heads(head):
-            raise _Unfit
+            raise _Unfit("there are loops or branches in it")
         made = self.resolve(self.resolve(step.value).value)
         if made is None or len(made.args) > 2 or made.op != "call":
-            raise _Unfit
+            raise _Unfit("its steps are not of 1")
         loop = VectorLoop(head, branch.truebr, branch.falsebr, tuple(made.args), [])
         self._classify(loop, body.body[:-1])
         return loop
@@ -139,7 +139,7 @@ class _Finder:
             if isinstance(statement, (numba_ir.Del, numba_ir.PopBlock)):
                 continue
             if not isinstance(statement, numba_ir.Assign):
-                raise _Unfit
+                raise _Unfit(f"there is a statement {statement} in it")
             name, value = statement.target.name, statement.value
             loop.statements.append(statement)
             word, args = self._word(value)
@@ -147,8 +147,8 @@ class _Finder:
                 self._reduction(loop, statements, statement, word)
                 continue
             if self.defined[name] is None or self.readers.get(name, inside) - inside:
-                raise _Unfit
-            if word in ("ld", "st"):
+                raise _Unfit(f"{name} is assigned or read elsewhere, too")
+            if word in _ACCESSES:
                 pointer = self.types[args[0].name]
                 places.setdefault(pointer.tag, set()).add(args[1].name)
                 stored |= {pointer.tag} if word == "st" else set()
@@ -156,13 +156,13 @@ class _Finder:
             loop.kinds[name] = self._kind(loop, value, word, args)
         shared = stored and loop.head not in self.parallel
         if shared and any(len(places[tag]) > 1 for tag in stored):
-            raise _Unfit  # what one iteration writes, another one may read
+            raise _Unfit("what one iteration writes, another one may read")
         if any(self._scalar_load(loop, s.value, stored) for s in loop.statements):
-            raise _Unfit
+            raise _Unfit("one element of what it writes is read by all iterations")
         if not stored and not loop.reductions:
-            raise _Unfit
+            raise _Unfit("it writes nothing")
         if loop.reductions and len(loop.reductions) < CHAINS and not self._few(loop):
-            raise _Unfit
+            raise _Unfit(f"fewer than {CHAINS} partial results wait for themselves")
 
     def _few(self, loop: VectorLoop) -> bool:
         ends = [self.resolve(b) for b in loop.bounds]
@@ -184,7 +184,7 @@ class _Finder:
 
     def _of(self, loop: VectorLoop, var: Any) -> str:
         if var.name in loop.reductions:
-            raise _Unfit
+            raise _Unfit(f"the partial result {var.name} is read in it")
         return loop.kinds.get(var.name, "scalar")
 
     def _reduction(self, loop: VectorLoop, statements: list[Any], at: Any, word: str) -> None:
@@ -194,41 +194,57 @@ class _Finder:
                    if isinstance(s, numba_ir.Assign))
         fits = self.types[name] == types.float32 and self._of(loop, at.value.args[1]) == "vector"
         if uses != 1 or not fits or name in loop.reductions:
-            raise _Unfit
+            raise _Unfit(f"the partial result {name} is no float32 or is used elsewhere, too")
         loop.reductions[name] = word
 
     def _kind(self, loop: VectorLoop, value: Any, word: str, args: list[Any]) -> str:
         """The kind of what a statement computes."""
         if isinstance(value, numba_ir.Var):
-            first = self.resolve(value)
-            if isinstance(first, numba_ir.Expr) and first.op == "pair_first" and (
-                    self.resolve(first.value) in self.blocks[loop.head].find_exprs("iternext")):
-                return "index"
-            return self._of(loop, value)
+            return "index" if self._is_variable(loop, value) else self._of(loop, value)
         if not isinstance(value, numba_ir.Expr):
             return "scalar"
-        operands = [self._of(loop, v) for v in (args if word else value.list_vars())]
-        if word in ("st", "ld"):
-            if operands[1] == "index" and self.types[args[0].name].dtype == "f32":
-                return "vector"
-            if word == "ld" and operands[1] == "scalar":
-                return "scalar"
-            raise _Unfit
+        variables = args if word else value.list_vars()
+        operands = [self._of(loop, v) for v in variables]
+        if word in _ACCESSES:
+            return self._kind_of_access(word, args, operands)
         if all(kind == "scalar" for kind in operands):
             if word in ("stb", "claim", "ccall") or not word and value.op not in ("binop", "cast"):
-                raise _Unfit
+                raise _Unfit(f"{word or value.op} of scalars in it")
             return "scalar"
-        kinds = {types.unliteral(self.types[v.name]) for v in (args or value.list_vars())}
+        kinds = {types.unliteral(self.types[v.name]) for v in variables}
         if word in _WORDS and kinds <= set(LANE_TYPES) and "index" not in operands:
             return "vector"
-        if value.op != "binop":
-            raise _Unfit
-        if kinds == {types.float32} and value.fn in OPERATORS:
+        if value.op == "binop":
+            return self._kind_of_operator(value.fn, kinds, operands)
+        of = ", ".join(sorted(map(str, kinds)))
+        raise _Unfit(f"{word or value.op} of {of} ({', '.join(operands)}) has no vectors")
+
+    def _is_variable(self, loop: VectorLoop, value: Any) -> bool:
+        """Whether a name is the loop's variable."""
+        first = self.resolve(value)
+        return isinstance(first, numba_ir.Expr) and first.op == "pair_first" and (
+            self.resolve(first.value) in self.blocks[loop.head].find_exprs("iternext"))
+
+    def _kind_of_access(self, word: str, args: list[Any], operands: list[str]) -> str:
+        """The kind of a load or a store."""
+        dtype = self.types[args[0].name].dtype
+        if operands[1] == "index" and dtype == "f32":
             return "vector"
-        if kinds == {types.int64} and (value.fn is operator.add and "scalar" in operands
-                                       or value.fn is operator.sub and operands[1] == "scalar"):
-            return "index"
-        raise _Unfit
+        if word == "ld" and operands[1] == "scalar":
+            return "scalar"
+        raise _Unfit(f"{word} of {dtype} at a position of kind {operands[1]}")
+
+    def _kind_of_operator(self, function: Any, kinds: set[Any], operands: list[str]) -> str:
+        """The kind of ``a + b`` and the like, not both of them scalars."""
+        if kinds == {types.float32} and function in OPERATORS:
+            return "vector"
+        if kinds == {types.int64} and operands.count("index") == operands.count("scalar") == 1:
+            if function is operator.add or function is operator.sub and operands[1] == "scalar":
+                return "index"
+            if function in COMPARISONS:
+                return "vector"
+        of = ", ".join(sorted(map(str, kinds)))
+        raise _Unfit(f"{function.__name__} of {of} ({', '.join(operands)}) has no vectors")
 
     # -- families --------------------------------------------------------------------------
 
@@ -298,14 +314,22 @@ def _is_number(value: Any) -> bool:
 
 
 def find(blocks: dict[int, Any], typemap: dict[str, Any], short: set[int], parallel: set[int],
-         width: int) -> dict[int, VectorLoop]:
-    """Head -> loop that is computed on vectors of ``width``. ``short`` are heads of loops that are
-    unrolled for the one around them, ``parallel`` of those whose iterations are independent."""
-    finder, found = _Finder(blocks, typemap, parallel, width), {}
-    for head in blocks.keys() - short:
-        with contextlib.suppress(_Unfit):
+         width: int) -> tuple[dict[int, VectorLoop], dict[int, str]]:
+    """Head -> loop that is computed on vectors of ``width``; head -> why a loop is left to LLVM.
+    ``short`` are heads of loops that are unrolled for the one around them, ``parallel`` of those
+    whose iterations are independent."""
+    finder, left = _Finder(blocks, typemap, parallel, width), {}
+    found: dict[int, VectorLoop] = {}
+    for head, block in blocks.items():
+        if next(block.find_exprs("iternext"), None) is None:
+            continue
+        try:
+            if head in short:
+                raise _Unfit("it is unrolled")
             found[head] = finder.loop(head)
+        except _Unfit as reason:
+            left[head] = str(reason)
     reductions = {name: word for loop in found.values() for name, word in loop.reductions.items()}
     for loop in found.values():
         loop.families = finder.families(loop, reductions)
-    return found
+    return found, left

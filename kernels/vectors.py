@@ -25,7 +25,16 @@ from numba.core import types
 
 from .aliasing import mark
 from .intrinsics import Pointer
-from .vector_loops import FEW, LANE_TYPES, OPERATORS, REDUCTIONS, ROWS, Family, VectorLoop
+from .vector_loops import (
+    COMPARISONS,
+    FEW,
+    LANE_TYPES,
+    OPERATORS,
+    REDUCTIONS,
+    ROWS,
+    Family,
+    VectorLoop,
+)
 from .words import EMITTERS, F32, I1, I32, I64, call, constant, suffix
 
 MANY = 4
@@ -208,13 +217,26 @@ class VectorWriter:
     def _vector(self, word: str, value: Any, values: dict[str, Any], mask: Any) -> Any:
         if isinstance(value, numba_ir.Var):
             return self._value(value, values)
+        if value.op == "binop" and value.fn in COMPARISONS:
+            return self._compared(value)
         if value.op == "binop":
             word, args = OPERATORS[value.fn], [value.lhs, value.rhs]
         else:
             args = list(value.args)
-        if word in ("ld", "st"):
+        if word in ("ld", "ldm", "st"):
             return self._access(word, args, values, mask)
         return EMITTERS[word](self.b, types.float32, *(self._value(a, values) for a in args))
+
+    def _compared(self, value: Any) -> Any:
+        """An index, which is one more from lane to lane, compared with a scalar. Both are int64;
+        their difference is brought within int32, where it still tells."""
+        b, kind = self.b, ir.VectorType(I32, self.width)
+        away = b.sub(self.lower.loadvar(value.lhs.name), self.lower.loadvar(value.rhs.name))
+        for name, bound in (("smax", -(1 << 20)), ("smin", 1 << 20)):
+            away = call(b, f"llvm.{name}.i64", I64, [away, ir.Constant(I64, bound)])
+        step = -1 if self.loop.kinds.get(value.lhs.name) == "index" else 1
+        lanes = ir.Constant(kind, [step * k for k in range(self.width)])
+        return b.icmp_signed(COMPARISONS[value.fn], self._splat(b.trunc(away, I32)), lanes)
 
     def _access(self, word: str, args: list[Any], values: dict[str, Any], mask: Any) -> Any:
         """A load or a store."""
@@ -223,11 +245,14 @@ class VectorWriter:
         at = b.gep(self.lower.loadvar(args[0].name), [self.lower.loadvar(args[1].name)])
         at = b.bitcast(at, self.vector.as_pointer())
         short, align = suffix(self.vector), ir.Constant(I32, 4)
-        if word == "ld":
-            if mask is None:
-                return mark(b, b.load(at, align=4), pointer.tag)
-            zero = constant(self.vector, 0.0)
-            loaded = call(b, f"llvm.masked.load.{short}.p0", self.vector, [at, align, mask, zero])
+        if word == "ld" and mask is None:
+            return mark(b, b.load(at, align=4), pointer.tag)
+        if word in ("ld", "ldm"):
+            other = constant(self.vector, 0.0)
+            if word == "ldm":
+                there, other = (self._value(a, values) for a in args[2:])
+                mask = there if mask is None else b.and_(there, mask)
+            loaded = call(b, f"llvm.masked.load.{short}.p0", self.vector, [at, align, mask, other])
             return mark(b, loaded, pointer.tag)
         value = self._value(args[2], values)
         if mask is None:
