@@ -336,12 +336,13 @@ def _drawn(records: Sequence[Record], groups: Sequence[Record], target: Target |
         yield "race", race(records)
     if any(r.get("ablation") for r in records):
         yield "ablation", ablation(records)
-    for (graph, target_, names), held in _fronts(records).items():
+    for (graph, place, names), held in _fronts(records).items():
         points = {label: [tuple(p.values()) for r in some for p in (r["objectives"], *r["front"])]
                   for (label,), some in grouped(held, "strategy").items()}
         proven = any(r["strategy"] == "exact" and r["front"] for r in held)
         truth = points.pop("exact") if proven else ()
-        yield f"front-{_file(graph)}-{_file(target_)}", front(points, names, truth)
+        told = [graph] if place is None else [graph, place]
+        yield "-".join(["front", *map(_file, told)]), front(points, names, truth)
     timed = [g for g in groups if g["unit"] == "s" and g["stage"] != "candidates"]
     if target is not None:
         for (graph, model), held in grouped(timed, "graph", "cost_model").items():

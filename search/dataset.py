@@ -108,7 +108,7 @@ class Dataset:
             names = found.objectives  # type: ignore[assignment]
         priced = self.problem.priced(costs, parts, names)
         return Space(priced, (), self.greedy, float(priced.cost[list(self.greedy)].sum()),
-                     found.name, found.unit, names, parts)
+                     found.name, found.unit)
 
     def explained(self, *models: str | CostModel) -> Dataset:
         """The dataset with what ``models`` predict of every candidate, bound by bound."""

@@ -82,16 +82,11 @@ class Space:
     """Its cost."""
     model: str
     unit: str
-    objectives: tuple[str, ...] = ()
-    """Names of what a model of several objectives minimizes; empty for a model of one."""
-    parts: np.ndarray | None = None
-    """f64[candidates, objectives] where there are several."""
 
     def vector(self, chosen: Sequence[int]) -> dict[str, float]:
         """The objectives of a solution by name; empty where there is only the cost."""
-        if self.parts is None:
-            return {}
-        return dict(zip(self.objectives, self.parts[list(chosen)].sum(axis=0).tolist()))
+        names, parts = self.problem.objectives, self.problem.parts
+        return dict(zip(names, parts[list(chosen)].sum(axis=0).tolist())) if len(names) > 1 else {}
 
     @property
     def start(self) -> np.ndarray:
@@ -215,11 +210,10 @@ class Survey:
         """The space priced by a model (None: the one of the settings), ``stages`` in it."""
         priced = self._priced(model)
         model = priced.model
-        several = len(model.objectives) > 1
         seconds = [self._side_by_side(s, priced) for s in stages]
         costs = np.append(priced.costs, seconds)
-        rows = ([priced.parts[list(s.parts)].sum(axis=0) for s in stages] if several
-                else [[cost] for cost in seconds])
+        rows = ([priced.parts[list(s.parts)].sum(axis=0) for s in stages]
+                if len(model.objectives) > 1 else [[cost] for cost in seconds])
         parts = np.vstack([priced.parts, *rows])
         members = [*self.members, *(self.joined(s.parts) for s in stages)]
         values, written = self._memory
@@ -231,8 +225,7 @@ class Survey:
             limit=float("inf") if self.how.memory is None else self.how.memory)  # fmt: skip
         chosen = self.solution(self.greedy)
         return Space(problem, (*(c for _, c in self.offered), *stages), chosen,
-                     float(sum(costs[k] for k in chosen)), model.name, model.unit,
-                     model.objectives if several else (), parts if several else None)
+                     float(sum(costs[k] for k in chosen)), model.name, model.unit)
 
     def _priced(self, model: CostModel | None) -> _Priced:
         """All candidates priced by a model (None: the one of the settings), once for all questions

@@ -22,7 +22,7 @@ from evonnx.ir.graph import Graph
 from evonnx.ir.target import Target
 from evonnx.ir.types import F32, TensorType
 from evonnx.search.dataset import load
-from evonnx.search.generate import generated
+from evonnx.search.generate import generated, two_objectives
 
 
 def run(strategy: str, history: list[list[float]], seed: int = 0, **more: Any) -> dict[str, Any]:
@@ -168,6 +168,17 @@ def test_files_depend_on_the_records_only(tmp_path: Path) -> None:
     for one, two in zip(*made, strict=True):
         assert one.read_bytes() == two.read_bytes()
         assert one.read_text().lstrip().startswith("<?xml")
+
+
+def test_the_front_of_a_made_problem_beside_the_true_one(tmp_path: Path) -> None:
+    made = {"made": two_objectives(14, 3)}
+    records = evonnx.study(made, strategies=("exact", "nsga2"), budgets=(400,))
+    assert {tuple(r["objectives"]) for r in records} == {("C", "D")}
+    truth = module.nondominated([tuple(p.values()) for p in records[0]["front"]])
+    found = [tuple(p.values()) for p in records[1]["front"]]
+    assert len(truth) > 1 and all((truth <= np.array(p)).all(axis=1).any() for p in found)
+    files = [p.name for p in evonnx.figures(records, tmp_path)]
+    assert "front-made.svg" in files
 
 
 def graph() -> Graph:

@@ -99,9 +99,9 @@ def test_the_problem_is_that_of_the_graph(data: Dataset) -> None:
         assert one is not None
         assert two is not None
         assert (one.cost, one.chosen) == (two.cost, two.chosen)
-    parts = data.space("cd").parts
-    assert parts is not None
-    assert np.array_equal(parts.sum(axis=1), data.space("cd").problem.cost)
+    plain = data.space("cd").problem
+    assert plain.objectives == ("C", "D")
+    assert np.array_equal(plain.parts.sum(axis=1), plain.cost)
     faster = data.space("bounds", data.on(TARGET.sped_up(2.0)))
     assert faster.greedy == pytest.approx(data.space("bounds").greedy / 2)
 
