@@ -18,7 +18,7 @@ from .axes import Axis, coefficient, find_split, fresh_axes, mergeable, name_of,
 from .dim_functions import within
 from .dim_values import substitute
 from .dims import Dim, Expr, free_vars, product
-from .elements import Ex, Gather, Index, Names, Puller, Refused, is_reduction, positions
+from .elements import Ex, Gather, Index, Names, Puller, Refused, is_reduction, parts, positions
 from .graph import Graph, Node, Value
 from .ops import lookup
 from .types import BF16, F16, F32, I32, DType
@@ -430,17 +430,7 @@ def depending(graph: Graph, nodes: Sequence[Node]) -> set[Node]:
 
 def load_positions(ex: Ex) -> list[Dim]:
     """Positions of every load in an expression."""
-    found: list[Dim] = []
-    stack, seen = [ex], {ex}
-    while stack:
-        e = stack.pop()
-        if e.kind == "load":
-            found.append(e.data[1])
-        for a in e.args:
-            if a not in seen:
-                seen.add(a)
-                stack.append(a)
-    return found
+    return [e.data[1] for e in parts([ex]) if e.kind == "load"]
 
 
 def interleaved(axes: Sequence[Axis], stores: Sequence[tuple[Dim, Ex]]) -> int:

@@ -29,7 +29,7 @@ from ..ir.contraction import SPLITS, ContractionSpace, least_rows, panels_togeth
 from ..ir.dim_functions import ceil_div, dmax, dmin
 from ..ir.dim_values import substitute
 from ..ir.dims import Dim, Expr, free_vars, product
-from ..ir.elements import Ex, map_dims, renamer
+from ..ir.elements import Ex, map_dims, parts, renamer
 from ..ir.epilogue import Finish, Operand, finish_of
 from ..ir.graph import Graph
 from ..ir.types import BF16, F32, I64, DType
@@ -42,6 +42,7 @@ from .nest import (
     Address,
     BufferDecl,
     Call,
+    Claim,
     Domain,
     Loop,
     Nest,
@@ -52,6 +53,7 @@ from .nest import (
     called,
 )  # fmt: skip
 
+FETCH_KERNEL = "mk_fetch"
 NO_LIMITS = tuple(Ex("const", F32, (), sign * math.inf) for sign in (-1, 1))
 
 
@@ -330,6 +332,7 @@ class ContractionWriter(_Plan):
         self.strip = low.next_scratch(self.sum)
         strip = (j - self.first_panel) * (self.covered * self.nr) if self.chunks != 1 else 0
         loop, finish = self.epilogue(j, strip)
+        body = [item for item in loop.body if not isinstance(item, Claim)]
         if self.chunks != 1 or finish is None or finish.turned:
             count = self.panel_block if self.chunks != 1 else 1
             low.new_scratch(self.sum, count * self.covered * self.nr)
@@ -345,7 +348,9 @@ class ContractionWriter(_Plan):
         for tile, panels, width in pieces:
             if finish is None:
                 call = self.strip_call(tile, q, j, last, strip)
-                steps.append(Nested(panels, (call, self.as_wide(loop, width))))
+                asked = self.asked(body, q, width)
+                products = Nested(self.micro, (*asked, replace(call, axes=()))) if asked else call
+                steps.append(Nested(panels, (products, self.as_wide(loop, width))))
             else:
                 call = self.finish_call(tile, q, j, last, strip, finish, width)
                 steps.append(Nested(panels, (call, *self.turn(strip, finish, width))))
@@ -405,6 +410,33 @@ class ContractionWriter(_Plan):
             self.last_row - self.first_row - q * self.mr, width,
             part, self.more(t), at(finish.bias), at(residual),
             0 if residual is None else residual.stride, *limits), self.micro)
+
+    def asked(self, body: Sequence[Store | Accumulate], q: Dim, width: Dim) -> tuple[Call, ...]:
+        """Asks for the lines of a panel that the epilogue of micro-tile ``q`` reads and writes,
+        where rows do not follow one another and all are more than the level-2 cache keeps."""
+        row, lane = self.epilogue_row, self.epilogue_lane
+        if not isinstance(row, Expr) or not isinstance(lane, Expr):
+            return ()
+        matrices = {e.data: e.dtype.itemsize for e in parts([item.value for item in body])
+                    if e.kind == "load" and e.data[0] < len(self.low.inputs)}
+        matrices |= {(item.buffer, item.position): item.value.dtype.itemsize for item in body}
+        first = self.first_row + q * self.mr
+        origin = {name_of(row): first, name_of(lane): 0}
+        count = dmin(self.mr, self.last_row - first)
+        calls, line = [], 0
+        for (buffer, position), size in matrices.items():
+            step = coefficient(position, name_of(row))
+            if step is None or coefficient(position, name_of(lane)) != 1:
+                continue
+            if isinstance(step, int) and step <= self.nr:
+                continue  # one row for all, or rows that the processor foresees
+            at = Address(buffer, substitute(position, origin))
+            calls.append(Call(FETCH_KERNEL, (at, step * size, count, width * size)))
+            line += size
+        elements = self.batches * self.row_count * self.column.hi * product(
+            a.hi for a in self.outer)
+        near = isinstance(elements, int) and elements * line <= self.tile.target.l2_bytes
+        return () if near else tuple(calls)
 
     def turn(self, strip: Dim, finish: Finish, width: Dim) -> tuple[Call, ...]:
         """Stores the strip of a panel turned, where the result lies so."""

@@ -208,6 +208,8 @@ class _Machine:
             self.block(*map(int, block.groups()), *args)
         elif square:
             (self.pixels if square[1] == "pixels" else self.results)(int(square[2]), *args)
+        elif step.name == "mk_fetch":
+            pass  # nothing is accessed
         elif step.name == "mk_turn_f32":
             self.turn(*args)
         else:

@@ -17,6 +17,7 @@ Pointers may be passed as typed pointers or as int64 addresses. All symbols star
 ``softmax(...)``     ``(w, n, lanes, factor, top, total, gain, more)``, see ``softmax``
 ``igemm_i8(...)``    ``(rows, taps, klen, b, c, ldc)``, see ``quantized``
 ``pack_i8(...)``     ``(src, stride_k, stride_n, k, n, dst, bias)``, see ``quantized``
+``fetch(...)``       ``(at, step, m, n)``, see ``fetch``
 ``pixels(...)``      ``(rows, channels, dst, plane)``, see ``winograd``
 ``results(...)``     ``(src, plane, channels, dst, ldd)``, see ``winograd``
 ===================  =====================================================================
@@ -40,6 +41,7 @@ from ...ir.target import Target
 from ...ir.variants import narrowest
 from . import blocks as _blocks
 from . import depthwise as _depthwise
+from . import fetch as _fetch
 from . import gemm as _gemm
 from . import packing as _packing
 from . import quantized as _quantized
@@ -229,6 +231,16 @@ def turn(target: Target) -> MicroKernel:
     return MicroKernel("mk_turn_f32", target, 0, 1, target.lanes(32), arguments, text)
 
 
+def fetch(target: Target) -> MicroKernel:
+    """Asks for the lines of a matrix, see ``micro.fetch``."""
+    arguments = tuple(name for _, name in _fetch.PARAMETERS)
+
+    def text() -> str:
+        return _fetch.fetch_text("mk_fetch", target)
+
+    return MicroKernel("mk_fetch", target, 0, 0, 0, arguments, text)
+
+
 def softmax(target: Target) -> MicroKernel:
     """Scores of a panel of queries to weights, see ``micro.softmax``."""
     _, nv, width = _gemm.tile_shape(target)
@@ -300,7 +312,7 @@ _NAMES = re.compile(
     r"|(?:block|roll)_(?P<block_type>f32|[us]8z?)_k(?P<block_k>\d+x\d+)s(?P<block_s>\d+x\d+)"
     r"d(?P<block_d>\d+x\d+)_(?:(?P<lines>\d+)x)?(?P<block_rows>\d+)"
     r"|(?P<square>pixels|results)_f32_(?P<side>\d+)"
-    r"|pack_(?P<pack>f32|f64|i8)|(?P<turn>turn_f32)|(?P<softmax>softmax_f32))"
+    r"|pack_(?P<pack>f32|f64|i8)|(?P<turn>turn_f32)|(?P<softmax>softmax_f32)|(?P<fetch>fetch))"
 )
 
 
@@ -346,6 +358,8 @@ def named(symbol: str, target: Target) -> MicroKernel:
         return (pixels if part["square"] == "pixels" else results)(target, int(part["side"]))
     if part["turn"]:
         return turn(target)
+    if part["fetch"]:
+        return fetch(target)
     if part["softmax"]:
         return softmax(target)
     return pack_i8(target) if part["pack"] == "i8" else pack(target, part["pack"])
@@ -354,5 +368,5 @@ def named(symbol: str, target: Target) -> MicroKernel:
 __all__ = [
     "known", "named", "narrowed",
     "MicroKernel", "igemm", "igemm_rows", "depthwise", "window", "block", "roll", "pack", "pack_b",
-    "igemm_i8", "pack_i8", "pack_b_i8", "pixels", "results", "softmax", "turn",
+    "igemm_i8", "pack_i8", "pack_b_i8", "pixels", "results", "softmax", "turn", "fetch",
 ]  # fmt: skip

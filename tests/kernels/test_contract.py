@@ -16,9 +16,9 @@ from evonnx.ir.target import Target
 from evonnx.ir.tiles import Space
 from evonnx.ir.types import F32, I32, I64, U8, TensorType
 from evonnx.ir.variants import contraction_form, tiling
-from evonnx.kernels.contract import lower_contraction
+from evonnx.kernels.contract import FETCH_KERNEL, lower_contraction
 from evonnx.kernels.micro import igemm
-from evonnx.kernels.nest import Loop, Nested, Step
+from evonnx.kernels.nest import Call, Loop, Nest, Nested, Step
 
 from .test_groups import RNG, TARGETS, array, check, conv, tensor
 
@@ -69,11 +69,16 @@ def product(follows: tuple[Follow, ...], m: int, k: int, n: int) -> tuple[Builde
     return b, y
 
 
-def loops_over_strips(graph: Graph) -> int:
-    """Loops around stores in the main nest of a contraction."""
+def lowered(graph: Graph) -> Nest:
+    """The main nest of a graph that is one contraction."""
     cut = extract(graph, [n for n in graph.nodes if n.op not in ("input", "const")])
     constants = frozenset(k for k, v in enumerate(cut.inputs) if v.node.op == "const")
-    nest = lower_contraction(cut.graph, igemm(Target.named("avx2")), constants).nest
+    return lower_contraction(cut.graph, igemm(Target.named("avx2")), constants).nest
+
+
+def loops_over_strips(graph: Graph) -> int:
+    """Loops around stores in the main nest of a contraction."""
+    nest = lowered(graph)
 
     def count(step: Step) -> int:
         if isinstance(step, Nested):
@@ -169,6 +174,24 @@ def heights(rows: Dim, depth: int) -> int:
     cut = extract(graph, [n for n in graph.nodes if n.op not in ("input", "const")])
     form = contraction_form(ContractionSpace(Space(cut.graph)), frozenset())
     return tiling(form, Target.named("avx512"), {}).rows
+
+
+@pytest.mark.parametrize("m,n,asked", [
+    (20000, 96, 3), (20000, 16, 0), (20, 96, 0), (N, 96, 3), (N, 16, 0),
+])
+def test_lines_of_wide_results_are_asked_for(m: Dim, n: int, asked: int) -> None:
+    """A factor, a residual and the result, panel by panel of rows that lie apart."""
+    b = Builder()
+    x, factor, more = tensor(b, "x", m, 8), tensor(b, "f", m, n), tensor(b, "r", m, n)
+    y = b.op("dot", x, b.const(array(8, n)), ta=False, tb=False)
+    y = b.op("add", b.op("mul", b.op("mul", y, factor), b.const(array(n))), more)
+    found: list[Step] = list(lowered(b.build({"y": y})).domains[0].steps)
+    for step in found:
+        found += step.steps if isinstance(step, Nested) else ()
+    assert sum(isinstance(s, Call) and s.name == FETCH_KERNEL for s in found) == asked
+    if m == N:
+        feeds = {"x": array(29, 8), "f": array(29, n), "r": array(29, n)}
+        assert check(y, b, feeds) == "contract"
 
 
 def test_tile_heights() -> None:

@@ -344,6 +344,15 @@ def test_turn(target, call_micro):
         assert (out[:, m:] == 7).all()
 
 
+def test_fetch(target, call_micro):
+    """Nothing is accessed, wherever the rows are."""
+    call = call_micro(micro.fetch(target))
+    for at, step, m, n in ((64, 4096, 100, 256), (1, 7, 3, 1), (0, 0, 0, 64), (8, -4096, 5, 65)):
+        call(at, step, m, n)
+    text = micro.fetch(target).text()
+    assert text.count("call void @llvm.prefetch") == 2 and " load " not in text
+
+
 @pytest.mark.parametrize("more", [0, 1])
 @pytest.mark.parametrize("n", [0, 1, 4, 7, 66])
 def test_softmax(target, call_micro, n, more):
@@ -471,6 +480,7 @@ def test_symbols_name_their_kernel(target):
         micro.depthwise(target, "u8", 3), micro.igemm(target, nv=0, half=True),
         micro.igemm_i8(target, 3, 1, half=target.vector_bits >= 512), micro.turn(target),
         micro.softmax(target), micro.pixels(target, 4), micro.results(target, 3),
+        micro.fetch(target),
         micro.block(target, Taps(3, 2, 1), Taps(2, 1, 3), 2, 3, "u8z"),
         micro.roll(target, Taps(3, 2, 1), Taps(2, 1, 3), 2, "u8z"),
     ]  # fmt: skip
