@@ -441,10 +441,10 @@ def _decode(f, keys, bias, weights, cuts, orders, groups, costs, parts, peaks, p
     ends = f.ends.copy() if steered else f.ends
     fine, heavy = f.ceiling, 0.0
     at, stop = np.empty(WALKS, np.uint64), np.empty(WALKS, np.uint64)
-    lists, every_hash, every_top = make_room(f), hashes.reshape(-1), top.reshape(-1)
+    every_hash, every_top = hashes.reshape(-1), top.reshape(-1)
+    list_schedules(f, keys, orders, make_room(f))
     for first in range(0, len(keys), WALKS):
         count = min(WALKS, len(keys) - first)
-        list_schedules(f, keys[first : first + count], orders[first : first + count], lists)
         for q in range(count):
             p = first + q
             order = orders[p]

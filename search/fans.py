@@ -11,20 +11,15 @@ FAN = 3
 """Successors of a node that are counted without a branch, at most; those that it lacks are dummies.
 """
 
-_FEW = 0.85
-"""Part of the nodes with one successor or none from which on only one is counted without a branch:
-dummies cost more than the branches that they save then."""
 
-
-def fans(nodes: int, succ_ptr: np.ndarray, succs: np.ndarray) -> tuple[np.ndarray, int]:
+def fans(nodes: int, succ_ptr: np.ndarray, succs: np.ndarray) -> np.ndarray:
     """u4[n * (FAN + 1)]: the first successors of each node, dummies ``n, n + 1, ...`` for those it
-    lacks, and last how many more it has than are counted without a branch; and that number."""
+    lacks, and last how many more it has."""
     found = np.empty((nodes, FAN + 1), np.uint32)
     found[:, :FAN] = nodes + np.arange(FAN)
     degree = np.diff(succ_ptr)
-    width = 1 if nodes and (degree <= 1).mean() >= _FEW else FAN
-    for k in range(width):
+    for k in range(FAN):
         has = np.flatnonzero(degree > k)
         found[has, k] = succs[succ_ptr[has] + k]
-    found[:, FAN] = np.maximum(0, degree - width)
-    return found.reshape(-1), width
+    found[:, FAN] = np.maximum(0, degree - FAN)
+    return found.reshape(-1)

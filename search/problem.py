@@ -118,8 +118,6 @@ class Flat(NamedTuple):
     """i4: values."""
     fan: np.ndarray
     """u4[4 * n]: see ``fans.fans``."""
-    fan_width: int
-    """Successors that are counted without a branch: 1, or ``fans.FAN``."""
     grown: np.ndarray
     """f8[n]: bytes of the values of each node that anybody needs, less those that it alone needs.
     """
@@ -356,7 +354,7 @@ def make_problem(
     flat = Flat(
         *graph, member_ptr, members, costs, np.ascontiguousarray(split), word,
         *ends, *_inner(graph, member_ptr, members), *memory,
-        *fans(nodes, graph[2], graph[3]), *_ending(nodes, memory), held, _limit(limit),
+        fans(nodes, graph[2], graph[3]), *_ending(nodes, memory), held, _limit(limit),
         float(ceilings[0]), ceilings[1:],
     )  # fmt: skip
     return Problem(flat, tuple(objectives), seed)
