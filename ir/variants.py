@@ -76,8 +76,10 @@ in a burst, two neighbors at most. Measured on Zen 4."""
 MOST_WEIGHTS = 96
 """Vectors of weights of a row of windows, which are written out, at most."""
 HALF, HALF_OF_MANY = 0.7, 0.57
-"""Time of half a vector of a micro-tile, in that of a whole one: alone or beside one, and beside
-more. Measured on Zen 4."""
+"""Time of half a vector of a micro-tile, in that of a whole one: alone or beside one that is whole,
+and beside more. Measured on Zen 4."""
+MOST_HALVES = 9
+"""Rows of three half vectors of sums each that leave room for those of a panel."""
 BROADCAST, RELOAD, POINTERS = 1 / 2, 1 / 3, 9
 """Cycles of loading an element into all lanes, and of loading its address before it; rows whose
 addresses stay in registers."""
@@ -221,12 +223,24 @@ def narrowest(target: Target, panel: int, columns: int) -> tuple[int, bool]:
     return whole + (rest > 0 and not half), half
 
 
+def row_parts(rows: int, vectors: int, half: bool) -> int:
+    """Equal parts of its rows that a micro-tile of one vector and a half computes one after the
+    other, of halves only: processors that multiply half vectors in half the time do so if there are
+    no whole ones between them. 0: there are whole ones. A part has no more rows than 32 registers
+    have room for, and not too few."""
+    if not half or vectors != 1:
+        return 0
+    return next((n for n in range(1, rows + 1) if rows % n == 0 and MOST_HALVES // 2 < rows // n
+                 <= MOST_HALVES), int(rows <= MOST_HALVES))
+
+
 def step_cycles(rows: int, vectors: int, half: bool) -> float:
     """Cycles of one step of a micro-tile's sums, in those of a multiply-add of one vector: its
     multiply-adds, but no less than an addition takes, or than loading one element of each row takes
     and the vectors of the panel. Half a vector takes less time than a whole one, but more than half
     of it: the units take turns unevenly."""
-    width = vectors + (0.0 if not half else HALF if vectors < 2 else HALF_OF_MANY)
+    width = vectors + (0.0 if not half else 0.5 if row_parts(rows, vectors, half) else
+                       HALF if vectors < 2 else HALF_OF_MANY)
     loads = rows * (BROADCAST + (RELOAD if rows > POINTERS else 0.0)) + (vectors + half) / 2
     return max(rows * width, CHAINS, loads)
 

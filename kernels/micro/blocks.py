@@ -28,7 +28,7 @@ MOST_LINES = 2
 (measured: half as fast)."""
 LINE_TILE = 8
 """Pixels of the widest tile."""
-READ, WRITTEN, START = 2, 4, 12
+READ, WRITTEN, START = 2, 4, 20
 """What a vector costs that comes from the level-2 cache or goes there (the line is read before),
 and a tile, in multiply-adds of a vector. A cache that moves half a vector a cycle beside one
 multiply-add a cycle makes it two and twice two; a tile waits for its first sums, a few latencies of

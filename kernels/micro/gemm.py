@@ -38,10 +38,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...ir.target import Target
-from ...ir.variants import PREFETCHES, micro_tile, sets_of_sums
+from ...ir.variants import PREFETCHES, micro_tile, row_parts, sets_of_sums
 from .irtext import SIZES, Carried, Code
 
 _LLVM = {"f32": "float", "f64": "double"}
+_BY_ROW = {"rows": "ptr", "c": "ptr", "m": "i64", "part": "ptr", "res": "ptr"}
+"""Arguments that go on with the rows, and their types."""
 CHAIN = 128
 """Products of a run that is summed by itself, by one accumulator or by a tile's several sets: a
 power of two. Sums of up to twice as many are one run, since two would cost 2 %."""
@@ -103,21 +105,28 @@ def igemm_text(name: str, target: Target, tile: Tile) -> str:
 
 
 class _Writer:
-    """Writes one tile: accumulators are numbered ``[set][row][vector]``."""
+    """Writes one tile: accumulators are numbered ``[set][row][vector]``. One vector and a half are
+    three halves, and rows are taken in parts then (``row_parts``)."""
 
     def __init__(self, name: str, target: Target, tile: Tile) -> None:
         self.tile, self.kind = tile, _LLVM[tile.dtype]
         self.size = SIZES[self.kind]
         self.width = target.lanes(8 * self.size)
-        self.lanes = [self.width] * tile.nv + [self.width // 2] * tile.half
+        self.parts = max(1, parts := row_parts(tile.mr, tile.nv, tile.half))
+        self.lanes = [self.width // 2] * 3 if parts else [
+            *[self.width] * tile.nv, *[self.width // 2] * tile.half]
+        self.starts = [sum(self.lanes[:v]) for v in range(len(self.lanes))]
         self.vectors = [f"<{lanes} x {self.kind}>" for lanes in self.lanes]
         self.nv, self.columns = len(self.lanes), sum(self.lanes)
         self.nr = tile.panel_nv * self.width
         self.panel_kind = "i16" if tile.brief else self.kind
         self.aligned = self.lanes[0] * self.size
         self.code = Code(name, tile.parameters(), target)
-        self.per_set = tile.mr * self.nv
-        mixed = tile.half and tile.nv > 0
+        self.mr = tile.mr // self.parts
+        self.at = {name: f"%{name}" for name in _BY_ROW}
+        """Arguments, of the part of the rows that is computed."""
+        self.per_set = self.mr * self.nv
+        mixed = len(set(self.lanes)) > 1
         self.sets = sets_of_sums(target, tile.mr, tile.nv, tile.half)
         # A power of two (see `main` in _run). Unrolled, a tile that fills the registers spills, and
         # one of whole and half vectors broadcasts each element for both.
@@ -136,12 +145,33 @@ class _Writer:
         total = code.let("mul nsw i64 %taps, %klen")
         short = code.let(f"icmp sle i64 {total}, {2 * self.chain}")
         self.most = code.let(f"select i1 {short}, i64 {2 * self.chain}, i64 {self.chain}")
-        many = code.let(f"icmp sge i64 {code.least(total, '%ldc')}, {EXPECTED}")
-        code.branch(many, self._expect)
+        self.many = code.let(f"icmp sge i64 {code.least(total, '%ldc')}, {EXPECTED}")
+        if self.parts == 1:
+            self._rows()
+            return code.text()
+        steps: dict[str, str | int] = {"rows": self.mr, "part": self.mr * self.nr, "m": -self.mr}
+        for name, step in (("c", "ldc"), ("res", "ldr")):
+            steps[name] = code.let(f"mul nsw i64 %{step}, {self.mr}")
+
+        def part(_: str, values: Carried) -> Carried:
+            self.at = dict(zip(_BY_ROW, values, strict=True))
+            code.branch(code.let(f"icmp sgt i64 {self.at['m']}, 0"), self._rows)
+            return [code.let(f"add nsw i64 {value}, {steps[name]}") if name == "m" else
+                    code.at("i64" if name == "rows" else self.kind, value, steps[name])
+                    for name, value in zip(_BY_ROW, values, strict=True)]
+
+        code.loop(0, str(self.parts), 1, list(zip(_BY_ROW.values(), self.at.values())), part)
+        return code.text()
+
+    def _rows(self) -> None:
+        """The rows of one part."""
+        code = self.code
+        code.branch(self.many, self._expect)
 
         def tap(index: str, values: Carried) -> Carried:
-            table = code.at("i64", "%rows", code.let(f"mul nsw i64 {index}, {self.tile.mr}"))
-            starts = [code.load("ptr", code.at("i64", table, r), 8) for r in range(self.tile.mr)]
+            entry = code.let(f"mul nsw i64 {index}, {self.tile.mr}")
+            table = code.at("i64", self.at["rows"], entry)
+            starts = [code.load("ptr", code.at("i64", table, r), 8) for r in range(self.mr)]
             skipped = code.let("mul nsw i64 %first, %ldk") if self.tile.strided else "%first"
             rows = [code.at(self.kind, start, skipped) for start in starts]
             carried = list(zip(self.kinds, values))
@@ -153,20 +183,19 @@ class _Writer:
         *acc, _, _, _, stored = code.loop(0, "%taps", 1, start, tap)
         sums = self._reduce_sets(self._with_totals(stored, acc))
         self._finish(sums)
-        return code.text()
 
     def _expect(self) -> None:
         """Asks for the lines of the result and of the residual."""
         code = self.code
 
         def lines(base: str, step: str, write: bool) -> None:
-            for r in range(self.tile.mr):
+            for r in range(self.mr):
                 row = code.at(self.kind, base, code.let(f"mul nsw i64 {step}, {r}"))
                 for v in range(self.nv):
-                    code.prefetch(code.at(self.kind, row, v * self.width), write, near=True)
+                    code.prefetch(code.at(self.kind, row, self.starts[v]), write, near=True)
 
-        lines("%c", "%ldc", True)
-        code.branch(self._present("res"), lambda: lines("%res", "%ldr", False))
+        lines(self.at["c"], "%ldc", True)
+        code.branch(self._present("res"), lambda: lines(self.at["res"], "%ldr", False))
 
     def _present(self, name: str) -> str:
         """Whether an address is given."""
@@ -235,10 +264,10 @@ class _Writer:
 
     def _step(self, k: str, panel: str, rows: list[str], acc: Carried, which: int) -> None:
         """One k: the accumulators of set ``which``, in place."""
-        code, tile = self.code, self.tile
+        code = self.code
         bs = [self._panel_vector(panel, v) for v in range(self.nv)]
-        index = code.let(f"mul nsw i64 {k}, %ldk") if tile.strided else k
-        for r in range(tile.mr):
+        index = code.let(f"mul nsw i64 {k}, %ldk") if self.tile.strided else k
+        for r in range(self.mr):
             scalar = code.load(self.kind, code.at(self.kind, rows[r], index), self.size)
             for v in range(self.nv):
                 cell = which * self.per_set + r * self.nv + v
@@ -250,7 +279,7 @@ class _Writer:
         if not self.tile.brief:
             return self._vector_at(panel, v, [])
         code, lanes = self.code, self.lanes[v]
-        raw = code.load(f"<{lanes} x i16>", code.at("i16", panel, v * self.width), 2)
+        raw = code.load(f"<{lanes} x i16>", code.at("i16", panel, self.starts[v]), 2)
         wide = code.let(f"zext <{lanes} x i16> {raw} to <{lanes} x i32>")
         bits = code.let(f"shl <{lanes} x i32> {wide}, {code.splat('i32', lanes, '16')}")
         return code.let(f"bitcast <{lanes} x i32> {bits} to {self.vectors[v]}")
@@ -268,22 +297,22 @@ class _Writer:
 
     def _finish(self, sums: list[str]) -> None:
         """What follows the product, and the store: whole tiles without masks, others with them."""
-        code, tile = self.code, self.tile
-        enough = code.let(f"icmp sge i64 %m, {tile.mr}")
+        code, m = self.code, self.at["m"]
+        enough = code.let(f"icmp sge i64 {m}, {self.mr}")
         wide = code.let(f"icmp sge i64 %n, {self.columns}")
 
         def edge() -> None:
             masks = []
             for v, lanes in enumerate(self.lanes):
-                masks.append(code.lane_mask(lanes, code.let(f"sub i64 %n, {v * self.width}")))
+                masks.append(code.lane_mask(lanes, code.let(f"sub i64 %n, {self.starts[v]}")))
             values = self._followed(sums, masks)
-            for r in range(tile.mr):
-                inside = code.let(f"icmp sgt i64 %m, {r}")
+            for r in range(self.mr):
+                inside = code.let(f"icmp sgt i64 {m}, {r}")
                 code.branch(inside, lambda r=r: self._store_row(values, r, masks))  # type: ignore[misc]
 
         def whole() -> None:
             values = self._followed(sums, [])
-            for r in range(tile.mr):
+            for r in range(self.mr):
                 self._store_row(values, r, [])
 
         code.branch(code.let(f"and i1 {enough}, {wide}"), whole, edge)
@@ -301,11 +330,11 @@ class _Writer:
         biased = values
         there = self._present("res")
         values = code.when(there, kinds, biased, lambda: self._plus_res(biased, masks))
-        return code.limited(self.kind, self.lanes * self.tile.mr, values)
+        return code.limited(self.kind, self.lanes * self.mr, values)
 
     def _vector_at(self, base: str, v: int, masks: list[str]) -> str:
         """Vector ``v`` of the row that begins at ``base``; only what is inside is read."""
-        place = self.code.at(self.kind, base, v * self.width)
+        place = self.code.at(self.kind, base, self.starts[v])
         if masks:
             return self.code.masked_load(self.kind, self.lanes[v], place, masks[v])
         return self.code.load(self.vectors[v], place, self.size)
@@ -314,8 +343,7 @@ class _Writer:
         return self.code.let(f"fadd {self.cell_kinds[cell]} {a}, {b}")
 
     def _plus_part(self, sums: list[str]) -> list[str]:
-        tile = self.tile
-        rows = [self.code.at(self.kind, "%part", r * self.nr) for r in range(tile.mr)]
+        rows = [self.code.at(self.kind, self.at["part"], r * self.nr) for r in range(self.mr)]
         parts = [self._vector_at(row, v, []) for row in rows for v in range(self.nv)]
         return [self._sum(a, b, cell) for cell, (a, b) in enumerate(zip(parts, sums))]
 
@@ -327,10 +355,10 @@ class _Writer:
     def _plus_res(self, sums: list[str], masks: list[str]) -> list[str]:
         code, nv = self.code, self.nv
         result = []
-        last = code.let("sub nsw i64 %m, 1") if masks else ""
-        for r in range(self.tile.mr):
+        last = code.let(f"sub nsw i64 {self.at['m']}, 1") if masks else ""
+        for r in range(self.mr):
             at = code.least(str(r), last) if masks else str(r)
-            row = code.at(self.kind, "%res", code.let(f"mul nsw i64 %ldr, {at}"))
+            row = code.at(self.kind, self.at["res"], code.let(f"mul nsw i64 %ldr, {at}"))
             for v in range(nv):
                 cell = r * nv + v
                 result.append(self._sum(sums[cell], self._vector_at(row, v, masks), cell))
@@ -338,9 +366,9 @@ class _Writer:
 
     def _store_row(self, values: list[str], r: int, masks: list[str]) -> None:
         code = self.code
-        row = code.at(self.kind, "%c", code.let(f"mul nsw i64 %ldc, {r}"))
+        row = code.at(self.kind, self.at["c"], code.let(f"mul nsw i64 %ldc, {r}"))
         for v, lanes in enumerate(self.lanes):
-            place, value = code.at(self.kind, row, v * self.width), values[r * self.nv + v]
+            place, value = code.at(self.kind, row, self.starts[v]), values[r * self.nv + v]
             if masks:
                 code.masked_store(self.kind, lanes, value, place, masks[v])
             else:

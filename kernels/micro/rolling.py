@@ -1,4 +1,4 @@
-"""Tiles that go down an image, of depthwise convolutions whose windows overlap a little.
+"""Tiles that go down an image, of depthwise convolutions of small windows.
 
 A tile is ``mr`` neighboring pixels of a run of lines. It reads the rows of the image one after the
 other, each for all lines whose windows it belongs to: of windows of ``kh`` rows, ``stride`` rows
@@ -8,9 +8,9 @@ level-2 cache comes from there once, where the tiles of a few lines of ``blocks`
 their borders twice; windows with stride 2 wait for that cache only. The weights stay in registers
 where there is room.
 
-The first and the last rows of a run also compute lines before and behind it, which are not
-stored. Rows that lie outside the image are left out, columns are read from a row of zeros as by the
-tile of one line. Sums are added up in the same order, and come out equal.
+The first and the last rows of a run belong to fewer lines: they are written out before and behind
+the loop. Rows that lie outside the image are left out, columns are read from a row of zeros as by
+the tile of one line. Sums are added up in the same order, and come out equal.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ from .blocks import LINE_TILE, READ, WRITTEN, LinesWriter, Shape, block_paramete
 from .depthwise import WIDEST, Vectors, started, write
 from .irtext import Carried
 
-SHORTEST = 7
-"""Lines of a run, at least: the fewer, the more rows belong to two of them."""
-STEP = 4
-"""What a line of a tile costs besides, in multiply-adds of a vector."""
+SHORTEST = 2
+"""Lines of a run, at least, besides those whose sums are under way: the fewer, the more rows belong
+to two runs."""
+STEP = 3
+"""What a line of a tile costs besides, in multiply-adds of a vector. Measured on Zen 4."""
 
 
 def roll_parameters(dtype: str) -> list[tuple[str, str]]:
@@ -55,7 +56,7 @@ def _held(target: Target, down: Taps, across: Taps) -> bool:
 def roll_rows(target: Target, dtype: str, down: Taps, across: Taps) -> int:
     """Pixels of the widest tile: sums and weights stay in registers; 0 where there is none, or
     where a row is taken in parts (``depthwise.taps_together``)."""
-    rolls = 1 < down.stride < down.count and down.dilation == 1 and across.count <= WIDEST
+    rolls = down.stride < down.count and down.dilation == 1 and across.count <= WIDEST
     weights = across.count * (down.count if _held(target, down, across) else alive(down))
     spare = target.registers - weights - (3 if dtype.endswith("z") else 2)
     return min(max(spare, 0) // alive(down), LINE_TILE) if rolls else 0
@@ -71,12 +72,12 @@ def lines_shape(target: Target, dtype: str, down: Taps, across: Taps, lines: int
     runs = max(1, -(-lines // max(most, 1)))
     run = -(-lines // runs)
     rows = (run - 1) * down.stride + down.count
-    users = sum(len(range(row % down.stride, down.count, down.stride)) for row in range(rows))
-    widest = roll_rows(target, dtype, down, across) if rolls and run >= SHORTEST else 0
+    rolls &= run >= alive(down) + SHORTEST
+    widest = roll_rows(target, dtype, down, across) if rolls else 0
     for width in range(min(widest, pixels), 1, -1):
         moved = READ * rows * width * across.stride + WRITTEN * run * width
         time = runs * -(-pixels // width) * (
-            max(users * width * across.count, moved) + STEP * (run + alive(down) - 1))
+            max(run * down.count * width * across.count, moved) + STEP * (run + alive(down) - 1))
         if time < best.cycles:
             best = Shape(run, width, time, rolled=True)
     return best
@@ -90,7 +91,6 @@ class _RollWriter(LinesWriter):
         super().__init__(name, target, dtype, across.count, across.stride, across.dilation, mr, 1,
                          DEPTHWISE, roll_parameters(dtype), 0)
         self.down, self.alive, self.held = down, alive(down), _held(target, down, across)
-        self.steps = self.code.let(f"add nsw i64 %lines, {self.alive - 1}")
 
     def fill_rows(self, start: str) -> None:
         """Columns outside are chosen as they are read: rows are too many for a table."""
@@ -118,27 +118,37 @@ class _RollWriter(LinesWriter):
                 found[number] = code.let(f"select i1 {holds}, ptr {place}, ptr {outside}")
             return found
 
-        def line(number: str, carried: Carried) -> Carried:
-            """The rows with which the sums of line ``number`` begin, for all lines under way, of
-            which the first is finished."""
+        def step(lines: range, number: str, carried: Carried) -> Carried:
+            """The rows with which the sums of line ``number`` begin, for those under way that are
+            among ``lines``; those of the first one leave."""
             *flat, row, to = carried
             acc = [*flat, *(value for _, value in begin)]
             y = code.let(f"mul nsw i64 {number}, {self.down.stride}")
             for j in range(self.down.stride):
                 users = {self.alive - 1 - ky // self.down.stride: ky
                          for ky in range(j, self.down.count, self.down.stride)}
-                acc = self.row(code.let(f"add nsw i64 {y}, {j}"), partial(places, row), users, held,
-                               at, vectors, access, acc)
+                users = {line: ky for line, ky in users.items() if line in lines}
+                if users:
+                    acc = self.row(code.let(f"add nsw i64 {y}, {j}"), partial(places, row), users,
+                                   held, at, vectors, access, acc)
                 row = code.at(kind, row, "%ldy")
+            if 0 not in lines:
+                return [*acc[each:], row, to]
+            write(code, acc[:each], first, vectors, access, to)
+            return [*acc[each:], row, code.at(self.kind, to, "%ldl")]
 
-            def store() -> Carried:
-                write(code, acc[:each], first, vectors, access, to)
-                return [code.at(self.kind, to, "%ldl")]
-
-            full = code.let(f"icmp sge i64 {number}, {self.alive - 1}")
-            return [*acc[each:], row, *code.when(full, ["ptr"], [to], store)]
-
-        code.loop(0, self.steps, 1, [*begin * (self.alive - 1), ("ptr", image), ("ptr", out)], line)
+        carried = [*begin * (self.alive - 1), ("ptr", image), ("ptr", out)]
+        kinds, values = [k for k, _ in carried], [value for _, value in carried]
+        before = self.alive - 1
+        for k in range(before):
+            values = step(range(before - k, self.alive), str(k), values)
+        values = code.loop(before, "%lines", 1, list(zip(kinds, values, strict=True)),
+                           partial(step, range(self.alive)))
+        for k in range(before):
+            number = code.let(f"add nsw i64 %lines, {k}")
+            there = code.let(f"icmp sge i64 {number}, {before}")
+            values = code.when(there, kinds, values,
+                               partial(step, range(before - k), number, values))
 
     def row(self, y: str, places: Callable[[], dict[int, str]], users: dict[int, int],
             held: dict[int, list[list[str]]], at: str, vectors: int, access: Vectors, acc: Carried

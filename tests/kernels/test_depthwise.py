@@ -47,6 +47,7 @@ CASES = [
     ((1, 300, 3), (128,), (1,), (1,), (64,), (63,)),
     ((1, 12, 30, 20), (3, 10), (1, 1), (1, 1), (1, 4), (1, 5)),
     ((1, 56, 19, 20), (3, 3), (2, 2), (1, 1), (0, 1), (1, 0)),
+    ((2, 23, 21, 20), (3, 3), (1, 1), (1, 1), (0, 1), (1, 1)),
 ]  # fmt: skip
 
 
@@ -180,7 +181,8 @@ def test_weights_may_be_a_part(width: int) -> None:
 def test_images_need_no_table() -> None:
     """Borders, dilations and strides are the window's own, of up to three axes and any width;
     windows of one column have a table. Small ones are computed two lines at once, a last one
-    alone; those that overlap a little go down a long image."""
+    alone; those that overlap a little go down a long image, and so do others where their
+    sums and weights fit registers."""
     for case, *wanted in (
         (0, "mk_block_f32_k3x3s1x1d1x1_2x4", "mk_window_f32_k3s1d1_4"),
         (1, "mk_block_f32_k3x3s2x2d1x1_2x4"), (3, "mk_window_f32_k5s1d1_4"),
@@ -192,6 +194,10 @@ def test_images_need_no_table() -> None:
         y, _ = depthwise(b, CASES[case], CASES[case][0])
         _, symbols = lower_depthwise(b.build({"y": y}), Target.named("generic"))
         assert sorted(symbols) == wanted
+    b = Builder()
+    y, _ = depthwise(b, CASES[22], CASES[22][0])
+    _, symbols = lower_depthwise(b.build({"y": y}), Target.named("avx512"))
+    assert symbols == ("mk_roll_f32_k3x3s1x1d1x1_7",)
 
 
 @pytest.mark.parametrize("channels,stem", [(384, "mk_block"), (512, "mk_window")])
@@ -204,7 +210,7 @@ def test_pixels_that_compete_for_the_sets_of_a_cache(channels: int, stem: str) -
     assert symbol.startswith(stem)
 
 
-@pytest.mark.parametrize("case", [0, 1, 2, 15, 16, 21])
+@pytest.mark.parametrize("case", [0, 1, 2, 15, 16, 21, 22])
 def test_lines_at_once_are_the_lines_alone(case: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sums are added up in the same order, in registers and where they wait in a strip."""
     def run() -> list[np.ndarray]:
