@@ -27,7 +27,7 @@ from ..ir.contraction import ContractionSpace
 from ..ir.dim_functions import ceil_div, dmax, dmin
 from ..ir.dim_values import substitute
 from ..ir.dims import Dim, Expr, free_vars, product
-from ..ir.elements import Ex, Gather, Index, is_reduction, map_dims, positions, renamer
+from ..ir.elements import Ex, Gather, Index, is_reduction, map_dims, parts, positions, renamer
 from ..ir.epilogue import finish_of
 from ..ir.errors import EvonnxError
 from ..ir.graph import Graph, Value
@@ -538,7 +538,20 @@ def _epilogue(s: ContractionSpace, outside: Sequence[Axis], columns: Sequence[Ax
             times = product(a.hi for a in outside)
             return LoopWork(times, across[0].hi, plain=SHUFFLES, loads=4, stores=4), residuals
     work = _loop(low, outside, columns, stores, shared=True)
+    work.unforeseen = _unforeseen(low, [ex for _, ex in stores], {name_of(a.var) for a in s.rows})
     if len(merged) > 1:
         work.outer.append((sum(row_division(a.hi) for a in merged[1:]),
                            product(a.hi for a in outside)))
     return work, 0
+
+
+def _unforeseen(low: Space, values: Sequence[Ex], rows: set[str]) -> Dim:
+    """Bytes of the largest operand that is gathered by the variables in ``rows``."""
+    largest: Dim = 0
+    for ex in parts(values):
+        if ex.kind != "load" or ex.data[0] < 0:
+            continue
+        gathers = [g for name in free_vars(ex.data[1]) if (g := low.puller.gathers.get(name))]
+        if any(not rows.isdisjoint(free_vars(d)) for g in gathers for d in positions(g.value)):
+            largest = dmax(largest, low.graph.inputs[ex.data[0]].tensor.nbytes())
+    return largest

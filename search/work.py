@@ -36,6 +36,8 @@ class LoopWork:
     """The same of what is written."""
     neighbors: Dim = 1
     """Elements side by side that blocks of the loops read of a line before they leave it."""
+    unforeseen: Dim = 0
+    """Bytes of the largest operand of an epilogue of which rows are read that no stride tells."""
     outer: list[tuple[float, Dim]] = field(default_factory=list)
     """Operations outside the innermost loop: number per iteration, iterations in all."""
     scalar: bool = False

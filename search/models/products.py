@@ -78,6 +78,9 @@ products of a panel, half of which is counted."""
 _FURTHER = 4.0
 """Bytes from the level-2 cache in the time by which a byte of each further result delays the loop
 behind a product, half of which is counted: its lines are read before they are written."""
+_UNFORESEEN = 12.0
+"""Lines from the level-2 cache in the time that an epilogue waits for one of an operand that is in
+neither cache and of which nobody knows in time which rows are read."""
 _MASKED = 0.08
 """Entries of an inner loop that storing a vector costs of which a mask leaves out lanes."""
 _HELD_UP = 2.5
@@ -348,6 +351,9 @@ class _Direct(_Sizes):
             spilled += _FURTHER * further
             found.append(replace(product, stores=sums + waiting / 2, spilled=spilled))
             found += strips(p.epilogue, number, self.width)
+            gathered = number(p.epilogue.unforeseen)
+            if gathered > self.machine.l2_bytes:
+                found.append(Phase(far=_UNFORESEEN * gathered / LINE))
         return ProductCount(found, self.tiles)
 
 

@@ -473,6 +473,23 @@ def test_sensitivity_names_what_would_move_a_group() -> None:
     assert sensitivity(Bounds(), GroupFacts("view"), ONE) == {}
 
 
+@pytest.mark.parametrize("lines,far", [(2, False), (128, True)])
+def test_rows_gathered_behind_a_product(lines: int, far: bool) -> None:
+    """An image that is widened and added comes late where the caches do not hold it."""
+    b = Builder()
+    x, wide = (b.input(n, TensorType(F32, s)) for n, s in (
+        ("x", (lines * 128, 32)), ("s", (lines, 64, 256))))
+    y = b.op("dot", x, b.const(np.ones((32, 256), np.float32)), ta=False, tb=False)
+    nodes = [y.node]
+    index = b.const(np.arange(128) // 2)
+    for op, operands, attrs in (("reshape", (y,), {"shape": (lines, 128, 256)}),
+                                ("gather", (wide, index), {"axis": 1})):
+        nodes.append(b.op(op, *operands, **attrs).node)
+    nodes.append((y := b.op("add", *(n.out for n in nodes[1:]))).node)
+    got = facts_of(b.build({"y": y}), "contract", nodes, {})
+    assert sum(p.far for p in got.phases) == (12 * lines * 64 * 256 * 4 / 64 if far else 0)
+
+
 # attention -----------------------------------------------------------------------------------
 
 
