@@ -69,7 +69,9 @@ class VectorLoop:
     kinds: dict[str, str] = field(default_factory=dict)
     """Name -> "scalar", "index" or "vector"."""
     reductions: dict[str, str] = field(default_factory=dict)
-    """Name -> word that combines its partial results."""
+    """Name -> word that combines its partial results; those of a kind follow one another."""
+    terms: dict[str, str] = field(default_factory=dict)
+    """Name of a reduction -> name of what is combined into it."""
     words: dict[str, str] = field(default_factory=dict)
     """Name -> word that computes it."""
     families: list[Family] = field(default_factory=list)
@@ -161,8 +163,16 @@ class _Finder:
             raise _Unfit("one element of what it writes is read by all iterations")
         if not stored and not loop.reductions:
             raise _Unfit("it writes nothing")
+        self._sort(loop)
         if loop.reductions and len(loop.reductions) < CHAINS and not self._few(loop):
             raise _Unfit(f"fewer than {CHAINS} partial results wait for themselves")
+
+    def _sort(self, loop: VectorLoop) -> None:
+        """Reductions of terms that look alike follow one another."""
+        places: dict[Any, int] = {}
+        at = {name: places.setdefault((loop.reductions[name], self._shape(term, {})), len(places))
+              for name, term in loop.terms.items()}
+        loop.reductions = dict(sorted(loop.reductions.items(), key=lambda item: at[item[0]]))
 
     def _few(self, loop: VectorLoop) -> bool:
         ends = [self.resolve(b) for b in loop.bounds]
@@ -196,6 +206,7 @@ class _Finder:
         if uses != 1 or not fits or name in loop.reductions:
             raise _Unfit(f"the partial result {name} is no float32 or is used elsewhere, too")
         loop.reductions[name] = word
+        loop.terms[name] = at.value.args[1].name
 
     def _kind(self, loop: VectorLoop, value: Any, word: str, args: list[Any]) -> str:
         """The kind of what a statement computes."""
@@ -270,7 +281,7 @@ class _Finder:
             return (reductions[name],)
         word, args = self._operation(name)
         if not word:
-            return name
+            return ("ld",) if self._word(self.resolve(self.defined.get(name)))[0] == "ld" else name
         return (word, *(self._shape(a, reductions) for a in args))
 
     def _operation(self, name: str) -> tuple[str, list[str]]:
