@@ -125,7 +125,7 @@ def _lower(function: Any, target: Target, layout: str) -> tuple[ir.Module, ir.Fu
         library = _Library(target, layout)
         with context.push_code_library(library):
             lowerer = _Lower(context, library, description, func_ir)
-            lowerer.lanes = target.lanes(32) if target.has("avx512f") else 0
+            lowerer.lanes = target.lanes(32) if target.has("avx2") else 0
             lowerer.lower()
     return lowerer.module, lowerer.function
 

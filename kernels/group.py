@@ -94,7 +94,7 @@ def group_kernels(
             return _contraction(graph, target, constants, ins, outs, given)
         if implementation == "separable":
             return _separable(graph, target, constants, ins, outs, given)
-        nest = lower_loops(graph, bool(given.get("unroll", 1)), target.has("avx512f"))
+        nest = lower_loops(graph, bool(given.get("unroll", 1)), target.has("avx2"))
         return GroupKernels((_kernel(emit(nest), [*ins, *outs], called(nest)),))
     except Refused as refusal:
         ops = " ".join(n.op for n in graph.nodes if n.op not in ("input", "const"))

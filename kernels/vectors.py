@@ -3,7 +3,7 @@
 LLVM's loop vectorizer leaves the rest of a row to vectors of four and to single elements, which for
 rows of 49 or 197 elements costs more than the row, and it never sees more than one element of a
 word. So the front end itself writes loops over float32 that lie side by side (``vector_loops``) as
-vectors of the target's width, where the target has masked loads and stores (AVX-512): whole
+vectors of the target's width, where the target has masked loads and stores (AVX-512, AVX2): whole
 vectors, then what is left with only the first lanes counting. Words are applied to whole vectors
 (``words.EMITTERS``); scalars and indices are lowered as always, with the loop's variable that of
 the first lane.
@@ -40,6 +40,9 @@ from .words import EMITTERS, F32, I1, I32, I64, call, constant, suffix
 MANY = 4
 """Vectors at a time of a loop that does little: memory is written faster by several neighboring
 lines at a time (whole norms by a sixth on Zen 4)."""
+FEWER = 2
+"""The same where there are 16 registers."""
+F32_BITS = 32
 LIGHT = 32
 """Statements on vectors that are little."""
 DEAR = frozenset({"exp", "log", "tanh", "sigmoid", "erf", "erfc"})
@@ -54,6 +57,9 @@ class VectorWriter:
         self.b: ir.IRBuilder = lower.builder
         self.vector = ir.VectorType(F32, width)
         self.truths = ir.VectorType(I1, width)
+        self.wide = width * F32_BITS == 512
+        """Whether masks have registers of their own, and there are 32 of vectors."""
+        self.many = MANY if self.wide else FEWER
         self.partial: dict[str, Any] = {}
         """Stack slots of partial results, which LLVM makes registers."""
         self.nans: dict[str, Any] = {}
@@ -98,7 +104,7 @@ class VectorWriter:
         b = self.b
         size = b.sub(stop, start, flags=("nsw",))
         size = call(b, "llvm.smax.i64", I64, [size, ir.Constant(I64, 0)])
-        block = self.width * (MANY if self._light() else 1)
+        block = self.width * (self.many if self._light() else 1)
         whole = b.sub(size, b.and_(size, ir.Constant(I64, block - 1)))
         end = b.add(start, whole, flags=("nsw",))
         loop, between, rest, after = (b.append_basic_block() for _ in range(4))
@@ -124,8 +130,7 @@ class VectorWriter:
         left = b.sub(stop, index, flags=("nsw",))
         if several:
             left = call(b, "llvm.smin.i64", I64, [left, lanes])
-        bits = b.sub(b.shl(ir.Constant(I32, 1), b.trunc(left, I32)), ir.Constant(I32, 1))
-        self._body([index], b.bitcast(b.trunc(bits, ir.IntType(self.width)), self.truths))
+        self._body([index], self._first_lanes(b.trunc(left, I32)))
         following = b.add(index, lanes, flags=("nsw",))
         if several:
             index.add_incoming(following, b.block)
@@ -133,6 +138,15 @@ class VectorWriter:
         else:
             b.branch(after)
         b.position_at_end(after)
+
+    def _first_lanes(self, count: Any) -> Any:
+        """The mask of the first lanes, at least 1 of them."""
+        b, one = self.b, ir.Constant(I32, 1)
+        if self.wide:
+            bits = b.sub(b.shl(one, count), one)
+            return b.bitcast(b.trunc(bits, ir.IntType(self.width)), self.truths)
+        lanes = ir.Constant(ir.VectorType(I32, self.width), list(range(self.width)))
+        return b.icmp_signed(">", self._splat(count), lanes)
 
     def _light(self) -> bool:
         """Whether the loop does little but move memory."""
@@ -274,7 +288,12 @@ class VectorWriter:
         vector = self.b.insert_element(vector, before, ir.Constant(I32, 0))
         self.partial[name] = self._slot(vector)
         if word != "radd":
-            self.nans[name] = self._slot(self.b.fcmp_unordered("uno", vector, vector))
+            self.nans[name] = self._slot(self._kept(self.b.fcmp_unordered("uno", vector, vector)))
+
+    def _kept(self, mask: Any) -> Any:
+        """A mask as what stays in a register of a loop: all bits of a lane where there are no
+        registers for masks."""
+        return mask if self.wide else self.b.sext(mask, ir.VectorType(I32, self.width))
 
     def _accumulate(self, name: str, value: Any, mask: Any) -> None:
         b, slot = self.b, self.partial[name]
@@ -285,7 +304,7 @@ class VectorWriter:
             after = self._extreme(word, value, before)
             nan = b.fcmp_unordered("uno", value, value)
             nan = nan if mask is None else b.and_(nan, mask)
-            b.store(b.or_(b.load(self.nans[name]), nan), self.nans[name])
+            b.store(b.or_(b.load(self.nans[name]), self._kept(nan)), self.nans[name])
         b.store(after if mask is None else b.select(mask, after, before), slot)
 
     def _extreme(self, word: str, value: Any, before: Any) -> Any:
@@ -325,8 +344,10 @@ class VectorWriter:
             low, high = (b.shuffle_vector(vector, vector, half) for half in halves)
             vector = self._extreme(word, high, low)
         best = b.extract_element(vector, ir.Constant(I32, 0))
+        nans = b.load(self.nans[name])
+        nans = nans if self.wide else b.icmp_signed("<", nans, ir.Constant(nans.type, None))
         bits = ir.IntType(self.width)
-        nan = b.icmp_unsigned("!=", b.bitcast(b.load(self.nans[name]), bits), ir.Constant(bits, 0))
+        nan = b.icmp_unsigned("!=", b.bitcast(nans, bits), ir.Constant(bits, 0))
         return b.select(nan, ir.Constant(F32, float("nan")), best)
 
 
