@@ -23,7 +23,7 @@ from ..ir.errors import EvonnxError
 from ..ir.graph import Graph
 from ..ir.schedule import Schedule
 from ..ir.target import Target
-from ..ir.variants import Form, Variant, fits_lanes, in_windows, micro_tile, values
+from ..ir.variants import Form, Variant, fits_lanes, in_windows, micro_tile, tiling, values
 from .cost import GroupCost, schedule_cost
 from .models import Context, CostModel, facts
 
@@ -155,9 +155,11 @@ def _methods(cost: GroupCost, target: Target) -> list[Variant]:
 
 
 def _heights(cost: GroupCost, target: Target) -> list[Variant]:
-    """Other heights; of Winograd's products none: what the model promises them is not there."""
+    """Other heights; of Winograd's products, asked for or not, none: what the model promises them
+    is not there."""
     form, given = _form(cost), dict(cost.variant)
-    if form.kind == "separable" or in_windows(form, target, given) or given.get("winograd"):
+    if form.kind == "separable" or in_windows(form, target, given) or tiling(
+            form, target, given).winograd:
         return []
     allowed = values(form, target, given)["rows"]
     return [(*cost.variant, ("rows", h)) for h in HEIGHTS if h in allowed]

@@ -18,7 +18,7 @@ from evonnx.ir.graph import Graph
 from evonnx.ir.schedule import Group, Schedule, parse_schedule
 from evonnx.ir.target import Target
 from evonnx.ir.types import F32, TensorType
-from evonnx.ir.variants import step_cycles
+from evonnx.ir.variants import step_cycles, tiling
 from evonnx.runtime.program import KernelStep
 from evonnx.search import variants
 from evonnx.search.choose import choose
@@ -283,6 +283,11 @@ def test_heights_of_micro_tiles_are_tried() -> None:
     image, = schedule_cost(graph, greedy(graph))
     squares = [dict(v) for v in variants.tried(image, WIDE) if dict(v).get("winograd")]
     assert squares and not any("rows" in v for v in squares)
+    assert image.work is not None and image.work.product is not None
+    form = image.work.product.form
+    for v in (dict(v) for v in variants.tried(image, WIDE)):  # squares go without saying here
+        assert "rows" not in v or tiling(form, WIDE, v).winograd == 0
+    assert tiling(form, WIDE, {}).winograd
 
 
 def test_a_schedule_takes_the_variants_that_a_search_would_take() -> None:
