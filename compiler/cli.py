@@ -435,12 +435,15 @@ def _compiled_view(compiled: Compiled, what: str, kernel: str | None, explain: s
             for k, (group, nodes) in enumerate(zip(compiled.schedule.groups, members, strict=True))
         }
         return _graph_view(compiled.graph, what, groups)
-    source = compiled.source
+    from ..kernels.jit import annotated
+
+    source, target = compiled.source, compiled.executable.target
     if kernel is None:
-        return "\n\n".join(f"# {name}\n{text}" for name, text in source.items())
+        return "\n\n".join(f"# {name}\n{annotated(text, target)}"
+                           for name, text in source.items())
     if kernel not in source:
         raise click.UsageError(f"no kernel {kernel!r}; there are: {', '.join(source)}")
-    return str(source[kernel])
+    return annotated(source[kernel], target)
 
 
 def _graph_view(graph: Graph, what: str, groups: Groups | None = None) -> str:

@@ -60,16 +60,27 @@ def lower_source(source: str, symbol: str, target: Target, layout: str) -> str:
 
     Raises ``CompileError`` with the source line where a word is misused or types do not fit.
     """
+    lowerer = _lowered(source, symbol, target, layout)
+    module = lowerer.module
+    _wrap(module, lowerer.function, symbol, target)
+    close_scopes(module)
+    return str(module)
+
+
+def loop_notes(source: str, target: Target, layout: str) -> dict[int, str]:
+    """Line of each loop of a kernel source -> whether it becomes vectors, and else why not. Raises
+    ``CompileError`` as ``lower_source`` does."""
+    return _lowered(source, "kernel", target, layout).notes()
+
+
+def _lowered(source: str, symbol: str, target: Target, layout: str) -> _Lower:
     function = _define(source)
     try:
         with no_collection():  # it takes half the time
-            module, body = _lower(function, target, layout)
+            return _lower(function, target, layout)
     except (errors.NumbaError, NotImplementedError, LookupError, TypeError) as error:
         # Numba answers some unsupported constructs with plain Python errors.
         raise CompileError(f"kernel {symbol}: {error}\n{source}") from error
-    _wrap(module, body, symbol, target)
-    close_scopes(module)
-    return str(module)
 
 
 def _define(source: str) -> Any:
@@ -105,7 +116,7 @@ class _Interpreter(interpreter.Interpreter):
         return func_ir
 
 
-def _lower(function: Any, target: Target, layout: str) -> tuple[ir.Module, ir.Function]:
+def _lower(function: Any, target: Target, layout: str) -> _Lower:
     identity = bytecode.FunctionIdentity.from_function(function)
     func_ir = _Interpreter(identity).interpret(bytecode.ByteCode(identity))
     flags = Flags()
@@ -127,7 +138,7 @@ def _lower(function: Any, target: Target, layout: str) -> tuple[ir.Module, ir.Fu
             lowerer = _Lower(context, library, description, func_ir)
             lowerer.lanes = target.lanes(32) if target.has("avx2") else 0
             lowerer.lower()
-    return lowerer.module, lowerer.function
+    return lowerer
 
 
 class _TypingContext(BaseContext):
@@ -251,14 +262,26 @@ class _Lower(lowering.Lower):
         self.genlower = None
         self._short_loops, self._independent = _loops(self.func_ir)
         self._vector_loops: dict[int, VectorLoop] = {}
+        self._left: dict[int, str] = {}
         if self.lanes:
-            self._vector_loops, _ = find(self.blocks, self.fndesc.typemap, self._short_loops,
-                                      self._independent, self.lanes)
+            self._vector_loops, self._left = find(
+                self.blocks, self.fndesc.typemap, self._short_loops, self._independent, self.lanes)
         self._replaced = {loop.body for loop in self._vector_loops.values()}
         self._bodies = self._bodies_of(self._independent)
         self._offsets = {id(block): offset for offset, block in self.blocks.items()}
         self._offset = 0
         self.lower_normal_function(self.fndesc)
+
+    def notes(self) -> dict[int, str]:
+        """Line of a loop -> what became of it."""
+        if not self.lanes:
+            return {block.loc.line: "left to LLVM: the target has no vectors with masks"
+                    for block in self.blocks.values()
+                    if next(block.find_exprs("iternext"), None) is not None}
+        notes = {self.blocks[head].loc.line: f"left to LLVM: {reason}"
+                 for head, reason in self._left.items()}
+        return notes | {self.blocks[head].loc.line: f"vectors of {self.lanes}"
+                        for head in self._vector_loops}
 
     def _find_singly_assigned_variable(self) -> None:
         """Names defined by one statement live in LLVM values; the others in stack slots.

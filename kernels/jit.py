@@ -71,6 +71,17 @@ def lower(source: str, symbol: str, target: Target) -> str:
         return lower_source(source, symbol, target, data_layout(target))
 
 
+def annotated(source: str, target: Target) -> str:
+    """A kernel source with a comment behind each loop: whether it becomes vectors, or why it is
+    left to LLVM."""
+    with _LOCK:
+        from .frontend import loop_notes
+
+        notes = loop_notes(source, target, data_layout(target))
+    return "\n".join(f"{line}  # {notes[k]}" if k in notes else line
+                     for k, line in enumerate(source.split("\n"), 1))
+
+
 def optimized_ir(text: str, target: Target) -> str:
     """LLVM IR after the pipeline, of LLVM IR before it (to read; what ``asm`` is made of)."""
     with _LOCK:

@@ -165,7 +165,7 @@ class _Finder:
             raise _Unfit("it writes nothing")
         self._sort(loop)
         if loop.reductions and len(loop.reductions) < CHAINS and not self._few(loop):
-            raise _Unfit(f"fewer than {CHAINS} partial results wait for themselves")
+            raise _Unfit(f"each of fewer than {CHAINS} partial results would wait for itself")
 
     def _sort(self, loop: VectorLoop) -> None:
         """Reductions of terms that look alike follow one another."""

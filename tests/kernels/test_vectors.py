@@ -162,6 +162,26 @@ def test_which_loops():
     assert "llvm.masked" not in jit.lower(alone.replace("other", "square"), "k", wide)
 
 
+@pytest.mark.parametrize("source,note", [
+    (MAP.format("a"), "vectors of 16"),
+    (MAP.format("sin(a)"), "left to LLVM: sin of float32 (vector) has no vectors"),
+    (MAP.format("a").replace("st(z, j, m)", "st(y, j, m)"),
+     "left to LLVM: what one iteration writes, another one may read"),
+    (MAP.format("a").replace("high = low + n", "high = n").replace("(low, high)", "(low, n, 2)"),
+     "left to LLVM: its steps are not of 1"),
+    (ROWS.format("n").replace("square = radd(square, a * a)", "square = radd(square, total)"),
+     "left to LLVM: the partial result total is no float32 or is used elsewhere, too"),
+    (MAP.format("a").replace("st(z, j, m)", "k = m"), "left to LLVM: it writes nothing"),
+])  # fmt: skip
+def test_what_is_said_of_loops(source, note):
+    text = jit.annotated(source, Target.named("avx512"))
+    inner = next(line for line in text.splitlines() if line.lstrip().startswith("for j"))
+    assert inner.endswith(f"# {note}")
+    outer = next(line for line in text.splitlines() if line.lstrip().startswith("for i"))
+    assert outer.endswith("# left to LLVM: there are loops or branches in it")
+    assert "no vectors with masks" in jit.annotated(source, Target.named("generic"))
+
+
 def test_a_running_sum_stays_one(run):
     """Every iteration reads what the one before wrote."""
     source = MAP.format("a").replace("ld(x, j)", "ld(z, j)").replace("st(z, j, m)", "st(z, o, c)")
