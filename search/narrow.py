@@ -13,7 +13,7 @@ as it shares no code with ``exact``, each is a test of the other.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from heapq import nsmallest
 from operator import itemgetter
 from typing import NamedTuple
@@ -170,22 +170,21 @@ def _undominated(labels: list[_Label]) -> list[_Label]:
     return kept
 
 
-class _Prefix(NamedTuple):
-    """The first members of some candidates, ascending: those with one member more are its branches.
+_Prefix = tuple[int, int, list[int], "list[_Prefix]"]
+"""The first members of some candidates, ascending: (the bit of the last of them, nodes that this
+one needs beside those before it, candidates of just these members, prefixes with one member more).
 
-    Members come in topological order, so what one of them needs is in the ideal or among those
-    before it; where it is not, no candidate behind this prefix may come next."""
+Members come in topological order, so what one of them needs is in the ideal or among those before
+it; where it is not, no candidate behind this prefix may come next."""
 
-    last: int
-    """The bit of its last member."""
-    needs: int
-    """Nodes that this one needs, beside those before it."""
-    numbers: list[int]
-    """Candidates of just these members."""
-    longer: list[_Prefix]
-    members: int
-    every: int
-    """Nodes that any of the members needs, beside the members."""
+
+class _Signs(NamedTuple):
+    """What shows, where a node is ready, that another candidate that can hold it is not."""
+
+    missing: int
+    """Nodes any of which is missing."""
+    others: list[tuple[int, int]]
+    """(nodes any of which is missing, nodes all of which are), for what that does not tell."""
 
 
 class _Table:
@@ -199,40 +198,60 @@ class _Table:
         self.sources = sum(1 << v for v in range(n) if not self.needs[v])
         self.used = [0] * n
         """Nodes that use a result of each node."""
+        self.above = [0] * n
+        """Nodes that each node needs, and what they need."""
         for before, after in problem.edges:
             self.used[before] |= 1 << after
+            self.above[after] |= 1 << before
+        for v in range(n):
+            for u in problem.predecessors(v):
+                self.above[v] |= self.above[u]
         self.groups = problem.groups
         self.members = [0] * problem.candidates
+        self.every = [0] * problem.candidates
+        """Nodes that each candidate needs."""
         self.behind = [-1] * problem.candidates
         """Nodes that use a result of each candidate, once that was asked for."""
-        self.holders: list[list[tuple[int, int]]] = [[] for _ in range(n)]
-        """(nodes it needs, members) of candidates by each of their members."""
-        self._prefixes: dict[tuple[int, ...], _Prefix] = {}
-        self._single = [self._prefix((v,)) for v in range(n)]
-        self.first: list[list[tuple[int, int, int]]] = [[] for _ in range(n)]
-        """(number, nodes it needs, members) of candidates by the first of their members."""
-        for g in range(problem.candidates) if only is None else sorted(only):
-            found = self._prefix(self.groups[g])
-            found.numbers.append(g)
-            self.members[g] = found.members
-            pair = found.every, found.members
+        self.holders: list[list[int]] = [[] for _ in range(n)]
+        """Candidates by each of their members, small ones first."""
+        self.first: list[list[int]] = [[] for _ in range(n)]
+        """Candidates by the first of their members."""
+        self._trees: dict[int, _Prefix] = {}
+        """The prefixes of one member."""
+        self._signs: list[_Signs | None] = [None] * n
+        """Of each node, once they were asked for."""
+        numbers = range(problem.candidates) if only is None else sorted(only)
+        self._plant(numbers)
+        for g in numbers:
+            self.first[self.groups[g][0]].append(g)
+        for g in sorted(numbers, key=np.diff(problem.flat.member_ptr).tolist().__getitem__):
             for v in self.groups[g]:
-                self.holders[v].append(pair)
-            self.first[self.groups[g][0]].append((g, *pair))
+                self.holders[v].append(g)
 
-    def _prefix(self, members: tuple[int, ...]) -> _Prefix:
-        """The tree grown to the prefix of these members."""
-        found = self._prefixes.get(members)
-        if found is None:
-            v = members[-1]
-            before = self._prefix(members[:-1]) if len(members) > 1 else None
-            inside, needed = (before.members, before.every) if before is not None else (0, 0)
-            needs = self.needs[v] & ~inside
-            found = self._prefixes[members] = _Prefix(1 << v, needs, [], [], inside | 1 << v,
-                                                      needed | needs)
-            if before is not None:
-                before.longer.append(found)
-        return found
+    def _plant(self, numbers: Iterable[int]) -> None:
+        """Grows the trees of prefixes of these candidates."""
+        path: list[tuple[int, int, _Prefix]] = []
+        """(members, nodes they need, prefix) of the prefixes of one candidate."""
+        before: tuple[int, ...] = ()
+        for g in sorted(numbers, key=self.groups.__getitem__):
+            group, shared = self.groups[g], 0
+            for u, v in zip(before, group, strict=False):
+                if u != v:
+                    break
+                shared += 1
+            del path[shared:]
+            members, every, prefix = path[-1] if path else (0, 0, None)
+            for v in group[shared:]:
+                needs = self.needs[v] & ~members
+                longer: _Prefix = (1 << v, needs, [], [])
+                if prefix is None:
+                    self._trees[v] = longer
+                else:
+                    prefix[3].append(longer)
+                members, every, prefix = members | 1 << v, every | needs, longer
+                path.append((members, every, prefix))
+            path[-1][2][2].append(g)
+            self.members[g], self.every[g], before = members, every, group
 
     def following(self, ideal: int, ready: int) -> list[int]:
         """Candidates that may come next, of independent ones only the one with the first node."""
@@ -245,26 +264,53 @@ class _Table:
             if len(first) > FEW:
                 found += self._many(v, missing)
             else:
-                for g, needs, members in first:
-                    if not (needs & missing or members & ideal):
+                for g in first:
+                    if not (self.every[g] & missing or self.members[g] & ideal):
                         found.append(g)
-            holders = self.holders[v]
-            for k, (needs, members) in enumerate(holders):
+            signs = self._signs[v] or self._find_signs(v)
+            if signs.missing & missing:
+                continue
+            for needs, members in signs.others:
                 if needs & missing and not members & ideal:
-                    if k > FEW:  # the next ideal is much like this one, so ask it first
-                        holders.insert(0, holders.pop(k))
                     break
             else:
                 break  # all groups that can hold v are possible now: one of them comes first
+        return found
+
+    def _find_signs(self, v: int) -> _Signs:
+        """What shows, while ``v`` is ready, that a candidate with it may come but not yet: none of
+        its members is done, and some node that it needs is missing. Where all its members are
+        behind ``v`` none of them can be done, so that the node is missing says it all; and whatever
+        comes before such a node is missing only if it is, and shows nothing else. So small
+        candidates leave little for large ones to show: a few sets, of hundreds of candidates."""
+        single, told = 0, self.above[v]  # what comes before ``v`` is not missing
+        others: list[tuple[int, int]] = []
+        for g in self.holders[v]:
+            members = self.members[g]
+            if members & told:
+                continue
+            tells = self.every[g] & ~told
+            if not tells:
+                continue
+            if all(self.needs[u] & members for u in self.groups[g] if u != v):
+                single |= tells
+                told |= tells
+                for u in _bits(tells):
+                    told |= self.above[u]
+            else:
+                others.append((tells, members))
+        found = self._signs[v] = _Signs(single, [
+            (needs & ~told, members) for needs, members in others
+            if needs & ~told and not members & told])  # fmt: skip
         return found
 
     def _many(self, v: int, missing: int) -> list[int]:
         """Candidates that may come next and begin with ``v``, which is ready: what no prefix of one
         rules out."""
         found: list[int] = []
-        branches = [[self._single[v]]]
+        branches = [[self._trees[v]]]
         for branch in branches:
-            for last, needs, numbers, longer, _, _ in branch:
+            for last, needs, numbers, longer in branch:
                 if last & missing and not needs & missing:
                     found += numbers
                     if longer:
@@ -298,3 +344,10 @@ def _table_of(problem: Problem) -> _Table:
     if found is None:
         found = _TABLES[problem] = _Table(problem)
     return found
+
+
+def _bits(nodes: int) -> Iterator[int]:
+    """The numbers of the bits that are set, ascending."""
+    while nodes:
+        yield (nodes & -nodes).bit_length() - 1
+        nodes &= nodes - 1

@@ -227,11 +227,11 @@ class Problem:
         else:
             split = costs[:, None].copy() if np.array_equal(f.parts, f.cost[:, None]) else f.parts
         ends = _aligned(f.ends)
-        members = np.cumsum(np.diff(ends[:-1, HASH], prepend=0) != 0)
-        group = ends[:-1, GROUP].astype(np.int64)
-        rank = np.lexsort((group, costs[group], members))
-        ends[:-1] = ends[rank]
-        ends[:-1, COST] = costs[group[rank]].view(np.uint64)
+        fresh = np.diff(ends[:-1, HASH], prepend=0) != 0
+        if not fresh.all():  # of equal sets the cheapest comes first
+            group = ends[:-1, GROUP].astype(np.int64)
+            ends[:-1] = ends[np.lexsort((group, costs[group], np.cumsum(fresh)))]
+        ends[:-1, COST] = costs[ends[:-1, GROUP].astype(np.int64)].view(np.uint64)
         ceilings = _ceilings(self.nodes, f.member_ptr, f.members, costs, split)
         flat = f._replace(cost=costs, parts=split, ends=ends, ceiling=float(ceilings[0]),
                           ceilings=ceilings[1:])  # fmt: skip

@@ -115,8 +115,7 @@ class Space:
     @classmethod
     def plain(cls, problem: Problem) -> Space:
         """A problem without a graph, started from one node per group in the given order."""
-        alone = {problem.group(g)[0]: g for g in range(problem.candidates)
-                 if len(problem.group(g)) == 1}  # fmt: skip
+        alone = {members[0]: g for g, members in enumerate(problem.groups) if len(members) == 1}
         chosen = tuple(alone[v] for v in range(problem.nodes))
         return cls(problem, (), chosen, float(problem.cost[list(chosen)].sum()), "given", "")
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 
 import numpy as np
 import pytest
 
 from evonnx.search import choose, narrow
-from evonnx.search.exact import exhaustive, prove
+from evonnx.search.exact import _solve, exhaustive, prove
 from evonnx.search.generate import FAMILIES, generated
 from evonnx.search.narrow import narrow_beam, prove_narrow, recombine, true_front
 from evonnx.search.problem import Problem, make_problem
@@ -37,6 +38,23 @@ def test_as_the_compiled_proof(nodes: int) -> None:
         assert plain.cost == pytest.approx(compiled.cost, rel=1e-12)
         assert (plain.ideals, plain.transitions) == (compiled.ideals, compiled.transitions)
         assert check_solution(problem, plain.chosen) == ""
+
+
+def test_what_shows_that_other_candidates_must_be_tried() -> None:
+    """With candidates left out at random no single node tells whether all candidates of a node are
+    ready; the compiled program, which looks at all of them, tries the same ones."""
+    rng, shown = np.random.default_rng(0), 0
+    for family, seed in itertools.product(["towers", "nasnet", "randwire"], range(3)):
+        plain = generated(26, seed, 4, edges=FAMILIES[family](26, seed))
+        groups = [g for g in plain.groups if len(g) == 1 or rng.random() < 0.3]
+        problem = make_problem(26, plain.edges, groups, rng.integers(1, 97, len(groups)))
+        proof, compiled = prove_narrow(problem, 1 << 20), _solve(problem, 1 << 20)
+        assert proof is not None and compiled is not None
+        assert (proof.cost, proof.ideals, proof.transitions) == (
+            compiled.cost, compiled.ideals, compiled.transitions)
+        signs = narrow._table_of(problem)._signs
+        shown += sum(len(s.others) for s in signs if s is not None)
+    assert shown > 20
 
 
 def test_wide_and_limited_problems_are_left_to_others() -> None:
