@@ -1,7 +1,7 @@
 """The object cache: compiled kernels on disk, found by the content they were made from.
 
-The key text of an entry is its symbol, the instruction set, the versions of Python, Numba, llvmlite
-and LLVM, a digest of our own code generator, and the kernel source. The file holds the key text
+The key text of an entry is its symbol, the instruction set, the versions of Python, llvmlite and
+LLVM, a digest of our own code generator, and the kernel source. The file holds the key text
 again, which is compared, and a digest of the object, which is checked: an entry that is cut off,
 altered or foreign counts as a miss and is written anew. How entries lie on disk: ``disk``.
 """
@@ -47,10 +47,10 @@ class CacheRecord:
 @memo
 def toolchain() -> str:
     """Everything but source and target that an object depends on, as text."""
-    versions = [f"{name} {version_of(name)}" for name in ("numba", "llvmlite")]
     python = f"{sys.implementation.name} {platform.python_version()}"
     own = f"kernels {code_digest('kernels')}"
-    return "\n".join([python, *versions, f"llvm {processor().llvm}", own])
+    llvm = f"llvmlite {version_of('llvmlite')}\nllvm {processor().llvm}"
+    return "\n".join([python, llvm, own])
 
 
 _DIGESTS: dict[tuple[str, ...], str] = {}

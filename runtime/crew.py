@@ -1,10 +1,10 @@
 """The crew that compiles kernels: worker processes that take jobs from its queue, and this thread.
 
-Numba and LLVM are 150 MB, which a process that compiled once keeps for good, and take half a second
-to import. So a model of some size is compiled by workers alone (``apart``): they are started when
-it is known that there is something to compile, import the compiler while this process decides what
-exactly, and are gone when it is done. Where Numba is here already, or there is little to do, this
-thread compiles, and workers help where a processor is idle.
+LLVM is 80 MB, which a process that compiled once keeps for good. So a model of some size is
+compiled by workers alone (``apart``): they are started when it is known that there is something to
+compile, import the compiler while this process decides what exactly, and are gone when it is done.
+Where LLVM is here already, or there is little to do, this thread compiles, and workers help where a
+processor is idle.
 
 Whoever is free takes the job that will probably take longest: a long one at the end would keep all
 others waiting. Jobs that are known early (``ahead``) are begun before the others are known.
@@ -43,9 +43,9 @@ _PER_WORKER = 10
 """Jobs at least for each worker."""
 _LOOK_S = 0.1
 """How often this thread looks whether the workers that do everything are alive."""
-_SOURCE, _OPTIMIZED = 60, 12
-"""How many times as long as the plain LLVM IR of a micro-kernel as many characters of kernel source
-take, or of LLVM IR that passes run over."""
+_MICRO, _IR = 5_000, 0.2
+"""A micro-kernel takes at most as long as so many characters of kernel source; how long a character
+of LLVM IR takes, in such characters."""
 
 
 Answer = tuple[Job, "bytes | Exception", float]
@@ -74,8 +74,9 @@ class _Queue:
 
 def _weight(job: Job) -> float:
     """The smaller, the longer a job will take; below 0."""
-    factor = (_OPTIMIZED if job.optimize else 1) if job.is_ir else _SOURCE
-    return -float(len(job.text) * factor)
+    if job.is_micro:
+        return -float(_MICRO)
+    return -len(job.text) * (_IR if job.is_ir else 1.0)
 
 
 class Crew:
@@ -105,9 +106,9 @@ class Crew:
         self._grow(workers or 0)
 
     def start_early(self) -> None:
-        """Starts workers that do everything, unless Numba is here already: then this process
+        """Starts workers that do everything, unless LLVM is here already: then this process
         compiles a few kernels sooner than another one is up."""
-        if not self._fixed and "numba" not in sys.modules:
+        if not self._fixed and "llvmlite.binding" not in sys.modules:
             self.apart = True
             self._grow(min(_MOST, usable_cores()))
 

@@ -86,6 +86,7 @@ def make_parts(
     def pack() -> None:
         nonlocal seconds
         start = time.perf_counter()
+        return_free_memory()  # what was needed so far comes before the weights
         # While workers compile, time is not short: one after another takes less memory.
         count = 1 if crew is not None and crew.apart else threads
         packed.update(prepare(programs, constants, count, known))

@@ -1,7 +1,7 @@
 """From the kernels of a program to loaded machine code: cache first, then compile, then link.
 
 Kernels with equal symbols must have equal sources and are compiled once. What the cache does not
-have is compiled by a ``crew``. When nothing is missing, Numba is never imported.
+have is compiled by a ``crew``. When nothing is missing, LLVM is never imported.
 """
 
 from __future__ import annotations
@@ -138,15 +138,15 @@ def _jobs(kernels: Sequence[KernelCode], target: Target, seen: AbstractSet[str] 
     own = {k.symbol for k in kernels}
     externs = sorted({e for k in kernels for e in k.externs} - own - seen)
     return [*(Job(k.symbol, k.source, k.externs) for k in kernels),
-            *(Job(e, micro_text(e, target), (), True) for e in externs)]
+            *(Job(_micro(e, target), "") for e in externs)]
 
 
-def micro_text(symbol: str, target: Target) -> str:
-    """LLVM IR of the micro-kernel that is called ``symbol``; see ``kernels.micro``."""
+def _micro(symbol: str, target: Target) -> str:
+    """The symbol of a micro-kernel; raises ``CompileError`` where it is not spelled so."""
     kernel = micro.named(symbol, target)
     if kernel.symbol != symbol:
         raise CompileError(f"micro-kernel {quote(symbol)} is spelled {kernel.symbol}")
-    return kernel.text()
+    return symbol
 
 
 def _compile_all(

@@ -1,8 +1,8 @@
 """A compile worker: takes jobs from one pipe, gives objects to another.
 
 The process (started by ``workers``) imports the compiler, compiles a first kernel, and divides
-itself (``fork``) into as many as there are pairs of pipes: what Numba and LLVM take is read and
-paid for once. A job is one line of JSON. An answer is a success flag (one byte), a length (8 bytes,
+itself (``fork``) into as many as there are pairs of pipes: what LLVM takes is read and paid for
+once. A job is one line of JSON. An answer is a success flag (one byte), a length (8 bytes,
 little-endian) and the object or an error message. Whoever asks ends a worker by closing its pipe.
 """
 
@@ -27,26 +27,35 @@ _FIRST = "def kernel(bufs, params, begin, end):\n    ptr_f32(bufs, 0)\n"
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One object to make: Numba kernel source, or LLVM IR."""
+    """One object to make: kernel source, LLVM IR, or a micro-kernel, whose IR follows from its
+    symbol: whoever compiles it writes the IR, which is hundreds of kilobytes of text."""
 
     symbol: str
     text: str
+    """Source or IR; "" for a micro-kernel."""
     externs: tuple[str, ...] = ()
     is_ir: bool = False
-    optimize: bool = False
-    """Whether LLVM's passes run over IR: micro-kernels gain nothing by them."""
 
     @classmethod
     def of_ir(cls, symbol: str, text: str) -> Job:
         """LLVM IR that LLVM's passes run over."""
-        return cls(symbol, text, (), is_ir=True, optimize=True)
+        return cls(symbol, text, is_ir=True)
+
+    @property
+    def is_micro(self) -> bool:
+        """Whether it is a micro-kernel."""
+        return not self.text
 
     def compile(self, target: Target) -> bytes:
         """The object; raises ``CompileError``."""
         from ..kernels import jit  # LLVM, which a program from the cache does without
 
+        if self.is_micro:
+            from ..kernels.micro import named
+
+            return jit.compile_ir_text(named(self.symbol, target).text(), target, optimize=False)
         if self.is_ir:
-            return jit.compile_ir_text(self.text, target, self.externs, self.optimize)
+            return jit.compile_ir_text(self.text, target, self.externs)
         return jit.compile_source(self.text, self.symbol, target, self.externs)
 
     def line(self) -> bytes:
@@ -58,8 +67,8 @@ def main(target: str, pipes: list[list[int]]) -> None:
     """Serves until every pipe is closed; does not return. ``pipes``: where a worker reads and where
     it writes, file descriptors."""
     machine = Target.parse(target)
-    Job("first", _FIRST).compile(machine)  # Numba sets itself up
-    # What Numba made will not become garbage; the collector would write to all of its pages.
+    Job("first", _FIRST).compile(machine)  # LLVM sets itself up
+    # What was made will not become garbage; the collector would write to all of its pages.
     gc.freeze()
     gc.set_threshold(50_000)
     children = []

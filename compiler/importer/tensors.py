@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -236,6 +235,8 @@ def load_constants(
     if total < _PARALLEL_BYTES:
         digests = [Constants.digest_of(a) for _, a in arrays]
     else:
+        from concurrent.futures import ThreadPoolExecutor  # slow to import
+
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
             digests = list(pool.map(Constants.digest_of, (a for _, a in arrays)))
     for (i, array), digest in zip(arrays, digests, strict=True):
