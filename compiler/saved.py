@@ -3,7 +3,7 @@
 A file is an artefact (``runtime.artefact``) whose notes hold what running does not need: the IR and
 the schedule as text, the target, the driver's digest, and what the report says of the passes. Its
 machine code includes the driver of the runtime, so that loading compiles nothing; neither ONNX nor
-Numba is imported. The IR's own weights lie beside the packed ones and are read when the graph is
+LLVM is imported. The IR's own weights lie beside the packed ones and are read when the graph is
 asked for them, or when the model is compiled again for another machine.
 """
 

@@ -12,10 +12,10 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
-from numba.core import types
 
+from . import machine_types as types
 from .codes import decode, encode
-from .intrinsics import fit, narrow, types_error, widen
+from .intrinsics import fit, narrow, widen
 from .words import (
     CODES,
     F32,
@@ -26,7 +26,6 @@ from .words import (
     LLVM_VALUES,
     SMALL,
     VALUES,
-    WIDE,
     call,
     signed,
     simple,
@@ -35,7 +34,7 @@ from .words import (
 
 
 def convert(builder: ir.IRBuilder, value: Any, source: types.Type, target: types.Type) -> Any:
-    """``value`` of Numba type ``source`` as Numba type ``target``; see the module's top."""
+    """``value`` of type ``source`` as type ``target``; see the module's top."""
     if source == target:
         return value
     kind = LLVM_VALUES[target]
@@ -127,12 +126,12 @@ def _define_cast(dtype: str) -> None:
     target = VALUES[dtype]
     coded, rounded = dtype in CODES, dtype in ("f16", "bf16")
 
-    def cast(context: Any, v: types.Type) -> Any:
+    def cast(v: types.Type) -> Any:
         source = types.unliteral(v)
         if not isinstance(source, (types.Number, types.Boolean)) or source not in LLVM_VALUES:
             return None
 
-        def build(_: Any, builder: ir.IRBuilder, signature: Any, values: list[Any]) -> Any:
+        def build(builder: ir.IRBuilder, signature: Any, values: list[Any]) -> Any:
             value = values[0]
             plain = isinstance(target, types.Number) and not (coded or rounded or dtype in SMALL)
             if plain and isinstance(value, ir.Constant):
@@ -161,7 +160,7 @@ def _constant(value: float, target: types.Type) -> ir.Constant:
         return ir.Constant(kind, float(value))
     whole = int(value)
     if whole != value:
-        raise types_error(f"{value} is no constant of type {target}")
+        raise types.TypingError(f"{value} is no constant of type {target}")
     return ir.Constant(kind, whole)
 
 
@@ -230,11 +229,12 @@ for _dtype, _code in (
 
 
 def _pick_pair(low: types.Type, high: types.Type) -> types.Type | None:
-    return WIDE if isinstance(low, types.Integer) and isinstance(high, types.Integer) else None
+    whole = isinstance(low, types.Integer) and isinstance(high, types.Integer)
+    return types.wide if whole else None
 
 
 def _emit_pair(builder: ir.IRBuilder, _: types.Type, low: Any, high: Any) -> Any:
-    kind = LLVM_VALUES[WIDE]
+    kind = LLVM_VALUES[types.wide]
     top = builder.shl(builder.zext(high, kind), ir.Constant(kind, 64))
     return builder.or_(builder.zext(low, kind), top)
 

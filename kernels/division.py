@@ -23,8 +23,8 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba.core import types
 
+from . import machine_types as types
 from .words import F32, call, same_float, simple
 
 DIGITS = 24

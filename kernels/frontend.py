@@ -1,58 +1,65 @@
-"""Numba's front end, cut down to what generated kernels need: Python source to an LLVM module.
+"""Kernel source to LLVM IR: a compiler of the small, closed part of Python that is generated.
 
-Generated source is a small, closed part of Python: assignments, ``for ... in range(...)``,
-``while``, ``if``, 64-bit integer arithmetic for indices, float operators, and calls of the words of
-``intrinsics``. For it the long road of ``njit`` (object-mode fallbacks, closure inlining, rewrites,
-SSA with its re-verification, reference counting, Python wrappers, an optimization of every library
-function) is not needed. What remains is bytecode analysis, type inference and lowering, with three
-shortcuts, all local to this file:
+Generated source is assignments, ``for ... in range(...)``, ``while``, ``if``, arithmetic of 64-bit
+integers for indices, float operators, and calls of the words of ``intrinsics``. It is plain Numba
+(``plain_numba``), but the long road of ``njit`` is not needed for it: bytecode and its data flow,
+SSA, a network of type constraints, reference counting, wrappers. Here one pass over Python's own
+syntax tree types every expression and lowers it at once:
 
-- a name must keep one type throughout a kernel, so one forward pass types it (``typer``);
-- words, ``range`` loops and arithmetic on equal machine types are lowered directly;
-- no SSA and no liveness: a name with one definition is one LLVM value, others are stack slots,
-  which LLVM turns into registers.
+- a name keeps one type and is defined before it is used, so its first definition decides;
+- a name with one definition is one LLVM value, others are stack slots, which LLVM turns into
+  registers. A use that the only definition does not dominate is found by LLVM's verifier;
+- operands of an operator are both float32, both float64, or signed integers, of which Python's
+  operators make int64, as Numba's do. For other types there are words.
 
-Together they bring a two-loop kernel from about 45 ms to a sixth of that.
+Innermost loops over float32 are written as vectors (``vector_loops``, ``vectors``). A two-loop
+kernel takes 2 ms; the same by ``njit`` 45, by Numba's bytecode analysis with our own typing and
+lowering 7.
 """
 
 from __future__ import annotations
 
-import operator
+import ast
+import contextlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import Any
 
 from llvmlite import ir
-from numba.core import bytecode, cpu, errors, funcdesc, interpreter, lowering, types
-from numba.core import ir as numba_ir
-from numba.core.callconv import create_error_model
-from numba.core.compiler import Flags
-from numba.core.targetconfig import ConfigStack
-from numba.core.typing.context import BaseContext
-from numba.core.typing.templates import RegistryLoader
 
 from ..ir.collection import no_collection
 from ..ir.errors import CompileError
 from ..ir.target import Target
-from . import words as vocabulary
+from . import machine_types as types
+from . import words
 from .aliasing import close_scopes, parallel_accesses
-from .typer import BUILDERS, INPLACE, infer, is_literal_range
+from .casts import convert
+from .machine_types import TypingError
 from .vector_loops import VectorLoop, find
 from .vectors import VectorWriter
+from .words import Value
 
-_I64 = ir.IntType(64)
-_FLOATS = (types.float32, types.float64)
-_ARITHMETIC = {
-    operator.add: ("add", "fadd"),
-    operator.sub: ("sub", "fsub"),
-    operator.mul: ("mul", "fmul"),
-    operator.truediv: ("", "fdiv"),
-    operator.and_: ("and_", ""),
-    operator.or_: ("or_", ""),
-    operator.xor: ("xor", ""),
-}
-_COMPARISON = {
-    operator.lt: "<", operator.le: "<=", operator.gt: ">", operator.ge: ">=",
-    operator.eq: "==", operator.ne: "!=",
+_I64 = words.I64
+_ARGUMENTS = {"bufs": types.int64_pointer, "params": types.int64_pointer, "begin": types.int64,
+              "end": types.int64}  # fmt: skip
+_SIGNATURE = ir.FunctionType(ir.VoidType(), (_I64.as_pointer(), _I64.as_pointer(), _I64, _I64))
+_INTEGER: dict[type[ast.operator], str] = {
+    ast.Add: "add", ast.Sub: "sub", ast.Mult: "mul",
+    ast.BitAnd: "and_", ast.BitOr: "or_", ast.BitXor: "xor",
 }  # fmt: skip
+_WRAPS = ("and_", "or_", "xor")
+"""Integer operations that take no flags; the others promise not to overflow."""
+_FLOAT: dict[type[ast.operator], str] = {
+    ast.Add: "fadd", ast.Sub: "fsub", ast.Mult: "fmul", ast.Div: "fdiv"
+}
+_COMPARISON: dict[type[ast.cmpop], str] = {
+    ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">=", ast.Eq: "==", ast.NotEq: "!="
+}
+_SHORT = 8
+"""Iterations up to which a loop over literals is unrolled; see ``_vanishes``."""
+_EACH = "each"
+"""What ``range`` is called where the iterations are independent of one another."""
 
 
 def lower_source(source: str, symbol: str, target: Target, layout: str) -> str:
@@ -60,424 +67,396 @@ def lower_source(source: str, symbol: str, target: Target, layout: str) -> str:
 
     Raises ``CompileError`` with the source line where a word is misused or types do not fit.
     """
-    lowerer = _lowered(source, symbol, target, layout)
-    module = lowerer.module
-    _wrap(module, lowerer.function, symbol, target)
-    close_scopes(module)
-    return str(module)
+    with no_collection():  # it takes half the time
+        module = _lowered(source, symbol, target, layout).module
+        close_scopes(module)
+        return str(module)
 
 
 def loop_notes(source: str, target: Target, layout: str) -> dict[int, str]:
     """Line of each loop of a kernel source -> whether it becomes vectors, and else why not. Raises
     ``CompileError`` as ``lower_source`` does."""
-    return _lowered(source, "kernel", target, layout).notes()
+    return _lowered(source, "kernel", target, layout).notes
 
 
-def _lowered(source: str, symbol: str, target: Target, layout: str) -> _Lower:
-    function = _define(source)
+def _lowered(source: str, symbol: str, target: Target, layout: str) -> Lowerer:
+    module = ir.Module(symbol)
+    module.triple, module.data_layout = target.triple, layout
+    module.evonnx_target = target
+    lowerer = Lowerer(module, symbol, target)
     try:
-        with no_collection():  # it takes half the time
-            return _lower(function, target, layout)
-    except (errors.NumbaError, NotImplementedError, LookupError, TypeError) as error:
-        # Numba answers some unsupported constructs with plain Python errors.
+        lowerer.function(ast.parse(source))
+    except (TypingError, TypeError) as error:
+        where = f"kernel {symbol}, line {lowerer.line}"
+        raise CompileError(f"{where}: {error}\n{source}") from error
+    except SyntaxError as error:
         raise CompileError(f"kernel {symbol}: {error}\n{source}") from error
-
-
-def _define(source: str) -> Any:
-    """The Python function that ``source`` defines, its globals being the vocabulary."""
-    namespace = {**vocabulary.load(), _EACH: range}
-    # The source was written by our own emitter from a checked nest; no text of a model is in it.
-    exec(compile(source, "<kernel>", "exec"), namespace)  # noqa: S102
-    return namespace["kernel"]
-
-
-class _Library:
-    """Stands in for Numba's code library: makes modules, links nothing."""
-
-    def __init__(self, target: Target, layout: str) -> None:
-        self._target, self._layout = target, layout
-
-    def create_ir_module(self, name: str) -> ir.Module:
-        """An empty module for the target."""
-        module = ir.Module(name)
-        module.triple, module.data_layout = self._target.triple, self._layout
-        module.evonnx_target = self._target
-        return module
-
-    def add_linking_library(self, library: Any) -> None:
-        """Kernels call nothing of Numba's own."""
-
-
-class _Interpreter(interpreter.Interpreter):
-    """Bytecode to Numba's IR without the rewrites for ``with``, containers and keyword calls."""
-
-    def post_process(self, peepholes: Any, func_ir: Any) -> Any:
-        """Nothing to rewrite."""
-        return func_ir
-
-
-def _lower(function: Any, target: Target, layout: str) -> _Lower:
-    identity = bytecode.FunctionIdentity.from_function(function)
-    func_ir = _Interpreter(identity).interpret(bytecode.ByteCode(identity))
-    flags = Flags()
-    flags.error_model = "numpy"
-    flags.fastmath = cpu.FastMathOptions({"contract"})
-    flags.nrt = False
-    typing_context, target_context = _contexts()
-    with ConfigStack().enter(flags):
-        context = target_context.subtarget(
-            fastmath=flags.fastmath, error_model=create_error_model("numpy", target_context)
-        )
-        typemap, calltypes = infer(typing_context, func_ir)
-        description = funcdesc.PythonFunctionDescriptor.from_specialized_function(
-            func_ir, typemap, types.none, calltypes, inline=False, noalias=False,
-            abi_tags=(), mangler=lambda name, argtypes, *, abi_tags=(), uid=None: "body",
-        )  # fmt: skip
-        library = _Library(target, layout)
-        with context.push_code_library(library):
-            lowerer = _Lower(context, library, description, func_ir)
-            lowerer.lanes = target.lanes(32) if target.has("avx2") else 0
-            lowerer.lower()
     return lowerer
 
 
-class _TypingContext(BaseContext):
-    """Types Python's operators, ``range`` and the words; knows no NumPy, lists, dicts, strings."""
-
-    def load_additional_registries(self) -> None:
-        """Nothing beyond the built-in registry, which the words are in too."""
-
-    def install_registry(self, registry: Any) -> None:
-        """Functions and globals, but no attributes: kernels have none, and theirs pull in NumPy."""
-        if registry not in self._registries:
-            self._registries[registry] = RegistryLoader(registry)
-        loader = self._registries[registry]
-        for template in loader.new_registrations("functions"):
-            device = (getattr(template, "metadata", None) or {}).get("target") or "cpu"
-            if device in ("cpu", "generic"):  # numba.cuda registers here as well
-                self.insert_function(template(self))
-        for value, kind in loader.new_registrations("globals"):
-            existing = self._lookup_global(value)
-            if existing is not None:
-                self._remove_global(value)
-                kind = existing.augment(kind)
-            self.insert_global(value, kind)
+# --- words ----------------------------------------------------------------------------------------
 
 
-class _TargetContext(cpu.CPUContext):
-    """Lowers the same; Numba's runtime for allocated memory is never started."""
-
-    def load_additional_registries(self) -> None:
-        """The modules that register numbers and ranges when imported."""
-        from numba.cpython import builtins, numbers, rangeobj  # noqa: F401
-
-
-_CONTEXTS: list[Any] = []
-
-
-def _contexts() -> tuple[Any, Any]:
-    """Typing and target context, made and refreshed once: the words are registered by then.
-
-    They are small ones of our own: filling Numba's full contexts takes longer than compiling a
-    few kernels, and every operator would be typed against NumPy's universal functions first.
-    """
-    if not _CONTEXTS:
-        typing_context = _TypingContext()
-        target_context = _TargetContext(typing_context, "cpu")
-        typing_context.refresh()
-        target_context.refresh()
-        _CONTEXTS.extend((typing_context, target_context))
-    return _CONTEXTS[0], _CONTEXTS[1]
+@cache
+def typed(name: str, *kinds: types.Type) -> tuple[types.Signature, words.Build]:
+    """The word ``name`` for arguments of these types; raises ``TypingError``."""
+    definition = words.load().get(name)
+    if definition is None:
+        raise TypingError(f"{name!r} is no word")
+    shown = f"{name} does not take ({', '.join(map(str, kinds))})"
+    try:
+        answer = definition(*kinds)
+    except TypeError as error:  # wrong number of arguments
+        raise TypingError(shown) from error
+    if answer is None:
+        raise TypingError(shown)
+    return answer
 
 
-# --- lowering -------------------------------------------------------------------------------------
+# --- statements -----------------------------------------------------------------------------------
 
 
-_SHORT = 8
-_EACH = "each"
-"""What ``range`` is called where the iterations are independent of one another."""
+class Lowerer:
+    """Writes the LLVM function of one kernel."""
+
+    typed = staticmethod(typed)
+
+    def __init__(self, module: ir.Module, symbol: str, target: Target) -> None:
+        self.module = module
+        self.made = ir.Function(module, _SIGNATURE, symbol)
+        self.made.attributes.add("nounwind")
+        # llvmlite knows no string attributes; its attribute set is a plain set that prints them.
+        set.add(self.made.attributes, f'"prefer-vector-width"="{target.vector_bits}"')
+        self.slots = ir.IRBuilder(self.made.append_basic_block("entry"))
+        """Writes the stack slots of names that are assigned more than once."""
+        self.builder = ir.IRBuilder(self.made.append_basic_block("kernel"))
+        self.names: dict[str, Value] = {}
+        """What is defined: values, or addresses of stack slots."""
+        self.definitions: Counter[str] = Counter()
+        """How often each name is assigned."""
+        self.meant: dict[str, ast.expr] = {}
+        """What is assigned to each name that an assignment defines; the last one."""
+        self.reductions: dict[str, str] = {}
+        """Names that the vector loops so far reduced to, and the words that did."""
+        self.reads: Counter[str] = Counter()
+        """How often each name is read."""
+        self.notes: dict[int, str] = {}
+        """What became of the loops, by line."""
+        self.lanes = target.lanes(32) if target.has("avx2") else 0
+        """Of a vector of float32, where loads and stores can be masked; else 0."""
+        self.line = 0
+
+    def function(self, tree: ast.Module) -> None:
+        """The kernel that a source defines."""
+        (kernel,) = tree.body
+        if not isinstance(kernel, ast.FunctionDef) or [a.arg for a in kernel.args.args] != list(
+            _ARGUMENTS
+        ):
+            raise TypingError("a kernel takes (bufs, params, begin, end)")
+        self.definitions.update(_ARGUMENTS)
+        for node in ast.walk(kernel):
+            match node:
+                case ast.Name(id=name, ctx=ast.Store()):
+                    self.definitions[name] += 1
+                case ast.Name(id=name):
+                    self.reads[name] += 1
+                case ast.Assign(targets=[ast.Name(id=name)], value=value):
+                    self.meant[name] = value
+        for (name, kind), given in zip(_ARGUMENTS.items(), self.made.args, strict=True):
+            self.define(name, given, kind)
+        self.block(kernel.body)
+        self.builder.ret_void()
+        self.slots.branch(self.made.blocks[1])
+
+    def block(self, statements: Sequence[ast.stmt]) -> None:
+        """Statements, one after another."""
+        for statement in statements:
+            self.line = statement.lineno
+            match statement:
+                case ast.Assign(targets=[ast.Name(id=name)], value=value):
+                    self.define(name, *self.value(value))
+                case ast.Expr(value=value):
+                    self.value(value)
+                case ast.For(target=ast.Name(), orelse=[]):
+                    self.loop(statement)
+                case ast.If():
+                    self.branch(statement)
+                case ast.While(orelse=[]):
+                    self.repeat(statement)
+                case ast.AugAssign(target=ast.Name(id=name), op=op, value=value):
+                    left = self.name(name)
+                    self.define(name, *self.operator(op, left, self.value(value)))
+                case ast.Pass():
+                    pass
+                case _:
+                    raise TypingError(f"no statement of a kernel: {ast.unparse(statement)}")
+
+    def define(self, name: str, llvm: Any, kind: types.Type) -> None:
+        """``name = value``."""
+        kind = types.unliteral(kind)
+        known = self.names.get(name)
+        if known is not None and known.kind is not kind:
+            raise TypingError(f"name {name!r} changes its type from {known.kind} to {kind}")
+        if llvm is None:
+            raise TypingError(f"name {name!r} would have no value")
+        if self.definitions[name] == 1:
+            self.names[name] = Value(llvm, kind)
+            return
+        if known is None:
+            self.names[name] = known = Value(self.slots.alloca(llvm.type, name=name), kind)
+        self.builder.store(llvm, known.llvm)
+
+    def loop(self, statement: ast.For) -> None:
+        """``for name in range(...)``, or over ``each``."""
+        match statement.iter:
+            case ast.Call(func=ast.Name(id="range" | "each" as made), args=args) if (
+                1 <= len(args) <= 3
+            ):
+                each = made == _EACH
+                bounds = [self.index(self.value(a)) for a in args]
+            case _:
+                raise TypingError("only range(...) can be iterated")
+        step = bounds[2] if len(bounds) == 3 else ir.Constant(_I64, 1)
+        if isinstance(step, ir.Constant) and step.constant == 0:
+            raise TypingError("a range needs a step other than 0")
+        short = _vanishes(statement)
+        found = self.vectors_of(statement, bounds, each, short)
+        if isinstance(found, VectorLoop):
+            self.notes[statement.lineno] = f"vectors of {self.lanes}"
+            with self.marking(parallel=False):
+                VectorWriter(self, found).write()
+            return
+        self.notes[statement.lineno] = f"left to LLVM: {found}"
+        if len(bounds) == 1:
+            bounds.insert(0, ir.Constant(_I64, 0))
+        start, stop = bounds[:2]
+        builder = self.builder
+        before = builder.block
+        head, body, end = (self.made.append_basic_block(n) for n in ("head", "body", "end"))
+        builder.branch(head)
+        builder.position_at_end(head)
+        index = builder.phi(_I64)
+        index.add_incoming(start, before)
+        builder.cbranch(self.inside(index, stop, step), body, end)
+        builder.position_at_end(body)
+        with self.marking(self.parallel or each):
+            self.define(statement.target.id, index, types.int64)  # type: ignore[attr-defined]
+            self.block(statement.body)
+        index.add_incoming(builder.add(index, step, flags=("nsw",)), builder.block)
+        unrolled = [ir.MetaDataString(self.module, "llvm.loop.unroll.full")]
+        self.again(head, [
+            *([self.module.add_metadata(unrolled)] if short else []),
+            *([parallel_accesses(self.module)] if each else []),
+        ])  # fmt: skip
+        builder.position_at_end(end)
+
+    def vectors_of(self, statement: ast.For, bounds: Sequence[Any], each: bool, short: bool
+                   ) -> VectorLoop | str:
+        """A loop that becomes vectors, or why it does not."""
+        if not self.lanes:
+            return "the target has no vectors with masks"
+        return "it is unrolled" if short else find(self, statement, bounds, each)
+
+    @property
+    def parallel(self) -> bool:
+        """Whether accesses are marked as those of a loop whose iterations are independent."""
+        return bool(getattr(self.module, "evonnx_parallel", False))
+
+    @contextlib.contextmanager
+    def marking(self, parallel: bool) -> Iterator[None]:
+        """Accesses that are written meanwhile are marked so, or not."""
+        around = self.parallel
+        self.module.evonnx_parallel = parallel
+        yield
+        self.module.evonnx_parallel = around
+
+    def inside(self, index: Any, stop: Any, step: Any) -> Any:
+        """Whether an index is before the end of a range."""
+        if isinstance(step, ir.Constant):
+            return self.builder.icmp_signed("<" if step.constant > 0 else ">", index, stop)
+        below, above = (self.builder.icmp_signed(sign, index, stop) for sign in "<>")
+        up = self.builder.icmp_signed(">", step, ir.Constant(_I64, 0))
+        return self.builder.select(up, below, above)
+
+    def again(self, head: Any, wishes: Sequence[Any]) -> None:
+        """Jumps back to the head of a loop; ``wishes`` are metadata of the loop."""
+        jump = self.builder.branch(head)
+        if wishes:
+            # A loop's identifier is a node whose first operand is itself; one per loop, or they
+            # would be merged.
+            node = ir.values.MDValue(self.module, wishes, name=str(len(self.module.metadata)))
+            node.operands = (node, *wishes)
+            jump.set_metadata("llvm.loop", node)
+
+    def repeat(self, statement: ast.While) -> None:
+        """``while condition``."""
+        head, body, end = (self.made.append_basic_block(n) for n in ("head", "body", "end"))
+        self.builder.branch(head)
+        self.builder.position_at_end(head)
+        self.builder.cbranch(self.condition(statement.test), body, end)
+        self.builder.position_at_end(body)
+        self.block(statement.body)
+        self.again(head, [])
+        self.builder.position_at_end(end)
+
+    def branch(self, statement: ast.If) -> None:
+        """``if condition``, with ``elif`` and ``else``."""
+        then, end = (self.made.append_basic_block(n) for n in ("then", "end"))
+        other = self.made.append_basic_block("else") if statement.orelse else end
+        self.builder.cbranch(self.condition(statement.test), then, other)
+        for block, statements in ((then, statement.body), (other, statement.orelse)):
+            if block is not end:
+                self.builder.position_at_end(block)
+                self.block(statements)
+                self.builder.branch(end)
+        self.builder.position_at_end(end)
+
+    # -- expressions -----------------------------------------------------------------------
+
+    def value(self, node: ast.expr) -> Value:
+        """The value of an expression."""
+        match node:
+            case ast.Name(id=name):
+                return self.name(name)
+            case ast.Call(func=ast.Name(id=name), args=args, keywords=[]):
+                return self.call(name, [self.value(a) for a in args])
+            case ast.Constant(value=value):
+                return _constant(value)
+            case ast.BinOp(left=left, op=op, right=right):
+                return self.operator(op, self.value(left), self.value(right))
+            case ast.UnaryOp(op=ast.USub(), operand=operand):
+                return self.negative(self.value(operand))
+            case ast.Compare(left=left, ops=[op], comparators=[right]):
+                return self.comparison(op, self.value(left), self.value(right))
+        raise TypingError(f"no expression of a kernel: {ast.unparse(node)}")
+
+    def defined(self, name: str) -> Value:
+        """The value of a name that is defined once, else the address of its stack slot."""
+        found = self.names.get(name)
+        if found is None:
+            raise TypingError(f"name {name!r} is used before it is defined")
+        return found
+
+    def name(self, name: str) -> Value:
+        """The value of a name."""
+        found = self.defined(name)
+        if self.definitions[name] == 1:
+            return found
+        return Value(self.builder.load(found.llvm), found.kind)
+
+    def call(self, name: str, args: Sequence[Value]) -> Value:
+        """A word with its arguments."""
+        signature, build = typed(name, *(a.kind for a in args))
+        values = [a.llvm if a.kind is kind else self.fitting(a, kind)
+                  for a, kind in zip(args, signature.args, strict=True)]
+        return Value(build(self.builder, signature, values), signature.return_type)
+
+    def fitting(self, value: Value, wanted: types.Type) -> Any:
+        """A value as an argument of type ``wanted``: other signed integers become indices."""
+        kind = value.plain
+        if kind is types.unliteral(wanted):
+            return value.llvm
+        if wanted is types.int64 and words.signed(kind):
+            return convert(self.builder, value.llvm, kind, types.int64)
+        raise TypingError(f"{wanted} is wanted, not {kind}")
+
+    def index(self, value: Value) -> Any:
+        """A value as an index."""
+        return self.fitting(value, types.int64)
+
+    def operator(self, op: ast.operator, left: Value, right: Value) -> Value:
+        """``left op right``."""
+        kind, a, b = self.operands(left, right)
+        name = (_INTEGER if kind is types.int64 else _FLOAT).get(type(op))
+        if kind is None or name is None:
+            raise _no_operator(op, left, right)
+        known = [v.kind.literal_value for v in (left, right)
+                 if isinstance(v.kind, types.IntegerLiteral)]
+        if len(known) == 2:
+            return _folded(name, *known)
+        build = getattr(self.builder, name)
+        if name in _WRAPS:
+            return Value(build(a, b), kind)
+        return Value(build(a, b, flags=("nsw" if kind is types.int64 else "contract",)), kind)
+
+    def operands(self, left: Value, right: Value) -> tuple[types.Type | None, Any, Any]:
+        """The type in which an operator works on two values, and these in it; None: in none."""
+        kinds = (left.plain, right.plain)
+        if kinds[0] is kinds[1] and kinds[0] in (types.int64, types.float32, types.float64):
+            return kinds[0], left.llvm, right.llvm
+        if all(words.signed(k) for k in kinds):
+            return types.int64, self.index(left), self.index(right)
+        return None, None, None
+
+    def negative(self, value: Value) -> Value:
+        """``-value``."""
+        if isinstance(value.kind, types.IntegerLiteral):
+            return _constant(-value.kind.literal_value)
+        if value.kind is types.int64:
+            return Value(self.builder.neg(value.llvm), value.kind)
+        if value.kind in (types.float32, types.float64):
+            return Value(self.builder.fneg(value.llvm), value.kind)
+        raise TypingError(f"-{value.plain}: there is no such operator")
+
+    def comparison(self, op: ast.cmpop, left: Value, right: Value) -> Value:
+        """``left op right``; false with NaN, ``!=`` true."""
+        kind, a, b = self.operands(left, right)
+        sign = _COMPARISON.get(type(op))
+        if kind is None or sign is None:
+            raise _no_operator(op, left, right)
+        if kind is types.int64:
+            compare = self.builder.icmp_signed
+        elif sign == "!=":
+            compare = self.builder.fcmp_unordered
+        else:
+            compare = self.builder.fcmp_ordered
+        return Value(compare(sign, a, b), types.boolean)
+
+    def condition(self, node: ast.expr) -> Any:
+        """The truth of an expression."""
+        value = self.value(node)
+        if value.plain is not types.boolean:
+            raise TypingError(f"a condition is a boolean, not {value.plain}")
+        return value.llvm
 
 
-def _loops(func_ir: Any) -> tuple[set[int], set[int]]:
-    """Blocks that head a ``range`` loop over literals with at most ``_SHORT`` trips in which there
-    are only such loops, and those that head an ``each`` loop.
+def _constant(value: object) -> Value:
+    if isinstance(value, bool):
+        return Value(ir.Constant(words.I1, int(value)), types.literal(value))
+    if isinstance(value, int):
+        return Value(ir.Constant(_I64, value), types.literal(value))
+    if isinstance(value, float):
+        return Value(ir.Constant(words.F64, value), types.float64)
+    if isinstance(value, str):
+        return Value(None, types.literal(value))
+    raise TypingError(f"constant {value!r} in a kernel")
+
+
+def _no_operator(op: ast.operator | ast.cmpop, left: Value, right: Value) -> Exception:
+    return TypingError(f"{left.plain} {type(op).__name__} {right.plain}: there is no such "
+                              "operator")
+
+
+def _folded(name: str, left: int, right: int) -> Value:
+    """An integer operation on literals: a literal."""
+    operation = {"add": int.__add__, "sub": int.__sub__, "mul": int.__mul__,
+                 "and_": int.__and__, "or_": int.__or__, "xor": int.__xor__}[name]  # fmt: skip
+    return _constant(operation(left, right))
+
+
+def _vanishes(loop: ast.stmt) -> bool:
+    """Whether a loop is a ``range`` over literals with at most ``_SHORT`` iterations, in which
+    there are only such loops.
 
     Unrolled early, a window of a pooling or a small vector disappears, and the vectorizer sees the
     loop around it. Where another loop is inside, copies of it would be all that comes of it.
     """
-    values: dict[str, Any] = {}
-    for block in func_ir.blocks.values():
-        for statement in block.find_insts(numba_ir.Assign):
-            name = statement.target.name
-            values[name] = None if name in values else statement.value
-
-    def resolve(var: Any) -> Any:
-        while isinstance(var, numba_ir.Var):
-            var = values.get(var.name)
-        return var
-
-    short, independent = set(), set()
-    for offset, block in func_ir.blocks.items():
-        for expression in block.find_exprs("iternext"):
-            iterator = resolve(expression.value)
-            if not (isinstance(iterator, numba_ir.Expr) and iterator.op == "getiter"):
-                continue
-            made = resolve(iterator.value)
-            if not (isinstance(made, numba_ir.Expr) and made.op == "call"):
-                continue
-            if resolve(made.func).name == _EACH:
-                independent.add(offset)
-            literals = [resolve(a) for a in made.args]
-            if all(is_literal_range(c) for c in literals):
-                if len(range(*(c.value for c in literals))) <= _SHORT:
-                    short.add(offset)
-    # The jump back from a long body goes to the prefix of the head's wide instruction.
-    independent.update(offset for offset, block in func_ir.blocks.items()
-                       if len(block.body) == 1 and isinstance(block.body[0], numba_ir.Jump)
-                       and block.body[0].target in independent)
-    return _innermost(func_ir.blocks, short), independent
-
-
-def _innermost(blocks: dict[int, Any], short: set[int]) -> set[int]:
-    """Those of some heads in whose loops no loop begins that is not one of these."""
-    last: dict[int, int] = {}
-    """Head -> the last block that jumps back to it."""
-    for offset, block in blocks.items():
-        jump = block.body[-1]
-        if isinstance(jump, numba_ir.Jump) and jump.target <= offset:
-            last[jump.target] = max(offset, last.get(jump.target, offset))
-    while outer := {head for head in short if any(
-            head < other <= last.get(head, head) for other in last.keys() - short)}:
-        short = short - outer
-    return short
-
-
-class _Lower(lowering.Lower):
-    """Numba's lowering without Python objects, reference counts and debug information."""
-
-    lanes = 0
-    """Of a vector of float32, where loads and stores can be masked; else 0."""
-
-    def lower(self) -> None:
-        self.genlower = None
-        self._short_loops, self._independent = _loops(self.func_ir)
-        self._vector_loops: dict[int, VectorLoop] = {}
-        self._left: dict[int, str] = {}
-        if self.lanes:
-            self._vector_loops, self._left = find(
-                self.blocks, self.fndesc.typemap, self._short_loops, self._independent, self.lanes)
-        self._replaced = {loop.body for loop in self._vector_loops.values()}
-        self._bodies = self._bodies_of(self._independent)
-        self._offsets = {id(block): offset for offset, block in self.blocks.items()}
-        self._offset = 0
-        self.lower_normal_function(self.fndesc)
-
-    def notes(self) -> dict[int, str]:
-        """Line of a loop -> what became of it."""
-        if not self.lanes:
-            return {block.loc.line: "left to LLVM: the target has no vectors with masks"
-                    for block in self.blocks.values()
-                    if next(block.find_exprs("iternext"), None) is not None}
-        notes = {self.blocks[head].loc.line: f"left to LLVM: {reason}"
-                 for head, reason in self._left.items()}
-        return notes | {self.blocks[head].loc.line: f"vectors of {self.lanes}"
-                        for head in self._vector_loops}
-
-    def _find_singly_assigned_variable(self) -> None:
-        """Names defined by one statement live in LLVM values; the others in stack slots.
-
-        A use that its only definition does not dominate (a loop's variable after the loop) is found
-        by LLVM's verifier.
-        """
-        count: dict[str, int] = {}
-        for block in self.blocks.values():
-            for statement in block.body:
-                if isinstance(statement, numba_ir.Assign):
-                    name = statement.target.name
-                    count[name] = count.get(name, 0) + 1
-        self._singly_assigned_vars = {name for name, times in count.items() if times == 1}
-        self._blk_local_varmap: dict[str, Any] = {}
-
-    def lower_block(self, block: Any) -> None:
-        self._offset = self._offsets[id(block)]
-        if self._offset in self._replaced:
-            self.builder.unreachable()
-            return
-        if loop := self._vector_loops.get(self._offset):
-            self.module.evonnx_parallel = False
-            VectorWriter(self, loop, self.lanes).write()
-            self.builder.branch(self.blkmap[loop.exit])
-            return
-        self.module.evonnx_parallel = self._offset in self._bodies
-        for statement in block.body:
-            self.loc = statement.loc
-            self.lower_inst(statement)
-
-    def lower_inst(self, inst: Any) -> None:
-        if isinstance(inst, numba_ir.Assign):
-            value = self.lower_assign(self.typeof(inst.target.name), inst)
-            self.storevar(value, inst.target.name)
-        elif isinstance(inst, numba_ir.Jump):
-            branch = self.builder.branch(self.blkmap[inst.target])
-            if inst.target <= self._offset:
-                wishes = []
-                if inst.target in self._short_loops:
-                    wishes.append(self.module.add_metadata(
-                        [ir.MetaDataString(self.module, "llvm.loop.unroll.full")]))
-                if inst.target in self._independent:
-                    wishes.append(parallel_accesses(self.module))
-                if wishes:
-                    branch.set_metadata("llvm.loop", self._loop_identifier(wishes))
-        elif isinstance(inst, (numba_ir.Del, numba_ir.PopBlock)):
-            pass
-        elif isinstance(inst, (numba_ir.Branch, numba_ir.Return)):
-            super().lower_inst(inst)
-        else:
-            raise errors.UnsupportedError(f"statement {inst} in a kernel", loc=self.loc)
-
-    def _loop_identifier(self, wishes: list[Any]) -> Any:
-        """A loop identifier with what is wished for; one per loop, or they would be merged."""
-        # It is a node whose first operand is the node itself.
-        node = ir.values.MDValue(self.module, wishes, name=str(len(self.module.metadata)))
-        node.operands = (node, *wishes)
-        return node
-
-    def _bodies_of(self, heads: set[int]) -> set[int]:
-        """Offsets of the blocks of innermost loops: from behind the head to the jump back."""
-        found: set[int] = set()
-        for offset, block in self.blocks.items():
-            last = block.body[-1]
-            if isinstance(last, numba_ir.Jump) and last.target in heads and last.target < offset:
-                found.update(o for o in self.blocks if last.target < o <= offset)
-        return found
-
-    @property
-    def local_values(self) -> dict[str, Any]:
-        """LLVM values of the names that one statement defines, as far as they are lowered."""
-        return self._blk_local_varmap
-
-    def storevar(self, value: Any, name: str, argidx: Any = None) -> None:
-        if name in self._singly_assigned_vars:
-            self._blk_local_varmap[name] = value
-        else:
-            self._alloca_var(name, self.typeof(name))
-            self.builder.store(value, self.varmap[name])
-
-    def alloca_lltype(self, name: str, lltype: Any, datamodel: Any = None) -> Any:
-        with self.builder.goto_entry_block():
-            return self.builder.alloca(lltype, name=name)
-
-    def lower_assign(self, ty: Any, inst: Any) -> Any:
-        value = inst.value
-        if isinstance(value, numba_ir.Const) and type(value.value) is int:
-            return ir.Constant(_I64, value.value)
-        is_global = isinstance(value, numba_ir.Global)
-        if is_global and isinstance(ty, types.Function) or isinstance(ty, types.StringLiteral):
-            return self.context.get_dummy_value()
-        if isinstance(value, numba_ir.Var):
-            source = self.typeof(value.name)
-            if types.unliteral(source) == types.unliteral(ty):
-                return self.loadvar(value.name)
-        return super().lower_assign(ty, inst)
-
-    def lower_expr(self, resty: Any, expr: Any) -> Any:
-        if expr.op == "call":
-            fnty = self.typeof(expr.func.name)
-            signature = self.fndesc.calltypes[expr]
-            build = BUILDERS.get((fnty, signature.args))
-            if build is not None:
-                arguments = [self._argument(v, t) for v, t in zip(expr.args, signature.args)]
-                return build(self.context, self.builder, signature, arguments)
-            if signature == types.boolean(types.boolean):  # what `if x:` becomes
-                return self._argument(expr.args[0], types.boolean)
-            if signature.return_type == types.range_state64_type:
-                return self._range([self._argument(v, types.int64) for v in expr.args])
-        elif expr.op == "getiter" and resty == types.range_iter64_type:
-            return self._start(self.loadvar(expr.value.name))
-        elif expr.op == "iternext" and resty == types.Pair(types.int64, types.boolean):
-            return self._next(self.loadvar(expr.value.name))
-        elif expr.op in ("pair_first", "pair_second"):
-            index = 0 if expr.op == "pair_first" else 1
-            return self.builder.extract_value(self.loadvar(expr.value.name), index)
-        return super().lower_expr(resty, expr)
-
-    def _argument(self, var: Any, wanted: Any) -> Any:
-        have = self.typeof(var.name)
-        if have == wanted or types.unliteral(have) == types.unliteral(wanted):
-            return self.loadvar(var.name)
-        return self._cast_var(var, wanted)
-
-    def lower_binop(self, resty: Any, expr: Any, op: Any) -> Any:
-        op = INPLACE.get(op, op)
-        left, right = (types.unliteral(self.typeof(v.name)) for v in (expr.lhs, expr.rhs))
-        index = 0 if left == types.int64 else 1 if left in _FLOATS else None
-        if index is None or left != right:
-            return super().lower_binop(resty, expr, op)
-        a, b = self.loadvar(expr.lhs.name), self.loadvar(expr.rhs.name)
-        if op in _COMPARISON and index == 0:
-            return self.builder.icmp_signed(_COMPARISON[op], a, b)
-        if op in _COMPARISON:
-            unordered = op is operator.ne
-            compare = self.builder.fcmp_unordered if unordered else self.builder.fcmp_ordered
-            return compare(_COMPARISON[op], a, b)
-        method = _ARITHMETIC.get(op, ("", ""))[index]
-        if not method:
-            return super().lower_binop(resty, expr, op)
-        if index == 1:
-            flags: tuple[str, ...] = ("contract",)
-        else:
-            flags = () if method.endswith(("_", "xor")) else ("nsw",)
-        keywords = {"flags": flags} if flags else {}  # bit operations take none
-        return getattr(self.builder, method)(a, b, **keywords)
-
-    # A range is the struct (start, stop, step); its iterator (pointer to the next index, stop,
-    # step, unused), the layouts of Numba's own data models.
-
-    def _range(self, bounds: list[Any]) -> Any:
-        if len(bounds) == 1:
-            bounds = [ir.Constant(_I64, 0), *bounds]
-        if len(bounds) == 2:
-            bounds = [*bounds, ir.Constant(_I64, 1)]
-        state = ir.Constant(self.context.get_value_type(types.range_state64_type), ir.Undefined)
-        for index, bound in enumerate(bounds):
-            state = self.builder.insert_value(state, bound, index)
-        return state
-
-    def _start(self, state: Any) -> Any:
-        builder = self.builder
-        with builder.goto_entry_block():
-            slot = builder.alloca(_I64)
-        builder.store(builder.extract_value(state, 0), slot)
-        kind = self.context.get_value_type(types.range_iter64_type)
-        iterator = builder.insert_value(ir.Constant(kind, ir.Undefined), slot, 0)
-        iterator = builder.insert_value(iterator, builder.extract_value(state, 1), 1)
-        return builder.insert_value(iterator, builder.extract_value(state, 2), 2)
-
-    def _next(self, iterator: Any) -> Any:
-        builder = self.builder
-        slot, stop, step = (builder.extract_value(iterator, i) for i in range(3))
-        index = builder.load(slot)
-        up = builder.icmp_signed(">", step, ir.Constant(_I64, 0))
-        below = builder.icmp_signed("<", index, stop)
-        above = builder.icmp_signed(">", index, stop)
-        valid = builder.select(up, below, above)
-        builder.store(builder.add(index, step, flags=("nsw",)), slot)
-        kind = self.context.get_value_type(types.Pair(types.int64, types.boolean))
-        pair = builder.insert_value(ir.Constant(kind, ir.Undefined), index, 0)
-        return builder.insert_value(pair, valid, 1)
-
-
-def _wrap(module: ir.Module, body: ir.Function, symbol: str, target: Target) -> None:
-    """Add ``void symbol(i64*, i64*, i64, i64)`` around Numba's calling convention."""
-    body.linkage = "internal"
-    body.attributes.add("alwaysinline")
-    pointer = _I64.as_pointer()
-    kind = ir.FunctionType(ir.VoidType(), (pointer, pointer, _I64, _I64))
-    outer = ir.Function(module, kind, symbol)
-    outer.attributes.add("nounwind")
-    # llvmlite knows no string attributes; its attribute set is a plain set that prints them.
-    set.add(outer.attributes, f'"prefer-vector-width"="{target.vector_bits}"')
-    builder = ir.IRBuilder(outer.append_basic_block())
-    hidden = [builder.alloca(arg.type.pointee) for arg in body.args[:2]]
-    builder.call(body, [*hidden, *outer.args])
-    builder.ret_void()
+    match loop:
+        case ast.For(iter=ast.Call(func=ast.Name(id="range" | "each"), args=args)):
+            bounds = [a.value for a in args
+                      if isinstance(a, ast.Constant) and isinstance(a.value, int)]
+            return (len(bounds) == len(args) and len(range(*bounds)) <= _SHORT
+                    and all(_vanishes(inner) for statement in loop.body
+                            for inner in ast.walk(statement)
+                            if isinstance(inner, (ast.For, ast.While))))
+    return False

@@ -30,10 +30,10 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
-from numba.core import types
-from numba.extending import models, register_model
 
+from . import machine_types as types
 from .aliasing import mark
+from .machine_types import Pointer
 from .words import (
     BITS,
     F16,
@@ -55,55 +55,34 @@ WIDTHS = SMALL | {"f6e2m3": 6, "f6e3m2": 6, "f4e2m1": 4}
 """Element types of fewer than 8 bits and their width."""
 
 
-class Pointer(types.Type):
-    """A pointer to elements of one type, under one alias tag."""
-
-    def __init__(self, dtype: str, tag: int) -> None:
-        self.dtype, self.tag = dtype, tag
-        super().__init__(name=f"ptr_{dtype}_{tag}")
-
-
-@register_model(Pointer)
-class _PointerModel(models.PrimitiveModel):
-    def __init__(self, manager: Any, kind: Pointer) -> None:
-        super().__init__(manager, kind, STORED[kind.dtype].as_pointer())
-
-
 def _literal(kind: types.Type, what: str) -> int:
     if not isinstance(kind, types.IntegerLiteral):
-        raise types_error(f"{what} must be a literal integer")
-    return int(kind.literal_value)
-
-
-def types_error(message: str) -> Exception:
-    """Numba's typing error, which ``compile_source`` turns into ``CompileError``."""
-    from numba.core.errors import TypingError
-
-    return TypingError(message)
+        raise types.TypingError(f"{what} must be a literal integer")
+    return kind.literal_value
 
 
 def _define_pointers(dtype: str) -> None:
     """Register ``ptr_<dtype>`` and ``part_<dtype>``."""
 
-    def ptr(context: Any, bufs: types.Type, k: types.Type) -> Any:
+    def ptr(bufs: types.Type, k: types.Type) -> Any:
         if not isinstance(bufs, types.CPointer):
             return None
 
-        def build(_: Any, builder: ir.IRBuilder, signature: Any, values: list[Any]) -> Any:
+        def build(builder: ir.IRBuilder, signature: Any, values: list[Any]) -> Any:
             address = _parameter(builder, values)
             return builder.inttoptr(address, STORED[dtype].as_pointer())
 
-        return Pointer(dtype, _literal(k, "a buffer number"))(bufs, types.int64), build
+        return types.pointer(dtype, _literal(k, "a buffer number"))(bufs, types.int64), build
 
-    def part(context: Any, p: types.Type, offset: types.Type, tag: types.Type) -> Any:
+    def part(p: types.Type, offset: types.Type, tag: types.Type) -> Any:
         if not isinstance(p, Pointer):
             return None
 
-        def build(_: Any, builder: ir.IRBuilder, signature: Any, values: list[Any]) -> Any:
+        def build(builder: ir.IRBuilder, signature: Any, values: list[Any]) -> Any:
             base = builder.bitcast(values[0], I8.as_pointer())
             return builder.bitcast(builder.gep(base, [values[1]]), STORED[dtype].as_pointer())
 
-        result = Pointer(dtype, _literal(tag, "an alias tag"))
+        result = types.pointer(dtype, _literal(tag, "an alias tag"))
         return result(p, types.int64, types.int64), build
 
     ptr.__name__, part.__name__ = f"ptr_{dtype}", f"part_{dtype}"
@@ -124,10 +103,10 @@ def _parameter(builder: ir.IRBuilder, values: list[Any]) -> Any:
 
 
 @word
-def prm(context: Any, params: types.Type, k: types.Type) -> Any:
+def prm(params: types.Type, k: types.Type) -> Any:
     """Size parameter ``k`` as int64; never changes while the kernel runs."""
 
-    def build(_: Any, builder: ir.IRBuilder, signature: Any, values: list[Any]) -> Any:
+    def build(builder: ir.IRBuilder, signature: Any, values: list[Any]) -> Any:
         return _parameter(builder, values)
 
     if not isinstance(params, types.CPointer):
@@ -136,32 +115,32 @@ def prm(context: Any, params: types.Type, k: types.Type) -> Any:
 
 
 @word
-def off(context: Any, p: types.Type, n: types.Type) -> Any:
+def off(p: types.Type, n: types.Type) -> Any:
     """Pointer ``n`` elements behind ``p``."""
 
-    def build(_: Any, builder: ir.IRBuilder, signature: Any, values: list[Any]) -> Any:
+    def build(builder: ir.IRBuilder, signature: Any, values: list[Any]) -> Any:
         return builder.gep(values[0], [values[1]])
 
-    return p(p, types.int64), build if isinstance(p, Pointer) else None
+    return (p(p, types.int64), build) if isinstance(p, Pointer) else None
 
 
 @word
-def addr(context: Any, p: types.Type, n: types.Type) -> Any:
+def addr(p: types.Type, n: types.Type) -> Any:
     """Address of element ``n`` of ``p`` as int64."""
 
-    def build(_: Any, builder: ir.IRBuilder, signature: Any, values: list[Any]) -> Any:
+    def build(builder: ir.IRBuilder, signature: Any, values: list[Any]) -> Any:
         return builder.ptrtoint(builder.gep(values[0], [values[1]]), I64)
 
     return (types.int64(p, types.int64), build) if isinstance(p, Pointer) else None
 
 
 @word
-def ld(context: Any, p: types.Type, i: types.Type) -> Any:
+def ld(p: types.Type, i: types.Type) -> Any:
     """Element ``i`` of ``p`` as a register value."""
     if not isinstance(p, Pointer):
         return None
 
-    def build(_: Any, builder: ir.IRBuilder, signature: Any, values: list[Any]) -> Any:
+    def build(builder: ir.IRBuilder, signature: Any, values: list[Any]) -> Any:
         raw = builder.load(builder.gep(values[0], [values[1]]))
         return widen(builder, mark(builder, raw, p.tag), p.dtype)
 
@@ -169,15 +148,15 @@ def ld(context: Any, p: types.Type, i: types.Type) -> Any:
 
 
 @word
-def ldm(context: Any, p: types.Type, i: types.Type, c: types.Type, v: types.Type) -> Any:
+def ldm(p: types.Type, i: types.Type, c: types.Type, v: types.Type) -> Any:
     """Element ``i`` of ``p`` where ``c`` holds, else ``v``; nothing is read there."""
     if not isinstance(p, Pointer):
         return None
     wanted = VALUES[p.dtype]
     if types.unliteral(v) != wanted or types.unliteral(c) != types.boolean:
-        raise types_error(f"ldm of {p} takes bool and {wanted}, not {c} and {v}")
+        raise types.TypingError(f"ldm of {p} takes bool and {wanted}, not {c} and {v}")
 
-    def build(_: Any, builder: ir.IRBuilder, signature: Any, values: list[Any]) -> Any:
+    def build(builder: ir.IRBuilder, signature: Any, values: list[Any]) -> Any:
         before = builder.block
         with builder.if_then(values[2]):
             raw = mark(builder, builder.load(builder.gep(values[0], [values[1]])), p.tag)
@@ -191,34 +170,32 @@ def ldm(context: Any, p: types.Type, i: types.Type, c: types.Type, v: types.Type
 
 
 @word
-def st(context: Any, p: types.Type, i: types.Type, v: types.Type) -> Any:
+def st(p: types.Type, i: types.Type, v: types.Type) -> Any:
     """Store ``v`` as element ``i`` of ``p``; ``v`` must have the element's register type."""
     if not isinstance(p, Pointer):
         return None
     wanted = VALUES[p.dtype]
     if types.unliteral(v) != wanted:
-        raise types_error(f"st to {p} takes {wanted}, not {v}")
+        raise types.TypingError(f"st to {p} takes {wanted}, not {v}")
 
-    def build(target: Any, builder: ir.IRBuilder, signature: Any, values: list[Any]) -> Any:
+    def build(builder: ir.IRBuilder, signature: Any, values: list[Any]) -> Any:
         raw = narrow(builder, values[2], p.dtype)
         store = builder.store(raw, builder.gep(values[0], [values[1]]))
         mark(builder, store, p.tag)
-        return target.get_dummy_value()
 
     return types.void(p, types.int64, wanted), build
 
 
 @word
-def claim(context: Any, p: types.Type, i: types.Type) -> Any:
+def claim(p: types.Type, i: types.Type) -> Any:
     """Ask for the cache line of element ``i`` of ``p``, which is written soon."""
     if not isinstance(p, Pointer):
         return None
 
-    def build(target: Any, builder: ir.IRBuilder, signature: Any, values: list[Any]) -> Any:
+    def build(builder: ir.IRBuilder, signature: Any, values: list[Any]) -> Any:
         at = builder.bitcast(builder.gep(values[0], [values[1]]), I8.as_pointer())
         flags = [ir.Constant(I32, flag) for flag in (1, 3, 1)]  # to write, keep near, data
         call(builder, "llvm.prefetch.p0", ir.VoidType(), [at, *flags])
-        return target.get_dummy_value()
 
     return types.void(p, types.int64), build
 
@@ -230,13 +207,13 @@ def _bits(dtype: str) -> types.Type:
 
 
 @word
-def ldb(context: Any, p: types.Type, i: types.Type) -> Any:
+def ldb(p: types.Type, i: types.Type) -> Any:
     """The bits of element ``i`` of ``p``."""
     if not isinstance(p, Pointer):
         return None
     kind = _bits(p.dtype)
 
-    def build(_: Any, builder: ir.IRBuilder, signature: Any, values: list[Any]) -> Any:
+    def build(builder: ir.IRBuilder, signature: Any, values: list[Any]) -> Any:
         at = builder.bitcast(values[0], LLVM_VALUES[kind].as_pointer())
         return mark(builder, builder.load(builder.gep(at, [values[1]])), p.tag)
 
@@ -244,33 +221,31 @@ def ldb(context: Any, p: types.Type, i: types.Type) -> Any:
 
 
 @word
-def stb(context: Any, p: types.Type, i: types.Type, v: types.Type) -> Any:
+def stb(p: types.Type, i: types.Type, v: types.Type) -> Any:
     """Store the bits ``v`` as element ``i`` of ``p``."""
     if not isinstance(p, Pointer):
         return None
     kind = _bits(p.dtype)
     if types.unliteral(v) != kind:
-        raise types_error(f"stb to {p} takes {kind}, not {v}")
+        raise types.TypingError(f"stb to {p} takes {kind}, not {v}")
 
-    def build(target: Any, builder: ir.IRBuilder, signature: Any, values: list[Any]) -> Any:
+    def build(builder: ir.IRBuilder, signature: Any, values: list[Any]) -> Any:
         at = builder.bitcast(values[0], LLVM_VALUES[kind].as_pointer())
         mark(builder, builder.store(values[2], builder.gep(at, [values[1]])), p.tag)
-        return target.get_dummy_value()
 
     return types.void(p, types.int64, kind), build
 
 
 @word
-def ccall(context: Any, name: types.Type, *args: types.Type) -> Any:
+def ccall(name: types.Type, *args: types.Type) -> Any:
     """Call the C function ``name`` (a literal), ``void`` of pointers, int64 and floats."""
     if not isinstance(name, types.StringLiteral):
-        raise types_error("ccall takes the function's name as a literal string")
+        raise types.TypingError("ccall takes the function's name as a literal string")
     symbol, plain = name.literal_value, tuple(types.unliteral(a) for a in args)
 
-    def build(target: Any, builder: ir.IRBuilder, signature: Any, values: list[Any]) -> Any:
+    def build(builder: ir.IRBuilder, signature: Any, values: list[Any]) -> Any:
         _check_call(builder, symbol, len(values) - 1)
         call(builder, symbol, ir.VoidType(), values[1:])
-        return target.get_dummy_value()
 
     return types.void(name, *plain), build
 
@@ -284,7 +259,7 @@ def _check_call(builder: ir.IRBuilder, symbol: str, count: int) -> None:
         return
     wanted = named(symbol, target).arguments
     if count != len(wanted):
-        raise types_error(f"{symbol} takes {len(wanted)} arguments ({', '.join(wanted)}), "
+        raise types.TypingError(f"{symbol} takes {len(wanted)} arguments ({', '.join(wanted)}), "
                           f"not {count}")
 
 
@@ -373,4 +348,3 @@ def _float_to_bfloat(b: ir.IRBuilder, value: Any) -> Any:
     return b.trunc(b.select(b.fcmp_unordered("uno", value, value), quiet, rounded), I16)
 
 
-__all__ = ["Pointer", "LLVM_VALUES", "call", "narrow", "widen"]

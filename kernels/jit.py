@@ -1,12 +1,11 @@
 """From generated kernel source to machine code.
 
-``compile_source`` types the source with Numba's front end (``frontend``), hands the LLVM module to
-one optimization pipeline (LLVM's O2 with loop and SLP vectorizers, its own target machine made from
-the ``Target``, so foreign processors work as well) and returns a relocatable object, which
-``linker`` loads. Micro-kernels, which are LLVM IR already, need ``llvmlite.binding`` only: Numba is
-imported the first time a source has to be compiled.
+``compile_source`` types and lowers the source (``frontend``), hands the LLVM module to one
+optimization pipeline (LLVM's O2 with loop and SLP vectorizers, its own target machine made from the
+``Target``, so foreign processors work as well) and returns a relocatable object, which ``linker``
+loads. Micro-kernels are LLVM IR already.
 
-One lock guards LLVM and Numba, since neither front end is thread-safe.
+One lock guards LLVM, whose options are of the whole process.
 """
 
 from __future__ import annotations
@@ -66,7 +65,7 @@ def compile_ir_text(
 def lower(source: str, symbol: str, target: Target) -> str:
     """LLVM IR of a kernel source before optimization."""
     with _LOCK:
-        from .frontend import lower_source  # the import of Numba
+        from .frontend import lower_source  # micro-kernels do without
 
         return lower_source(source, symbol, target, data_layout(target))
 

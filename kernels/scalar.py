@@ -14,8 +14,8 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
-from numba.core import types
 
+from . import machine_types as types
 from .words import (
     EMITTERS,
     F32,
@@ -387,13 +387,13 @@ def _unsigned_comparison(sign: str) -> Any:
 def _define_comparison(name: str, sign: str) -> None:
     ordered, unsigned = _comparison(sign), _unsigned_comparison(sign)
 
-    def define(context: Any, a: types.Type, b: types.Type) -> Any:
+    def define(a: types.Type, b: types.Type) -> Any:
         kind = same(types.unliteral(a), types.unliteral(b))
         if kind is None:
             return None
         emit = ordered if isinstance(kind, types.Float) or signed(kind) else unsigned
 
-        def build(_: Any, builder: ir.IRBuilder, signature: Any, values: list[Any]) -> Any:
+        def build(builder: ir.IRBuilder, signature: Any, values: list[Any]) -> Any:
             return emit(builder, kind, *values)
 
         return types.boolean(kind, kind), build

@@ -39,8 +39,8 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba.core import types
 
+from . import machine_types as types
 from . import widemath
 from .lanes import Lane, horner
 from .micro.softmax import POWER, POWER_SHIFT

@@ -8,7 +8,7 @@ vectors, then what is left with only the first lanes counting. Words are applied
 (``words.EMITTERS``); scalars and indices are lowered as always, with the loop's variable that of
 the first lane.
 
-Loops that compute little go over ``MANY`` vectors at a time, statement by statement: lines that
+Loops that compute little go over ``MANY`` vectors at a time, operation by operation: lines that
 follow one another are read and written together. What follows from the sums of several rows that
 are worked on side by side (``jam``) is computed as one vector, so that they wait for one division
 and one root instead of four.
@@ -16,26 +16,29 @@ and one root instead of four.
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llvmlite import ir
-from numba.core import ir as numba_ir
-from numba.core import types
 
+from . import machine_types as types
 from .aliasing import mark
-from .intrinsics import Pointer
+from .machine_types import Pointer
 from .vector_loops import (
     COMPARISONS,
     FEW,
-    LANE_TYPES,
     OPERATORS,
     REDUCTIONS,
     ROWS,
     Family,
     VectorLoop,
+    families,
 )
-from .words import EMITTERS, F32, I1, I32, I64, call, constant, suffix
+from .words import EMITTERS, F32, I1, I32, I64, Value, call, constant, suffix
+
+if TYPE_CHECKING:
+    from .frontend import Lowerer
 
 MANY = 4
 """Vectors at a time of a loop that does little: memory is written faster by several neighboring
@@ -44,20 +47,29 @@ FEWER = 2
 """The same where there are 16 registers."""
 F32_BITS = 32
 LIGHT = 32
-"""Statements on vectors that are little."""
+"""Operations on vectors that are little."""
 DEAR = frozenset({"exp", "log", "tanh", "sigmoid", "erf", "erfc"})
 """Words that leave no registers for several vectors."""
+
+
+class _Copy(NamedTuple):
+    """One of several vectors of iterations that are written together."""
+
+    indices: dict[str, Value]
+    """Of the names that are indices, of the first lane."""
+    vectors: dict[str, Any]
+    """By name."""
 
 
 class VectorWriter:
     """Writes one loop at the builder's position, with the front end's lowering for scalars."""
 
-    def __init__(self, lower: Any, loop: VectorLoop, width: int) -> None:
-        self.lower, self.loop, self.width = lower, loop, width
+    def __init__(self, lower: Lowerer, loop: VectorLoop) -> None:
+        self.lower, self.loop, self.width = lower, loop, lower.lanes
         self.b: ir.IRBuilder = lower.builder
-        self.vector = ir.VectorType(F32, width)
-        self.truths = ir.VectorType(I1, width)
-        self.wide = width * F32_BITS == 512
+        self.vector = ir.VectorType(F32, self.width)
+        self.truths = ir.VectorType(I1, self.width)
+        self.wide = self.width * F32_BITS == 512
         """Whether masks have registers of their own, and there are 32 of vectors."""
         self.many = MANY if self.wide else FEWER
         self.partial: dict[str, Any] = {}
@@ -69,13 +81,12 @@ class VectorWriter:
 
     def write(self) -> None:
         """The whole loop; the builder is left behind it."""
-        for family in self.loop.families:
+        for family in families(self.lower, self.loop):
             vector = self._of_rows(family)
             self.rows |= {name: (vector, k) for k, name in enumerate(family.names)}
         for name, word in self.loop.reductions.items():
             self._start(name, word)
-        ends = [self.lower.loadvar(v.name) for v in self.loop.bounds]
-        start, stop = ends if len(ends) == 2 else (ir.Constant(I64, 0), ends[0])
+        start, stop = self.loop.bounds
         if isinstance(start, ir.Constant) and isinstance(stop, ir.Constant):
             self._known(start.constant, stop.constant)
         else:
@@ -86,7 +97,8 @@ class VectorWriter:
         rest = sums[len(sums) // ROWS * ROWS:]
         for name, word in self.loop.reductions.items():
             if word != "radd" or name in rest:
-                self.lower.storevar(self._finished(name, word), name)
+                self.lower.define(name, self._finished(name, word), types.float32)
+        self.lower.reductions |= self.loop.reductions
 
     def _known(self, start: int, stop: int) -> None:
         whole, rest = divmod(max(stop - start, 0), self.width)
@@ -150,7 +162,7 @@ class VectorWriter:
 
     def _light(self) -> bool:
         """Whether the loop does little but move memory."""
-        work = [word for name, word in self.loop.words.items() if self.loop.kinds[name] == "vector"]
+        work = self.loop.words
         return len(work) <= LIGHT and not DEAR.intersection(work)
 
     def _loop(self, start: Any, end: Any, many: int = 1) -> None:
@@ -170,48 +182,65 @@ class VectorWriter:
 
     def _body(self, indices: Sequence[Any], mask: Any = None) -> None:
         """Vectors of iterations from each of ``indices`` on, of which those in ``mask`` count.
-        Every statement is written for all of them before the next one."""
-        copies: list[tuple[Any, dict[str, Any], dict[str, Any]]]
-        copies = [(index, {}, {}) for index in indices]
-        for statement in self.loop.statements:
-            for index, values, scalars in copies:
-                self.lower.local_values.update(scalars)
-                self._statement(statement, index, values, mask)
-                name = statement.target.name
-                if name in self.lower.local_values and name not in self.loop.reductions:
-                    scalars[name] = self.lower.local_values[name]
+        Every operation is written for all of them before the next one."""
+        name, loop, lower = self.loop.index, self.loop, self.lower
+        copies = [_Copy({name: Value(index, types.int64)}, {}) for index in indices]
+        for line in loop.body:
+            match line:
+                case ast.Assign(targets=[ast.Name(id=name)], value=value):
+                    if name in loop.reductions:
+                        assert isinstance(value, ast.Call)
+                        for vector in self._vectors(value.args[1], copies, mask):
+                            self._accumulate(name, vector, mask)
+                    elif loop.kinds[name].kind == "vector":
+                        for copy, vector in zip(copies, self._vectors(value, copies, mask)):
+                            copy.vectors[name] = vector
+                    elif loop.kinds[name].kind == "index":
+                        for copy in copies:
+                            copy.indices[name] = self._index(value, copy)
+                    else:
+                        lower.define(name, *lower.value(value))
+                case ast.Expr(value=value):
+                    if loop.seen[value].kind == "vector":
+                        self._vectors(value, copies, mask)
 
-    def _statement(self, statement: Any, index: Any, values: dict[str, Any], mask: Any) -> None:
-        name, value = statement.target.name, statement.value
-        if name in self.loop.reductions:
-            self._accumulate(name, self._value(value.args[1], values), mask)
-        elif self.loop.kinds[name] == "vector":
-            values[name] = self._vector(self.loop.words[name], value, values, mask)
-        elif isinstance(value, numba_ir.Var) and value.name not in self.loop.kinds and (
-                self.loop.kinds[name] == "index"):
-            self.lower.storevar(index, name)
-        else:
-            self.lower.lower_inst(statement)
+    def _index(self, node: ast.expr, copy: _Copy) -> Value:
+        """An expression that is an index, or a scalar, in one copy."""
+        self.lower.names.update(copy.indices)
+        return self.lower.value(node)
 
-    def _value(self, var: Any, values: dict[str, Any]) -> Any:
-        """A name as a vector."""
-        if var.name in values:
-            return values[var.name]
-        kind = self.lower.typeof(var.name)
-        if var.name in self.rows:
-            vector, k = self.rows[var.name]
+    def _vectors(self, node: ast.expr, copies: Sequence[_Copy], mask: Any) -> list[Any]:
+        """An expression as a vector, in every copy."""
+        if self.loop.seen[node].kind == "scalar":
+            return [self._scalar(node)] * len(copies)
+        match node:
+            case ast.Name(id=name):
+                return [copy.vectors[name] for copy in copies]
+            case ast.BinOp(left=left, op=op, right=right):
+                word, args = OPERATORS[type(op)], [left, right]
+            case ast.Compare(left=left, ops=[op], comparators=[right]):
+                return [self._compared(left, op, right, copy) for copy in copies]
+            case ast.Call(func=ast.Name(id=word), args=args):
+                if word in ("ld", "ldm", "st"):
+                    return self._accesses(word, args, copies, mask)
+            case _:
+                raise AssertionError(f"{ast.dump(node)} in a vector loop")
+        operands = zip(*(self._vectors(a, copies, mask) for a in args), strict=True)
+        return [EMITTERS[word](self.b, types.float32, *values) for values in operands]
+
+    def _scalar(self, node: ast.expr) -> Any:
+        """A scalar in all lanes."""
+        if isinstance(node, ast.Name) and node.id in self.rows:
+            vector, k = self.rows[node.id]
             return self.b.shuffle_vector(vector, vector, _lanes([k] * self.width))
-        scalar = self.lower.loadvar(var.name)
-        if types.unliteral(kind) not in LANE_TYPES:
-            raise AssertionError(f"{var.name} of type {kind} in a vector loop")
-        return self._splat(scalar)
+        return self._splat(self.lower.value(node).llvm)
 
     def _of_rows(self, family: Family) -> Any:
         """A vector with a row per lane. Reductions are in one already: LLVM sees that."""
         if family.word:
             operands = [self._of_rows(f) for f in family.operands]
             return EMITTERS[family.word](self.b, types.float32, *operands)
-        scalars = [self.lower.loadvar(name) for name in family.names]
+        scalars = [self.lower.name(name).llvm for name in family.names]
         if len(scalars) == 1:
             return self._splat(scalars[0], ROWS)
         vector = ir.Constant(ir.VectorType(scalars[0].type, ROWS), ir.Undefined)
@@ -228,62 +257,56 @@ class VectorWriter:
         first = b.insert_element(none, scalar, ir.Constant(I32, 0))
         return b.shuffle_vector(first, none, _lanes([0] * width))
 
-    def _vector(self, word: str, value: Any, values: dict[str, Any], mask: Any) -> Any:
-        if isinstance(value, numba_ir.Var):
-            return self._value(value, values)
-        if value.op == "binop" and value.fn in COMPARISONS:
-            return self._compared(value)
-        if value.op == "binop":
-            word, args = OPERATORS[value.fn], [value.lhs, value.rhs]
-        else:
-            args = list(value.args)
-        if word in ("ld", "ldm", "st"):
-            return self._access(word, args, values, mask)
-        return EMITTERS[word](self.b, types.float32, *(self._value(a, values) for a in args))
-
-    def _compared(self, value: Any) -> Any:
+    def _compared(self, left: ast.expr, op: ast.cmpop, right: ast.expr, copy: _Copy) -> Any:
         """An index, which is one more from lane to lane, compared with a scalar. Both are int64;
         their difference is brought within int32, where it still tells."""
         b, kind = self.b, ir.VectorType(I32, self.width)
-        away = b.sub(self.lower.loadvar(value.lhs.name), self.lower.loadvar(value.rhs.name))
+        away = b.sub(self._index(left, copy).llvm, self._index(right, copy).llvm)
         for name, bound in (("smax", -(1 << 20)), ("smin", 1 << 20)):
             away = call(b, f"llvm.{name}.i64", I64, [away, ir.Constant(I64, bound)])
-        step = -1 if self.loop.kinds.get(value.lhs.name) == "index" else 1
+        step = -1 if self.loop.seen[left].kind == "index" else 1
         lanes = ir.Constant(kind, [step * k for k in range(self.width)])
-        return b.icmp_signed(COMPARISONS[value.fn], self._splat(b.trunc(away, I32)), lanes)
+        return b.icmp_signed(COMPARISONS[type(op)], self._splat(b.trunc(away, I32)), lanes)
 
-    def _access(self, word: str, args: list[Any], values: dict[str, Any], mask: Any) -> Any:
-        """A load or a store."""
-        b, pointer = self.b, self.lower.typeof(args[0].name)
-        assert isinstance(pointer, Pointer)
-        at = b.gep(self.lower.loadvar(args[0].name), [self.lower.loadvar(args[1].name)])
-        at = b.bitcast(at, self.vector.as_pointer())
-        short, align = suffix(self.vector), ir.Constant(I32, 4)
+    def _accesses(self, word: str, args: list[ast.expr], copies: Sequence[_Copy], mask: Any
+                  ) -> list[Any]:
+        """Loads or stores."""
+        base = self.lower.value(args[0])
+        assert isinstance(base.kind, Pointer)
+        rest = [self._vectors(a, copies, mask) for a in args[2:]]
+        accesses = []
+        for k, copy in enumerate(copies):
+            at = self.b.gep(base.llvm, [self._index(args[1], copy).llvm])
+            at = self.b.bitcast(at, self.vector.as_pointer())
+            access = self._access(word, at, [values[k] for values in rest], mask)
+            accesses.append(mark(self.b, access, base.kind.tag))
+        return accesses
+
+    def _access(self, word: str, at: Any, values: list[Any], mask: Any) -> Any:
+        """A load, or a store of the last of ``values``."""
+        b, short, align = self.b, suffix(self.vector), ir.Constant(I32, 4)
+        if word == "st" and mask is None:
+            return b.store(values[-1], at, align=4)
+        if word == "st":
+            return call(b, f"llvm.masked.store.{short}.p0", ir.VoidType(),
+                        [values[-1], at, align, mask])
         if word == "ld" and mask is None:
-            return mark(b, b.load(at, align=4), pointer.tag)
-        if word in ("ld", "ldm"):
-            other = constant(self.vector, 0.0)
-            if word == "ldm":
-                there, other = (self._value(a, values) for a in args[2:])
-                mask = there if mask is None else b.and_(there, mask)
-            loaded = call(b, f"llvm.masked.load.{short}.p0", self.vector, [at, align, mask, other])
-            return mark(b, loaded, pointer.tag)
-        value = self._value(args[2], values)
-        if mask is None:
-            return mark(b, b.store(value, at, align=4), pointer.tag)
-        kind = ir.VoidType()
-        stored = call(b, f"llvm.masked.store.{short}.p0", kind, [value, at, align, mask])
-        return mark(b, stored, pointer.tag)
+            return b.load(at, align=4)
+        other = constant(self.vector, 0.0)
+        if word == "ldm":
+            there, other = values
+            mask = there if mask is None else b.and_(there, mask)
+        return call(b, f"llvm.masked.load.{short}.p0", self.vector, [at, align, mask, other])
 
     # -- reductions ------------------------------------------------------------------------
 
     def _slot(self, value: Any) -> Any:
-        slot = self.lower.alloca_lltype("", value.type)
+        slot = self.lower.slots.alloca(value.type)
         self.b.store(value, slot)
         return slot
 
     def _start(self, name: str, word: str) -> None:
-        before = self.lower.loadvar(name)
+        before = self.lower.name(name).llvm
         vector = constant(self.vector, REDUCTIONS[word])
         vector = self.b.insert_element(vector, before, ir.Constant(I32, 0))
         self.partial[name] = self._slot(vector)
@@ -324,7 +347,8 @@ class VectorWriter:
         pairs = [self._added(a, c, (0, 1, 4, 5), (2, 3, 6, 7)) for a, c in (rows[:2], rows[2:])]
         sums = self._added(pairs[0], pairs[1], (0, 2, 4, 6), (1, 3, 5, 7))
         for k, name in enumerate(names):
-            self.lower.storevar(b.extract_element(sums, ir.Constant(I32, k)), name)
+            total = b.extract_element(sums, ir.Constant(I32, k))
+            self.lower.define(name, total, types.float32)
 
     def _added(self, a: Any, c: Any, low: Sequence[int], high: Sequence[int]) -> Any:
         """The sum of two shuffles of two vectors."""

@@ -1,8 +1,9 @@
-"""The registry of words: functions generated kernel source may call, each a Numba ``@intrinsic``.
+"""The registry of words: functions generated kernel source may call.
 
-A word is a Python function that receives Numba types and answers ``(signature, build)``; ``build``
-emits LLVM IR with llvmlite. Words live by subject in other files of this package; ``load`` imports
-them all. Being real intrinsics they also work under plain ``numba.njit``.
+A word is a Python function that receives types (``machine_types``) and answers ``(signature,
+build)``; ``build`` writes LLVM IR with llvmlite, as of a Numba ``@intrinsic``. Words live by
+subject in other files of this package; ``load`` imports them all. ``frontend`` compiles them;
+``plain_numba`` makes intrinsics of them, with which the same source works under ``numba.njit``.
 
 Element types keep the IR's names (``ir.types``). In registers ``f16`` and ``bf16`` are float32
 values, ``bool`` is a one-bit value, integers below 8 bits are bytes that hold their value, floats
@@ -13,16 +14,37 @@ unsigned integers that hold their bits: they are moved, never computed with.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from functools import cache
+from typing import Any, NamedTuple
 
 from llvmlite import ir
-from numba.core import types
-from numba.extending import intrinsic, models, register_model
 
-WORDS: dict[str, Any] = {}
-"""Name -> intrinsic."""
+from . import machine_types as types
+
+Build = Callable[[ir.IRBuilder, types.Signature, "list[Any]"], Any]
+"""(builder, signature, values) -> value, None for ``void``."""
+Definition = Callable[..., "tuple[types.Signature, Build] | None"]
+"""Types of the arguments -> signature and code; None where the word does not take these."""
+
+WORDS: dict[str, Definition] = {}
+"""Name -> what it is."""
 EMITTERS: dict[str, Any] = {}
 """Name -> code ``(builder, result type, *values)``, which most words have for vectors too."""
+
+
+
+class Value(NamedTuple):
+    """The result of an expression."""
+
+    llvm: Any
+    kind: types.Type
+    """Its type; of a constant the literal type."""
+
+    @property
+    def plain(self) -> types.Type:
+        """Its type where it is no literal."""
+        return types.unliteral(self.kind)
+
 
 I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
 F32, F64, F16 = ir.FloatType(), ir.DoubleType(), ir.HalfType()
@@ -32,21 +54,6 @@ CODES = ("f8e4m3fn", "f8e4m3fnuz", "f8e5m2", "f8e5m2fnuz", "f8e8m0", "f6e2m3", "
 SMALL = {"i2": 2, "u2": 2, "i4": 4, "u4": 4}
 """Integers below a byte and their width."""
 
-
-class Wide(types.Type):
-    """The bits of a complex128: a register type of 128 bits that is only moved."""
-
-    def __init__(self) -> None:
-        super().__init__(name="wide")
-
-
-@register_model(Wide)
-class _WideModel(models.PrimitiveModel):
-    def __init__(self, manager: Any, kind: Wide) -> None:
-        super().__init__(manager, kind, ir.IntType(128))
-
-
-WIDE = Wide()
 
 STORED: dict[str, ir.Type] = {
     "f32": F32, "f64": F64, "f16": I16, "bf16": I16, "bool": I8,
@@ -60,30 +67,28 @@ VALUES: dict[str, types.Type] = {
     "bool": types.boolean, "i8": types.int8, "i16": types.int16, "i32": types.int32,
     "i64": types.int64, "u8": types.uint8, "u16": types.uint16, "u32": types.uint32,
     "u64": types.uint64, "i2": types.int8, "i4": types.int8, "u2": types.uint8,
-    "u4": types.uint8, "c64": types.uint64, "c128": WIDE, **dict.fromkeys(CODES, types.uint8),
+    "u4": types.uint8, "c64": types.uint64, "c128": types.wide, **dict.fromkeys(CODES, types.uint8),
 }  # fmt: skip
-"""Element type -> Numba type in a register."""
+"""Element type -> type in a register."""
 
 BITS: dict[int, types.Type] = {
-    8: types.uint8, 16: types.uint16, 32: types.uint32, 64: types.uint64, 128: WIDE,
+    8: types.uint8, 16: types.uint16, 32: types.uint32, 64: types.uint64, 128: types.wide,
 }  # fmt: skip
-"""Width in memory -> the Numba type of a register that holds an element's bits."""
+"""Width in memory -> the type of a register that holds an element's bits."""
 
 LLVM_VALUES: dict[types.Type, ir.Type] = {
     types.float32: F32, types.float64: F64, types.boolean: I1,
     types.int8: I8, types.int16: I16, types.int32: I32, types.int64: I64,
     types.uint8: I8, types.uint16: I16, types.uint32: I32, types.uint64: I64,
-    WIDE: ir.IntType(128),
+    types.wide: ir.IntType(128),
 }  # fmt: skip
-"""Numba type in a register -> its LLVM type."""
-
-Build = Callable[[Any, ir.IRBuilder, Any, list[Any]], Any]
+"""Type in a register -> its LLVM type."""
 
 
-def word(function: Callable[..., Any]) -> Any:
-    """Register ``function(typing context, *argument types) -> (signature, build)`` as a word."""
-    WORDS[function.__name__] = made = intrinsic(prefer_literal=True)(function)
-    return made
+def word(function: Definition) -> Definition:
+    """Register ``function(*argument types) -> (signature, build)`` as a word."""
+    WORDS[function.__name__] = function
+    return function
 
 
 def simple(
@@ -96,28 +101,27 @@ def simple(
     """
     EMITTERS[name] = emit
 
-    def type_it(*args: types.Type) -> Any:
+    def type_it(*args: types.Type) -> tuple[types.Signature, Build] | None:
         plain = tuple(types.unliteral(a) for a in args)
         result = pick(*plain)
         if result is None:
             return None
 
-        def build(_: Any, builder: ir.IRBuilder, signature: Any, values: list[Any]) -> Any:
+        def build(builder: ir.IRBuilder, signature: types.Signature, values: list[Any]) -> Any:
             return emit(builder, signature.return_type, *values)
 
         return result(*plain), build
 
-    # Numba reads the number of arguments off the function.
-    def one(context: Any, a: types.Type) -> Any:
+    def one(a: types.Type) -> Any:
         return type_it(a)
 
-    def two(context: Any, a: types.Type, b: types.Type) -> Any:
+    def two(a: types.Type, b: types.Type) -> Any:
         return type_it(a, b)
 
-    def three(context: Any, a: types.Type, b: types.Type, c: types.Type) -> Any:
+    def three(a: types.Type, b: types.Type, c: types.Type) -> Any:
         return type_it(a, b, c)
 
-    forms: dict[int, Callable[..., Any]] = {1: one, 2: two, 3: three}
+    forms: dict[int, Definition] = {1: one, 2: two, 3: three}
     define = forms[arity]
     define.__name__ = define.__qualname__ = name
     define.__doc__ = doc
@@ -183,7 +187,8 @@ def suffix(kind: ir.Type) -> str:
     return f"i{kind.width}"
 
 
-def load() -> dict[str, Any]:
+@cache
+def load() -> dict[str, Definition]:
     """All words, by name."""
     from . import casts, division, intrinsics, scalar, vectormath  # noqa: F401
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -64,6 +67,36 @@ def test_loop_forms(run):
     assert out[:9].tolist() == [2, 5, 8, 10, 8, 6, -3, -2, -1]
 
 
+def test_operators(run):
+    """Operators of integers and floats do what Python's do, of literals as well; so do `elif`
+    and comparisons with NaN."""
+    whole = ["n + 2 * 3 - 1", "-n", "-(2 - 7)", "n & 6", "n | 1", "n ^ (8 - 1)", "i32(-3) + n"]
+    truths = ["n < 9", "n >= 10", "nan == nan", "nan != nan", "nan < x", "x <= x", "2 > 3"]
+    reals = ["x * x - x", "x / f32(4)", "-x"]
+    source = body(
+        "o = ptr_i64(bufs, 0)", "f = ptr_f32(bufs, 1)", "n = prm(params, 0)", "x = f32(n)",
+        "nan = bits_f32(0x7fc00000)",
+        *(f"st(o, {k}, {text})" for k, text in enumerate(whole)),
+        *(f"st(o, {k}, i64({text}))" for k, text in enumerate(truths, len(whole))),
+        *(f"st(f, {k}, {text})" for k, text in enumerate(reals)),
+        "if n > 100:", "    st(o, 14, 1)", "elif n > 4:", "    st(o, 14, 2)", "else:",
+        "    st(o, 14, 3)")
+    out, real = np.zeros(15, np.int64), np.zeros(3, np.float32)
+    run.kernel(source, [out, real], [10], 1)
+    names = {"n": 10, "x": 10.0, "nan": float("nan"), "i32": int, "f32": float}
+    assert out.tolist() == [int(eval(text, names)) for text in whole + truths] + [2]
+    assert real.tolist() == [eval(text, names) for text in reals]
+
+
+def test_numba_is_not_needed():
+    """Compiling a kernel imports LLVM alone: workers are small and start early."""
+    source = "import sys\nfrom evonnx.kernels import jit\nfrom evonnx.ir.target import Target\n"
+    source += f"jit.compile_source({TWO_LOOPS!r}, 'k', Target.named('generic'))\n"
+    done = subprocess.run([sys.executable, "-c", source + "print('numba' in sys.modules)"],
+                          capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
 def test_vector_width_and_no_overlap_checks():
     """AVX-512 code uses 512-bit registers, and disjoint buffers need no run-time checks."""
     assert "zmm" in jit.asm(TWO_LOOPS, "k", Target.named("avx512"))
@@ -98,7 +131,18 @@ def test_sum_is_vectorized_but_plain_addition_keeps_its_order():
         ("a = exp(f32(1), f32(2))", "exp does not take"),
         ("a = ptr_f32(bufs, begin)", "literal"),
         ("a = undefined_word(1)", "undefined_word"),
-        ("a = [1, 2]", "kernel"),
+        ("a = [1, 2]", "no expression of a kernel"),
+        ("a = begin and end", "no expression of a kernel"),
+        ("return begin", "line 3: no statement of a kernel"),
+        ("a = a + 1", "'a' is used before it is defined"),
+        ("a = begin + f32(1)", "int64 Add float32: there is no such operator"),
+        ("a = f32(1) & f32(2)", "no such operator"),
+        ("a = begin // 2", "no such operator"),
+        ("a = st(o, 0, f32(1))", "would have no value"),
+        ("for i in bufs: a = i", "only range"),
+        ("for i in range(0, 9, 0): a = i", "step other than 0"),
+        ("while begin: a = 1", "a condition is a boolean"),
+        ("a = (", "never closed"),
     ],
 )
 def test_mistakes_are_compile_errors(line, part):
@@ -163,9 +207,9 @@ def test_source_is_plain_numba():
     import numba
     from numba import types
 
-    from evonnx.kernels import words
+    from evonnx.kernels import plain_numba
 
-    namespace = dict(words.load())
+    namespace = plain_numba.intrinsics()
     exec(TWO_LOOPS.replace("a * ld(y, i) + a", "exp(a) * ld(y, i) + fmax(a, f32(0))"), namespace)
     pointer = types.CPointer(types.int64)
     signature = types.void(pointer, pointer, types.int64, types.int64)
