@@ -33,15 +33,14 @@ from ..ir.elements import Ex, Index, renamer
 from ..ir.epilogue import Finish, finish_of
 from ..ir.graph import Graph, Value
 from ..ir.grids import DEPTHWISE, fan_of, find_grid
+from ..ir.lines import Shape, crowded, lines_shape
 from ..ir.target import Target
 from ..ir.types import F32, I8, I64, U8
-from ..ir.variants import WAY_BYTES, best_height
+from ..ir.variants import best_height
 from .lower import Lowering
 from .maps import TURN_KERNEL, rows_per_tile
 from .micro import MicroKernel, block, depthwise, roll, window
-from .micro.blocks import Shape
 from .micro.depthwise import window_rows
-from .micro.rolling import lines_shape
 from .nest import (
     Accumulate,
     Address,
@@ -60,12 +59,6 @@ BLOCK_ELEMENTS = 1 << 14
 """Output elements of a tile: 64 KB of float32."""
 STRIP_ELEMENTS = 1 << 10
 """Sums that wait for their epilogue: a small part of a level-1 cache."""
-EVEN = 4
-"""Blocks of lines, at least, so that a few threads have about as much to do."""
-CROWDED = WAY_BYTES // 2
-"""Bytes from pixel to pixel of which no multiple may be: those of a tile of several lines compete
-for so few sets of the level-1 cache that it is slower than one of a line, which takes more channels
-at once."""
 LARGE = 64
 """Lines and pixels that are expected where nothing is known."""
 SHORTEST = 4
@@ -212,16 +205,16 @@ class DepthwiseWriter:
             if self.line_step(bias) != 0 or self.line_step(finish.out.position) is None:
                 return alone
         step = grid.across.step
-        if not isinstance(step, int) or step * self.space.pixels.itemsize % CROWDED == 0:
+        if not isinstance(step, int) or crowded(step * self.space.pixels.itemsize):
             return alone
         lines = least_rows(most)
         if not isinstance(most, int):
             lines = max(lines, LARGE)
         every = max(lines, least_rows(product(a.hi for a in self.lead)))
-        sizes = lines, least_rows(self.part) or LARGE, max(1, -(-every // EVEN))
+        sizes = lines, least_rows(self.part) or LARGE, every
         rolls = grid.planes == 1 and finish is not None  # the strip of a run would be too large
-        return lines_shape(self.target, self.dtype, grid.down.taps, grid.across.taps, *sizes,
-                           rolls)
+        return lines_shape(self.target, grid.down.taps, grid.across.taps, *sizes, rolls,
+                           self.dtype.endswith("z"))
 
     @property
     def turned(self) -> bool:

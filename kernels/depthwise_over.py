@@ -18,11 +18,11 @@ from ..ir.dim_values import substitute
 from ..ir.dims import Dim, Expr
 from ..ir.elements import Ex, Index
 from ..ir.graph import Graph, Value
+from ..ir.lines import EVEN, Shape
 from ..ir.target import Target
 from ..ir.types import F32
-from .depthwise import EVEN, DepthwiseWriter
+from .depthwise import DepthwiseWriter
 from .lower import Lowering
-from .micro.blocks import Shape
 from .nest import Domain, Loop, Nest, Nested, Step, Store, called
 
 

@@ -23,6 +23,7 @@ from ..ir.dim_functions import ceil_div, dmin
 from ..ir.dims import Dim, Expr, product
 from ..ir.elements import Ex, Index
 from ..ir.graph import Value
+from ..ir.lines import MOST_LINES
 from ..ir.separable import SeparableSpace
 from ..ir.target import Target
 from ..ir.types import F32, I64
@@ -31,7 +32,6 @@ from .contract import Contraction, ContractionWriter
 from .depthwise import DepthwiseWriter
 from .lower import Lowering
 from .micro import MicroKernel
-from .micro.blocks import MOST_LINES
 from .nest import Address, Domain, Nest, Nested, SetRows, Step
 
 LINE = 16

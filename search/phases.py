@@ -31,6 +31,7 @@ from ..ir.elements import Ex, Gather, Index, is_reduction, map_dims, parts, posi
 from ..ir.epilogue import finish_of
 from ..ir.errors import EvonnxError
 from ..ir.graph import Graph, Value
+from ..ir.grids import find_grid
 from ..ir.ops import lookup
 from ..ir.schedule import FUSED
 from ..ir.separable import SeparableSpace
@@ -50,7 +51,7 @@ from ..ir.tiles import (
 from ..ir.types import F32
 from ..ir.variants import Form, contraction_form, read_once, separable_form, small_windows
 from ..ir.windows import write_out
-from .work import AttentionWork, LoopWork, ProductWork, Work
+from .work import AttentionWork, ImageWork, LoopWork, ProductWork, Work
 
 DIVISION = 8
 """Elements apart that cost what an integer division does: one at a time, and slowly."""
@@ -475,7 +476,19 @@ def _windows(s: ContractionSpace, form: Form, channels: Sequence[Axis]) -> Produ
     epilogue, _ = _epilogue(s, s.rows, channels, lines=True)
     return ProductWork(1, product(a.hi for a in s.rows), 1, 1,
                        product(a.hi for a in s.body.reduced), product(a.hi for a in s.taps),
-                       channels=product(a.hi for a in channels), epilogue=epilogue, form=form)
+                       channels=product(a.hi for a in channels), epilogue=epilogue, form=form,
+                       image=None if s.channel is None else _image(s, epilogue is None))
+
+
+def _image(s: ContractionSpace, in_registers: bool) -> ImageWork | None:
+    """The results of a depthwise convolution, if neighboring lines are on its grid;
+    ``in_registers``: whether what follows is done there."""
+    grid = find_grid(s)
+    if grid is None or grid.down is None:
+        return None
+    *images, lines, pixels = (a.hi for a in s.rows)
+    return ImageWork(grid.down.taps, grid.across.taps, product(images), lines, pixels,
+                     grid.across.step, in_registers and grid.planes == 1)
 
 
 def _row_by_row(s: ContractionSpace) -> tuple[Dim, int]:

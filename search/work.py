@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ..ir.dims import Dim
+from ..ir.grids import Taps
 from ..ir.variants import Form
 
 PRODUCT = Form("product")
@@ -47,6 +48,22 @@ class LoopWork:
 
 
 @dataclass(frozen=True, slots=True)
+class ImageWork:
+    """The results of a depthwise convolution whose windows lie on a grid."""
+
+    down: Taps
+    across: Taps
+    images: Dim
+    lines: Dim
+    pixels: Dim
+    """Those of a line."""
+    step: Dim
+    """Elements from column to column of the grid."""
+    runs: bool
+    """Whether a tile may go down a run of lines."""
+
+
+@dataclass(frozen=True, slots=True)
 class ProductWork:
     """A contraction on a micro-kernel: ``batches`` products of ``rows x depth`` by ``depth x
     columns``."""
@@ -80,6 +97,8 @@ class ProductWork:
     """Arrays that are read and written row by row with the result, it included."""
     form: Form = PRODUCT
     """What its variants depend on."""
+    image: ImageWork | None = None
+    """Of a depthwise window: where several lines may be computed at once."""
     windows: ProductWork | None = None
     """The same as windows, of a convolution of narrow groups."""
     before: ProductWork | None = None

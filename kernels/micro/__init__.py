@@ -37,6 +37,7 @@ from typing import Any
 
 from ...ir.errors import CompileError, quote
 from ...ir.grids import DEPTHWISE, Fan, Taps
+from ...ir.lines import block_vectors, run_pixels
 from ...ir.target import Target
 from ...ir.variants import narrowest
 from . import blocks as _blocks
@@ -174,7 +175,7 @@ def block(target: Target, down: Taps, across: Taps, lines: int, mr: int, dtype: 
           ) -> MicroKernel:
     """The tile of ``lines`` lines of ``mr`` pixels of a depthwise convolution, whose windows are
     ``down`` rows and ``across`` columns; pixels as in ``depthwise``."""
-    nv = _blocks.block_vectors(target, dtype, down, across, lines, mr)
+    nv = block_vectors(target, down, across, lines, mr, dtype.endswith("z"))
     if nv < 1:
         raise CompileError(f"a tile of {lines} lines of {mr} pixels leaves no register for "
                            f"windows of {down.count}x{across.count}: take a smaller one")
@@ -190,7 +191,7 @@ def block(target: Target, down: Taps, across: Taps, lines: int, mr: int, dtype: 
 def roll(target: Target, down: Taps, across: Taps, mr: int, dtype: str = "f32") -> MicroKernel:
     """The tile of ``mr`` pixels that goes down a depthwise convolution, windows and pixels as in
     ``block``."""
-    if mr > _rolling.roll_rows(target, dtype, down, across):
+    if mr > run_pixels(target, down, across, dtype.endswith("z")):
         raise CompileError(f"no tile of {mr} pixels goes down windows of {down.count}x"
                            f"{across.count} with stride {down.stride}: take a block")
     symbol = f"mk_roll_{_windows(dtype, down, across)}_{mr}"

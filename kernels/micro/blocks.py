@@ -13,40 +13,13 @@ one line. Sums are added up in the same order, and come out equal.
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 
 from ...ir.grids import DEPTHWISE, Taps
+from ...ir.lines import rows_used
 from ...ir.target import Target
-from .depthwise import WIDEST, Vectors, WindowWriter, finish_parameters, started, write
+from .depthwise import Vectors, WindowWriter, finish_parameters, started, write
 from .irtext import Carried
-
-MOST_TAPS = 32
-"""Taps of windows that are written out, at most."""
-MOST_LINES = 2
-"""Lines of a tile, at most: three need all registers, and LLVM then keeps some of them in memory
-(measured: half as fast)."""
-LINE_TILE = 8
-"""Pixels of the widest tile."""
-READ, WRITTEN, START = 2, 4, 20
-"""What a vector costs that comes from the level-2 cache or goes there (the line is read before),
-and a tile, in multiply-adds of a vector. A cache that moves half a vector a cycle beside one
-multiply-add a cycle makes it two and twice two; a tile waits for its first sums, a few latencies of
-four. Measured so on Zen 4, and taken for true elsewhere: what code is written depends on the
-instruction set alone (``Target.isa``), so that it can be kept and shipped."""
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """How many lines and pixels of each are computed at once; ``cycles`` of a vector of channels
-    of the image that this takes, in multiply-adds. One line is a tile of
-    ``depthwise.window_text``."""
-
-    lines: int
-    pixels: int
-    cycles: float
-    rolled: bool = False
-    """Whether the lines are a run that a tile of ``rolling`` goes down."""
 
 
 def block_parameters(dtype: str) -> list[tuple[str, str]]:
@@ -72,48 +45,6 @@ def block_text(name: str, target: Target, dtype: str, down: Taps, across: Taps, 
                nv: int) -> str:
     """LLVM IR of the tile of ``lines`` lines of ``mr`` pixels, ``nv`` vectors at a time."""
     return _BlockWriter(name, target, dtype, down, across, lines, mr, nv).text()
-
-
-def block_vectors(target: Target, dtype: str, down: Taps, across: Taps, lines: int, mr: int) -> int:
-    """Vectors of channels at a time: sums and the weights of a row stay in registers; 0 where not
-    even those of one vector do, or where a row is taken in parts (``depthwise.taps_together``)."""
-    if across.count > WIDEST:
-        return 0
-    weights = max(map(len, _users(down, lines).values())) * across.count
-    return (target.registers - (2 if dtype.endswith("z") else 1)) // (lines * mr + weights)
-
-
-@lru_cache(maxsize=1024)
-def block_shape(target: Target, dtype: str, down: Taps, across: Taps, lines: int, pixels: int,
-                most: int) -> Shape:
-    """The tiles for an image of so many lines and pixels that take the least time, with at most
-    ``most`` lines."""
-    def cycles(height: int, width: int) -> float:
-        rows = len(_users(down, height))
-        moved = READ * rows * width * across.stride + WRITTEN * height * width
-        return -(-pixels // width) * (
-            max(height * width * down.count * across.count, moved) + START)
-
-    alone = min(range(1, min(LINE_TILE, pixels) + 1), key=lambda width: cycles(1, width))
-    best = Shape(1, alone, lines * cycles(1, alone))
-    if down.count > 1 and down.count * across.count <= MOST_TAPS:
-        for height, width in itertools.product(range(2, min(MOST_LINES, lines, most) + 1),
-                                               range(min(LINE_TILE, pixels), 0, -1)):
-            whole, rest = divmod(lines, height)
-            time = whole * cycles(height, width) + rest * cycles(1, alone)
-            if time < best.cycles and block_vectors(target, dtype, down, across, height, width):
-                best = Shape(height, width, time)
-    return best
-
-
-def _users(down: Taps, lines: int) -> dict[int, list[tuple[int, int]]]:
-    """Row of the grid -> lines, and rows of their windows, that it belongs to; in the order of
-    rows."""
-    found: dict[int, list[tuple[int, int]]] = {}
-    for number, line, ky in sorted((line * down.stride + ky * down.dilation, line, ky)
-                                   for line in range(lines) for ky in range(down.count)):
-        found.setdefault(number, []).append((line, ky))
-    return found
 
 
 class LinesWriter(WindowWriter):
@@ -148,7 +79,7 @@ class _BlockWriter(LinesWriter):
 
     def __init__(self, name: str, target: Target, dtype: str, down: Taps, across: Taps, lines: int,
                  mr: int, nv: int) -> None:
-        self.lines, self.rows_used = lines, _users(down, lines)
+        self.lines, self.rows_used = lines, rows_used(down, lines)
         super().__init__(name, target, dtype, across.count, across.stride, across.dilation, mr, nv,
                          DEPTHWISE, block_parameters(dtype), max(self.rows_used) + 1)
         code = self.code

@@ -38,14 +38,13 @@ from collections.abc import Callable
 from functools import partial
 
 from ...ir.grids import DEPTHWISE, Fan
+from ...ir.lines import WIDEST
 from ...ir.target import Target
 from .irtext import SIZES, Carried, Code
 
 BYTES = ("u8", "s8", "u8z", "s8z")
 LLVM = {"f32": "float", "f64": "double", **dict.fromkeys(BYTES, "float")}
 """Type of the pixels -> what is computed in."""
-WIDEST = 9
-"""Taps of the widest row whose weights are in registers at once."""
 PART = 7
 """Taps of the parts of wider rows, at most."""
 NARROW = 3

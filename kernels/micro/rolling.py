@@ -16,19 +16,14 @@ the tile of one line. Sums are added up in the same order, and come out equal.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import partial
 
 from ...ir.grids import DEPTHWISE, Taps
+from ...ir.lines import alive, weights_held
 from ...ir.target import Target
-from .blocks import LINE_TILE, READ, WRITTEN, LinesWriter, Shape, block_parameters, block_shape
-from .depthwise import WIDEST, Vectors, started, write
+from .blocks import LinesWriter, block_parameters
+from .depthwise import Vectors, started, write
 from .irtext import Carried
-
-SHORTEST = 2
-"""Lines of a run, at least, besides those whose sums are under way: the fewer, the more rows belong
-to two runs."""
-STEP = 3
-"""What a line of a tile costs besides, in multiply-adds of a vector. Measured on Zen 4."""
 
 
 def roll_parameters(dtype: str) -> list[tuple[str, str]]:
@@ -43,46 +38,6 @@ def roll_text(name: str, target: Target, dtype: str, down: Taps, across: Taps, m
     return _RollWriter(name, target, dtype, down, across, mr).text()
 
 
-def alive(down: Taps) -> int:
-    """Lines whose sums are under way."""
-    return -(-down.count // down.stride)
-
-
-def _held(target: Target, down: Taps, across: Taps) -> bool:
-    """Whether all weights stay in registers."""
-    return down.count * across.count <= WIDEST and target.registers >= 32
-
-
-def roll_rows(target: Target, dtype: str, down: Taps, across: Taps) -> int:
-    """Pixels of the widest tile: sums and weights stay in registers; 0 where there is none, or
-    where a row is taken in parts (``depthwise.taps_together``)."""
-    rolls = down.stride < down.count and down.dilation == 1 and across.count <= WIDEST
-    weights = across.count * (down.count if _held(target, down, across) else alive(down))
-    spare = target.registers - weights - (3 if dtype.endswith("z") else 2)
-    return min(max(spare, 0) // alive(down), LINE_TILE) if rolls else 0
-
-
-@lru_cache(maxsize=1024)
-def lines_shape(target: Target, dtype: str, down: Taps, across: Taps, lines: int, pixels: int,
-                most: int, rolls: bool) -> Shape:
-    """The tiles for an image of so many lines and pixels that take the least time: those of
-    ``blocks.block_shape``, or a run of lines at once. ``most``: lines of a tile where there are to
-    be several; ``rolls``: whether a run may be taken."""
-    best = block_shape(target, dtype, down, across, lines, pixels, most)
-    runs = max(1, -(-lines // max(most, 1)))
-    run = -(-lines // runs)
-    rows = (run - 1) * down.stride + down.count
-    rolls &= run >= alive(down) + SHORTEST
-    widest = roll_rows(target, dtype, down, across) if rolls else 0
-    for width in range(min(widest, pixels), 1, -1):
-        moved = READ * rows * width * across.stride + WRITTEN * run * width
-        time = runs * -(-pixels // width) * (
-            max(run * down.count * width * across.count, moved) + STEP * (run + alive(down) - 1))
-        if time < best.cycles:
-            best = Shape(run, width, time, rolled=True)
-    return best
-
-
 class _RollWriter(LinesWriter):
     """Writes one tile."""
 
@@ -90,7 +45,7 @@ class _RollWriter(LinesWriter):
                  ) -> None:
         super().__init__(name, target, dtype, across.count, across.stride, across.dilation, mr, 1,
                          DEPTHWISE, roll_parameters(dtype), 0)
-        self.down, self.alive, self.held = down, alive(down), _held(target, down, across)
+        self.down, self.alive, self.held = down, alive(down), weights_held(target, down, across)
 
     def fill_rows(self, start: str) -> None:
         """Columns outside are chosen as they are read: rows are too many for a table."""

@@ -29,6 +29,7 @@ from dataclasses import dataclass, replace
 from ...ir.contraction import panels_together, rows_of_block
 from ...ir.dims import Dim
 from ...ir.grids import DEPTHWISE
+from ...ir.lines import crowded, lines_shape
 from ...ir.target import Target
 from ...ir.types import F32
 from ...ir.variants import (
@@ -50,7 +51,7 @@ from ...ir.variants import (
 )
 from ...ir.winograd import RUNS, Images, Transforms
 from ..phases import AFFINE, GUARDED, TABLE, row_division
-from ..work import ProductWork
+from ..work import ImageWork, ProductWork
 from .base import Phase
 from .loops import LINE, loop, strips
 
@@ -159,7 +160,8 @@ def _needed(window: ProductWork, form: Form, number: Number, machine: Target, li
 def _depthwise(p: ProductWork, number: Number, windows: bool, machine: Target) -> ProductCount:
     """Neighboring pixels share what a row of their windows reads. In groups of whole vectors an
     element is loaded into all lanes of two. Where every channel is its own group, the taps of a
-    window are written out, and a vector that is not full takes as long as a full one."""
+    window are written out, and a vector that is not full takes as long as a full one. Several lines
+    at once take what their shape was chosen by (``ir.lines``)."""
     lanes = machine.lanes(32)
     rows, depth, taps, channels = (number(d) for d in (p.rows, p.depth, p.taps, p.channels))
     across = math.ceil(channels / lanes)
@@ -175,11 +177,26 @@ def _depthwise(p: ProductWork, number: Number, windows: bool, machine: Target) -
     vectors = min(channels / lanes, _STRIP)
     held = 0.0 if p.epilogue is not None else held_up(
         results, results, _PIXELS * vectors, vectors, machine)
+    cycles = _several_lines(p.image, number, machine) if windows and p.image is not None else 0.0
+    if cycles:
+        held, starts, products = 0.0, 0.0, cycles * across * lanes
     found = [Phase(fma=2 * products, loads=4 * shared * products, stores=results,
                    entries=starts, outer=table, spilled=held)]
     lines = rows * channels / (1 << 14)
     return ProductCount(found + ([] if p.epilogue is None else [loop(p.epilogue, number)]),
                         max(1.0, math.ceil(lines)))
+
+
+def _several_lines(image: ImageWork, number: Number, machine: Target) -> float:
+    """Multiply-adds that a vector of channels of all images takes as long as, where several lines
+    are computed at once; else 0."""
+    images, lines, pixels, step = (
+        int(number(d)) for d in (image.images, image.lines, image.pixels, image.step))
+    if min(images, lines, pixels) < 1 or crowded(F32.itemsize * step):
+        return 0.0
+    shape = lines_shape(
+        machine, image.down, image.across, lines, pixels, images * lines, image.runs)
+    return images * shape.cycles if shape.lines > 1 else 0.0
 
 
 def _copied(pixels: float, channels: float) -> Phase:

@@ -13,11 +13,11 @@ from evonnx.ir import interp
 from evonnx.ir.builder import Builder
 from evonnx.ir.dims import Dim, sym
 from evonnx.ir.graph import Graph, Value
+from evonnx.ir.lines import Shape
 from evonnx.ir.schedule import Group, Schedule
 from evonnx.ir.target import Target
 from evonnx.ir.types import F32, I8, U8, DType, TensorType
 from evonnx.kernels.depthwise import lower_depthwise
-from evonnx.kernels.micro.blocks import Shape
 from evonnx.runtime.executable import Executable
 from evonnx.search.greedy import greedy
 

@@ -11,12 +11,12 @@ import pytest
 
 from evonnx.ir.errors import CompileError
 from evonnx.ir.grids import Taps
+from evonnx.ir.lines import run_pixels
 from evonnx.ir.target import Target
 from evonnx.ir.winograd import SQUARES, Transforms
 from evonnx.kernels import jit, micro
 from evonnx.kernels.linker import load_objects
 from evonnx.kernels.micro.irtext import IN_ORDER
-from evonnx.kernels.micro.rolling import roll_rows
 from evonnx.kernels.micro.winograd import ADDRESSES
 
 rng = np.random.default_rng(2)
@@ -280,7 +280,7 @@ def test_roll(target, call_micro, dtype):
     """A run of lines gives what tiles of one line give, wherever the image begins and ends."""
     kind, stored = np.float32, np.float32 if dtype == "f32" else np.uint8
     zero = (7.0,) if dtype == "u8z" else ()
-    most = roll_rows(target, dtype, Taps(3, 1, 1), Taps(3, 1, 1))
+    most = run_pixels(target, Taps(3, 1, 1), Taps(3, 1, 1), dtype == "u8z")
     for down, across, mr in ((Taps(3, 2, 1), Taps(3, 2, 1), 3), (Taps(4, 3, 1), Taps(2, 1, 3), 2),
                              (Taps(5, 2, 1), Taps(1, 1, 1), 1), (Taps(4, 1, 1), Taps(1, 2, 1), 2),
                              (Taps(3, 1, 1), Taps(3, 1, 1), most)):

@@ -14,6 +14,8 @@ from evonnx.ir.dim_values import evaluate
 from evonnx.ir.dims import sym
 from evonnx.ir.errors import EvonnxError, OptionError
 from evonnx.ir.graph import Attrs, Graph
+from evonnx.ir.grids import Taps
+from evonnx.ir.lines import lines_shape
 from evonnx.ir.ops import lookup
 from evonnx.ir.target import Target
 from evonnx.ir.types import F32, TensorType
@@ -32,6 +34,7 @@ from evonnx.search.models import (
     facts_of,
     sensitivity,
 )
+from evonnx.search.models.products import NOMINAL
 from evonnx.search.models.roofline import LOOPS, MICRO_KERNEL
 from evonnx.search.phases import AFFINE, KNOWN_DIVISION, TABLE
 
@@ -222,11 +225,25 @@ def test_weights_of_winograds_products_count_as_they_were_transformed() -> None:
 
 
 def test_a_depthwise_window_starts_once_per_vector_however_many_taps_it_has() -> None:
-    (three,), (five,), (more,) = (one(convolution(16 + k - 1, n, n, k, n), "conv",
+    (seven,), (nine,), (more,) = (one(convolution(16 + k - 1, n, n, k, n), "conv",
                                       implementation="contract")
-                                  for k, n in ((3, 64), (5, 64), (3, 68)))
-    assert three.entries == five.entries == 16 * 16 / 8 * 4 * 2
-    assert (more.entries, more.fma) == (three.entries * 5 / 4, three.fma * 5 / 4)
+                                  for k, n in ((7, 64), (9, 64), (7, 68)))
+    assert seven.entries == nine.entries == 16 * 16 / 8 * 4 * 2
+    assert (more.entries, more.fma) == (seven.entries * 5 / 4, seven.fma * 5 / 4)
+
+
+@pytest.mark.parametrize("size,lines,rolled", [(16, 2, False), (28, 7, True)])
+def test_several_lines_of_a_depthwise_window_take_what_they_were_chosen_by(
+        size: int, lines: int, rolled: bool) -> None:
+    """Blocks of two lines, and runs; but for pixels 2 KB apart, which are computed line by line."""
+    three = Taps(3, 1, 1)
+    shape = lines_shape(NOMINAL, three, three, size, size, size, True)
+    assert (shape.lines, shape.rolled) == (lines, rolled)
+    phase, = one(convolution(size + 2, 64, 64, 3, 64), "conv", implementation="contract")
+    assert phase.fma == 2 * 16 * 4 * shape.cycles
+    assert phase.entries == phase.spilled == 0
+    crowded, = one(convolution(size + 2, 512, 512, 3, 512), "conv", implementation="contract")
+    assert crowded.fma == 2 * size * size * 9 * 512
 
 
 def test_further_results_of_a_product_hold_it_up() -> None:
