@@ -45,12 +45,13 @@ from ..ir.tiles import (
     kept,
     reduction_body,
 )  # fmt: skip
-from ..ir.types import BOOL, F32, DType
+from ..ir.types import F32, DType
 from ..ir.variants import small_windows
 from ..ir.windows import write_out
 from .borders import border_cut, decided, joins
 from .jam import jammed
 from .maps import rows_per_tile, tile_map
+from .moments import distances, is_mean, is_spread, mean_and_spread, near_mean
 from .nest import (
     Accumulate,
     BufferDecl,
@@ -76,13 +77,6 @@ TOGETHER, SHARED = 4, 0.84
 """Neighboring windows that are computed together, and the part of what two of them read one by one
 from which on it is worth that: 5 of 6 lines of pixels where windows of 3 move by 2. Measured on
 Zen 4."""
-ONE_PASS, FEW_VALUES = 1024, 8
-"""Elements of a row whose variance is added up together with its mean, at most, and parts of a
-value that is computed once more for it. Up to ``ROW`` elements stay in registers, and one pass is
-not faster."""
-SAMPLED = 64
-"""Elements of such a row for each one that enters what stands in for the mean: rounding errors of
-a variance may become so many times as large."""
 LONG = 64 * CHAIN
 """Terms of a row that are added up in a row: some 64 lanes do it together."""
 
@@ -462,17 +456,10 @@ class _TilePlan(TileSpace):
                 Nested(tuple(cut[0]), (clear, block, add))]
 
     def is_variance(self, r: Reduction, node: Node) -> bool:
-        """Whether ``node`` adds up the squared distances of a short row's elements from their mean,
-        which ``r`` is; ``r`` is pulled anew."""
-        low, count = self.low, product(a.hi for a in r.reduced)
-        if r.mean is None or r.conds or r.dtype != F32 or r.node.out.dtype != F32 or (
-                not isinstance(count, int) or not ROW < count <= ONE_PASS):
-            return False
-        assert r.ex is not None
-        values = parts([r.ex])
-        cheap = len(values) <= FEW_VALUES and all(ex.kind in ("load", "const", "fn")
-                                                  for ex in values)
-        if not cheap or any(ex.kind == "load" and ex.data[0] >= low.first_output for ex in values):
+        """Whether ``node`` adds up the squared distances of a row's elements from their mean, which
+        ``r`` is, and one pass is enough for both; ``r`` is pulled anew."""
+        low = self.low
+        if not is_mean(r, low.first_output):
             return False
         mean = Ex("local", F32, (), "mean")
         low.puller.provided[r.node.out] = lambda index: mean
@@ -482,61 +469,32 @@ class _TilePlan(TileSpace):
         low.puller.start()
         again = reduction_body(low, r.node, r.index)
         r.ex, r.reduced = again.ex, again.reduced
-        assert r.ex is not None and other.ex is not None
-        if other.conds or other.kind != "sum" or other.dtype != F32 or (
-                [a.hi for a in other.reduced] != [a.hi for a in r.reduced]):
-            return False
-        same = {name_of(b.var): a.var for a, b in zip(r.reduced, other.reduced, strict=True)}
-        distance = Ex("fn", F32, (r.ex, mean), ("sub", ()))
-        return map_dims(other.ex, renamer(same)) == Ex("fn", F32, (distance,) * 2, ("mul", ()))
+        return is_spread(other, r, mean)
 
     def moments_phase(self, r: Reduction, node: Node, name: str) -> list[Step]:
-        """The loop of a mean and of what its variance is made of (``is_variance``), in one pass.
-
-        Both are sums of distances from ``k``: with sums ``s`` of them and ``q`` of their squares
-        the mean of ``n`` is ``k + s / n`` and the sum of squared distances from it ``q - s^2 / n``
-        (T. Chan, G. Golub and R. LeVeque, "Algorithms for computing the sample variance", 1983).
-        As ``k`` is the mean of ``m`` of the elements, that is at least the part ``m / n`` of ``q``.
-        An infinite ``k`` would spoil a mean that is infinite, so it is limited; where squares
-        overflow, their sum stays infinite.
-        """
-        low, second = self.low, name + "q"
-        assert r.ex is not None
+        """The loop of a mean and of its variance (``is_variance``); ``name`` is the first part of
+        the names of their scalars."""
+        low, names = self.low, (name, f"{name}q")
         stores: list[Store | Accumulate] = []
         self.keep_values(r.reduced, stores, after=node)
         self.keep_outputs(r, stores)
-
-        def fn(op: str, *args: Ex) -> Ex:
-            return Ex("fn", F32, args, (op, ()))
-
-        def number(x: float) -> Ex:
-            return Ex("const", F32, (), x)
-
-        count = Ex("index", F32, (), product(a.hi for a in r.reduced))
-        samples = _samples(r)
-        part = number(1 / len(samples))
-        while len(samples) > 1:
-            samples = [fn("add", *two) if len(two) == 2 else two[0]
-                       for two in (samples[i:i + 2] for i in range(0, len(samples), 2))]
-        k = samples[0] if part.data == 1 else fn("mul", samples[0], part)
-        k = fn("max", fn("min", k, number(1e30)), number(-1e30))
-        distance = fn("sub", r.ex, k)
-        body: list[Store | Accumulate] = [
-            *stores, Accumulate("sum", distance, local=name),
-            Accumulate("sum", fn("mul", distance, distance), local=second)]
-        s, q = (Ex("local", F32, (), local) for local in (name, second))
-        away = fn("div", s, count)
-        low.puller.provided[r.node.out] = lambda index: fn("add", k, away)
-        infinite = Ex("fn", BOOL, (q, number(float("inf"))), ("eq", ()))
-        spread = fn("select", infinite, fn("add", q, fn("sub", s, s)),
-                    fn("max", fn("sub", q, fn("mul", s, away)), number(0.0)))
+        before, near = near_mean(r, f"{name}k", low.names)
+        axes, body = low.simplify(r.reduced, [*stores, *distances(r, near, names)])
+        cut = self.blocks(r, axes, LONG)
+        totals = names if cut is None else tuple(f"{n}_all" for n in names)
+        mean, spread = mean_and_spread(r, near, totals)
+        low.puller.provided[r.node.out] = lambda index: mean
         low.puller.start()
-        other = reduction_body(low, node, self.index[node])
-        self.provide(other, spread)
-        axes, body = low.simplify(r.reduced, body)
-        loop, *rest = self.joined(axes, body)
-        zero = number(0.0)
-        return [replace(loop, init=((name, zero), (second, zero))), *rest]
+        self.provide(reduction_body(low, node, self.index[node]), spread)
+        zero = Ex("const", F32, (), 0.0)
+        if cut is None:
+            loop, *rest = self.joined(axes, body)
+            return [*before, replace(loop, init=tuple((n, zero) for n in names)), *rest]
+        local = [Ex("local", F32, (), n) for n in (*names, *totals)]
+        block = Loop(tuple(cut[1]), tuple(body), tuple((n, zero) for n in names),
+                     tuple((n, _sum(local[k + 2], local[k])) for k, n in enumerate(totals)))
+        return [*before, Loop((), (), tuple((n, zero) for n in totals)),
+                Nested(tuple(cut[0]), (block,))]
 
     def joined(self, axes: Sequence[Axis], body: Sequence[Store | Accumulate],
                guard: tuple[Cond, ...] = ()) -> list[Loop]:
@@ -642,16 +600,6 @@ class _TilePlan(TileSpace):
             return self.joined(*low.simplify(inner, body))
         keep = frozenset((name_of(self.lane.var),))
         return self.joined(*low.simplify((*inner, self.strip), self.fold(body), keep))
-
-
-def _samples(r: Reduction) -> list[Ex]:
-    """Elements of a row of known length, evenly apart: one for ``SAMPLED`` of them."""
-    count, inner = (product(a.hi for a in axes) for axes in (r.reduced, r.reduced[-1:]))
-    assert isinstance(count, int) and isinstance(inner, int) and r.ex is not None
-    many = min(-(-count // SAMPLED), inner)
-    first = {name_of(a.var): a.lo for a in r.reduced}
-    return [map_dims(r.ex, renamer(first | {name_of(r.reduced[-1].var): k * (inner // many)}))
-            for k in range(many)]
 
 
 def _sum(a: Ex, b: Ex) -> Ex:

@@ -15,7 +15,7 @@ from evonnx.kernels.nest import Loop
 
 from .test_groups import TARGETS, array, run_as_one, tensor
 
-SIZES = (49, 130, 197, 1024)
+SIZES = (49, 130, 1024, 1025, 20000)
 
 
 def moments(n: int, name: str) -> Graph:
@@ -53,7 +53,7 @@ def test_rounding(target: str) -> None:
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_special_values(target: str) -> None:
-    for n in (49, 130, 384):
+    for n in (49, 130, 1030):
         x = array(9, n)
         x[0, 0], x[1, -1], x[2, n // 2] = np.inf, np.inf, np.nan
         x[3, 0], x[4, 0], x[5, 0], x[6] = -np.inf, np.nan, 1e25, np.inf
@@ -66,7 +66,7 @@ def test_special_values(target: str) -> None:
             np.testing.assert_allclose(got, away / np.sqrt(variance + np.float32(1e-5)), 1e-4, 1e-4)
 
 
-@pytest.mark.parametrize("n,loops", [(128, 3), (129, 2), (1024, 2), (1025, 3)])
+@pytest.mark.parametrize("n,loops", [(128, 3), (129, 2), (1024, 2), (1025, 3), (16384, 3)])
 def test_passes(n: int, loops: int) -> None:
     b = Builder()
     x, g, c = (b.input(k, TensorType(F32, s)) for k, s in (("x", (2, n)), ("g", (n,)), ("c", (n,))))
