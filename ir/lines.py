@@ -107,15 +107,20 @@ def lines_shape(target: Target, down: Taps, across: Taps, lines: int, pixels: in
     of all images, which several threads share; ``rolls``: whether there may be runs."""
     most = max(1, -(-every // EVEN))
     best = _block_shape(target, down, across, lines, pixels, most, centered)
-    runs = -(-lines // most)
-    run = -(-lines // max(runs, 1))
+    run = -(-lines // max(1, -(-lines // most)))
     rolls &= run >= alive(down) + SHORTEST
     widest = run_pixels(target, down, across, centered) if rolls else 0
-    rows = (run - 1) * down.stride + down.count
+
+    def cycles(length: int, width: int) -> float:
+        rows = (length - 1) * down.stride + down.count
+        moved = width * (READ * rows * across.stride + WRITTEN * length)
+        return max(length * down.count * width * across.count, moved) + STEP * (
+            length + alive(down) - 1)
+
     for width in range(min(widest, pixels), 1, -1):
-        moved = READ * rows * width * across.stride + WRITTEN * run * width
-        time = runs * -(-pixels // width) * (
-            max(run * down.count * width * across.count, moved) + STEP * (run + alive(down) - 1))
+        whole, rest = divmod(lines, run)
+        time = -(-pixels // width) * (whole * cycles(run, width) + (
+            cycles(rest, width) if rest else 0.0))
         if time < best.cycles:
             best = Shape(run, width, time, rolled=True)
     return best
