@@ -347,7 +347,8 @@ def _drawn(records: Sequence[Record], groups: Sequence[Record], target: Target |
     if target is not None:
         for (graph, model), held in grouped(timed, "graph", "cost_model").items():
             if any(g["predicted"] and g["flops"] and g["nbytes"] for g in held):
-                yield f"roofline-{_file(graph)}-{_file(model)}", roofline(held, target)
+                yield (f"roofline-{_file(graph)}-{_file(model)}",
+                       roofline(held, target, held[0]["threads"]))
     samples = [g for g in groups if g["stage"] == "candidates"]
     if samples:
         yield "agreement", agreement(samples)

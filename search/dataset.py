@@ -299,15 +299,16 @@ def measured_pairs(dataset: Dataset, model: str | CostModel) -> tuple[np.ndarray
 
 def solution_groups(dataset: Dataset, chosen: Sequence[int], stage: str, model: str | CostModel
                     ) -> list[dict[str, Any]]:
-    """The groups of a schedule as tidy records: C and D, what the model predicts in its unit, and
-    the measured seconds, each under the label ``stage``."""
+    """The groups of a schedule as tidy records: C and D, what the model predicts in its unit for the
+    threads of the dataset, and the measured seconds, each under the label ``stage``."""
     found = model_of(model)
     costs = found.costs([dataset.groups[k] for k in chosen], dataset.context)
     records = []
     for k, cost in zip(chosen, costs.tolist(), strict=True):
         g, seconds = dataset.groups[k], float(dataset.measured[k])
         records.append({
-            "graph": dataset.name, "stage": stage, "candidate": k,
+            "graph": dataset.name, "threads": dataset.context.threads, "stage": stage,
+            "candidate": k,
             "ops": " ".join(dataset.ops[v] for v in dataset.problem.group(k)),
             "implementation": g.implementation, "flops": g.flops,
             "nbytes": g.constant + g.inputs + g.outputs, "cost_model": found.name,

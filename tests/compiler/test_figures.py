@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,11 @@ def test_roofline() -> None:
     assert lines(wide)["memory 0.1 GB/s"].get_ydata().max() == 1.0
     with pytest.raises(OptionError, match="measured"):
         module.roofline(rows, target, time="measured")
+    rows = [{**row, "threads": 2} for row in rows]  # predicted for two: under the roofs of two
+    ((_, drawn),) = module._drawn([], rows, replace(target, cores=2))
+    tops = [max(line.get_ydata().max() for line in figure.axes[0].get_lines())
+            for figure in (drawn, module.roofline(rows, target))]
+    assert tops[0] == 2 * tops[1]
 
 
 def test_memory_over_time() -> None:

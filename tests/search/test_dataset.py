@@ -122,6 +122,7 @@ def test_what_is_told_of_schedules_and_measurements(data: Dataset) -> None:
     assert measured.tolist() == [1e-6, 2e-6]
     assert predicted.tolist() == data.space("roofline").problem.cost[[0, 3]].tolist()
     rows = solution_groups(data, data.greedy, "before", "cd")
+    assert {row["threads"] for row in rows} == {data.context.threads}
     assert sum(r["predicted"] for r in rows) == pytest.approx(data.space("cd").greedy)
     assert {r["stage"] for r in rows} == {"before"}
     assert all(r["predicted"] == r["flops"] + r["nbytes"] for r in rows)
