@@ -66,16 +66,23 @@ def lean_graphs(graph: Graph, how: Search) -> Iterator[tuple[Graph, list[PassRep
 def leaner(request: Request, stages: Stages, progress: Progress | None = None) -> Iterator[Stages]:
     """``stages`` of leaner graphs, each with the best schedule for it within the limit of the
     search, if there is one: the most promising first, and none behind one whose schedule needs no
-    more than is enough."""
-    for graph, passes, enough in reversed(list(lean_graphs(stages.graph, request.search))):
+    more than is enough. Where the peak is the objective, only those that need less than all before:
+    of the others no more than the peak is looked for."""
+    how = request.search
+    least = None if stages.choice is None or how.objective != "peak" else int(stages.choice.peak)
+    for graph, passes, enough in reversed(list(lean_graphs(stages.graph, how))):
         fuser = Fuser(graph)
+        below = how if least is None else replace(how, memory=least - 1)
         try:
-            choice = choose(graph, fuser, request.target, request.search, progress)
-        except InfeasibleError:
-            continue
-        yield replace(stages, graph=graph, schedule=choice.schedule, fuser=fuser, choice=choice,
-                      passes=(*stages.passes, *passes))
-        if choice.peak <= enough < inf:
+            choice = choose(graph, fuser, request.target, below, progress)
+        except InfeasibleError as refused:
+            needed = refused.peak
+        else:
+            needed = choice.peak
+            least = None if least is None else int(needed)
+            yield replace(stages, graph=graph, schedule=choice.schedule, fuser=fuser,
+                          choice=choice, passes=(*stages.passes, *passes))
+        if needed <= enough < inf:
             return
 
 

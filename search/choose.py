@@ -36,6 +36,7 @@ from .symbols import counted, sizes_of
 from .worth import HARDLY, fusible, spare
 
 if TYPE_CHECKING:
+    from .peaks import Least
     from .strategies import Strategy
 
 NARROW = 20_000
@@ -239,20 +240,28 @@ class Solver:
 
         found, final, _ = Descent(space.problem).within(space.problem.limit, PROOF)
         if found is None and final:
-            least, _ = self._least_memory(space)
+            least = self._least_peak(space)
             raise InfeasibleError(space.problem.limit, least.peak, least.proven)
         return () if found is None else (found,)
 
+    def _least_peak(self, space: Space) -> Least:
+        """The least peak of any order, whatever the limit and the cost."""
+        from .peaks import least_peak
+
+        moves = max(self.how.budget, PATIENCE * space.problem.nodes)
+        given = np.arange(space.problem.nodes, dtype=np.int32)
+        starts = np.stack([space.start, given, *map(space.order, self.also)])
+        return least_peak(space.problem, starts, moves, self.how.seed)
+
     def _least_memory(self, space: Space) -> tuple[Found, str]:
-        """The least peak, then the least cost under it."""
+        """The least peak, then the least cost under it; raises ``InfeasibleError`` where that is
+        above the limit."""
         if self.strategy is None:
             from .exact import prove
-            from .peaks import least_peak
 
-            moves = max(self.how.budget, PATIENCE * space.problem.nodes)
-            given = np.arange(space.problem.nodes, dtype=np.int32)
-            starts = np.stack([space.start, given, *map(space.order, self.also)])
-            least = least_peak(space.problem, starts, moves, self.how.seed)
+            least = self._least_peak(space)
+            if least.peak > space.problem.limit:
+                raise InfeasibleError(space.problem.limit, least.peak, least.proven)
             note = "" if least.proven else (
                 "too wide for a proof: the least peak found, not proven; no schedule needs less "
                 f"than {least.bound:,.0f} bytes")

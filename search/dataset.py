@@ -299,8 +299,8 @@ def measured_pairs(dataset: Dataset, model: str | CostModel) -> tuple[np.ndarray
 
 def solution_groups(dataset: Dataset, chosen: Sequence[int], stage: str, model: str | CostModel
                     ) -> list[dict[str, Any]]:
-    """The groups of a schedule as tidy records: C and D, what the model predicts in its unit for the
-    threads of the dataset, and the measured seconds, each under the label ``stage``."""
+    """The groups of a schedule as tidy records: C and D, what the model predicts in its unit on the
+    dataset's threads, and the measured seconds, each under the label ``stage``."""
     found = model_of(model)
     costs = found.costs([dataset.groups[k] for k in chosen], dataset.context)
     records = []

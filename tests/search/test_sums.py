@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 import evonnx
 from evonnx.compiler.feeds import random_feeds
-from evonnx.compiler.memory import lean_graphs
+from evonnx.compiler.memory import lean_graphs, leaner
+from evonnx.compiler.request import Request
 from evonnx.ir.builder import Builder
 from evonnx.ir.graph import Graph, Value
 from evonnx.ir.interp import run
@@ -22,6 +24,7 @@ from evonnx.search.choose import choose
 from evonnx.search.generate import randwire
 from evonnx.search.greedy import Fuser
 from evonnx.search.peaks import least_peak
+from evonnx.search.problem import InfeasibleError
 from evonnx.search.settings import Search
 from evonnx.search.sums import FreeSums
 
@@ -137,6 +140,22 @@ def test_compiled_for_the_least_peak(seed: int) -> None:
     assert np.allclose(least(**feeds), plain(**feeds), rtol=1e-3, atol=1e-4)
     again = evonnx.compile(graph, pipeline="", threads=2, schedule=str(least.schedule), cache=False)
     assert np.array_equal(again(**feeds), least(**feeds))
+
+
+def test_a_graph_that_needs_as_much_is_refused_by_its_peak() -> None:
+    """Of the least peak no more is asked than whether it lies below a limit."""
+    graph, target = wired(6, 3), Target.named("generic")
+    how = Search("default", objective="peak")
+    least = int(choose(graph, Fuser(graph), target, how).peak)
+    assert choose(graph, Fuser(graph), target, replace(how, memory=least)).peak == least
+    with pytest.raises(InfeasibleError) as refused:
+        choose(graph, Fuser(graph), target, replace(how, memory=least - 1))
+    assert refused.value.peak == least and refused.value.proven
+    request = Request(graph, target, pipeline="", search=how)
+    before = request.derive()
+    assert before.choice is not None
+    assert all(s.choice is not None and s.choice.peak < before.choice.peak
+               for s in leaner(request, before))
 
 
 def test_graphs_without_sums_have_no_other_order() -> None:
