@@ -180,7 +180,8 @@ def separable(channels: int, size: int, blocks: int) -> Graph:
 
 
 def test_separable_convolutions_take_one_image() -> None:
-    """Where memory is asked for each writes over what it reads; results are those of elsewhere."""
+    """Where memory is asked for each writes over what it reads; results are the bits of the same
+    groups elsewhere."""
     graph = separable(40, 14, 3)
     image = 40 * 14 * 14 * 4
     default = evonnx.compile(graph, pipeline="", threads=2, cache=False)
@@ -192,13 +193,16 @@ def test_separable_convolutions_take_one_image() -> None:
     assert least._stages.choice.proven
     assert "over=1" in str(least.schedule)
     feeds = random_feeds(default.inputs)
+    elsewhere = evonnx.compile(graph, pipeline="", threads=2, cache=False,
+                               schedule=str(least.schedule).replace("over=1", "over=0"))
     for _ in range(2):
-        assert np.array_equal(least(**feeds), default(**feeds))
+        assert np.array_equal(least(**feeds), elsewhere(**feeds))
+    np.testing.assert_allclose(least(**feeds), default(**feeds), rtol=1e-4, atol=1e-6)
     needs = least.executable.predicted_peak().total
     assert needs < default.executable.predicted_peak().total
     limited = evonnx.compile(graph, pipeline="", threads=2, cache=False, max_memory=needs)
     assert limited.executable.predicted_peak().total <= needs
-    assert np.array_equal(limited(**feeds), default(**feeds))
+    np.testing.assert_allclose(limited(**feeds), default(**feeds), rtol=1e-4, atol=1e-6)
 
 
 def cell(branches: int = 6) -> Graph:
