@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from evonnx.bench.tree import Watch, pss, tree
+from evonnx.bench.tree import Watch, resident, tree
 
 pytestmark = pytest.mark.skipif(
     not Path("/proc/self/smaps_rollup").exists(), reason="the system does not say"
@@ -39,6 +39,13 @@ def test_what_ends_and_what_does_not() -> None:
     done = Watch([sys.executable, "-c", "import sys; print(1); sys.exit('no')"], 60, {})
     assert (done.output.strip(), done.errors.strip(), done.returncode) == ("1", "no", 1)
     assert os.getpid() in tree(os.getppid())
-    assert pss(2**22 + 1) == 0
+    assert resident([2**22 + 1]) == 0
     with pytest.raises(subprocess.TimeoutExpired):
         Watch([sys.executable, "-c", "import time; time.sleep(60)"], 0.2, {})
+
+
+def test_of_one_process_it_is_what_the_system_says() -> None:
+    found = resident([os.getpid()])
+    status = Path("/proc/self/status").read_text()
+    (said,) = (int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS:"))
+    assert abs(found - said * 1024) < 0.02 * found
