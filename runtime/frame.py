@@ -95,14 +95,23 @@ _COUNTS = getattr(sys, "_is_gil_enabled", lambda: True)()
 _IDLE = _idle_references() if _COUNTS else -(1 << 30)
 
 
+PAGE = 4096
+"""Bytes from which on memory begins at a multiple of so many. Processors tell loads from stores
+before them by the last 12 bits of the addresses: where a result begins a few lines behind an
+operand in these, every load waits for a store (a tanh takes 109 us instead of 85 on Zen 4). Arrays
+that others allocate begin at most a line behind a page: so results begin before operands, or as
+they do."""
+
+
 def allocate(nbytes: int) -> tuple[np.ndarray, int]:
     """Uninitialized memory: the array that owns it, and its first aligned address."""
+    step = PAGE if nbytes >= PAGE else ALIGN
     try:
-        raw = np.empty(nbytes + ALIGN, np.uint8)
+        raw = np.empty(nbytes + step, np.uint8)
     except (MemoryError, ValueError) as error:
         raise LimitError(f"{nbytes:,} bytes of memory are not to be had: {error}") from error
     address = data_address(raw)
-    return raw, address + (-address % ALIGN)
+    return raw, address + (-address % step)
 
 
 def aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:

@@ -14,6 +14,7 @@ from evonnx.ir.dims import sym
 from evonnx.ir.errors import FeedError, LimitError, ModelError
 from evonnx.ir.target import Target
 from evonnx.runtime.arena import Arena, Plan
+from evonnx.runtime.frame import PAGE, allocate, data_address
 from evonnx.runtime.plan import ALIGN, aligned, layout
 from evonnx.runtime.sizes import Sizes
 from evonnx.runtime.tables import PeriodTemplate
@@ -138,3 +139,12 @@ def test_programs_keep_live_buffers_apart(make: Any, data: Any) -> None:
             if first <= last2 and first2 <= last:
                 assert hi <= lo2 or hi2 <= lo
     assert bound.bound <= bound.chunk
+
+
+def test_large_memory_begins_at_a_page():
+    """Results never begin a few lines behind an operand, in the last 12 bits of their addresses."""
+    for nbytes in (0, 1, PAGE - 1, PAGE, PAGE + 1, 100_000):
+        raw, address = allocate(nbytes)
+        assert address % (PAGE if nbytes >= PAGE else ALIGN) == 0
+        assert data_address(raw) <= address
+        assert address + nbytes <= data_address(raw) + raw.nbytes
