@@ -7,7 +7,8 @@ block of panels: the addresses of its rows of A are written to a table, one entr
 what is not addressable is computed into scratch first. What follows the contraction is done in
 registers by the micro-kernel's store where it can (``epilogue``); a result whose rows lie side by
 side goes through a strip of scratch per panel, which a micro-kernel stores turned. Else the
-micro-kernel fills a strip of C, and one loop nest applies the epilogue and stores the outputs.
+micro-kernel fills a strip of C, and one loop nest applies the epilogue and stores the outputs;
+lines that come from far are asked for before the products (``micro.fetch``).
 
 A long sum is cut into chunks of k, outside the loop over panels, so that a chunk of a panel stays
 in the level-2 cache for all rows of the tile (K. Goto and R. van de Geijn, 2008); between chunks
