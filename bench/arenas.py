@@ -114,7 +114,7 @@ def difference(got: list[Any], want: list[Any]) -> float:
                for a, b in zip(got, want, strict=True))
 
 
-@click.command(help=__doc__.splitlines()[0])  # type: ignore[union-attr]
+@click.command(help=__doc__.splitlines()[0])
 @click.argument("models", nargs=-1, required=True)
 @click.option("--threads", default=2, show_default=True)
 @click.option("--search", default="default", show_default=True)

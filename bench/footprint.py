@@ -70,7 +70,7 @@ def cells(sizes: dict[str, dict[str, int]]) -> list[str]:
     return [f"{n / 1e6:,.0f}" for n in found]
 
 
-@click.command(help=__doc__.splitlines()[0])  # type: ignore[union-attr]
+@click.command(help=__doc__.splitlines()[0])
 @click.argument("models", nargs=-1, required=True)
 @click.option("--threads", default=2, show_default=True)
 @click.option("--peers/--no-peers", default=True, show_default=True)

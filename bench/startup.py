@@ -96,7 +96,7 @@ def rows(path: Path, threads: int, rounds: int, peers: bool = True
             yield engine, smallest(rounds, partial(once, code, arguments, {}))
 
 
-@click.command(help=__doc__.splitlines()[0])  # type: ignore[union-attr]
+@click.command(help=__doc__.splitlines()[0])
 @click.argument("models", nargs=-1, required=True)
 @click.option("--threads", default=2, show_default=True)
 @click.option("--rounds", default=3, show_default=True, help="Runs of which the smallest counts.")

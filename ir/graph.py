@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any, Union
+from typing import Any
 
 import numpy as np
 
@@ -22,11 +22,10 @@ from .dims import Dim, Expr, free_symbols
 from .errors import ModelError, VerifyError
 from .types import DType, TensorType, Type, type_symbols
 
-Attr = Union[int, float, str, bool, bytes, None, Expr, DType, "Graph", tuple[Any, ...]]
-
 
 class Attrs(Mapping[str, Any]):
-    """A frozen, hashable mapping from attribute names to plain values."""
+    """A frozen, hashable mapping from attribute names to plain values: numbers, text, bytes, None,
+    sizes, element types, region graphs, and tuples of these."""
 
     __slots__ = ("_hash", "items_")
 

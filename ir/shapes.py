@@ -267,7 +267,7 @@ def _ceil(a: Any) -> Dim:
 def _whole(a: Any) -> Dim:
     if isinstance(a, _Ratio):
         raise _Unknown
-    return a  # type: ignore[no-any-return]
+    return a
 
 
 def _truncate(a: Any) -> Dim:

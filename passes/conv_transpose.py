@@ -106,9 +106,9 @@ def _by_phases(node: Node) -> bool:
     sizes = x.shape[1:-1] if a["layout"] == "last" else x.shape[2:]
     axes = [_axis(a, k, kernel[k], sizes[k], out[k]) for k in range(r)]  # type: ignore[arg-type]
     apart, together = -(-m // HALF) * HALF, -(-m * count // HALF) * HALF
-    if math.prod(axis.stride * axis.taps for axis in axes) != math.prod(kernel):  # type: ignore[arg-type]
+    if math.prod(axis.stride * axis.taps for axis in axes) != math.prod(kernel):
         return True
-    pixels, rounds = math.prod(out), math.prod(axis.rounds for axis in axes)  # type: ignore[arg-type]
+    pixels, rounds = math.prod(out), math.prod(axis.rounds for axis in axes)
     if not isinstance(pixels, int) or not isinstance(rounds, int):
         return count * apart <= together
     return pixels * apart <= rounds * together
@@ -173,7 +173,7 @@ def _phases(
 ) -> Value:
     """[N, groups * phases * M/g, rounds...]: every phase's convolution, phases in row-major order
     within a group."""
-    taps = math.prod(w.shape[2:])  # type: ignore[arg-type]
+    taps = math.prod(w.shape[2:])
     whole = math.prod(axis.stride * axis.taps for axis in axes)
     if whole == taps:
         return _convolve(b, x, _joint_weights(b, w, groups, axes), groups, axes, after, None)
@@ -226,7 +226,7 @@ def _arranged(
         return b.const(_arranged_array(array, groups, which, strides, taps))
     c, mg = w.shape[:2]
     inner = c // groups
-    rows = b.op("reshape", w, shape=(groups, inner, mg, math.prod(w.shape[2:])))  # type: ignore[arg-type]
+    rows = b.op("reshape", w, shape=(groups, inner, mg, math.prod(w.shape[2:])))
     rows = b.op("gather", rows, b.const(which.reshape(-1)), axis=3)
     rows = b.op("reshape", rows, shape=(groups, inner, mg, *strides, *taps))
     rows = b.op("transpose", rows, perm=_outputs_first(strides, taps))

@@ -118,7 +118,7 @@ class Draw:
                 raise Unlucky
             return self.builder.const(pattern.value, wanted)
         if name in self.values:
-            return self.values[name]  # type: ignore[no-any-return]
+            return self.values[name]
         value = self.apply(pattern, wanted) if isinstance(pattern, Apply) else (
             self.product(pattern, wanted)
         )
@@ -162,7 +162,7 @@ class Draw:
     def operand_dtype(self, op: str, wanted: DType) -> DType:
         if op in ("eq", "lt", "le", "isnan", "isinf"):
             return self.dtype if self.dtype != BOOL or op == "eq" else F32
-        return self.pick(*DTYPES) if op == "cast" else wanted  # type: ignore[no-any-return]
+        return self.pick(*DTYPES) if op == "cast" else wanted
 
     def position_dtype(self, op: str, k: int, operand: DType) -> DType:
         if op == "select":

@@ -241,12 +241,12 @@ def _matrix(b: Builder, node: Node) -> Value:
     w = node.operands[1]
     if node.op == "dot":
         return b.op("transpose", w, perm=(1, 0)) if node.attrs["tb"] else w
-    return b.op("reshape", w, shape=w.shape[-2:])  # type: ignore[no-any-return]
+    return b.op("reshape", w, shape=w.shape[-2:])
 
 
 def _rows(b: Builder, matrix: Value, first: int, count: int) -> Value:
     sizes = (count, matrix.shape[1])
-    return b.op("slice", matrix, starts=(first, 0), sizes=sizes, steps=(1, 1))  # type: ignore[no-any-return]
+    return b.op("slice", matrix, starts=(first, 0), sizes=sizes, steps=(1, 1))
 
 
 def _resampled(node: Node) -> tuple[Value, ...]:

@@ -146,7 +146,7 @@ class _Quantized:
         zero = form.zero + SHIFT * moved
         if zero:
             y = b.op("add", b.op("cast", y, to=I32), zero)
-        return b.op("cast", y, to=U8 if moved else node.out.dtype)  # type: ignore[no-any-return]
+        return b.op("cast", y, to=U8 if moved else node.out.dtype)
 
 
 def _converts(node: Node, source: DType, *to: DType) -> bool:

@@ -473,7 +473,7 @@ class Runner:
                 result: Sequence[Any] = body.run(arrays, env, lease)
                 return result
 
-            outputs = CONTROL[step.kind](inputs, self._regions[position], types, run)  # type: ignore[arg-type]
+            outputs = CONTROL[step.kind](inputs, self._regions[position], types, run)
         # What a branch returns is memory of its own.
         self._store_all(frame, step, outputs, () if step.kind == "if" else inputs)
 

@@ -119,7 +119,7 @@ def outcome(given: Example) -> Outcome:
     for _, answer in Pool(1, _open_one, (to_text(given),), LIMIT_S).run(1):
         if isinstance(answer, Dead):
             return Outcome(given.seed, "hang" if answer.hung else "crash", answer.reason)
-        return answer  # type: ignore[no-any-return]
+        return answer
     raise AssertionError("a pool answers every task")
 
 

@@ -421,7 +421,7 @@ def gelu(s: Sketch) -> Any:
 
     def times(*factors: Var) -> Var:
         order = list(factors)
-        s.rng.shuffle(order)  # type: ignore[arg-type]
+        s.rng.shuffle(order)
         y = order[0]
         for f in order[1:]:
             y = s.op("Mul", [y, f], bound=1e3)

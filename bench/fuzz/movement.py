@@ -148,7 +148,7 @@ def concat(s: Sketch) -> Any:
 
     found = [v for v in s.pool if fits(v)]
     parts = [x, *(s.choice(found) for _ in range(s.number(0, 3)))]
-    s.rng.shuffle(parts)  # type: ignore[arg-type]
+    s.rng.shuffle(parts)
     if s.flag(0.3) and x.static:
         shape = [int(d or 0) for d in x.shape]
         shape[axis] = s.choice((0, 1, 2, 5))

@@ -301,7 +301,7 @@ class Sketch:
         del self.nodes[nodes:], self.inputs[inputs:], self.pool[pool:]
         for table, size in ((self.held, held), (self.types, types)):
             for key in list(table)[size:]:
-                del table[key]  # type: ignore[attr-defined]
+                del table[key]
 
 
 def _count(shape: Shape) -> int:
@@ -378,8 +378,6 @@ def infer(node: onnx.NodeProto, opset: int, operands: Sequence[Var | None], bind
 
 
 # -- values of feeds ---------------------------------------------------------------------------
-
-LAWS = ("normal", "unit", "whole", "wide", "special", "bool", "small", "extreme", "above")
 
 
 def draw(law: str, dtype: int, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:

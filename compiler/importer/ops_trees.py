@@ -178,7 +178,7 @@ def _real_list(ctx: Ctx, name: str) -> Sequence[float]:
     if ctx.has(f"{name}_as_tensor"):
         values: Sequence[float] = ctx.attr(f"{name}_as_tensor").reshape(-1).tolist()
         return values
-    return ctx.attr(name, ())  # type: ignore[no-any-return]
+    return ctx.attr(name, ())
 
 
 def _per_tree(ctx: Ctx, kind: str) -> Forest:

@@ -140,7 +140,7 @@ def _type_text(type_: Type) -> str:
 
 def _type_name(number: int) -> str:
     names = AttributeProto.AttributeType
-    return names.Name(number) if number in names.values() else str(number)  # type: ignore[arg-type]
+    return names.Name(number) if number in names.values() else str(number)
 
 
 def function_body(

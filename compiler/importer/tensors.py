@@ -85,7 +85,7 @@ def dtype_of(number: int, what: str) -> DType:
     if found is not None:
         return found
     if number in TensorProto.DataType.values() and number != TensorProto.UNDEFINED:
-        name = TensorProto.DataType.Name(number)  # type: ignore[arg-type]
+        name = TensorProto.DataType.Name(number)
         raise UnsupportedError(f"{what}: element type {name} is not supported")
     raise ModelError(f"{what}: there is no element type number {number}")
 
@@ -171,7 +171,7 @@ def _inline(proto: TensorProto, type_: TensorType) -> np.ndarray:
 def _check_stored(size: int, type_: TensorType, what: str) -> None:
     if type_.dtype == STR:
         raise ModelError(f"{what} is {type_} but holds raw bytes")
-    stored = (type_.numel() * type_.dtype.bits + 7) // 8  # type: ignore[operator]
+    stored = (type_.numel() * type_.dtype.bits + 7) // 8
     if size != stored:
         raise ModelError(f"{what} is {type_}, {stored} bytes, but holds {size} bytes")
 

@@ -188,7 +188,7 @@ for _name, _fn, _kinds, _flops in (
     ("sigmoid", _sigmoid, "f", 16), ("reciprocal", np.reciprocal, "f", 4),
     ("relu", lambda x: np.maximum(x, np.zeros((), x.dtype)), "iuf", 1),
 ):  # fmt: skip
-    _unary(_name, _fn, _kinds, flops=_flops)  # type: ignore[arg-type]
+    _unary(_name, _fn, _kinds, flops=_flops)
 _unary("not", np.logical_not, "b")
 _unary("bitnot", np.invert, "iu")
 _unary("isnan", np.isnan, "f", BOOL)

@@ -286,6 +286,6 @@ for _op, _extra, _doc in (
     register(OpDef(
         _op, (2, 2 + len(OPERANDS[_op])), _infer(_op, OPERANDS[_op]),
         _reference(_op, OPERANDS[_op]), _TRAITS, work_fn=_work,
-        attrs=("direction", "activations", "clip", *_extra),  # type: ignore[has-type]
+        attrs=("direction", "activations", "clip", *_extra),
         doc=_doc,
     ))

@@ -76,7 +76,7 @@ def attend(b: Builder, q: Value, k: Value, t: bool, v: Value, mask: Value | None
     total = float(factor) * on_q * on_k
     _check_scale(total, q)
     more: dict[str, Any] = {"safe": True} if safe else {}
-    return b.op("attention", q, k, v, mask, scale=total, **more)  # type: ignore[no-any-return]
+    return b.op("attention", q, k, v, mask, scale=total, **more)
 
 
 def _peel(b: Builder, v: Value) -> tuple[float, Value, tuple[int, ...]]:
@@ -103,7 +103,7 @@ def _units_moved_in(b: Builder, v: Value) -> Value:
     source = inner.node.operands[0]
     wide = b.op("reshape", source, shape=(*v.shape[:lead], *source.shape))
     perm = (*range(lead), *(lead + p for p in inner.node.attrs["perm"]))
-    return b.op("transpose", wide, perm=perm)  # type: ignore[no-any-return]
+    return b.op("transpose", wide, perm=perm)
 
 
 def _turned(b: Builder, v: Value, perm: tuple[int, ...]) -> Value:
@@ -128,7 +128,7 @@ def rescale(b: Builder, q: Value, k: Value, v: Value, mask: Value | None, scale:
         raise Refusal("the factor is not one number")
     total = scale * float(number)
     _check_scale(total, q)
-    return b.op("attention", q, k, v, mask, scale=total, **a)  # type: ignore[no-any-return]
+    return b.op("attention", q, k, v, mask, scale=total, **a)
 
 
 def _per_head(m: Match) -> Answer:

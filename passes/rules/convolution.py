@@ -31,7 +31,7 @@ def _vector(b: Builder, c: Value, shape: tuple[Dim, ...]) -> Value:
     """A constant of one varying axis in another shape (a scalar stays one)."""
     count = int(np.prod([int(d) for d in c.shape], dtype=np.int64))  # type: ignore[arg-type]
     target = tuple(1 for _ in shape) if count == 1 else shape
-    return b.op("reshape", c, shape=target)  # type: ignore[no-any-return]
+    return b.op("reshape", c, shape=target)
 
 
 def _channel_axis(rank: int, layout: str) -> int:
@@ -67,9 +67,9 @@ def per_input(b: Builder, c: Value, w: Value, a: Attrs) -> Value:
     table = b.op("expand", table, shape=(groups, outer // groups, inner))
     table = b.op("reshape", table, shape=(outer, inner))
     if layout == "first":
-        return b.op("reshape", table, shape=(outer, inner, *unit))  # type: ignore[no-any-return]
+        return b.op("reshape", table, shape=(outer, inner, *unit))
     turned = b.op("transpose", table, perm=(1, 0))
-    return b.op("reshape", turned, shape=(*unit, inner, outer))  # type: ignore[no-any-return]
+    return b.op("reshape", turned, shape=(*unit, inner, outer))
 
 
 @term
@@ -146,7 +146,7 @@ def offset_through(b: Builder, c: Value, w: Value, tb: bool) -> Value:
         raise Refusal("the constant varies along more than the summed axis")
     row = b.op("expand", b.op("reshape", c, shape=(1, *c.shape[-1:])), shape=(1, rows))
     result = b.op("dot", row, w, ta=False, tb=tb)
-    return b.op("reshape", result, shape=result.shape[-1:])  # type: ignore[no-any-return]
+    return b.op("reshape", result, shape=result.shape[-1:])
 
 
 @term
@@ -163,7 +163,7 @@ def offset_conv_through(b: Builder, c: Value, w: Value, a: Attrs) -> Value:
     attrs = {**a, "dilations": ones, "strides": ones}
     x = b.op("expand", _vector(b, c, (1, channels, *ones) if first else (1, *ones, channels)),
              shape=image)
-    return b.op("conv", x, w, **attrs)  # type: ignore[no-any-return]
+    return b.op("conv", x, w, **attrs)
 
 
 _FLOAT = (floats("x"), moderate("C"), _no_acc, bounded("W"))

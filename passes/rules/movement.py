@@ -211,7 +211,7 @@ def slice_of_parts(b: Builder, parts: tuple[Value, ...], axis: int, starts: tupl
             if part.node.op == "concat":
                 inner = part.node.attrs["axis"]
                 return slice_of_parts(b, part.node.operands, inner, moved, sizes, steps)
-            return b.op("slice", part, starts=moved, sizes=sizes, steps=steps)  # type: ignore[no-any-return]
+            return b.op("slice", part, starts=moved, sizes=sizes, steps=steps)
         offset = offset + extent
     raise Refusal("the slice crosses the border of two operands")
 
@@ -265,7 +265,7 @@ def _join(b: Builder, left: Value, right: Value, axis: int) -> Value | None:
             return None
     sizes = list(p["sizes"])
     sizes[axis] = sizes[axis] + q["sizes"][axis]
-    return b.op("slice", *x.inputs, starts=p["starts"], sizes=sizes, steps=p["steps"])  # type: ignore[no-any-return]
+    return b.op("slice", *x.inputs, starts=p["starts"], sizes=sizes, steps=p["steps"])
 
 
 @term
@@ -285,7 +285,7 @@ def pick(b: Builder, x: Value, index: Value, axis: int) -> Value:
     steps = [step if k == axis else 1 for k in range(x.rank)]
     cut = b.op("slice", x, starts=starts, sizes=sizes, steps=steps)
     shape = (*x.shape[:axis], *index.shape, *x.shape[axis + 1 :])
-    return b.op("reshape", cut, shape=shape)  # type: ignore[no-any-return]
+    return b.op("reshape", cut, shape=shape)
 
 
 def _progression(b: Builder, index: Value) -> tuple[Any, int, int]:
@@ -329,7 +329,7 @@ def turned_view(b: Builder, x: Value, middle: Value, perm: tuple[int, ...], shap
         raise Refusal("the reshapes join or split what the transpose moves")
     if plan.shape != x.shape:
         raise Refusal("a reshape would be left before the transpose")
-    return b.op("transpose", x, perm=plan.perm)  # type: ignore[no-any-return]
+    return b.op("transpose", x, perm=plan.perm)
 
 
 @term
@@ -338,7 +338,7 @@ def padded_conv(b: Builder, x: Value, w: Value, zero: Value, lo: Any, hi: Any, a
     if scalar_of(b.constants, zero) != 0:
         raise Refusal("the padding is not zero")
     attrs = {**a, **_window_pads(lo, hi, a)}
-    return b.op("conv", x, w, **attrs)  # type: ignore[no-any-return]
+    return b.op("conv", x, w, **attrs)
 
 
 @term
@@ -349,7 +349,7 @@ def padded_pool(b: Builder, x: Value, fill: Value, lo: Any, hi: Any, a: Attrs) -
     neutral = identity(a["kind"], x.dtype)
     if scalar_of(b.constants, fill) != neutral:
         raise Refusal("the padding is not neutral")
-    return b.op("pool", x, **{**a, **_window_pads(lo, hi, a)})  # type: ignore[no-any-return]
+    return b.op("pool", x, **{**a, **_window_pads(lo, hi, a)})
 
 
 def _window_pads(lo: Any, hi: Any, a: Attrs) -> dict[str, Any]:
@@ -371,7 +371,7 @@ def same_pad(b: Builder, x: Value, v: Value, lo: Any, hi: Any) -> Value:
     """Two paddings by the same value as one."""
     if not all(isinstance(w, int) and w >= 0 for w in (*lo, *hi)):
         raise Refusal("a padding is negative or not known")
-    return b.op("pad", x, v, lo=lo, hi=hi, mode="constant")  # type: ignore[no-any-return]
+    return b.op("pad", x, v, lo=lo, hi=hi, mode="constant")
 
 
 RULES: tuple[Rule, ...] = (

@@ -65,7 +65,7 @@ def normalized(b: Builder, x: Value, axes: tuple[int, ...], eps: Value) -> Value
     if number is None:
         raise Refusal("epsilon is not one number")
     ones = ones_for(b, x, axes)
-    return b.op("layer_norm", x, ones, None, axis=min(axes), eps=float(number))  # type: ignore[no-any-return]
+    return b.op("layer_norm", x, ones, None, axis=min(axes), eps=float(number))
 
 
 @term
@@ -75,7 +75,7 @@ def rms_normalized(b: Builder, x: Value, axes: tuple[int, ...], eps: Value) -> V
     if number is None:
         raise Refusal("epsilon is not one number")
     ones = ones_for(b, x, axes)
-    return b.op("rms_norm", x, ones, axis=min(axes), eps=float(number))  # type: ignore[no-any-return]
+    return b.op("rms_norm", x, ones, axis=min(axes), eps=float(number))
 
 
 def _within(name: str) -> Any:
