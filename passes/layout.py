@@ -5,10 +5,10 @@ along lines that stand alone: two transposes would cost more than they do. The t
 takes are not inserted but carried along: a value may be known as ``Turned(v, perm)``, meaning
 ``transpose(v, perm)``, and each following op is computed on ``v`` in the order it has, as long as
 the op can be (elementwise ops, joins, cuts, reductions, reshapes whose blocks of axes stay whole,
-softmax, gathers). Only where an op needs the logical order is the transpose written down. A
-transpose that the model brings along is carried, too. So a network of convolutions keeps one
-transpose at its entry and at most one at its exit, and exporters' own channels-first/last
-conversions cancel.
+softmax, gathers, norms over groups of channels with the reshapes around them). Only where an op
+needs the logical order is the transpose written down. A transpose that the model brings along is
+carried, too. So a network of convolutions keeps one transpose at its entry and at most one at its
+exit, and exporters' own channels-first/last conversions cancel.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from ..ir.graph import Attrs, Graph, Node, Value
 from ..ir.ops import OPS
 from .evaluate import fold_tree
 from .facts import Refusal, inverse, is_const, is_identity, moves_only_units, scalar_of
+from .group_norms import group_norm, groups_as_rows
 from .reshape_blocks import turned_reshape
 
 IMAGE_OPS = frozenset({"conv", "conv_transpose", "pool"})
@@ -94,6 +95,10 @@ class _Layout:
         self.graph, self.fired = graph, fired
         self.builder = Builder(graph.constants)
         self.known: dict[Value, Value | Turned] = {}
+        self.rows: dict[Value, Turned] = {}
+        """Values [N, G, C / G * pixels] that are reshapes of images, groups of channels in rows:
+        the images. What a norm needs of them is computed on the images; that they are known plainly
+        as well costs nothing where nobody asks."""
         self.wanted = leading_to_images(graph)
 
     def run(self) -> Graph:
@@ -175,6 +180,8 @@ class _Layout:
             return (self.image(node),)
         if node.op == "transpose":
             return self.model_transpose(node)
+        if (image := self.in_rows(node)) is not None:
+            return (image,)
         if not any(isinstance(self.known.get(v), Turned) for v in node.operands):
             return None
         if OPS[node.op].has("elementwise") or node.op == "gelu":
@@ -208,6 +215,33 @@ class _Layout:
         elif node.op == "conv_transpose":
             inputs.append(self.plain(node.operands[1]))
         return Turned(self.make(node, inputs, layout="last")[0], perm)
+
+    def in_rows(self, node: Node) -> Turned | None:
+        """Follows an image through a reshape to ``rows``, a norm and what it is scaled by, all of
+        which is noted in ``rows``; answers the image where a reshape leads back to it."""
+        if not node.operands or len(node.outputs) != 1:
+            return None
+        source, rest = node.operands[0], node.inputs[1:]
+        rows, image = self.rows.get(source), self.known[source]
+        if rows is None:
+            if node.op == "reshape" and isinstance(image, Turned) and is_last(image) and (
+                    groups_as_rows(source.shape, node.out.shape)):
+                self.rows[node.out] = image
+        elif node.op == "reshape":
+            logical = tuple(rows.value.shape[p] for p in rows.perm)
+            return rows if node.out.shape == logical else None
+        elif node.op == "layer_norm" and node.attrs["axis"] == 2:
+            operands, groups = [None if v is None else self.plain(v) for v in rest], source.shape[1]
+            assert isinstance(groups, int)
+            y = group_norm(self.builder, node, operands, rows.value, groups)
+            if y is not None:
+                self.fired["layout group norm"] += 1
+                self.rows[node.out] = Turned(y, rows.perm)
+        elif OPS[node.op].has("elementwise") and all(
+                v is not None and v.rank == 0 and isinstance(self.known[v], Value) for v in rest):
+            self.rows[node.out] = Turned(
+                self.make(node, [rows.value, *map(self.plain, node.operands[1:])])[0], rows.perm)
+        return None
 
     def model_transpose(self, node: Node) -> tuple[Value | Turned, ...] | None:
         source, q = self.known[node.operands[0]], node.attrs["perm"]
@@ -266,6 +300,12 @@ class _Layout:
 def settle(v: Value | Turned) -> Value | Turned:
     """A turned value whose order is the logical one is a plain value."""
     return v.value if isinstance(v, Turned) and is_identity(v.perm) else v
+
+
+def is_last(v: Turned) -> bool:
+    """Whether the value is an image stored channels-last."""
+    r = len(v.perm)
+    return v.perm == (0, r - 1, *range(1, r - 1))
 
 
 def extended(perm: Perm, rank: int) -> Perm:
@@ -327,6 +367,11 @@ def _norm(run: _Layout, node: Node, x: Turned) -> tuple[Value | Turned, ...]:
         rest = [None if v is None else run.plain(v) for v in node.inputs[1:]]
         return (Turned(run.make(node, [x.value, *rest])[0], x.perm),)
     b, axes = run.builder, tuple(sorted(x.perm[axis:]))
+    if node.op == "layer_norm" and axis == 2 and x.perm == (0, rank - 2, rank - 1,
+                                                           *range(1, rank - 2)):
+        grouped = _grouped(run, node, x)
+        if grouped is not None:
+            return (grouped,)
     d = x.value
     if node.op == "layer_norm":
         d = b.op("sub", d, b.op("reduce", d, kind="mean", axes=axes, keepdims=True))
@@ -340,6 +385,20 @@ def _norm(run: _Layout, node: Node, x: Turned) -> tuple[Value | Turned, ...]:
     for v in bias:
         y = b.op("add", y, run.operand(v, x.perm))
     return (Turned(y, x.perm),)
+
+
+def _grouped(run: _Layout, node: Node, x: Turned) -> Turned | None:
+    """A norm over groups [N, G, C / G, pixels...] of an image stored channels-last."""
+    *outer, groups, per = x.value.shape
+    if not isinstance(groups, int) or not isinstance(per, int) or per == 1:
+        return None
+    image = run.builder.op("reshape", x.value, shape=(*outer, groups * per))
+    rest = [None if v is None else run.plain(v) for v in node.inputs[1:]]
+    y = group_norm(run.builder, node, rest, image, groups)
+    if y is None:
+        return None
+    run.fired["layout group norm"] += 1
+    return Turned(run.builder.op("reshape", y, shape=x.value.shape), x.perm)
 
 
 def _gather(run: _Layout, node: Node, x: Turned) -> tuple[Value | Turned, ...]:

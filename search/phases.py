@@ -250,6 +250,7 @@ class _Counter:
         last = moving[-1].hi if len(moving) > 1 and not shared else SHORT + 1
         if isinstance(last, int) and last <= SHORT:
             self.work.joined = moving[-2].hi
+        self.around = name_of(moving[-2].var) if len(moving) > 1 else ""
         self.beside = ""
         """The loop around the innermost one where that interleaves what it reads side by side."""
         self.shares: dict[Ex, float] = {}
@@ -362,10 +363,13 @@ class _Counter:
             self.work.scattered.append((1.0, self.stride(at, itemsize)))
 
     def together(self, at: Dim) -> bool:
-        """Whether neighbors of the innermost loop lie side by side."""
+        """Whether neighbors of the innermost loop lie side by side; where that is so short that it
+        is unrolled into the loop around it, whether they go on there."""
         gathers = [self.gather(n) for n in (free_vars(at) if isinstance(at, Expr) else ())]
         scattered = any(g is not None and self.inner in self.names(g) for g in gathers)
-        return not scattered and coefficient(at, self.inner) == 1
+        return not scattered and coefficient(at, self.inner) == 1 and (
+            self.work.joined == 1 or bool(self.beside)
+            or coefficient(at, self.around) in (0, self.work.length))
 
     def divisions(self, at: Dim, more: float) -> None:
         """Divisions of the innermost loop's variable."""

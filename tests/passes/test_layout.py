@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from evonnx.ir.builder import Builder
-from evonnx.ir.dims import sym
+from evonnx.ir.dims import Dim, Expr, sym
 from evonnx.ir.graph import Graph, Value
 from evonnx.ir.interp import run
 from evonnx.ir.types import F32, TensorType
@@ -56,6 +56,12 @@ class Net:
             "softmax": lambda: b.op("softmax", x, axis=int(self.rng.integers(1, self.rank))),
             "norm": lambda: b.op("layer_norm", x, self.const(int(s[-1])), None, axis=x.rank - 1,
                                  eps=1e-5),
+            "groups": lambda: b.op("reshape", b.op("relu", b.op("layer_norm", b.op("mul", b.op(
+                "reshape", x, shape=(n, 2, c // 2 * int(np.prod(s)))), b.const(np.float32(1.5))),
+                self.const(2, 1), self.const(2, 1), axis=2, eps=1e-5)), shape=x.shape),
+            "group norm": lambda: b.op("reshape", b.op("layer_norm", b.op(
+                "reshape", x, shape=(n, 2, c // 2, *s)), self.const(2, c // 2, *(1,) * r),
+                self.const(2, c // 2, *(1,) * r), axis=2, eps=1e-5), shape=x.shape),
             "there": lambda: b.op("transpose", b.op("tanh", b.op("transpose", x, perm=back)),
                                   perm=tuple(np.argsort(back))),
             "shuffle": lambda: b.op("reshape", b.op("transpose", b.op(
@@ -103,6 +109,52 @@ def test_only_the_edge_transposes() -> None:
     y = net.b.op("reduce", y, kind="mean", axes=(2, 3), keepdims=False)
     after = to_channels_last(net.b.build({"y": y}))
     assert [n.op for n in after.nodes].count("transpose") == 1
+
+
+@pytest.mark.parametrize("apart", [False, True])
+@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize("side", [sym("h"), 6, 0])
+def test_norms_of_groups_of_channels_stay_channels_last(
+    side: Dim, groups: int, apart: bool
+) -> None:
+    net = Net(1, 4)
+    b = net.b
+    x = b.input("x", TensorType(F32, (2, 8, side, side)))
+    y = x
+    for _ in range(2):
+        y = net.conv(y)
+        per = 8 // groups
+        rows = (2, groups, per, side, side) if apart else (2, groups, per * side * side)
+        column = (groups, per, 1, 1) if apart else (groups, 1)
+        z = b.op("layer_norm", b.op("reshape", y, shape=rows), net.const(*column),
+                 net.const(*column), axis=2, eps=1e-5)
+        y = b.op("relu", b.op("add", y, b.op("reshape", z, shape=y.shape)))
+    graph = b.build({"y": y})
+    after = verify(to_channels_last(graph))
+    ops = [n.op for n in after.nodes]
+    if side != 0:  # one transpose at the entry, one at the exit
+        assert ops.count("transpose") == 2 and "layer_norm" not in ops
+    size = 5 if isinstance(side, Expr) else side
+    feed = np.random.default_rng(0).standard_normal((2, 8, size, size)).astype(np.float32)
+    feed[0, :1, :1] = np.inf
+    with np.errstate(all="ignore"):
+        want, got = (run(g, {"x": feed}, float64=True)["y"] for g in (graph, after))
+    np.testing.assert_allclose(got, want, atol=1e-8)
+
+
+def test_rows_that_others_read_are_still_there() -> None:
+    net = Net(2, 4)
+    b = net.b
+    y = net.conv(b.input("x", TensorType(F32, (1, 4, 5, 6))))
+    rows = b.op("reshape", y, shape=(1, 2, 60))
+    norm = b.op("layer_norm", rows, net.const(2, 1), None, axis=2, eps=1e-5)
+    back = b.op("reshape", norm, shape=y.shape)
+    other = b.op("reduce", norm, kind="max", axes=(2,), keepdims=False)
+    graph = b.build({"y": net.conv(back), "rows": rows, "other": other})
+    x = net.rng.standard_normal((1, 4, 5, 6)).astype(np.float32)
+    want, got = (run(g, {"x": x}, float64=True) for g in (graph, verify(to_channels_last(graph))))
+    for name in want:
+        np.testing.assert_allclose(got[name], want[name], atol=1e-8)
 
 
 def test_blocks() -> None:
