@@ -27,8 +27,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .compiled import compiled, leaf
-from .exact import _fits, _growth, _has, _lookup, _ready, tables
+from .compiled import compiled, inlined, leaf
+from .exact import _copy, _growth, _has, _joined, _lacks, _lookup, _ready, _serves, tables
 from .problem import Problem
 
 _FOUND, _NONE, _WIDE = 0, 1, 2
@@ -96,17 +96,14 @@ def _settle(f, tables, free, inside, window, row, spare, state, trace, count, op
             v = window[j]
             if v > high or moved:
                 break
-            if not _ready(row, v, f.pred_ptr, f.preds):
+            if not _ready(f, row, v):
                 continue
             for e in range(tables.first_ptr[v], tables.first_ptr[v + 1]):
                 g = tables.first[e]
-                if live + f.written[g] > f.limit or not _fits(
-                        row, g, inside, f.member_ptr, f.members, tables.outer_ptr, tables.outer):
+                if live + f.written[g] > f.limit or not (
+                        _lacks(f, row, g, inside) and _serves(tables, row, g)):
                     continue
-                for w in range(len(row)):
-                    after[w] = row[w]
-                for m in range(f.member_ptr[g], f.member_ptr[g + 1]):
-                    _add(after, key, f.word, f.members[m])
+                _joined(f, row, key, g, after)
                 growth = _growth(f, row, after, g)
                 if _harmless(f, free, row, after, part, g, growth):
                     key, low, high = _moved(f, row, key, low, high, window, g)
@@ -126,73 +123,122 @@ def _settle(f, tables, free, inside, window, row, spare, state, trace, count, op
             return count, live, key, low, high, left
 
 
-# One function: it is the loop over one stack, and the tables that only this loop reads and writes.
+class _Met(NamedTuple):
+    """Room for the ideals that are met, as they are before what costs nothing is run: the rest
+    follows from them."""
+
+    rows: np.ndarray
+    """u8[k, words]: their nodes, as bits."""
+    hashes: np.ndarray
+    """u8[k]"""
+    origin: np.ndarray
+    """i4[k]: the ideal before, or -1."""
+    by: np.ndarray
+    """i4[k]: the candidate that leads here from there, or -1."""
+    live: np.ndarray
+    """f8[k]: bytes."""
+    low: np.ndarray
+    """i4[k]: see ``exact``."""
+    high: np.ndarray
+    """i4[k]"""
+
+
+@compiled
+def _started(f, window, start, live, limit):  # type: ignore[no-untyped-def]
+    """Room for ``limit`` ideals, and the first one."""
+    met = _Met(np.empty((limit, len(start)), np.uint64), np.empty(limit, np.uint64),
+               np.empty(limit, np.int32), np.empty(limit, np.int32), np.empty(limit),
+               np.empty(limit, np.int32), np.empty(limit, np.int32))  # fmt: skip
+    high = -1
+    for v in window:
+        if _ready(f, start, v):
+            high = v
+    met.rows[0], met.hashes[0], met.live[0], met.low[0], met.high[0] = start, 0, live, 0, high
+    met.origin[0], met.by[0] = -1, -1
+    return met
+
+
+@leaf
+def _way(f, tables, free, inside, window, met, at, row, spare, stack, trace, options, rank):  # type: ignore[no-untyped-def]
+    """Writes the candidates on the way to the last ideal, met as ``at``, into ``trace``; answers
+    how many there are. ``stack`` takes the way backwards."""
+    turns = done = 0
+    while at >= 0:
+        stack[turns] = at
+        turns += 1
+        at = met.origin[at]
+    for k in range(turns - 1, -1, -1):
+        at = stack[k]
+        if met.by[at] >= 0:
+            trace[done] = met.by[at]
+            done += 1
+        _copy(met.rows, at, row)
+        state = (met.live[at], met.hashes[at], met.low[at], met.high[at])
+        done = _settle(f, tables, free, inside, window, row, spare, state, trace, done, options,
+                       rank)[0]  # fmt: skip
+    return done
+
+
+@inlined
+def _push(f, window, met, slots, stack, at, row, state, options, left, after, count, height):  # type: ignore[no-untyped-def]
+    """Puts on the stack where ``left`` options lead that was not met before, the last one first, so
+    that the first one is looked at next; answers (ideals met, -1 where there is no room; height).
+    """
+    live, key, low, high = state
+    for k in range(left - 1, -1, -1):
+        g = options[k]
+        for w in range(len(row)):
+            after[w] = row[w]
+        hashed, lower, higher = _moved(f, after, key, low, high, window, g)
+        known, slot = _lookup(after, hashed, met.rows, met.hashes, slots)
+        if known >= 0:
+            continue
+        if count == len(met.live):
+            return -1, height
+        for w in range(len(row)):
+            met.rows[count, w] = after[w]
+        met.hashes[count], met.origin[count], met.by[count] = hashed, at, g
+        met.live[count] = live + _growth(f, row, after, g)
+        met.low[count], met.high[count] = lower, higher
+        slots[slot] = stack[height] = count
+        height += 1
+        count += 1
+    return count, height
+
+
 @compiled
 def _search(f, tables, free, window, start, live_at_start, limit):  # type: ignore[no-untyped-def]
     """(status, ideals met, candidates in order) of a way from the ideal ``start`` over all nodes of
     the window."""
     n, words = len(f.word), len(start)
     inside = np.zeros(n, np.bool_)
-    high = -1
     for v in window:
         inside[v] = True
-        if _ready(start, v, f.pred_ptr, f.preds):
-            high = v
-    trace = np.empty(n + 1, np.int32)
+    met = _started(f, window, start, live_at_start, limit)
+    trace, stack = np.empty(n + 1, np.int32), np.empty(limit, np.int32)
     options, rank = np.empty(len(f.cost), np.int32), np.empty(len(f.cost))
-    # Ideals are kept as they are before what costs nothing is run: the rest follows from them.
-    rows, hashes = np.empty((limit, words), np.uint64), np.empty(limit, np.uint64)
-    origin, by = np.empty(limit, np.int32), np.empty(limit, np.int32)
-    lives, lows, highs = np.empty(limit), np.empty(limit, np.int32), np.empty(limit, np.int32)
-    stack = np.empty(limit, np.int32)
     size = 16
     while size < 2 * limit:
         size *= 2
     slots = np.full(size, -1, np.int32)
-    rows[0], hashes[0], lives[0], lows[0], highs[0] = start, 0, live_at_start, 0, high
-    origin[0], by[0] = -1, -1
     slots[0], stack[0], count, height = 0, 0, 1, 1
     row, after = np.empty(words, np.uint64), np.empty(words, np.uint64)
     spare = np.empty(words, np.uint64), np.empty(words, np.uint64)
     while height:
         height -= 1
         at = stack[height]
-        row[:] = rows[at]
-        state = (lives[at], hashes[at], lows[at], highs[at])
+        row[:] = met.rows[at]
+        state = (met.live[at], met.hashes[at], met.low[at], met.high[at])
         _, live, key, low, high, left = _settle(f, tables, free, inside, window, row, spare, state,
                                                 trace, 0, options, rank)  # fmt: skip
         if low == len(window):
-            turns = 0
-            while at >= 0:  # the stack is not needed any more: it takes the way backwards
-                stack[turns] = at
-                turns += 1
-                at = origin[at]
-            done = 0
-            for k in range(turns - 1, -1, -1):
-                at = stack[k]
-                if by[at] >= 0:
-                    trace[done] = by[at]
-                    done += 1
-                row[:] = rows[at]
-                state = (lives[at], hashes[at], lows[at], highs[at])
-                done = _settle(f, tables, free, inside, window, row, spare, state, trace, done,
-                               options, rank)[0]  # fmt: skip
+            done = _way(f, tables, free, inside, window, met, at, row, spare, stack, trace, options,
+                        rank)  # fmt: skip
             return _FOUND, count, trace[:done]
-        for k in range(left - 1, -1, -1):  # the last one pushed is the first one looked at
-            g = options[k]
-            after[:] = row
-            hashed, lower, higher = _moved(f, after, key, low, high, window, g)
-            known, slot = _lookup(after, hashed, rows, hashes, slots)
-            if known >= 0:
-                continue
-            if count == limit:
-                return _WIDE, count, trace[:0]
-            rows[count], hashes[count], slots[slot] = after, hashed, count
-            lives[count] = live + _growth(f, row, after, g)
-            lows[count], highs[count], origin[count], by[count] = lower, higher, at, g
-            stack[height] = count
-            height += 1
-            count += 1
+        count, height = _push(f, window, met, slots, stack, at, row, (live, key, low, high),
+                              options, left, after, count, height)  # fmt: skip
+        if count < 0:
+            return _WIDE, limit, trace[:0]
     return _NONE, count, trace[:0]
 
 

@@ -87,44 +87,41 @@ def _lookup(row, key, rows, hashes, slots):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _ready(row, v, pred_ptr, preds):  # type: ignore[no-untyped-def]
+def _ready(f, row, v):  # type: ignore[no-untyped-def]
     """Whether ``v`` is missing from the ideal and all its predecessors are there."""
     if _has(row, v):
         return False
-    for e in range(pred_ptr[v], pred_ptr[v + 1]):
-        if not _has(row, preds[e]):
+    for e in range(f.pred_ptr[v], f.pred_ptr[v + 1]):
+        if not _has(row, f.preds[e]):
             return False
     return True
 
 
 @inlined
-def _fits(row, g, inside, member_ptr, members, outer_ptr, outer):  # type: ignore[no-untyped-def]
-    """Whether the ideal lacks all members of ``g``, which are all looked at, and has all they need
-    from outside."""
-    for e in range(member_ptr[g], member_ptr[g + 1]):
-        if not inside[members[e]] or _has(row, members[e]):
-            return False
-    for e in range(outer_ptr[g], outer_ptr[g + 1]):
-        if not _has(row, outer[e]):
+def _lacks(f, row, g, inside):  # type: ignore[no-untyped-def]
+    """Whether the ideal lacks all members of ``g``, which are all looked at."""
+    for e in range(f.member_ptr[g], f.member_ptr[g + 1]):
+        if not inside[f.members[e]] or _has(row, f.members[e]):
             return False
     return True
 
 
 @inlined
-def _forced(row, v, inside, member_ptr, members, holder_ptr, holders, outer_ptr, outer):  # type: ignore[no-untyped-def]
+def _serves(tables, row, g):  # type: ignore[no-untyped-def]
+    """Whether the ideal has all that ``g`` needs from outside."""
+    for e in range(tables.outer_ptr[g], tables.outer_ptr[g + 1]):
+        if not _has(row, tables.outer[e]):
+            return False
+    return True
+
+
+@inlined
+def _forced(f, tables, row, v, inside):  # type: ignore[no-untyped-def]
     """Whether every candidate that may still hold ``v`` is ready: its group must come first."""
-    for e in range(holder_ptr[v], holder_ptr[v + 1]):
-        g = holders[e]
-        possible = True
-        for m in range(member_ptr[g], member_ptr[g + 1]):
-            if not inside[members[m]] or _has(row, members[m]):
-                possible = False
-                break
-        if not possible:
-            continue
-        for m in range(outer_ptr[g], outer_ptr[g + 1]):
-            if not _has(row, outer[m]):
-                return False
+    for e in range(tables.holder_ptr[v], tables.holder_ptr[v + 1]):
+        g = tables.holders[e]
+        if _lacks(f, row, g, inside) and not _serves(tables, row, g):
+            return False
     return True
 
 
@@ -162,6 +159,57 @@ def _waits(f, row, w):  # type: ignore[no-untyped-def]
     return False
 
 
+class _Met(NamedTuple):
+    """The ideals that were met, and room for more."""
+
+    rows: np.ndarray
+    """u8[k, words]: their nodes, as bits."""
+    hashes: np.ndarray
+    """u8[k]"""
+    best: np.ndarray
+    """f8[k]: the least cost, or peak, of a way there."""
+    live: np.ndarray
+    """f8[k]: bytes."""
+    rest: np.ndarray
+    """f8[k]: what is added to ``best`` where few of a size are kept."""
+    low: np.ndarray
+    """i4[k]: place in the window of the first node that is missing: none before it is ready."""
+    high: np.ndarray
+    """i4[k]: the last successor of what is done: no node behind it is ready."""
+    origin: np.ndarray
+    """i4[k]: the ideal before, on the best way, or -1."""
+    by: np.ndarray
+    """i4[k]: the candidate that leads here from there."""
+    following: np.ndarray
+    """i4[k]: another one of the same size, or -1."""
+
+
+@compiled
+def _none(count):  # type: ignore[no-untyped-def]
+    return np.full(count, -1, np.int32)
+
+
+@compiled
+def _room(count, words):  # type: ignore[no-untyped-def]
+    return _Met(np.zeros((count, words), np.uint64), np.zeros(count, np.uint64),
+                np.full(count, math.inf), np.zeros(count), np.zeros(count),
+                np.zeros(count, np.int32), np.zeros(count, np.int32),
+                _none(count), _none(count), _none(count))  # fmt: skip
+
+
+@compiled
+def _doubled(met):  # type: ignore[no-untyped-def]
+    """The same ideals and twice the room."""
+    more = _room(len(met.best), met.rows.shape[1])
+    return _Met(
+        np.concatenate((met.rows, more.rows)), np.concatenate((met.hashes, more.hashes)),
+        np.concatenate((met.best, more.best)), np.concatenate((met.live, more.live)),
+        np.concatenate((met.rest, more.rest)), np.concatenate((met.low, more.low)),
+        np.concatenate((met.high, more.high)), np.concatenate((met.origin, more.origin)),
+        np.concatenate((met.by, more.by)), np.concatenate((met.following, more.following)),
+    )  # fmt: skip
+
+
 @compiled
 def _rehash(count, hashes, size):  # type: ignore[no-untyped-def]
     """The table of the first ``count`` ideals, with ``size`` slots."""
@@ -173,16 +221,6 @@ def _rehash(count, hashes, size):  # type: ignore[no-untyped-def]
             slot = (slot + np.uint64(1)) & mask
         slots[slot] = k
     return slots
-
-
-@compiled
-def _none(count):  # type: ignore[no-untyped-def]
-    return np.full(count, -1, np.int32)
-
-
-@compiled
-def _longer(numbers):  # type: ignore[no-untyped-def]
-    return np.concatenate((numbers, _none(len(numbers))))
 
 
 @compiled
@@ -202,105 +240,129 @@ def _layer(head, following, best, rest, width):  # type: ignore[no-untyped-def]
     return found[np.argsort(rank)[:width]], True
 
 
-# One long function: its tables grow as it goes, which a function that it called had to hand back.
+@compiled
+def _started(f, tables, window, start, live):  # type: ignore[no-untyped-def]
+    """The first ideal."""
+    met = _room(1024, len(start))
+    met.rows[0], met.live[0], met.best[0] = start, live, 0.0
+    for v in window:
+        met.rest[0] += tables.share[v]
+        if _ready(f, start, v):
+            met.high[0] = v
+    return met
+
+
+@inlined
+def _copy(rows, k, row):  # type: ignore[no-untyped-def]
+    """Writes the ideal ``k`` into ``row``."""
+    for w in range(len(row)):
+        row[w] = rows[k, w]
+
+
+@inlined
+def _joined(f, here, key, g, row):  # type: ignore[no-untyped-def]
+    """Writes the ideal ``here``, whose hash is ``key``, with the candidate ``g`` into ``row``;
+    answers its hash."""
+    for w in range(len(row)):
+        row[w] = here[w]
+    for m in range(f.member_ptr[g], f.member_ptr[g + 1]):
+        u = f.members[m]
+        row[u >> 6] |= np.uint64(1) << np.uint64(u & 63)
+        key ^= f.word[u]
+    return key
+
+
+@inlined
+def _enter(f, tables, window, met, k, row, key, at, here, g, remembers, bottleneck):  # type: ignore[no-untyped-def]
+    """Writes down the new ideal ``k``, ``row``, to which ``g`` leads from ``at``, ``here``."""
+    for w in range(len(row)):
+        met.rows[k, w] = row[w]
+    low, high, rest = met.low[at], met.high[at], met.rest[at]
+    while low < len(window) and _has(row, window[low]):
+        low += 1
+    for m in range(f.member_ptr[g], f.member_ptr[g + 1]):
+        u = f.members[m]
+        rest -= tables.share[u]
+        if f.succ_ptr[u + 1] > f.succ_ptr[u]:
+            high = max(high, f.succs[f.succ_ptr[u + 1] - 1])
+    if remembers:
+        met.live[k] = met.live[at] + _growth(f, here, row, g)
+    if bottleneck:
+        rest = met.live[k]  # of equal peaks, what occupies less now
+    met.hashes[k], met.low[k], met.high[k], met.rest[k] = key, low, high, rest
+
+
+@leaf
+def _follow(f, tables, window, inside, met, slots, heads, at, size, here, row, price,  # type: ignore[no-untyped-def]
+            count, limit, remembers, bottleneck):  # fmt: skip
+    """Follows what may come next behind the ideal ``at``, of ``size``; answers (ideals that are met
+    then, or -1 where that are more than ``limit``; candidates tried). There is room for them."""
+    tried = 0
+    _copy(met.rows, at, here)
+    for j in range(met.low[at], len(window)):
+        v = window[j]
+        if v > met.high[at]:
+            break
+        if not _ready(f, here, v):
+            continue
+        for e in range(tables.first_ptr[v], tables.first_ptr[v + 1]):
+            g = tables.first[e]
+            if not (_lacks(f, here, g, inside) and _serves(tables, here, g)):
+                continue
+            tried += 1
+            need = met.live[at] + f.written[g]
+            if remembers and need > f.limit:
+                continue
+            key = _joined(f, here, met.hashes[at], g, row)
+            k, slot = _lookup(row, key, met.rows, met.hashes, slots)
+            if k < 0:
+                if count == limit:
+                    return -1, tried
+                k = count
+                count += 1
+                _enter(f, tables, window, met, k, row, key, at, here, g, remembers, bottleneck)
+                grown = size + f.member_ptr[g + 1] - f.member_ptr[g]
+                slots[slot], met.following[k], heads[grown] = k, heads[grown], k
+            total = max(met.best[at], need) if bottleneck else met.best[at] + price[g]
+            if total < met.best[k]:
+                met.best[k], met.origin[k], met.by[k] = total, at, g
+        if not remembers and _forced(f, tables, here, v, inside):
+            break
+    return count, tried
+
+
 @compiled
 def _ideals(f, tables, window, start, live_at_start, price,  # type: ignore[no-untyped-def]
             limit, width, remembers, bottleneck):  # fmt: skip
     """(status, best f8[k], from i4[k], by i4[k], transitions, ideals, number of the last one or
     -1, whether some were dropped), from the ideal ``start`` to that with the nodes of ``window``.
     ``remembers``: memory counts; ``bottleneck``: the best is the least peak."""
-    n, words = len(f.word), len(start)
-    pred_ptr, preds, member_ptr, members = f.pred_ptr, f.preds, f.member_ptr, f.members
-    word, written, ceiling, succ_ptr, succs = f.word, f.written, f.limit, f.succ_ptr, f.succs
-    first_ptr, first, holder_ptr = tables.first_ptr, tables.first, tables.holder_ptr
-    holders, outer_ptr, outer = tables.holders, tables.outer_ptr, tables.outer
-    share = tables.share
-    inside = np.zeros(n, np.bool_)
+    inside = np.zeros(len(f.word), np.bool_)
     for v in window:
         inside[v] = True
-    room = 1024
-    rows, hashes = np.zeros((room, words), np.uint64), np.zeros(room, np.uint64)
-    best, live, rest = np.full(room, math.inf), np.zeros(room), np.zeros(room)
-    # Nodes that are ready lie between the first missing one (its place in the window) and the last
-    # successor of what is done.
-    low, high = np.zeros(room, np.int32), np.zeros(room, np.int32)
-    origin, by, following = _none(room), _none(room), _none(room)
+    met = _started(f, tables, window, start, live_at_start)
     heads = _none(len(window) + 1)  # first ideal of each size; ``following`` chains the others
-    slots = _rehash(1, hashes, 4 * room)
-    rows[0], live[0], best[0], heads[0] = start, live_at_start, 0.0, 0
-    for v in window:
-        rest[0] += share[v]
-        if _ready(start, v, pred_ptr, preds):
-            high[0] = v
-    count, tried, dropped = 1, 0, False
-    row = np.zeros(words, np.uint64)
+    heads[0], count, tried, dropped = 0, 1, 0, False
+    slots = _rehash(count, met.hashes, 4 * len(met.hashes))
+    here, row = np.empty(len(start), np.uint64), np.empty(len(start), np.uint64)
     for size in range(len(window)):
-        layer, narrowed = _layer(heads[size], following, best, rest, width)
+        layer, narrowed = _layer(heads[size], met.following, met.best, met.rest, width)
         dropped |= narrowed
         for at in layer:
-            here = rows[at]
-            for j in range(low[at], len(window)):
-                v = window[j]
-                if v > high[at]:
-                    break
-                if not _ready(here, v, pred_ptr, preds):
-                    continue
-                for e in range(first_ptr[v], first_ptr[v + 1]):
-                    g = first[e]
-                    if not _fits(here, g, inside, member_ptr, members, outer_ptr, outer):
-                        continue
-                    tried += 1
-                    need = live[at] + written[g]
-                    if remembers and need > ceiling:
-                        continue
-                    row[:] = here
-                    key = hashes[at]
-                    for m in range(member_ptr[g], member_ptr[g + 1]):
-                        u = members[m]
-                        row[u >> 6] |= np.uint64(1) << np.uint64(u & 63)
-                        key ^= word[u]
-                    k, slot = _lookup(row, key, rows, hashes, slots)
-                    if k < 0:
-                        if count == limit:
-                            return _WIDE, best, origin, by, tried, count, -1, dropped
-                        if count == room:
-                            rows = np.concatenate((rows, np.zeros_like(rows)))
-                            hashes = np.concatenate((hashes, np.zeros_like(hashes)))
-                            best = np.concatenate((best, np.full(room, math.inf)))
-                            live = np.concatenate((live, np.zeros(room)))
-                            rest = np.concatenate((rest, np.zeros(room)))
-                            low = np.concatenate((low, np.zeros(room, np.int32)))
-                            high = np.concatenate((high, np.zeros(room, np.int32)))
-                            origin, by = _longer(origin), _longer(by)
-                            following = _longer(following)
-                            here = rows[at]
-                            room *= 2
-                        k = count
-                        count += 1
-                        rows[k], hashes[k], slots[slot], rest[k] = row, key, k, rest[at]
-                        low[k], high[k] = low[at], high[at]
-                        while low[k] < len(window) and _has(row, window[low[k]]):
-                            low[k] += 1
-                        for m in range(member_ptr[g], member_ptr[g + 1]):
-                            u = members[m]
-                            rest[k] -= share[u]
-                            if succ_ptr[u + 1] > succ_ptr[u]:
-                                high[k] = max(high[k], succs[succ_ptr[u + 1] - 1])
-                        if remembers:
-                            live[k] = live[at] + _growth(f, here, row, g)
-                        if bottleneck:
-                            rest[k] = live[k]  # of equal peaks, what occupies less now
-                        grown = size + member_ptr[g + 1] - member_ptr[g]
-                        following[k], heads[grown] = heads[grown], k
-                        if 2 * count > len(slots):
-                            slots = _rehash(count, hashes, 2 * len(slots))
-                    total = max(best[at], need) if bottleneck else best[at] + price[g]
-                    if total < best[k]:
-                        best[k], origin[k], by[k] = total, at, g
-                if not remembers and _forced(here, v, inside, member_ptr, members, holder_ptr,
-                                             holders, outer_ptr, outer):  # fmt: skip
-                    break
-    return _DONE, best, origin, by, tried, count, heads[len(window)], dropped
+            # Room for every candidate that begins between the first missing and the last ready one.
+            last = max(met.high[at], window[met.low[at]])
+            most = count + tables.first_ptr[last + 1] - tables.first_ptr[window[met.low[at]]]
+            while len(met.best) < most:
+                met = _doubled(met)
+            if len(slots) < 2 * most:
+                slots = _rehash(count, met.hashes, 4 * len(met.hashes))
+            found, looked = _follow(f, tables, window, inside, met, slots, heads, at, size, here,
+                                    row, price, count, limit, remembers, bottleneck)  # fmt: skip
+            tried += looked
+            if found < 0:
+                return _WIDE, met.best, met.origin, met.by, tried, limit, -1, dropped
+            count = found
+    return _DONE, met.best, met.origin, met.by, tried, count, heads[len(window)], dropped
 
 
 def prove(problem: Problem, limit: int = 1_000_000) -> Proof | None:
