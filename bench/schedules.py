@@ -10,7 +10,7 @@ needed. ``again`` is greedy fusion's program once more, which shows the noise.
 rules are among the searches, the others are also compared with the best of them, model by model.
 The rules as published know nothing of our kernels' variants: ``priority`` is its fusion with what
 each kernel does unasked, ``priority+variants`` its fusion with the variants that our search would
-take for its groups.
+take for its groups. ``@FILE`` is a schedule from a file, such as one of another version.
 
     python -m evonnx.bench.schedules efficientnet_b0 swin_tiny --search exact --search measure:3
 """
@@ -29,6 +29,7 @@ from typing import Any
 import click
 import numpy as np
 
+from ..compiler.api import Compiled
 from ..ir.graph import Constants
 from ..ir.schedule import Schedule
 from ..runtime.constants import Key
@@ -81,8 +82,6 @@ class Row:
 def compare(name: str, threads: int, searches: tuple[str, ...], cost_model: str, budget: int,
             rounds: int) -> list[Row]:
     """Rows of one model; the first is greedy's."""
-    from .. import compile as compile_model
-
     path, inputs = path_of(get(name)), feeds(get(name))
     made: dict[str, Executable] = {}
     schedules: dict[str, Schedule] = {}
@@ -94,22 +93,9 @@ def compare(name: str, threads: int, searches: tuple[str, ...], cost_model: str,
     packed: dict[Key, np.ndarray] = {}
     for search in ("none", *searches):
         start = time.perf_counter()
-        name_, _, measured = search.partition(":")
-        name_ = "none" if search == AGAIN else name_
-        how = {"search": "default", "measure": float(measured)} if measured else {"search": name_}
-        plain_name = name_.removesuffix(CHOSEN)
-        how = how if plain_name == name_ else {"search": plain_name}
-        compiled = compile_model(path, threads=threads, cost_model=cost_model, budget=budget,
-                                 expect=expect, **how)
+        compiled = compiled_by(path, search, threads, cost_model, expect, inputs, budget)
         facts = compiled.report().search
-        if plain_name != name_:
-            graph, machine = compiled.graph, compiled.executable.target
-            context = Context(machine, machine.cores, constant_bytes(graph))
-            chosen = with_variants(graph, compiled.schedule, sizes_of(graph, expect),
-                                   model_of(cost_model), context)
-            compiled = compile_model(path, threads=threads, schedule=str(chosen))
         seconds[search] = time.perf_counter() - start
-        expect = sizes_in(compiled.inputs, inputs)
         schedules[search], found[search] = compiled.schedule, facts
         compiled.executable.run_list(inputs)  # a report is for the sizes of the last call
         told[search] = compiled.report(cost_model).predicted_seconds or math.nan
@@ -126,11 +112,34 @@ def compare(name: str, threads: int, searches: tuple[str, ...], cost_model: str,
         rows.append(Row(
             name, threads, search, cost_model, len(schedules[search].groups),
             told["none"] / told[search],
-            bool(facts["proven"]), seconds[search], summarize(block).median * 1e3,
+            bool(facts.get("proven")), seconds[search], summarize(block).median * 1e3,
             1.0 if same or search == "none" else paired_ratio(times["none"], times[search]),
             same, relative_error(outputs[search], outputs["none"]),
         ))  # fmt: skip
     return rows
+
+
+def compiled_by(path: Path, search: str, threads: int, cost_model: str, expect: dict[str, int],
+                inputs: Mapping[str, np.ndarray], budget: int = 50_000) -> Compiled:
+    """A model compiled with a search as this module names it, or with the schedule in a file
+    (``@FILE``). ``expect``: sizes to search for, by symbol; those of ``inputs`` are added."""
+    from .. import compile as compile_model
+
+    name, _, measured = ("none" if search == AGAIN else search).partition(":")
+    plain = name.removesuffix(CHOSEN)
+    if name.startswith("@"):
+        return compile_model(path, threads=threads, schedule=search[1:])
+    how = {"search": "default", "measure": float(measured)} if measured else {"search": plain}
+    compiled = compile_model(path, threads=threads, cost_model=cost_model, budget=budget,
+                             expect=expect, **how)
+    if plain != name:
+        graph, machine = compiled.graph, compiled.executable.target
+        context = Context(machine, machine.cores, constant_bytes(graph))
+        chosen = with_variants(graph, compiled.schedule, sizes_of(graph, expect),
+                               model_of(cost_model), context)
+        compiled = compile_model(path, threads=threads, schedule=str(chosen))
+    expect |= sizes_in(compiled.inputs, inputs)
+    return compiled
 
 
 def shared(executable: Executable, packed: dict[Key, np.ndarray]) -> Executable:

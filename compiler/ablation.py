@@ -56,7 +56,7 @@ def ablate(
     graph = optimized(source, machine)
     how = Search("exact", model, threads=threads, expect=dict(expect or {}))
     survey = Survey(graph, Fuser(graph).run(), machine, how)
-    space = survey.space(model)
+    space = survey.space(model, alone=False)
     alone = [survey.number[units] for units in survey.table.of.values()]
     unfused = float(space.problem.cost[alone].sum())
 

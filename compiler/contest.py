@@ -227,7 +227,7 @@ class Contest:
         for key in dearest[:KERNELS]:
             own = costs[key]
             others = worth_timing(replace(own, variant=()), self.survey.sizes, model,
-                                  self.survey.context, VARIANTS)
+                                  self.survey.every, VARIANTS)
             for n in alike[key]:
                 found[n] = [v for v in ((), *others) if v != base.schedule.groups[n].variant]
         return found

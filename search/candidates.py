@@ -178,6 +178,11 @@ class Candidates:
             return self.found[units]
         return None
 
+    def ask_more(self) -> None:
+        """Lets as many structures again be asked for."""
+        self.limit = max(self.limit, self.asked + self.checks)
+        self._refused.clear()
+
     def _allowed(self, units: tuple[int, ...]) -> bool:
         """Whether kinds go together at all: what greedy fusion does not try is not asked for."""
         inside = set(units)

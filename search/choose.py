@@ -6,9 +6,9 @@ prove the optimum over all of them by dynamic programming over ideals, a strateg
 within a budget of evaluations; ``default`` does not begin where no schedule could be noticeably
 faster (``worth``). The schedules of greedy fusion and of the published rules (``rules``) are among
 the candidates and are where strategies start, so the result is never worse than any of them under
-the model that chose it, but for what ``default`` leaves to greedy fusion's groups (``LEAN``). On
-several threads the groups of the result that may run side by side become candidates as well, and
-the search is run again.
+the model that chose it, but for what ``default`` leaves to groups that have proved good (``LEAN``).
+Groups are priced on one thread, whatever threads there are; then groups of the result that may run
+side by side are offered as stages, on all of them.
 """
 
 from __future__ import annotations
@@ -51,9 +51,12 @@ QUICK = 20_000
 PATIENCE = 1000
 """Moves for each node with which the least peak is looked for where it cannot be proved, at least:
 some 3 s for 1,000 nodes. A tenth of it ends a third higher where concatenations are dissolved."""
+TRUSTED = "priority"
+"""The rule whose groups ``default`` takes as it does those of greedy fusion."""
 LEAN = 0.02
-"""Part by which ``default`` wants seconds predicted for a group to be less than greedy fusion's
-groups take before it prefers it: what is closer, the cost model cannot tell apart."""
+"""Part by which ``default`` wants seconds predicted for a group to be less than what the groups of
+greedy fusion and of the rule ``priority`` take before it prefers it: what is closer, the cost model
+cannot tell apart, and its errors favor large groups."""
 _SHRINK = 0.97
 """Part of the peak that the next round of a search for less memory may need."""
 _ROUNDS = 12
@@ -75,7 +78,7 @@ class Choice:
     unit: str = ""
     """Unit of its costs."""
     cost: float = 0.0
-    """Cost of the schedule, in the model's unit."""
+    """Cost of the schedule's groups, in the model's unit: on one thread."""
     greedy: float = 0.0
     """Cost of greedy's schedule under the same model."""
     bound: float = 0.0
@@ -140,24 +143,40 @@ def _searched(graph: Graph, fuser: Fuser, greedy: Schedule, target: Target, how:
     if how.name in RULES:
         return _by_rule(survey, how)
     solver = Solver(how, progress)
-    ruled = [survey.rule(name) for name in RULES]  # before the table is complete
-    solver.also = [survey.solution(schedule) for schedule in ruled]
+    # Before the table is complete.
+    ruled = {name: survey.rule(name, more=name == TRUSTED) for name in RULES}
+    known = {name: survey.solution(schedule) for name, schedule in ruled.items()}
+    solver.also, solver.trusted = list(known.values()), known[TRUSTED]
     model = objective_model(how)
     space = survey.space(model)
     found, note = solver.solve(space)
-    stages = survey.stages(found.chosen, model) if model.unit == SECONDS else []
-    if stages and how.objective == "time":
-        wider = survey.space(model, stages)
-        better, also = solver.solve(wider, too_wide=bool(note))
-        if better.cost <= found.cost:
-            space, found, note = wider, better, also
     chosen, cost = found.chosen, found.cost
     fits = peak(space.problem, space.chosen) <= space.problem.limit
     if how.objective != "peak" and fits and cost >= space.greedy:  # equal: the simple one
         chosen, cost = space.chosen, space.greedy
-    return Choice(space.schedule(graph, chosen), how.label, space.model, space.unit, cost,
+    plan, solution = space, chosen
+    if model.unit == SECONDS and how.objective == "time":
+        plan, solution = _side_by_side(survey, space, chosen, model)
+    return Choice(plan.schedule(graph, solution), how.label, space.model, space.unit, cost,
                   space.greedy, found.bound, found.proven, len(space.candidates),
-                  found.evaluations, note, peak(space.problem, chosen))
+                  found.evaluations, note, peak(plan.problem, solution))
+
+
+def _side_by_side(survey: Survey, space: Space, chosen: tuple[int, ...], model: CostModel
+                  ) -> tuple[Space, tuple[int, ...]]:
+    """The groups of a solution of ``space``, in stages where the model says that pays: a space and
+    its solution."""
+    stages = survey.stages(chosen, model)
+    if not stages:
+        return space, chosen
+    wider = survey.space(model, stages)
+    leaning, alone = wider.problem.cost.copy(), len(space.candidates)
+    leaning[alone:] *= 1.0 + LEAN
+    solutions = [chosen, range(alone, len(wider.candidates))]
+    joined = recombine(wider.problem.priced(leaning), solutions, NARROW)
+    if joined is None or peak(wider.problem, joined) > wider.problem.limit:
+        return space, chosen
+    return wider, joined
 
 
 def _settled(graph: Graph, fuser: Fuser, greedy: Schedule, target: Target, how: Search
@@ -168,7 +187,7 @@ def _settled(graph: Graph, fuser: Fuser, greedy: Schedule, target: Target, how: 
         return None
     if fusible(graph) < 2:
         return Choice(greedy, how.label, model.name, model.unit, note="nothing to fuse")
-    context = Context(target, max(1, how.threads), constant_bytes(graph))
+    context = Context(target, 1, constant_bytes(graph))
     cost, saved = spare(fuser, greedy, model, context, sizes_of(graph, how.expect))
     if saved >= HARDLY:
         return None
@@ -201,27 +220,28 @@ class Solver:
         self.how, self.progress = how, progress
         self.also: list[tuple[int, ...]] = []
         """Known solutions besides greedy's: where strategies start, and not to be worse than."""
+        self.trusted: tuple[int, ...] = ()
+        """One whose groups ``default`` takes as it does greedy's."""
         self.strategy = _strategy(how)
 
-    def solve(self, space: Space, too_wide: bool = False) -> tuple[Found, str]:
-        """The best solution, and what the search could not do. ``too_wide``: some of the candidates
-        have more ideals than a proof follows, so that all have, and none is begun."""
+    def solve(self, space: Space) -> tuple[Found, str]:
+        """The best solution, and what the search could not do."""
         if self.how.objective == "peak":
             return self._least_memory(space)
         if self.strategy is not None:
             return self._search(space, self.strategy, self.how.budget), ""
         if self.how.name == "default" and space.problem.limit == inf:
-            factors = _leaning(space)
+            factors = _leaning(space, self.trusted)
             leaning = space.problem.priced(space.problem.cost * factors)
-            proof = None if too_wide else prove_narrow(leaning, NARROW)
+            proof = prove_narrow(leaning, NARROW)
             if proof is not None:
                 return _leant(proof, space, float(factors.max(initial=1.0))), ""
             beam = narrow_beam(leaning, min(BEAM, self.how.budget))
             return (_followed(beam, leaning, [space.chosen, *self.also], space),
                     "too many ideals for a proof: the best of each size followed")
-        proof = None if too_wide else prove_narrow(space.problem, NARROW)
+        proof = prove_narrow(space.problem, NARROW)
         provable = self.how.name == "exact" or space.problem.limit < inf
-        if proof is None and provable and not too_wide:
+        if proof is None and provable:
             from .exact import prove  # compiled by Numba, which takes seconds the first time
 
             proof = prove(space.problem, IDEALS)
@@ -301,11 +321,12 @@ class Solver:
         return search(space.problem, strategy, np.stack(starts), budget, self.how.seed, watch)
 
 
-def _leaning(space: Space) -> np.ndarray:
-    """Factors on the costs of the candidates, 1 for greedy's groups: of equal schedules the one
-    most like greedy's is the cheapest."""
+def _leaning(space: Space, trusted: tuple[int, ...]) -> np.ndarray:
+    """Factors on the costs of the candidates, 1 for greedy's groups, and hardly more for those of
+    the ``trusted`` solution: of equal schedules the one most like greedy's is the cheapest."""
     more = LEAN if space.unit == SECONDS else 1e-9
     factors = np.full(len(space.problem.cost), 1.0 + more)
+    factors[list(trusted)] = 1.0 + 1e-9
     factors[list(space.chosen)] = 1.0
     return factors
 

@@ -22,6 +22,7 @@ from ..ir.schedule import FUSED, Schedule
 from ..ir.types import TensorType, Type
 from ..ir.variants import Variant
 from .legality import Verdict
+from .overwriting import in_order
 from .phases import group_phases
 from .work import Work
 
@@ -41,6 +42,8 @@ class GroupCost:
     """Bytes of other operands."""
     outputs: Dim = 0
     """Bytes of results."""
+    over: Dim = 0
+    """Bytes of results that are written over an operand which nobody needs any more."""
     nodes: int = 1
     """Nodes of the group."""
     positions: Dim = 1
@@ -64,6 +67,10 @@ class GroupCost:
     def nbytes(self) -> Dim:
         """D: everything that enters and leaves."""
         return self.constant + self.moved
+
+    def placed(self, over: bool) -> GroupCost:
+        """The same group where its result lies over an operand, or not (``overwriting``)."""
+        return replace(self, over=self.outputs if over else 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,17 +201,19 @@ def _cost(implementation: str, nodes: Sequence[Node], ins: Iterable[Value],
     for v in outs:
         if isinstance(v.type, TensorType):
             outputs = outputs + v.type.nbytes()
-    return GroupCost(implementation, work.flops, work.special, constant, inputs, outputs,
+    return GroupCost(implementation, work.flops, work.special, constant, inputs, outputs, 0,
                      len(nodes), work.positions, work.points, work.columns)
 
 
 def schedule_cost(graph: Graph, schedule: Schedule) -> list[GroupCost]:
     """The cost of every group, in order."""
-    return [
-        replace(group_cost(graph, group.implementation, nodes, written), variant=group.variant)
-        for group, nodes, written in zip(schedule.groups, schedule.members(graph),
-                                         schedule.written(graph), strict=True)
-    ]
+    every = zip(schedule.groups, schedule.members(graph), schedule.written(graph),
+                in_order(graph, schedule), strict=True)
+    found = []
+    for group, nodes, written, over in every:
+        cost = group_cost(graph, group.implementation, nodes, written).placed(over)
+        found.append(replace(cost, variant=group.variant))
+    return found
 
 
 def unfused_work(graph: Graph) -> tuple[Dim, Dim]:

@@ -35,6 +35,7 @@ from .candidates import Candidates
 from .greedy import Fuser
 from .models import Context, CostModel, Explanation, GroupFacts, Phase, facts
 from .models import model as model_of
+from .overwriting import surely
 from .problem import Problem, make_problem
 from .solutions import check_solution
 from .space import Space, constant_bytes, memory
@@ -126,11 +127,13 @@ def survey(graph: Graph, target: Target, threads: int = 1, expect: Mapping[str, 
     greedy = Fuser(graph).run()
     table = Candidates(graph, [greedy]) if table is None else table
     sizes = sizes_of(graph, expect or {})
-    numbers = [facts(c.cost, sizes, target) for c in table.found.values()]
+    overwrites = [surely(graph, table, units, c) for units, c in table.found.items()]
+    numbers = [facts(c.cost.placed(over), sizes, target)
+               for c, over in zip(table.found.values(), overwrites, strict=True)]
     constants = constant_bytes(graph)
     members = list(table.found)
     place = {m: k for k, m in enumerate(members)}
-    values, written = memory(graph, table, sizes, table.found.items())
+    values, written = memory(graph, table, sizes, list(table.found.values()), overwrites)
     edges = {*table.edges, *((v[0], c) for v in values for c in v[2])}
     problem = make_problem(len(table.units), edges, members, np.zeros(len(members)),
                            values=values, written=written)

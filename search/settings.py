@@ -45,8 +45,9 @@ class Search:
     """Evaluations of a strategy, at most; ideals that ``default`` follows where no proof ends."""
     seed: int = 0
     threads: int = 1
-    """Threads that the cost model counts on: the cores of the target in a compilation, so that the
-    schedule, and with it every bit of a result, is the same for any number of threads."""
+    """Threads that stages and variants of kernels are priced on: the cores of the target in a
+    compilation, so that the schedule, and with it every bit of a result, is the same for any number
+    of threads."""
     expect: Mapping[str, int] = field(default_factory=dict)
     """Sizes by symbol that the cost model counts on; what the others count as is read off the graph
     (``symbols``)."""

@@ -14,7 +14,7 @@ of it or more that are independent and near one another, where running side by s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
@@ -23,8 +23,7 @@ import numpy as np
 
 from ..ir.dim_values import estimate
 from ..ir.dims import Dim
-from ..ir.graph import Graph, Node, Value
-from ..ir.groups import OVERWRITING, overwritable
+from ..ir.graph import Graph, Value
 from ..ir.ops import lookup
 from ..ir.schedule import KERNELS, Schedule
 from ..ir.target import Target
@@ -36,6 +35,7 @@ from .judge import Judge
 from .models import Context, CostModel, GroupFacts, facts
 from .models import model as model_of
 from .models.base import Together
+from .overwriting import behind_views, surely
 from .problem import MOST_NODES, Problem, make_problem
 from .settings import Search
 from .symbols import sizes_of
@@ -132,7 +132,11 @@ class Survey:
             checks = min(QUICK_CHECKS, QUICK_EACH * distinct(graph, greedy, judge))
         self.table = Candidates(graph, [greedy], checks=checks, judge=judge,
                                 recompute=not how.lean)
-        self.context = Context(target, max(1, how.threads), constant_bytes(graph))
+        self.every = Context(target, max(1, how.threads), constant_bytes(graph))
+        """What stages, and variants of kernels, are priced on."""
+        self.context = replace(self.every, threads=1)
+        """What groups are priced on: of the threads that one leaves idle, the runtime makes use for
+        what it does not depend on, so that what counts is the work."""
         self.sizes = sizes_of(graph, how.expect)
         self._last: _Priced | None = None
 
@@ -143,7 +147,7 @@ class Survey:
         plain = list(self.table.found.items())
         costs = list({id(c.cost): c.cost for _, c in plain}.values())  # one per structure
         model = model_of(self.how.model)
-        other = better(costs, self.sizes, model, self.context)
+        other = better(costs, self.sizes, model, self.every)
         cheaper = {id(c): o for c, o in zip(costs, other, strict=True) if o is not None}
         found = plain + [(m, replace(c, cost=cheaper[id(c.cost)])) for m, c in plain
                          if id(c.cost) in cheaper]
@@ -155,11 +159,11 @@ class Survey:
         """The candidate with the kernel that writes over its image, where it surely can."""
         product = None if found.cost.work is None else found.cost.work.product
         target = self.context.target
-        if product is None or "over" not in settings(product.form, target) or _in_place(
+        if product is None or "over" not in settings(product.form, target) or surely(
                 self.graph, self.table, units, found):
             return None
         other = replace(found, cost=replace(found.cost, variant=(("over", 1),)))
-        return other if _in_place(self.graph, self.table, units, other) else None
+        return other if surely(self.graph, self.table, units, other) else None
 
     @cached_property
     def members(self) -> list[tuple[int, ...]]:
@@ -175,15 +179,27 @@ class Survey:
     @cached_property
     def facts(self) -> list[GroupFacts]:
         """The numbers of each candidate."""
-        known: dict[int, GroupFacts] = {}
-        for _, c in self.offered:
-            if id(c.cost) not in known:
-                known[id(c.cost)] = facts(c.cost, self.sizes, self.target)
-        return [known[id(c.cost)] for _, c in self.offered]
+        known: dict[tuple[int, bool], GroupFacts] = {}
+        found = []
+        for (_, c), over in zip(self.offered, self._overwrites, strict=True):
+            key = id(c.cost), over  # candidates of one structure share their cost
+            if key not in known:
+                known[key] = facts(c.cost.placed(over), self.sizes, self.target)
+            found.append(known[key])
+        return found
 
-    def rule(self, name: str) -> Schedule:
-        """The schedule of a published greedy rule (``rules``); new groups become candidates."""
+    @cached_property
+    def _overwrites(self) -> list[bool]:
+        """Whether each candidate surely writes its result over an operand."""
+        return [surely(self.graph, self.table, units, c) for units, c in self.offered]
+
+    def rule(self, name: str, more: bool = False) -> Schedule:
+        """The schedule of a published greedy rule (``rules``); new groups become candidates. Where
+        it may ask for ``more``, the table asks for as many structures again."""
         from .rules import RULES
+
+        if more:
+            self.table.ask_more()
 
         model = model_of("cd" if name == "score" else self.how.model)
 
@@ -205,22 +221,26 @@ class Survey:
 
         return RULES[name](self.table, price)
 
-    def space(self, model: CostModel | None = None, stages: Sequence[Stage] = ()) -> Space:
-        """The space priced by a model (None: the one of the settings), ``stages`` in it."""
+    def space(self, model: CostModel | None = None, stages: Sequence[Stage] = (),
+              alone: bool | None = None) -> Space:
+        """The space priced by a model (None: the one of the settings), ``stages`` in it; ``alone``:
+        on one thread (None: if there are no stages)."""
         priced = self._priced(model)
         model = priced.model
+        costs, parts = priced.costs, priced.parts
+        if stages or alone is False:
+            costs, parts = self._costs(model, self.every)
         seconds = [self._side_by_side(s, priced) for s in stages]
-        costs = np.append(priced.costs, seconds)
-        rows = ([priced.parts[list(s.parts)].sum(axis=0) for s in stages]
+        rows = ([parts[list(s.parts)].sum(axis=0) for s in stages]
                 if len(model.objectives) > 1 else [[cost] for cost in seconds])
-        parts = np.vstack([priced.parts, *rows])
         members = [*self.members, *(self.joined(s.parts) for s in stages)]
         values, written = self._memory
         written = [*written, *(sum(written[k] for k in s.parts) for s in stages)]
         edges = {*self.table.edges, *((v[0], c) for v in values for c in v[2])}
+        costs = np.append(costs, seconds)
         problem = make_problem(
-            len(self.table.units), edges, members, costs, parts=parts, objectives=model.objectives,
-            values=values, written=written,
+            len(self.table.units), edges, members, costs, parts=np.vstack([parts, *rows]),
+            objectives=model.objectives, values=values, written=written,
             limit=float("inf") if self.how.memory is None else self.how.memory)  # fmt: skip
         chosen = self.solution(self.greedy)
         return Space(problem, (*(c for _, c in self.offered), *stages), chosen,
@@ -231,15 +251,20 @@ class Survey:
         in a row about one model."""
         if model is None or self._last is None or self._last.model is not model:
             model = model_of(self.how.model) if model is None else model
-            costs = model.costs(self.facts, self.context)
-            parts = np.asarray(model.parts(self.facts, self.context)  # type: ignore[attr-defined]
-                               if len(model.objectives) > 1 else costs[:, None])
-            self._last = _Priced(model, costs, parts, Together(model, self.context))
+            self._last = _Priced(model, *self._costs(model, self.context),
+                                 Together(model, self.every))
         return self._last
+
+    def _costs(self, model: CostModel, context: Context) -> tuple[np.ndarray, np.ndarray]:
+        """``costs`` and ``parts`` of all candidates."""
+        costs = model.costs(self.facts, context)
+        return costs, np.asarray(model.parts(self.facts, context)  # type: ignore[attr-defined]
+                                 if len(model.objectives) > 1 else costs[:, None])
 
     @cached_property
     def _memory(self) -> tuple[list[tuple[int, float, list[int], bool]], list[float]]:
-        return memory(self.graph, self.table, self.sizes, self.offered)
+        candidates = [c for _, c in self.offered]
+        return memory(self.graph, self.table, self.sizes, candidates, self._overwrites)
 
     def solution(self, schedule: Schedule) -> tuple[int, ...]:
         """The candidates that a schedule consists of, in its order; stages are not looked at."""
@@ -252,11 +277,12 @@ class Survey:
     def stages(self, chosen: Sequence[int], model: CostModel | None = None) -> list[Stage]:
         """Groups of a solution that the model says run faster side by side: pairs, and what the
         pair of each group that saves most grows to while one more group saves more."""
-        threads = self.context.threads
+        threads = self.every.threads
         if threads < 2:
             return []
         priced = self._priced(model)
-        costs = priced.costs
+        alone = priced.model.costs([self.facts[k] for k in chosen], self.every)
+        costs = dict(zip(chosen, alone.tolist(), strict=True))
         kernels = [k for k in chosen
                    if self.facts[k].implementation in KERNELS and costs[k] > self.target.sync_s]
         found = []
@@ -265,7 +291,8 @@ class Survey:
             others = kernels[place + 1 : place + 1 + NEAR]
             while len(best.parts) < threads:
                 wider = [s for k in others if (s := self._wider(best, k, costs)) is not None]
-                gains = [(gain, s) for s in wider if (gain := self._saved(s, priced)) > saves]
+                gains = [(gain, s) for s in wider
+                         if (gain := self._saved(s, costs, priced)) > saves]
                 if not gains:
                     break
                 if len(best.parts) == 1:
@@ -276,23 +303,22 @@ class Survey:
                 others = [s.parts[-1] for _, s in gains if s is not best]
         return found
 
-    def _wider(self, stage: Stage, k: int, costs: np.ndarray) -> Stage | None:
+    def _wider(self, stage: Stage, k: int, costs: Mapping[int, float]) -> Stage | None:
         """A stage with one group more, unless that depends on another of it."""
         parts = (*stage.parts, k)
         if sum(len(self.members[p]) for p in parts) > MOST_NODES:
             return None
         if not all(self.table.independent(self.members[p], self.members[k]) for p in stage.parts):
             return None
-        return Stage(parts, shares(self.context.threads, [float(costs[p]) for p in parts]))
+        return Stage(parts, shares(self.every.threads, [costs[p] for p in parts]))
 
     def _side_by_side(self, stage: Stage, priced: _Priced) -> float:
         """Seconds that a stage takes."""
         return priced.together.seconds([self.facts[k] for k in stage.parts], stage.threads)
 
-    def _saved(self, stage: Stage, priced: _Priced) -> float:
+    def _saved(self, stage: Stage, costs: Mapping[int, float], priced: _Priced) -> float:
         """Seconds by which groups are faster side by side than one after the other."""
-        return (float(sum(priced.costs[k] for k in stage.parts))
-                - self._side_by_side(stage, priced))
+        return sum(costs[k] for k in stage.parts) - self._side_by_side(stage, priced)
 
 
 def shares(threads: int, costs: Sequence[float]) -> tuple[int, ...]:
@@ -333,66 +359,22 @@ def arena_bytes(graph: Graph, v: Value, sizes: Mapping[str, int]) -> float:
     return float(size if isinstance(size, int) else estimate(size, sizes))
 
 
-def base_of(v: Value) -> Value:
-    """The value whose memory a chain of views shows."""
-    while lookup(v.node.op).has("view"):
-        v = v.node.operands[0]
-    return v
-
-
 def memory(graph: Graph, table: Candidates, sizes: Mapping[str, int],
-           candidates: Iterable[tuple[tuple[int, ...], Candidate]]
+           candidates: Sequence[Candidate], overwrites: Sequence[bool]
            ) -> tuple[list[tuple[int, float, list[int], bool]], list[float]]:
-    """(values as ``make_problem`` takes them, bytes that each of the ``candidates``, which come
-    with their units, writes), the arena only."""
+    """(values as ``make_problem`` takes them, bytes that each of the ``candidates`` writes besides
+    what ``overwrites`` an operand), the arena only."""
     values = []
     for node, units in table.of.items():
         if lookup(node.op).has("view"):
             continue
         size = sum(arena_bytes(graph, v, sizes) for v in node.outputs)
         for u in units if size else ():
-            readers = _behind(graph, table.readers(u))
+            readers = behind_views(graph, table.readers(u))
             consumers = sorted({w for r in readers for w in table.of[r]})
             if consumers:
                 values.append((u, size, consumers, False))
-    written = [0.0 if c.implementation == "view" or _in_place(graph, table, units, c)
+    written = [0.0 if c.implementation == "view" or over
                else sum(arena_bytes(graph, v, sizes) for v in c.written)
-               for units, c in candidates]
+               for c, over in zip(candidates, overwrites, strict=True)]
     return values, written
-
-
-def _in_place(graph: Graph, table: Candidates, units: tuple[int, ...], found: Candidate) -> bool:
-    """Whether a candidate surely writes its result over an operand: all who read that are in it or
-    run before it in every order. The runtime finds further cases, once the order is known."""
-    if found.implementation not in OVERWRITING:
-        return False
-    nodes = [graph.nodes[k] for k in found.nodes]
-    over = bool(dict(found.cost.variant).get("over"))
-    for value in overwritable(nodes, found.written, over):
-        base = base_of(value)
-        definition = lookup(base.node.op)
-        if (base.node not in table.of or base in graph.output_values
-                or definition.has("control") or definition.has("host")):
-            continue
-        readers = {r for u in table.of[base.node] for r in _behind(graph, table.readers(u))}
-        views = [r for r in readers if lookup(r.op).has("view")]
-        if any(v.out in graph.output_values for v in views):
-            continue
-        early = table.before(units)
-        if all(w in units or early >> w & 1 for r in readers.difference(views)
-               for w in table.of[r]):
-            return True
-    return False
-
-
-def _behind(graph: Graph, users: Sequence[Node]) -> list[Node]:
-    """``users`` and, where they are views, whoever reads these."""
-    found: dict[Node, None] = {}
-    todo = list(users)
-    while todo:
-        user = todo.pop()
-        if user not in found:
-            found[user] = None
-            if lookup(user.op).has("view"):
-                todo += [u for v in user.outputs for u in graph.users(v)]
-    return list(found)

@@ -18,8 +18,9 @@ import numpy as np
 from ..ir.graph import Graph, Node, Value
 from ..ir.groups import keeps_pixels
 from ..ir.ops import lookup
+from .overwriting import base_of
 from .problem import Problem, make_problem
-from .space import arena_bytes, base_of
+from .space import arena_bytes
 
 Step = Node | tuple[Node, Value]
 """An operation, or a sum, named by its last addition, and the term that is added to it."""

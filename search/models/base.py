@@ -84,6 +84,8 @@ class GroupFacts:
     """Bytes read from other groups."""
     outputs: float = 0.0
     """Bytes written."""
+    over: float = 0.0
+    """Of these: bytes that lie over an operand, whose lines come and go once."""
     tiles: float = 1.0
     """Size of the parallel tile space; 1 if unknown."""
     nodes: int = 1
@@ -195,6 +197,7 @@ class Batch:
     constant: np.ndarray
     inputs: np.ndarray
     outputs: np.ndarray
+    over: np.ndarray
     tiles: np.ndarray
     nodes: np.ndarray
     kernels: np.ndarray
@@ -208,7 +211,7 @@ class Batch:
     @classmethod
     def of(cls, groups: Sequence[GroupFacts]) -> Batch:
         """The columns of ``groups``."""
-        columns = _columns(groups, _numbers, 8)
+        columns = _columns(groups, _numbers, 9)
         names = [g.implementation for g in groups]
         executed = [g.executed for g in groups]
         most = max((len(e) for e in executed), default=0)
@@ -218,14 +221,19 @@ class Batch:
             phases.append(Phases(*_columns(some, _phase_numbers, len(_PHASE))))
         contract = np.array([n in MICRO for n in names], bool)
         free = np.array([n in FREE for n in names], bool)
-        flops, special, constant, inputs, outputs, tiles, nodes, kernels = columns
-        return cls(flops, special, constant, inputs, outputs, tiles, nodes, kernels, contract,
-                   free, tuple(phases))
+        flops, special, constant, inputs, outputs, over, tiles, nodes, kernels = columns
+        return cls(flops, special, constant, inputs, outputs, over, tiles, nodes, kernels,
+                   contract, free, tuple(phases))
 
     @property
     def moved(self) -> np.ndarray:
         """f64[n]: bytes that other groups wrote or will read."""
         return self.inputs + self.outputs
+
+    @property
+    def held(self) -> np.ndarray:
+        """f64[n]: bytes of memory that these take."""
+        return self.moved - self.over
 
 
 def _columns(rows: Sequence[object], numbers: Callable[[object], object], width: int
@@ -237,8 +245,8 @@ def _columns(rows: Sequence[object], numbers: Callable[[object], object], width:
 _PHASE = tuple(f.name for f in fields(Phase))
 _NOTHING = Phase()
 _phase_numbers = attrgetter(*_PHASE)
-_numbers = attrgetter("flops", "special", "constant", "inputs", "outputs", "tiles", "nodes",
-                      "kernels")  # fmt: skip
+_numbers = attrgetter("flops", "special", "constant", "inputs", "outputs", "over", "tiles",
+                      "nodes", "kernels")  # fmt: skip
 
 
 class Together:

@@ -154,7 +154,7 @@ class Bounds:
         terms["launch"] = b.kernels * t.launch_s
         terms["sync"] = b.kernels * (t.sync_s if threads > 1 else 0.0)
         room = t.l2_bytes * ways
-        terms["live"] = np.clip(b.moved - room, 0.0, room) / _l3(t, ways)
+        terms["live"] = np.clip(b.held - room, 0.0, room) / _l3(t, ways)
         return terms
 
     @staticmethod
@@ -163,7 +163,7 @@ class Bounds:
 
         def beyond(cache: np.ndarray | float, miss: Miss = _miss) -> np.ndarray:
             """Bytes that ``cache`` does not hold."""
-            return np.asarray(b.moved * miss(b.moved, cache) + b.constant * miss(cycle, cache))
+            return np.asarray(b.held * miss(b.held, cache) + b.constant * miss(cycle, cache))
 
         far = beyond(float(t.l3_bytes), _miss_last)
         return {

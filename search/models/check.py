@@ -77,7 +77,8 @@ def sample_groups(count: int = _GROUPS, seed: int = 0) -> list[GroupFacts]:
         special = flops * float(rng.choice([0, 0.3, 1]))
         groups.append(GroupFacts(
             IMPLEMENTATIONS[k % len(IMPLEMENTATIONS)], flops, special,
-            constant if k % 2 else 0.0, inputs, outputs, tiles, int(rng.integers(1, 30)),
+            constant if k % 2 else 0.0, inputs, outputs,
+            0.0 if k % 5 else min(inputs, outputs), tiles, int(rng.integers(1, 30)),
             phases=tuple(_sample_phase(rng) for _ in range(k % 4)),
         ))  # fmt: skip
     return groups

