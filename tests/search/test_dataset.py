@@ -34,7 +34,7 @@ from evonnx.search.models import GroupFacts
 from evonnx.search.problem import make_problem
 from evonnx.search.settings import Search
 from evonnx.search.solutions import needs, peak
-from evonnx.search.space import space_of
+from evonnx.search.space import Survey
 
 TARGET = Target.named("generic")
 
@@ -89,8 +89,8 @@ def test_values_and_limits_are_kept(data: Dataset, tmp_path: Path) -> None:
 def test_the_problem_is_that_of_the_graph(data: Dataset) -> None:
     g = graph()
     for model in ("bounds", "roofline", "cd"):
-        direct = space_of(g, Fuser(g).run(), TARGET,
-                          Search("exact", model, threads=2, expect={"n": 500}))
+        how = Search("exact", model, threads=2, expect={"n": 500})
+        direct = Survey(g, Fuser(g).run(), TARGET, how).space(alone=False)
         replayed = data.space(model)
         assert np.array_equal(direct.problem.cost, replayed.problem.cost)
         assert direct.chosen == replayed.chosen
