@@ -126,7 +126,8 @@ def test_groups_side_by_side_come_from_the_search() -> None:
     assert stages[0] is not None
     assert stages[0] == stages[1]
     assert [g.threads for g in compiled.schedule.groups] == [1, 1]
-    assert compiled.report().search["cost"] < 0.7 * compiled.report().search["greedy"]
+    report = compiled.report()
+    assert report.predicted_seconds < 0.7 * report.search["greedy"]  # the latter on one thread
     feeds = {n: np.random.default_rng(2).standard_normal((1, 200_000)).astype(np.float32)
              for n in ("p", "q")}
     alone = evonnx.compile(graph, threads=1)
