@@ -207,7 +207,7 @@ def _neighbors(low: Lowering, axes: list[Axis], index: Index, outputs: list[int]
     """The iteration space of windows such that one point of it computes ``TOGETHER`` neighbors,
     along the axis where these have most elements in common, and in another part what is left."""
     whole = [(axes, [index])]
-    if not small_windows(low.graph) or axes[-1].hi == 0:
+    if not small_windows(low.graph) or not axes or axes[-1].hi == 0:
         return whole
     best, size, least = -1, 0, SHARED
     for k, axis in enumerate(axes[:-1]):

@@ -29,6 +29,9 @@ from ..problem import Problem
 from .base import Base, Polisher, best_segments, keys_of
 from .genes import Layout, checked
 
+COOLING = 0.65
+"""What is left of the heat of polishing after a generation that brought nothing."""
+
 SAMPLED = 4
 """A small budget is spent on noise by one part in so many, at most."""
 
@@ -78,7 +81,7 @@ class Genetic(Base):
         self._rest = np.concatenate([self._rest, self._layout.rest(self._ask)])[keep]
         self._costs, self._prints = costs[keep], prints[keep]
         if self._costs[0] >= before * (1 - 1e-9):
-            self._hot = self._hot * 0.8 if self._hot > 0.02 else 0.3
+            self._hot = self._hot * COOLING if self._hot > 0.02 else 0.3
 
     def _children(self) -> np.ndarray:
         rng, n = self._rng, self._problem.nodes

@@ -15,6 +15,7 @@ from evonnx.ir.builder import Builder
 from evonnx.ir.dims import sym
 from evonnx.ir.graph import Graph
 from evonnx.ir.types import F32, I64, TensorType
+from evonnx.runtime.frame import PAGE
 
 N = sym("N")
 
@@ -87,7 +88,7 @@ def test_a_symbolic_model_has_formulas_then_the_last_call() -> None:
     assert memory["measured_by"] == "allocation"
     assert sum(memory["parts"].values()) == memory["predicted_peak"]
     # What is held is what was promised, but for alignment.
-    assert memory["predicted_peak"] <= memory["measured_peak"] <= memory["predicted_peak"] + 1024
+    assert 0 <= memory["measured_peak"] - memory["predicted_peak"] <= PAGE + 1024
 
 
 def test_measured_memory_meets_the_prediction() -> None:
