@@ -285,7 +285,9 @@ def resident_peak(reset: bool = False) -> int | None:
 def measure_peak(executable: Executable, feeds: Mapping[str, np.ndarray]) -> int | None:
     """Bytes by which one call, on memory not allocated yet, raises the process's resident peak.
 
-    Constants are not counted: they are resident already. None where the system does not say.
+    Constants are not counted: they are resident already. Neither are gaps of the heap that are
+    resident still, some megabytes of a process that has run for long. None where the system does
+    not say.
     """
     executable.trim()
     gc.collect()
