@@ -42,7 +42,7 @@ class Genetic(Base):
     also is where ``genes``, see ``genes``, lack the order or have cuts)."""
 
     def __init__(self, size: int = 40, elite: float = 0.3, mutants: float = 0.1, rho: float = 0.7,
-                 polish: float = 30.0, genes: Sequence[str] = ("order",)) -> None:
+                 polish: float = 45.0, genes: Sequence[str] = ("order",)) -> None:
         self.size, self.elite, self.mutants, self.rho = size, elite, mutants, rho
         self.polish, self.genes = polish, checked(genes)
 
