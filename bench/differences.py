@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import click
+import networkx as nx
 
 from ..compiler.api import Compiled
 from ..compiler.console import print_table
@@ -38,7 +39,7 @@ ROUNDS = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Timed:
+class GroupTime:
     """One group of a schedule."""
 
     nodes: frozenset[int]
@@ -53,7 +54,7 @@ class Timed:
 class Block:
     """Groups of two schedules that compute the same nodes."""
 
-    sides: tuple[tuple[Timed, ...], tuple[Timed, ...]]
+    sides: tuple[tuple[GroupTime, ...], tuple[GroupTime, ...]]
     same: bool
     """Whether they are one group that is the same in both."""
 
@@ -66,7 +67,7 @@ class Block:
         return _sum(self.sides[0], "measured") - _sum(self.sides[1], "measured")
 
 
-def _sum(groups: Sequence[Timed], what: str) -> float:
+def _sum(groups: Sequence[GroupTime], what: str) -> float:
     return float(sum(getattr(g, what) for g in groups))
 
 
@@ -75,32 +76,26 @@ def blocks(programs: Sequence[Compiled], times: Sequence[Mapping[int, float]], m
     """The blocks of two programs of one graph, whose groups took ``times`` seconds by number,
     largest misjudgement first, and then the groups that are the same."""
     graph = programs[0].graph
-    head: dict[tuple[int, int], tuple[int, int]] = {}
-
-    def root(of: tuple[int, int]) -> tuple[int, int]:
-        while head.setdefault(of, of) != of:
-            of = head[of]
-        return of
-
+    shared_nodes = nx.Graph()
     keys: list[list[tuple[Any, ...]]] = []
-    first: dict[int, tuple[int, int]] = {}
     for side, program in enumerate(programs):
         written = program.schedule.written(graph)
         keys.append([(g.computed, g.implementation, g.variant, w)
                      for g, w in zip(program.schedule.groups, written, strict=True)])
         for k, group in enumerate(program.schedule.groups):
-            for node in group.computed:
-                head[root((side, k))] = root(first.setdefault(node, (side, k)))
-    sides: dict[tuple[int, int], tuple[list[Timed], list[Timed]]] = {}
-    equal: dict[tuple[int, int], bool] = {}
+            shared_nodes.add_edges_from(((side, k), node) for node in group.computed)
+    block_of = {of: number for number, block in enumerate(nx.connected_components(shared_nodes))
+                for of in block}
+    sides: dict[int, tuple[list[GroupTime], list[GroupTime]]] = {}
+    equal: dict[int, bool] = {}
     for side, program in enumerate(programs):
         lines = program.report(model).groups
         for k, group in enumerate(program.schedule.groups):
             if group.implementation not in KERNELS:
                 continue
-            estimate, at = lines[k].estimate, root((side, k))
+            estimate, at = lines[k].estimate, block_of[side, k]
             assert estimate is not None  # the program has run
-            sides.setdefault(at, ([], []))[side].append(Timed(
+            sides.setdefault(at, ([], []))[side].append(GroupTime(
                 frozenset(group.computed), _label(program, k, group), estimate.seconds,
                 times[side].get(k, 0.0)))
             equal[at] = equal.get(at, True) and keys[side][k] in keys[1 - side]

@@ -16,6 +16,7 @@ from functools import lru_cache
 
 from .grids import Taps
 from .target import Target
+from .variants import WAY_BYTES
 
 WIDEST = 9
 """Taps of the widest row whose weights are in registers at once."""
@@ -36,8 +37,7 @@ SHORTEST = 2
 """Lines of a run, at least, besides those whose sums are under way: the fewer, the more rows belong
 to two runs."""
 
-
-CROWDED = 2048
+CROWDED = WAY_BYTES // 2
 """Bytes of which no multiple may lie between two pixels, see ``crowded``."""
 
 

@@ -46,16 +46,16 @@ def window_element(puller: Puller, node: Node, index: Index) -> Ex:
     unit = Ex("const", dtype, (), identity(kind, dtype).item())
     lane = next((free_vars(i) for i in reversed(index) if isinstance(i, Expr) and free_vars(i)),
                 frozenset())
-    moving = [(name_of(v), e) for v, e in amap.reduced if isinstance(v, Expr)]
-    outer = _outer(region, [name for name, _ in moving], lane)
-    steps: list[list[dict[str, Dim]]] = [
-        [{name: k} for k in range(e)] for name, e in moving if name == outer]  # type: ignore[arg-type]
-    others = [(name, e) for name, e in moving if name != outer]
+    moving = {name_of(v): e for v, e in amap.reduced if isinstance(v, Expr)}
+    outer = _outer(region, list(moving), lane)
+    steps: list[dict[str, Dim]] = [{}]
+    if outer:
+        steps = [{outer: k} for k in range(moving.pop(outer))]  # type: ignore[arg-type]
     points: list[dict[str, Dim]] = [
-        dict(zip((name for name, _ in others), point))
-        for point in cartesian(*(range(e) for _, e in others))]  # type: ignore[arg-type]
+        dict(zip(moving, point))
+        for point in cartesian(*map(range, moving.values()))]  # type: ignore[arg-type]
     total: Ex | None = None
-    for step in steps[0] if steps else [{}]:
+    for step in steps:
         taps = [_tap(puller, node, region, step | point, unit, lane) for point in points]
         value = _sum([tap for tap in taps if tap is not None], kind, unit)
         if value is not None:

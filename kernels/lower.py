@@ -29,7 +29,6 @@ from ..ir.elements import (
     Refused,
     is_reduction,
     map_dims,
-    parts,
     positions,
     renamer,
 )  # fmt: skip
@@ -52,6 +51,7 @@ from .borders import border_cut, decided, joins
 from .jam import jammed
 from .maps import rows_per_tile, tile_map
 from .moments import distances, is_mean, is_spread, mean_and_spread, near_mean
+from .neighbors import neighbors
 from .nest import (
     Accumulate,
     BufferDecl,
@@ -73,10 +73,6 @@ Measured on Zen 4."""
 JAMMED = 1024
 """Elements of a reduced row up to which several rows are worked on at a time: together they stay in
 the level-1 cache."""
-TOGETHER, SHARED = 4, 0.84
-"""Neighboring windows that are computed together, and the part of what two of them read one by one
-from which on it is worth that: 5 of 6 lines of pixels where windows of 3 move by 2. Measured on
-Zen 4."""
 LONG = 64 * CHAIN
 """Terms of a row that are added up in a row: some 64 lanes do it together."""
 
@@ -191,54 +187,18 @@ class Lowering(Space):
 
 def lower_map(low: Lowering) -> None:
     """One loop nest per distinct output shape; concatenations become one nest per piece."""
+    windows = small_windows(low.graph)
     by_shape: dict[tuple[Dim, ...], list[int]] = {}
     for k, (_, v) in enumerate(low.graph.outputs):
         by_shape.setdefault(v.shape, []).append(k)
     for shape, outputs in by_shape.items():
         axes, index = fresh_axes(shape, low.names)
         for piece_axes, piece_index in _pieces(low, axes, index, outputs, 0):
-            for part_axes, places in _neighbors(low, piece_axes, piece_index, outputs):
+            parts = (neighbors(low, piece_axes, piece_index, outputs) if windows
+                     else [(piece_axes, [piece_index])])
+            for part_axes, places in parts:
                 low.reuse_scratch()
                 low.domains.append(_map_domain(low, part_axes, places, outputs))
-
-
-def _neighbors(low: Lowering, axes: list[Axis], index: Index, outputs: list[int]
-               ) -> list[tuple[list[Axis], list[Index]]]:
-    """The iteration space of windows such that one point of it computes ``TOGETHER`` neighbors,
-    along the axis where these have most elements in common, and in another part what is left."""
-    whole = [(axes, [index])]
-    if not small_windows(low.graph) or not axes or axes[-1].hi == 0:
-        return whole
-    best, size, least = -1, 0, SHARED
-    for k, axis in enumerate(axes[:-1]):
-        if isinstance(axis.hi, int) and axis.hi >= 2 and isinstance(axis.var, Expr):
-            read = [_loads(low, _moved(index, axis, d), outputs) for d in range(2)]
-            part = len(read[0] | read[1]) / max(len(read[0]) + len(read[1]), 1)
-            best, size, least = (k, axis.hi, part) if part < least else (best, size, least)
-    if best < 0:
-        return whole
-    axis, found = axes[best], []
-    groups, rest = divmod(size, TOGETHER)
-    for count, many, start in ((groups, TOGETHER, 0), (1, rest, size - rest)):
-        if count and many:
-            v = low.names.var(count)
-            new = [*axes[:best], *([Axis(v, count)] if count > 1 else []), *axes[best + 1:]]
-            first = {name_of(axis.var): v * many + start}
-            found.append((new, [tuple(substitute(i, {n: d + m for n, d in first.items()})
-                                      for i in index) for m in range(many)]))
-    return found
-
-
-def _moved(index: Index, axis: Axis, distance: int) -> Index:
-    """An index some steps further along an axis."""
-    return tuple(substitute(i, {name_of(axis.var): axis.var + distance}) for i in index)
-
-
-def _loads(low: Lowering, index: Index, outputs: list[int]) -> set[tuple[int, Dim]]:
-    """Buffers and positions that the outputs at an index read."""
-    low.puller.start()
-    values = [low.puller.element(low.graph.outputs[k][1], index) for k in outputs]
-    return {ex.data for ex in parts(values) if ex.kind == "load"}
 
 
 def _pieces(low: Lowering, axes: list[Axis], index: Index, outputs: list[int], depth: int

@@ -207,7 +207,7 @@ class _Layout:
     def image(self, node: Node) -> Turned:
         self.fired[f"layout {node.op}"] += 1
         r = node.out.rank
-        perm = (0, r - 1, *range(1, r - 1))
+        perm = channels_last(r)
         inputs: list[Value | None] = [self.ordered(node.operands[0], perm)]
         if node.op == "conv":
             w = self.plain(node.operands[1])
@@ -224,8 +224,8 @@ class _Layout:
         source, rest = node.operands[0], node.inputs[1:]
         rows, image = self.rows.get(source), self.known[source]
         if rows is None:
-            if node.op == "reshape" and isinstance(image, Turned) and is_last(image) and (
-                    groups_as_rows(source.shape, node.out.shape)):
+            if node.op == "reshape" and isinstance(image, Turned) and groups_as_rows(
+                    source.shape, node.out.shape) and image.perm == channels_last(len(image.perm)):
                 self.rows[node.out] = image
         elif node.op == "reshape":
             logical = tuple(rows.value.shape[p] for p in rows.perm)
@@ -302,10 +302,9 @@ def settle(v: Value | Turned) -> Value | Turned:
     return v.value if isinstance(v, Turned) and is_identity(v.perm) else v
 
 
-def is_last(v: Turned) -> bool:
-    """Whether the value is an image stored channels-last."""
-    r = len(v.perm)
-    return v.perm == (0, r - 1, *range(1, r - 1))
+def channels_last(rank: int) -> Perm:
+    """The order of the logical axes [N, C, pixels...] of an image stored as [N, pixels..., C]."""
+    return (0, rank - 1, *range(1, rank - 1))
 
 
 def extended(perm: Perm, rank: int) -> Perm:
