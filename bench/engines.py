@@ -63,6 +63,8 @@ def _load_openvino(path: Path, threads: int) -> tuple[Any, Callable[[Feeds], lis
     settings = {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_PRECISION_HINT": "f32",
+        # By default operands of products with 8-bit weights are rounded to 8 bits all the same.
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
         "INFERENCE_NUM_THREADS": threads,
         "NUM_STREAMS": 1,
     }
