@@ -314,8 +314,10 @@ def compile(
     ``objective``: "time" (what the cost model says), "peak" (memory), "C" (operations) or "D"
     (bytes moved).
     ``max_memory``: bytes that a call may take, weights included.
-    ``measure``: seconds for which the best few schedules are compiled and timed; greedy fusion's
-    stays unless another is faster by more than the noise.
+    ``measure``: seconds for which schedules, their groups and variants of their kernels are timed
+    on this machine; compiling them comes on top, once or twice as long. 2 choose among the search's
+    schedule and the rules', 20 to 40 search with measured times (``compiler.contest``). Greedy
+    fusion's stays unless another is surely faster.
     ``expect``: sizes of symbols that all of this shall count on. What the others count as is read
     off the graph and said by ``report()`` (``search.symbols``: a batch 1, the side of an image 256,
     a sequence 32, ...).
@@ -474,14 +476,14 @@ def _keep(programs: ProgramCache, request: Request, stages: Stages, executable: 
 
 
 def program_of(graph: Graph, schedule: Schedule, target: Target, progress: Progress | None = None,
-               made: Made = lambda code: None) -> Program:
+               made: Made = lambda code: None, lowered: Lowered | None = None) -> Program:
     """The program; regions of control ops are optimized and scheduled like whole graphs. ``made``
-    is told of every kernel at once."""
+    is told of every kernel at once; ``lowered`` are kernels of other programs of the graph."""
     from ..search.greedy import Fuser
     from .build import build_program
     from .pipeline import run_pipeline
 
-    lowered: Lowered = {}
+    lowered = {} if lowered is None else lowered
 
     def region(body: Graph) -> Program:
         optimized = run_pipeline(body)

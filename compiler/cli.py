@@ -104,7 +104,8 @@ _compiling = _options(
     click.option("--max-memory", type=click.IntRange(1), metavar="BYTES",
                  help="Bytes of a call, weights included, that the schedule must keep."),
     click.option("--measure", type=click.FloatRange(0), default=0.0, metavar="SECONDS",
-                 help="Time the best few schedules on this machine for so long."),
+                 help="Time schedules and variants of kernels on this machine for so "
+                 "long (2: the best few; 20 to 40: a search), and compile them besides."),
     click.option("--cost-model", default="bounds", show_default=True, metavar="NAME",
                  help="What the search minimizes: bounds, roofline, cd, or an installed one."),
     click.option("--budget", type=click.IntRange(1), default=BUDGET, show_default=True,

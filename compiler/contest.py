@@ -1,60 +1,87 @@
 """Chooses among schedules by running them: what ``compile(..., measure=seconds)`` does.
 
-A cost model ranks, it does not predict; so a few schedules are compiled and timed. All use the same
-packed weights: where these lie in memory makes up to six percent of the time of one and the same
-schedule, more than most schedules differ by. The contenders
-are greedy fusion's, the search's, those of the published greedy rules, and the optima under other
-cost models and under costs with noise: of all these the ones that share the fewest groups. First
-their groups are timed one by one, in turns. Groups measured in different schedules may go together:
-the proven optimum over all groups that were measured, at their measured times, is one contender
-more. Of the schedule whose groups took the least time, the dearest contractions are timed in other
-variants, in place, and the schedule with the fastest of each is another. Then whole calls are timed
-in turns. The fastest wins if it beats greedy fusion by more than the noise of the machine; else
-greedy fusion stays.
+A cost model ranks, it does not predict. So the search goes on with measured times in place of
+predicted ones, in *waves*. A wave is a few schedules that are compiled and timed together:
+
+* the best one so far, which is the optimum over all groups that were measured, at their measured
+  times, each structure in its fastest variant (``measured``);
+* optima where groups that were not measured may be had for a little less than what the cost model,
+  corrected by what was measured nearby, expects of them; of the model's doubts several are drawn;
+* the best one again with other variants of the structures that take most of the time, several
+  structures at once, since groups are timed one by one.
+
+The first wave consists of the schedules of greedy fusion, of the search, of the published greedy
+rules, and of optima under other cost models. All programs read the same packed weights: where these
+lie in memory makes up to six percent of the time of one and the same schedule, more than most
+schedules differ by.
+
+Times of single groups do not say what lies in which cache when others run. So the last word is that
+of whole calls in turns, of the schedules above and the best of the waves; who is surely slower than
+another is not called any longer. The fastest wins if it beats greedy fusion by more than the noise
+of the machine; else greedy fusion stays.
+
+*Budget.* About ``seconds`` are spent measuring: ``CALLS`` of them on whole calls, the rest on waves
+of ``WAVE_S`` each. Compilation comes on top, some seconds a wave, and is kept in the cache of
+objects. Two seconds are one wave, the choice among rules and searches; from 20 on variants of all
+kernels that matter have had their turn.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from statistics import median
+from statistics import median, stdev
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
-from ..ir.graph import Graph
-from ..ir.schedule import Schedule
+from ..ir.graph import Constants, Graph
+from ..ir.schedule import Group, Schedule
 from ..ir.target import Target
 from ..ir.variants import Variant
 from ..runtime.cache import ObjectCache
-from ..runtime.constants import Key
-from ..runtime.executable import Executable
-from ..runtime.profile import profile
-from ..search.choose import NARROW, Choice, Solver, objective_model
-from ..search.cost import GroupCost, schedule_cost
+from ..runtime.constants import Key, prepare
+from ..runtime.executable import Executable, Parts
+from ..runtime.objects import build
+from ..runtime.stamps import Stopwatch
+from ..search.choose import BEAM, NARROW, Choice, objective_model
+from ..search.cost import schedule_cost
 from ..search.models import Bounds, CostModel, Roofline, facts
 from ..search.models import model as model_of
-from ..search.narrow import prove_narrow
+from ..search.narrow import narrow_beam, prove_narrow, recombine
 from ..search.settings import RULES, Search
-from ..search.space import Space, Survey
+from ..search.space import Survey
 from ..search.symbols import counted
 from ..search.variants import worth_timing
+from .build import Lowered
 from .feeds import random_feeds
+from .measured import Measured
 from .request import Clock, Stages
 
-CONTENDERS = 6
-"""Schedules that are compiled and timed, at most; the mixed one comes on top."""
-NOISE = 0.01
-"""Part of the time by which a schedule must be faster than greedy fusion's."""
-KERNELS, VARIANTS = 8, 5
-"""Distinct contractions, dearest first, that are timed in other variants, and variants of each."""
-FASTER = 0.98
-"""Part of the time of a group that another variant may take to replace it."""
-_DRAWS, _SPREAD = 4, 0.25
-"""Optima under noisy costs, and the spread of the logarithm of the noise."""
-_BLOCK_S = 4e-3
+NOISE = 0.003
+"""Part of the time by which a schedule must be faster than greedy fusion's, surely or not."""
+CALLS = 0.35
+"""Part of the budget for whole calls."""
+WAVE_S = 1.5
+"""Seconds of measuring in a wave, about."""
+TRIALS = 4
+"""Variants of each structure that are timed in a wave."""
+SHARE = 0.003
+"""Part of the time from which on other variants of a structure are tried."""
+DOUBTS, DOUBT = 2, 0.1
+"""Optima of a wave under doubts about what was not measured; spread of the doubts' logarithm."""
+HOPE = 0.98
+"""Part of its expected time that something costs which was not measured."""
+FINALISTS = 3
+"""Schedules of the waves that take part in whole calls."""
+BLOCK_S = 0.03
 """Seconds of the calls of one contender in a row, about."""
+GROUPS_S = 0.01
+"""Seconds of calls whose groups are timed in a row, about."""
+SURELY = 3.0
+"""Standard errors by which a contender is slower that is called no longer."""
 
 
 @dataclass(slots=True, eq=False)
@@ -63,11 +90,17 @@ class Contender:
 
     name: str
     schedule: Schedule
-    chosen: tuple[int, ...]
-    """Candidates it consists of."""
+    places: tuple[int | None, ...]
+    """The candidates that its groups are (``Measured.places``)."""
     executable: Executable | None = None
     blocks: list[float] = field(default_factory=list)
     """Seconds of a call, one per round."""
+
+    @property
+    def program(self) -> Executable:
+        """Its program, which is there by now."""
+        assert self.executable is not None
+        return self.executable
 
     @property
     def seconds(self) -> float:
@@ -85,184 +118,237 @@ class Contest:
         self.objects, self.clock = objects, clock
         assert stages.fuser is not None
         greedy = stages.fuser.schedule()
-        self.survey = Survey(self.graph, greedy, target, how)
+        wide = replace(how, name="exact") if how.name in ("default", *RULES) else how
+        self.survey = Survey(self.graph, greedy, target, wide)
         self.rules = {name: self.survey.rule(name) for name in RULES}
         self.space = self.survey.space(objective_model(how))
-        self.contenders = [Contender("greedy", greedy, self.space.chosen)]
+        self.measured = Measured(self.survey, self.space)
+        self.contenders = [self._contender("greedy", greedy)]
+        """Those of the first wave."""
+        self.best: list[Contender] = []
+        """The best one of each wave."""
+        self.feeds: dict[str, np.ndarray] = {}
+        self._packed: dict[Key, np.ndarray] = {}
+        self._lowered: Lowered = {}
+        self._tried: dict[int, set[Variant]] = {}
+        """Variants by structure, timed or refused."""
 
     def run(self, seconds: float) -> Stages:
         """The stages with the schedule that won, and a note that says how."""
+        if self.objects is not None:
+            return self._run(seconds)
+        with TemporaryDirectory() as folder:  # waves share most of their kernels
+            self.objects = ObjectCache(folder)
+            return self._run(seconds)
+
+    def _run(self, seconds: float) -> Stages:
         self.clock.stage("contenders")
         self._gather()
-        for c in self.contenders:
-            self._build(c)
+        self._build(self.contenders)
+        self.feeds = random_feeds(self.contenders[0].program.inputs, self.survey.sizes)
+        waves = max(1, round(seconds * (1 - CALLS) / WAVE_S))
+        length = seconds * (1 - CALLS) / waves
         self.clock.stage("measure")
-        feeds = random_feeds(self.executable.inputs, self.survey.sizes)
-        times = self._groups(feeds, seconds / 4)
-        for more in (self._mixed(times), self._tuned(times, feeds, seconds / 4)):
-            if more is not None:
-                self._build(more)
-                self.contenders.append(more)
-        if len(self.contenders) == 1:
-            return self._won(self.contenders[0], "no schedule differs from greedy fusion's")
-        rounds = self._calls(feeds, seconds / 2)
-        plain = self.contenders[0]
-        best = min(self.contenders, key=lambda c: c.seconds)
-        gain = median(a / b for a, b in zip(plain.blocks, best.blocks, strict=True))
-        told = ", ".join(f"{c.name} {c.seconds * 1e3:.4g} ms" for c in self.contenders)
-        if best is not plain and gain <= 1 + NOISE:
-            return self._won(plain, f"nothing beats greedy fusion by more than {NOISE:.0%} in "
-                                    f"{rounds} rounds: {told}")
-        return self._won(best, f"measured, {rounds} rounds: {told}")
-
-    @property
-    def executable(self) -> Executable:
-        """Greedy fusion's program."""
-        found = self.contenders[0].executable
-        assert found is not None
-        return found
+        self._groups(self.contenders, length)
+        for number in range(1, waves):
+            self.clock.stage("contenders")
+            wave = self._wave(number)
+            if not wave:
+                break
+            self._build(wave)
+            self.clock.stage("measure")
+            self._groups(wave, length)
+        return self._decided(self._finalists(), seconds * CALLS)
 
     # -- contenders ------------------------------------------------------------------------
 
     def _gather(self) -> None:
-        """The schedule of the search, then of all others those that share the fewest groups."""
-        others = [self._contender(name, s) for name, s in self.rules.items()]
-        models: list[tuple[str, CostModel]] = [("roofline", Roofline()), ("soft", Bounds(4))]
-        others += [self._optimum(name, self.survey.space(m)) for name, m in models]
-        rng = np.random.default_rng([self.how.seed, 0xC0])
-        for draw in range(_DRAWS):
-            noise = np.exp(rng.normal(0.0, _SPREAD, len(self.space.problem.cost)))
-            noisy = replace(self.space, problem=self.space.problem.priced(
-                self.space.problem.cost * noise))
-            others.append(self._optimum(f"noise {draw}", noisy))
+        """The first wave: the search's schedule, the rules', and optima under other models."""
         choice = self.stages.choice
-        if choice is not None:
-            others = [self._contender(choice.search, choice.schedule), *others]
-        while others and len(self.contenders) < CONTENDERS:
-            known = {str(c.schedule) for c in self.contenders}
-            others = [c for c in others if str(c.schedule) not in known]
-            if not others:
-                break
-            most = max(others, key=self._new)
-            following = others[0] if len(self.contenders) == 1 else most
-            others.remove(following)
-            self.contenders.append(following)
+        others = [] if choice is None else [self._contender(choice.search, choice.schedule)]
+        others += [self._contender(name, s) for name, s in self.rules.items()]
+        models: list[tuple[str, CostModel]] = [("roofline", Roofline()), ("soft", Bounds(4))]
+        for name, model in models:
+            chosen = self._optimum(self.survey.space(model).problem.cost)
+            others.append(self._contender(name, self.space.schedule(self.graph, chosen)))
+        chosen = self._optimum(self.space.problem.cost)
+        others.append(self._contender("predicted", self.space.schedule(self.graph, chosen)))
+        for c in others:
+            self._add(self.contenders, c)
 
-    def _optimum(self, name: str, space: Space) -> Contender:
-        found, _ = Solver(replace(self.how, name="default")).solve(space)
-        return self._contender(name, space.schedule(self.graph, found.chosen))
+    def _add(self, to: list[Contender], c: Contender) -> bool:
+        """Adds a contender unless an equal one is there."""
+        new = all(c.schedule.groups != other.schedule.groups for other in to)
+        if new:
+            to.append(c)
+        return new
+
+    def _optimum(self, prices: np.ndarray) -> tuple[int, ...]:
+        """The best solution at these prices that is found."""
+        problem = self.space.problem.priced(prices)
+        proof = prove_narrow(problem, NARROW)
+        if proof is not None:
+            return proof.chosen
+        found = [tuple(narrow_beam(problem, BEAM).chosen)]
+        known = [tuple(k for k in c.places if k is not None)
+                 for c in (*self.contenders, *self.best) if None not in c.places]
+        joined = recombine(problem, [*known, *found], NARROW)
+        found += known if joined is None else [joined]
+        return min(found, key=lambda chosen: float(prices[list(chosen)].sum()))
 
     def _contender(self, name: str, schedule: Schedule) -> Contender:
-        """A schedule with its candidates; without any where one of its groups is none of them (a
-        copy that nobody reads is dropped from a schedule): its groups are not timed."""
-        try:
-            chosen = self.survey.solution(schedule)
-        except KeyError:
-            chosen = ()
-        return Contender(name, schedule, chosen)
+        return Contender(name, schedule, self.measured.places(schedule))
 
-    def _new(self, other: Contender) -> int:
-        """Groups of a schedule that no contender so far has in common with it, at least."""
-        return min(len({*other.chosen} - {*c.chosen}) for c in self.contenders)
+    def _champion(self, name: str) -> Contender:
+        """The optimum over all groups that were measured, at their measured times."""
+        chosen = self._optimum(self.measured.prices())
+        return self._contender(name, self.measured.schedule(chosen))
 
-    def _build(self, c: Contender) -> None:
+    def _wave(self, number: int) -> list[Contender]:
+        """The schedules of one wave; none where there is nothing new to try."""
+        base = self._champion(f"wave {number}")
+        wave, new = [base], False
+        rng = np.random.default_rng([self.how.seed, number])
+        structures = max(self.measured.structures) + 1
+        for draw in range(1 + DOUBTS):
+            doubt = np.exp(rng.normal(0.0, DOUBT, structures)) if draw else None
+            chosen = self._optimum(self.measured.prices(HOPE, doubt))
+            found = self._contender("", self.measured.schedule(chosen))
+            if self._is_new(found):
+                new |= self._add(wave, found)
+        trials = self._trials(base)
+        if not new and not trials and any(base.schedule.groups == c.schedule.groups
+                                          for c in (*self.contenders, *self.best)):
+            return []
+        self.best.append(base)
+        return wave + trials
+
+    def _is_new(self, c: Contender) -> bool:
+        """Whether some group of a contender was never measured."""
+        times, structures = self.measured.times, self.measured.structures
+        return any(k is not None and group.variant not in times.get(structures[k], {})
+                   for k, group in zip(c.places, c.schedule.groups, strict=True))
+
+    def _trials(self, base: Contender) -> list[Contender]:
+        """A schedule with other variants of the structures that take most of its time."""
+        trials: list[list[Group]] = []
+        for structure, at in self._heavy(base).items():
+            for j, variant in enumerate(self._options(structure, base, at[0])):
+                if j == len(trials):
+                    trials.append(list(base.schedule.groups))
+                for n in at:
+                    trials[j][n] = replace(trials[j][n], variant=variant)
+        return [Contender(f"variants {j}", replace(base.schedule, groups=tuple(groups)),
+                          base.places) for j, groups in enumerate(trials)]
+
+    def _heavy(self, base: Contender) -> dict[int, list[int]]:
+        """Numbers of the groups of a schedule by structure, of the structures that take more than
+        ``SHARE`` of its time."""
+        prices = self.measured.prices()
+        groups: dict[int, list[int]] = {}
+        spent: dict[int, float] = {}
+        for n, k in enumerate(base.places):
+            if k is not None:
+                structure = self.measured.structures[k]
+                groups.setdefault(structure, []).append(n)
+                spent[structure] = spent.get(structure, 0.0) + float(prices[k])
+        least = SHARE * sum(spent.values())
+        return {s: at for s, at in groups.items() if spent[s] > least}
+
+    def _options(self, structure: int, base: Contender, group: int) -> list[Variant]:
+        """Variants of a structure that were not timed, for a group of a schedule; where it writes
+        over its image it saves memory that no other does, and there are none."""
+        own, k = base.schedule.groups[group].variant, base.places[group]
+        assert k is not None
+        if ("over", 1) in own:
+            return []
+        tried = self._tried.setdefault(structure, set())
+        tried |= {own, *self.measured.times.get(structure, {})}
+        cost = replace(self.survey.offered[k][1].cost, variant=own)
+        found = worth_timing(cost, self.survey.sizes, model_of(self.how.model), self.survey.every,
+                             tried, TRIALS)
+        tried |= set(found)
+        return found
+
+    def _build(self, contenders: Sequence[Contender]) -> None:
+        """Compiles what is not compiled yet, all kernels together."""
         from .api import program_of
 
-        program = program_of(self.graph, c.schedule, self.target)
-        known: dict[Key, np.ndarray] = {}
-        for other in self.contenders:
-            if other.executable is not None:
-                known |= other.executable.parts.constants
-        c.executable = Executable(program, self.graph.constants, self.target, self.threads,
-                                  self.objects, known=known)
+        todo = [c for c in contenders if c.executable is None]
+        programs = [program_of(self.graph, c.schedule, self.target, lowered=self._lowered)
+                    for c in todo]
+        walks = [list(p.walk()) for p in programs]
+        code = build([p for walk in walks for p in walk], self.target, self.objects)
+        for c, program, walk in zip(todo, programs, walks, strict=True):
+            own = prepare(walk, self.graph.constants, known=self._packed)
+            self._packed |= own
+            c.executable = Executable(program, Constants(), self.target, self.threads,
+                                      self.objects, parts=Parts(code, own, {}))
 
     # -- timing ----------------------------------------------------------------------------
 
-    def _groups(self, feeds: Mapping[str, Any], seconds: float) -> dict[int, float]:
-        """Seconds of every candidate that some contender has: the median of rounds."""
-        times: dict[int, list[float]] = {}
-        for c, spent in _profiled(self.contenders, feeds, seconds):
-            for k, t in zip(c.chosen, spent):
-                times.setdefault(k, []).append(t)
-        return {k: median(t) for k, t in times.items()}
-
-    def _tuned(self, times: Mapping[int, float], feeds: Mapping[str, Any], seconds: float
-               ) -> Contender | None:
-        """The schedule whose groups took the least time, with the fastest variants of its dearest
-        contractions; None where none is faster."""
-        base = min((c for c in self.contenders if c.chosen),
-                   key=lambda c: sum(times[k] for k in c.chosen))
-        options = self._options(base, times)
-        trials = [base]
-        for j in range(max(map(len, options.values()), default=0)):
-            groups = tuple(replace(g, variant=options[n][j]) if j < len(options.get(n, ())) else g
-                           for n, g in enumerate(base.schedule.groups))
-            trials.append(Contender(f"variants {j}", replace(base.schedule, groups=groups), ()))
-            self._build(trials[-1])
-        spent: dict[str, list[list[float]]] = {c.name: [] for c in trials}
-        for c, row in _profiled(trials, feeds, seconds):
-            spent[c.name].append(row)
-        typical = [[median(t) for t in zip(*spent[c.name], strict=True)] for c in trials]
-        chosen = list(base.schedule.groups)
-        for n in options:
-            best = min(range(len(trials)), key=lambda j: typical[j][n])
-            if typical[best][n] < FASTER * typical[0][n]:
-                chosen[n] = trials[best].schedule.groups[n]
-        if tuple(chosen) == base.schedule.groups:
-            return None
-        return Contender("tuned", replace(base.schedule, groups=tuple(chosen)), base.chosen)
-
-    def _options(self, base: Contender, times: Mapping[int, float]) -> dict[int, list[Variant]]:
-        """Other variants of the dearest contractions, by the number of the group; one that writes
-        over its image saves memory that no other does."""
-        alike: dict[int, list[int]] = {}
-        costs: dict[int, GroupCost] = {}
-        for n, k in enumerate(base.chosen):
-            cost = self.survey.offered[k][1].cost
-            if cost.implementation == "contract" and ("over", 1) not in cost.variant:
-                alike.setdefault(id(cost), []).append(n)
-                costs[id(cost)] = cost
-        dearest = sorted(alike, key=lambda key: -sum(times[base.chosen[n]] for n in alike[key]))
-        model, found = model_of(self.how.model), dict[int, list[Variant]]()
-        for key in dearest[:KERNELS]:
-            own = costs[key]
-            others = worth_timing(replace(own, variant=()), self.survey.sizes, model,
-                                  self.survey.every, VARIANTS)
-            for n in alike[key]:
-                found[n] = [v for v in ((), *others) if v != base.schedule.groups[n].variant]
-        return found
-
-    def _mixed(self, times: dict[int, float]) -> Contender | None:
-        """The best schedule of measured groups, at measured times; None if it is a contender."""
-        dear = 1.0 + 10.0 * sum(times.values())
-        costs = [times.get(k, dear) for k in range(len(self.space.problem.cost))]
-        proof = prove_narrow(self.space.problem.priced(costs), NARROW)
-        if proof is None or proof.cost >= dear:
-            return None
-        schedule = self.space.schedule(self.graph, proof.chosen)
-        if any(str(schedule) == str(c.schedule) for c in self.contenders):
-            return None
-        return Contender("mixed", schedule, proof.chosen)
-
-    def _calls(self, feeds: Mapping[str, Any], seconds: float) -> int:
-        """Times whole calls in turns; answers the number of rounds."""
-        calls = {}
-        for c in self.contenders:
-            assert c.executable is not None
-            c.executable.run_list(feeds)
+    def _groups(self, contenders: Sequence[Contender], seconds: float) -> None:
+        """Times the groups of contenders in turns, for at least ``seconds``."""
+        watches, calls = [], []
+        for c in contenders:
+            watches.append(Stopwatch(c.program, len(c.schedule.groups)))
             start = time.perf_counter()
-            c.executable.run_list(feeds)
-            calls[c.name] = max(1, round(_BLOCK_S / max(time.perf_counter() - start, 1e-6)))
+            watches[-1].seconds(self.feeds, 1)
+            spent = (time.perf_counter() - start) / 2
+            calls.append(min(max(1, round(GROUPS_S / max(spent, 1e-6))), 50))
         end = time.perf_counter() + seconds
         done = 0
+        while done < 3 or time.perf_counter() < end:
+            for n in _rotated(range(len(contenders)), done):
+                spent_by = watches[n].seconds(self.feeds, calls[n])
+                self.measured.record(contenders[n].schedule, contenders[n].places,
+                                     spent_by.tolist())
+            done += 1
+
+    def _finalists(self) -> list[Contender]:
+        """Greedy fusion, the search's schedule and the rules', and the best of the waves."""
+        finalists = list(self.contenders)
+        champion = self._champion("measured")
+        self._add(finalists, champion)
+        for c in reversed(self.best[-FINALISTS + 1:]):
+            self._add(finalists, c)
+        self._build(finalists)
+        return finalists
+
+    def _decided(self, finalists: list[Contender], seconds: float) -> Stages:
+        """The winner of whole calls."""
+        if len(finalists) == 1:
+            return self._won(finalists[0], "no schedule differs from greedy fusion's")
+        rounds = self._calls(finalists, seconds)
+        plain = finalists[0]
+        best = min((c for c in finalists if len(c.blocks) == rounds), key=lambda c: c.seconds)
+        gain = median(a / b for a, b in zip(plain.blocks, best.blocks, strict=True))
+        told = ", ".join(f"{c.name} {c.seconds * 1e3:.4g} ms" for c in finalists)
+        if best is not plain and (gain <= 1 + NOISE or not _slower(plain, best)):
+            return self._won(plain, "nothing surely beats greedy fusion by more than "
+                                    f"{NOISE:.1%} in {rounds} rounds: {told}")
+        return self._won(best, f"measured, {rounds} rounds: {told}")
+
+    def _calls(self, finalists: Sequence[Contender], seconds: float) -> int:
+        """Times whole calls in turns; answers the number of rounds."""
+        calls = {}
+        for c in finalists:
+            c.program.run_list(self.feeds)
+            start = time.perf_counter()
+            c.program.run_list(self.feeds)
+            calls[c.name] = max(1, round(BLOCK_S / max(time.perf_counter() - start, 1e-6)))
+        end = time.perf_counter() + seconds
+        going, done = list(finalists), 0
         while done < 5 or time.perf_counter() < end:
-            for c in _rotated(self.contenders, done):
-                assert c.executable is not None
+            for c in _rotated(going, done):
                 start = time.perf_counter()
                 for _ in range(calls[c.name]):
-                    c.executable.run_list(feeds)
+                    c.program.run_list(self.feeds)
                 c.blocks.append((time.perf_counter() - start) / calls[c.name])
             done += 1
+            if done >= 8 and done % 4 == 0:
+                best = min(going, key=lambda c: c.seconds)
+                going = [c for c in going if c is finalists[0] or not _slower(c, best)]
         return done
 
     def _won(self, winner: Contender, note: str) -> Stages:
@@ -281,22 +367,15 @@ class Contest:
         return replace(self.stages, schedule=winner.schedule, choice=choice)
 
 
-def _profiled(contenders: Sequence[Contender], feeds: Mapping[str, Any], seconds: float
-              ) -> Iterator[tuple[Contender, list[float]]]:
-    """Rounds of (contender, seconds of each of its groups), in turns, for at least ``seconds``."""
-    end = time.perf_counter() + seconds
-    done = 0
-    while done < 3 or time.perf_counter() < end:
-        for c in _rotated(contenders, done):
-            assert c.executable is not None
-            spent = [0.0] * len(c.schedule.groups)
-            for step in profile(c.executable, feeds, 2):
-                if step.group is not None and not step.body:
-                    spent[step.group] += step.seconds
-            yield c, spent
-        done += 1
+def _slower(c: Contender, best: Contender) -> bool:
+    """Whether a contender is surely slower than another in the rounds of both."""
+    if c is best:
+        return False
+    ratios = [a / b for a, b in zip(c.blocks, best.blocks, strict=True)]
+    error = stdev(ratios) / len(ratios) ** 0.5
+    return median(ratios) > 1 + SURELY * error
 
 
-def _rotated(contenders: Sequence[Contender], by: int) -> list[Contender]:
-    by %= len(contenders)
-    return [*contenders[by:], *contenders[:by]]
+def _rotated(things: Sequence[Any], by: int) -> list[Any]:
+    by %= len(things)
+    return [*things[by:], *things[:by]]

@@ -237,6 +237,19 @@ define void @evonnx_run(ptr %call) {
   ret void
 }
 
+; A kernel that reads the clock: its parameters are the address of the C library's clock_gettime, the
+; number of the clock, and the address where the time is written.
+define void @evonnx_stamp(ptr %bufs, ptr %params, i64 %begin, i64 %end) {
+  %read = load ptr, ptr %params
+  %pnumber = getelementptr i64, ptr %params, i64 1
+  %number = load i64, ptr %pnumber
+  %which = trunc i64 %number to i32
+  %ptime = getelementptr i64, ptr %params, i64 2
+  %time = load ptr, ptr %ptime
+  call i32 %read(i32 %which, ptr %time)
+  ret void
+}
+
 ; What is left of part %part of a parallel unit; returns the number of chunks done. Where the owner
 ; seems to be at it (%patient), nothing is claimed unless an eighth of the part is left.
 define internal i64 @part(ptr %row, ptr %claims, i64 %unit, i64 %part, i64 %n, ptr %bases,

@@ -154,6 +154,8 @@ class Driver:
         """``worker(team address, thread number)``: returns when the team is sent home."""
         self.team_quit: Any = one(loader.address("evonnx_team_quit"))
         """``team_quit(team address)``: sends the workers home."""
+        self.stamp: int = loader.address("evonnx_stamp")
+        """Address of the kernel that reads the clock (``stamps``)."""
         self._spin: Any = two(loader.address("evonnx_spin"))
         self._loader = loader
         libc = ctypes.CDLL(None)
@@ -161,6 +163,8 @@ class Driver:
         """Address of the C library's ``syscall``; 0 where there is no futex."""
         self.nanosleep = ctypes.cast(libc.nanosleep, ctypes.c_void_p).value or 0
         """Address of the C library's ``nanosleep``."""
+        self.clock_gettime = ctypes.cast(libc.clock_gettime, ctypes.c_void_p).value or 0
+        """Address of the C library's ``clock_gettime``."""
         self.pause_s = self._calibrate()
         """Seconds of one round of spinning."""
         # Worker threads execute this code until the process ends, which is later than the

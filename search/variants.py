@@ -16,14 +16,26 @@ unasked.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
+from ..ir.elements import Refused
 from ..ir.errors import EvonnxError
 from ..ir.graph import Graph
 from ..ir.schedule import Schedule
 from ..ir.target import Target
-from ..ir.variants import Form, Variant, fits_lanes, in_windows, micro_tile, tiling, values
+from ..ir.variants import (
+    Form,
+    Variant,
+    check_variant,
+    fits_lanes,
+    in_windows,
+    micro_tile,
+    separable_tiling,
+    tiling,
+    values,
+)
 from .cost import GroupCost, schedule_cost
 from .models import Context, CostModel, facts
 
@@ -37,6 +49,10 @@ BLOCKS = (1, 2, 4, 8)
 """Micro-tiles of rows in a parallel tile that are tried."""
 HEIGHTS = (4, 6, 8, 10, 12, 14)
 """Rows of micro-tiles that are tried."""
+ORDER = ("window", "winograd", "columns", "rows", "depth", "block", "over", "lines", "unroll")
+"""Settings of a variant in the order of their decisions."""
+DEAR = 1.4
+"""Price of a variant that is not worth timing, in that of the cheapest."""
 
 
 def better(costs: Sequence[GroupCost], sizes: Mapping[str, int], model: CostModel,
@@ -95,17 +111,72 @@ def every_setting(cost: GroupCost, target: Target) -> list[Variant]:
 
 
 def worth_timing(cost: GroupCost, sizes: Mapping[str, int], model: CostModel, context: Context,
-                 most: int) -> list[Variant]:
-    """The ``most`` variants of a group that the model sees cheapest, none of which says what goes
-    without saying, and no two of one method, width and height."""
-    others = every_setting(cost, context.target)
-    priced = _priced([(k, replace(cost, variant=v)) for k, v in enumerate(others)], sizes, model,
-                     context)
-    found: dict[Variant, Variant] = {}
-    for _, _, c in sorted(priced, key=lambda item: (item[1], len(item[2].variant))):
-        kind = tuple(s for s in c.variant if s[0] != "block")
-        found.setdefault(kind, c.variant)
-    return list(found.values())[:most]
+                 known: Collection[Variant], most: int) -> list[Variant]:
+    """The ``most`` variants of a group that the model sees cheapest, besides those ``known`` and
+    what does the same as one of these: of those that are tried, and of the neighbors of ``cost`` as
+    it is, which differ from it in one setting. None that the model sees ``DEAR`` times as dear as
+    the cheapest."""
+    if cost.work is None or cost.work.product is None:
+        return []
+    form, target = _form(cost), context.target
+    done = {_effect(form, target, v) for v in known}
+    others: dict[Any, Variant] = {}
+    for v in (*every_setting(replace(cost, variant=()), target), *_neighbors(cost, target)):
+        others.setdefault(_effect(form, target, v), v)
+    priced = _priced([(k, replace(cost, variant=v)) for k, v in enumerate(others.values())], sizes,
+                     model, context)
+    limit = DEAR * min((price for _, price, _ in priced), default=0.0)
+    ranked_ones = sorted(priced, key=lambda item: (item[1], len(item[2].variant)))
+    found = [c.variant for _, price, c in ranked_ones if price <= limit
+             and _effect(form, target, c.variant) not in done]
+    return found[:most]
+
+
+def _effect(form: Form, target: Target, variant: Variant) -> Any:
+    """What a variant makes of a kernel; equal where one says what goes without saying."""
+    given = dict(variant)
+    if form.kind == "separable":
+        return separable_tiling(form, target, given)
+    if form.kind == "depthwise":
+        return variant
+    windows = in_windows(form, target, given)
+    return windows or tiling(form, target, given)
+
+
+def _neighbors(cost: GroupCost, target: Target) -> list[Variant]:
+    """The variants that differ from a group's own in one setting, by one step."""
+    form, own = _form(cost), dict(cost.variant)
+    if form.kind == "depthwise" or in_windows(form, target, own):
+        return []
+    if form.kind == "separable":
+        lines, _ = separable_tiling(form, target, own)
+        return [(("lines", n),) for n in (lines - 1, lines + 1, lines // 2, lines * 2)
+                if n in values(form, target)["lines"]]
+    now = tiling(form, target, own)
+    allowed, lanes = values(form, target, own), target.lanes(32)
+    steps = {
+        "rows": [now.rows + d for d in (-2, -1, 1, 2)],
+        "columns": [(now.panel + d) * lanes for d in (-1, 1)],
+        "block": [now.block // 2, now.block * 2] if now.block else list(BLOCKS),
+    }
+    found = []
+    for name, near in steps.items():
+        rest = [s for s in cost.variant if s[0] != name]
+        found += [_in_order([*rest, (name, v)]) for v in near if v in allowed.get(name, ())]
+    return [v for v in found if _fits(form, target, v)]
+
+
+def _in_order(settings: Sequence[tuple[str, int]]) -> Variant:
+    """Settings in the order in which this module names them."""
+    return tuple(sorted(settings, key=lambda s: ORDER.index(s[0])))
+
+
+def _fits(form: Form, target: Target, variant: Variant) -> bool:
+    try:
+        check_variant(form, target, variant)
+    except Refused:
+        return False
+    return True
 
 
 def with_variants(graph: Graph, schedule: Schedule, sizes: Mapping[str, int], model: CostModel,

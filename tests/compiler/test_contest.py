@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,12 @@ import numpy as np
 import pytest
 
 import evonnx
-from evonnx.compiler import contest
+from evonnx.compiler import contest, measured
 from evonnx.ir.builder import Builder
 from evonnx.ir.errors import LimitError, OptionError
 from evonnx.ir.graph import Graph
 from evonnx.ir.interp import run
+from evonnx.ir.schedule import Group, Schedule
 from evonnx.ir.types import F32, TensorType
 
 
@@ -58,25 +60,104 @@ def test_measuring_keeps_the_results_and_says_what_it_saw(tmp_path: Path) -> Non
     assert again.report().search == found, "and what was seen"
 
 
-def test_variants_that_are_measured_faster_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Times are made up: panels of 48 columns take half of the time of all others."""
-    def made_up(contenders: list[Any], feeds: Any, seconds: float) -> Any:
-        for c in contenders:
-            yield c, [0.5 if dict(g.variant).get("columns") == 48 else 1.0
-                      for g in c.schedule.groups]
-
-    monkeypatch.setattr(contest, "_profiled", made_up)
-    monkeypatch.setattr(contest, "NOISE", -1.0)  # the last word is that of real time
+def product() -> Graph:
+    """One product and what follows it."""
     b = Builder()
     x = b.input("x", TensorType(F32, (40, 32)))
     w = b.const(np.random.default_rng(0).standard_normal((32, 96)).astype(np.float32))
-    graph = b.build({"y": b.op("relu", b.op("dot", x, w, ta=False, tb=False))})
-    compiled = evonnx.compile(graph, search="default", measure=0.02, threads=1)
-    note = compiled.report().search["note"]
-    assert "tuned" in note
-    tuned = [g for g in compiled.schedule.groups if g.variant]
-    assert not tuned or dict(tuned[0].variant)["columns"] == 48
+    return b.build({"y": b.op("relu", b.op("dot", x, w, ta=False, tb=False))})
+
+
+def times_of(monkeypatch: pytest.MonkeyPatch, seconds: Callable[[Group], float]
+             ) -> list[list[contest.Contender]]:
+    """Makes up what groups and calls take; answers the waves, as they come."""
+    waves: list[list[contest.Contender]] = []
+
+    def groups(self: contest.Contest, wave: list[contest.Contender], _: float) -> None:
+        waves.append(list(wave))
+        for c in wave:
+            self.measured.record(c.schedule, c.places, [seconds(g) for g in c.schedule.groups])
+
+    def calls(self: contest.Contest, finalists: list[contest.Contender], _: float) -> int:
+        for c in finalists:
+            c.blocks += [sum(map(seconds, c.schedule.groups)) * f for f in (1.0, 1.001, 0.999)]
+        return 3
+
+    monkeypatch.setattr(contest.Contest, "_groups", groups)
+    monkeypatch.setattr(contest.Contest, "_calls", calls)
+    return waves
+
+
+def test_variants_that_are_measured_faster_are_taken(
+        monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Panels of other columns than usual take half of the time."""
+    waves = times_of(monkeypatch, lambda g: 0.5 if dict(g.variant).get("columns") else 1.0)
+    graph = product()
+    compiled = evonnx.compile(graph, search="default", measure=10.0, threads=1,
+                              cache=tmp_path)
+    assert compiled.report().search["search"] in ("measure measured", "measure wave 2")
+    assert any("columns" in dict(g.variant) for g in compiled.schedule.groups)
+    assert len(waves) > 1
     assert agrees(compiled, graph)
+
+
+def test_a_budget_is_a_number_of_waves(
+        monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for seconds, most in ((0.5, 1), (6.0, 3)):
+        waves = times_of(monkeypatch, lambda g: 1.0)
+        evonnx.compile(product(), search="default", measure=seconds, threads=1, cache=tmp_path)
+        assert 1 <= len(waves) <= most
+
+
+def test_what_the_model_does_not_see_is_found_by_waves(
+        monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Groups of two nodes are made up to be fast, of which greedy fusion has none."""
+    b = Builder()
+    x = y = b.input("x", TensorType(F32, (64, 64)))
+    for _ in range(4):
+        y = b.op("tanh", b.op("add", y, x))
+    graph = b.build({"y": y})
+    times_of(monkeypatch, lambda g: 1.0 if len(g.computed) == 2 else float(len(g.computed)))
+    greedy = evonnx.compile(graph, search="none", threads=1)
+    assert [len(g.computed) for g in greedy.schedule.groups] == [8]
+    compiled = evonnx.compile(graph, search="default", measure=20.0, threads=1,
+                              cache=tmp_path)
+    assert 2 in [len(g.computed) for g in compiled.schedule.groups]
+    assert agrees(compiled, graph)
+
+
+def test_what_is_not_surely_faster_does_not_win(
+        monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    times_of(monkeypatch, lambda g: 0.998 if g.variant else 1.0)
+    monkeypatch.setattr(measured, "FASTER", 1.0)
+    compiled = evonnx.compile(product(), search="default", measure=10.0, threads=1,
+                              cache=tmp_path)
+    assert compiled.report().search["search"] == "measure greedy"
+    assert "nothing surely beats greedy fusion" in compiled.report().search["note"]
+
+
+def test_who_is_surely_slower_is_called_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock goes on by what the program that was called is made up to take."""
+    now = 0.0
+    entrants = [contest.Contender(name, Schedule("", ()), ()) for name in ("a", "b", "c")]
+
+    class Program:
+        def __init__(self, seconds: float) -> None:
+            self.seconds = seconds
+
+        def run_list(self, feeds: Any) -> None:
+            nonlocal now
+            now += self.seconds
+
+    for c, seconds in zip(entrants, (2.0, 1.0, 3.0), strict=True):
+        c.executable = Program(seconds)  # type: ignore[assignment]
+    monkeypatch.setattr(contest.time, "perf_counter", lambda: now)
+    one = object.__new__(contest.Contest)
+    one.feeds = {}
+    done = one._calls(entrants, 100.0)
+    assert done > 8
+    assert [len(c.blocks) for c in entrants] == [done, done, 8]
+    assert [c.seconds for c in entrants] == [2.0, 1.0, 3.0]
 
 
 def test_a_memory_limit_is_kept_or_refused() -> None:

@@ -18,11 +18,11 @@ from evonnx.ir.graph import Graph
 from evonnx.ir.schedule import Group, Schedule, parse_schedule
 from evonnx.ir.target import Target
 from evonnx.ir.types import F32, TensorType
-from evonnx.ir.variants import step_cycles, tiling
+from evonnx.ir.variants import check_variant, step_cycles, tiling
 from evonnx.runtime.program import KernelStep
 from evonnx.search import variants
 from evonnx.search.choose import choose
-from evonnx.search.cost import group_cost, schedule_cost
+from evonnx.search.cost import GroupCost, group_cost, schedule_cost
 from evonnx.search.greedy import Fuser, greedy
 from evonnx.search.models import Context, GroupFacts, facts, model
 from evonnx.search.settings import Search
@@ -256,18 +256,40 @@ def test_a_variant_depends_on_what_is_fused() -> None:
     assert all(problem.cost[v[0]] < variants.GAIN * problem.cost[v[1]] for v in doubles)
 
 
-def test_what_is_worth_timing_is_cheapest_first_and_diverse() -> None:
+def test_what_is_worth_timing_is_new_and_cheapest_first() -> None:
     graph = narrow()
     nodes = [n for n in graph.nodes if n.op in ("dot", "relu")][:2]
     cost = group_cost(graph, "contract", nodes)
-    context, bounds = Context(FAST), model("bounds")
-    few = variants.worth_timing(cost, {}, bounds, context, 4)
-    kinds = [tuple(s for s in v if s[0] != "block") for v in few]
-    assert len(few) == len(set(kinds)) == 4 and () not in few
+    assert cost.work is not None and cost.work.product is not None
+    form, context, bounds = cost.work.product.form, Context(FAST), model("bounds")
+    few = variants.worth_timing(cost, {}, bounds, context, {()}, 4)
+    made = {tiling(form, FAST, dict(v)) for v in few}
+    assert len(few) == len(made) == 4 and tiling(form, FAST, {}) not in made
     prices = bounds.costs([facts(dataclasses.replace(cost, variant=v), {}, FAST) for v in few],
                           context)
     assert list(prices) == sorted(prices)
-    assert set(few) <= set(variants.every_setting(cost, FAST))
+    more = variants.worth_timing(cost, {}, bounds, context, {(), *few}, 4)
+    assert not made & {tiling(form, FAST, dict(v)) for v in more}
+    for v in (*few, *more):
+        check_variant(form, FAST, v)
+
+
+def test_neighbors_of_a_variant_are_worth_timing() -> None:
+    """Two settings of the same group may be better than each alone, which all that is tried has."""
+    graph = layer(100)
+    cost, = schedule_cost(graph, greedy(graph))
+    own = (("columns", 48), ("rows", 6))
+    found = variants.worth_timing(dataclasses.replace(cost, variant=own), {}, model("bounds"),
+                                  Context(WIDE), {(), own}, 1000)
+    assert (("columns", 48), ("rows", 6), ("block", 2)) in found
+    assert (("columns", 48), ("rows", 7)) in found
+    assert all([s[0] for s in v] == sorted((s[0] for s in v), key=variants.ORDER.index)
+               for v in found)
+
+
+def test_nothing_is_worth_timing_where_nothing_can_be_set() -> None:
+    cost = GroupCost("loops", flops=100)
+    assert variants.worth_timing(cost, {}, model("bounds"), Context(FAST), set(), 4) == []
 
 
 def test_heights_of_micro_tiles_are_tried() -> None:
