@@ -28,12 +28,10 @@ kernels that matter have had their turn.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from statistics import median, stdev
+from dataclasses import replace
+from statistics import median
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 
@@ -45,7 +43,6 @@ from ..runtime.cache import ObjectCache
 from ..runtime.constants import Key, prepare
 from ..runtime.executable import Executable, Parts
 from ..runtime.objects import build
-from ..runtime.stamps import Stopwatch
 from ..search.choose import BEAM, NARROW, Choice, objective_model
 from ..search.cost import schedule_cost
 from ..search.models import Bounds, CostModel, Roofline, facts
@@ -59,6 +56,7 @@ from .build import Lowered
 from .feeds import random_feeds
 from .measured import Measured
 from .request import Clock, Stages
+from .turns import Contender, slower, time_calls, time_groups
 
 NOISE = 0.003
 """Part of the time by which a schedule must be faster than greedy fusion's, surely or not."""
@@ -74,38 +72,8 @@ DOUBTS, DOUBT = 2, 0.1
 """Optima of a wave under doubts about what was not measured; spread of the doubts' logarithm."""
 HOPE = 0.98
 """Part of its expected time that something costs which was not measured."""
-FINALISTS = 3
+FINALISTS = 5
 """Schedules of the waves that take part in whole calls."""
-BLOCK_S = 0.03
-"""Seconds of the calls of one contender in a row, about."""
-GROUPS_S = 0.01
-"""Seconds of calls whose groups are timed in a row, about."""
-SURELY = 3.0
-"""Standard errors by which a contender is slower that is called no longer."""
-
-
-@dataclass(slots=True, eq=False)
-class Contender:
-    """One schedule in the contest."""
-
-    name: str
-    schedule: Schedule
-    places: tuple[int | None, ...]
-    """The candidates that its groups are (``Measured.places``)."""
-    executable: Executable | None = None
-    blocks: list[float] = field(default_factory=list)
-    """Seconds of a call, one per round."""
-
-    @property
-    def program(self) -> Executable:
-        """Its program, which is there by now."""
-        assert self.executable is not None
-        return self.executable
-
-    @property
-    def seconds(self) -> float:
-        """Median over the rounds."""
-        return median(self.blocks)
 
 
 class Contest:
@@ -119,7 +87,7 @@ class Contest:
         assert stages.fuser is not None
         greedy = stages.fuser.schedule()
         wide = replace(how, name="exact") if how.name in ("default", *RULES) else how
-        self.survey = Survey(self.graph, greedy, target, wide)
+        self.survey = Survey(self.graph, greedy, target, wide, stages.fuser.judge)
         self.rules = {name: self.survey.rule(name) for name in RULES}
         self.space = self.survey.space(objective_model(how))
         self.measured = Measured(self.survey, self.space)
@@ -149,7 +117,7 @@ class Contest:
         waves = max(1, round(seconds * (1 - CALLS) / WAVE_S))
         length = seconds * (1 - CALLS) / waves
         self.clock.stage("measure")
-        self._groups(self.contenders, length)
+        time_groups(self.contenders, self.feeds, length, self.measured)
         for number in range(1, waves):
             self.clock.stage("contenders")
             wave = self._wave(number)
@@ -157,7 +125,8 @@ class Contest:
                 break
             self._build(wave)
             self.clock.stage("measure")
-            self._groups(wave, length)
+            time_groups(wave, self.feeds, length, self.measured)
+            self._forget()
         return self._decided(self._finalists(), seconds * CALLS)
 
     # -- contenders ------------------------------------------------------------------------
@@ -285,25 +254,15 @@ class Contest:
             c.executable = Executable(program, Constants(), self.target, self.threads,
                                       self.objects, parts=Parts(code, own, {}))
 
-    # -- timing ----------------------------------------------------------------------------
+    def _forget(self) -> None:
+        """Lets go of programs that are not called again, and of weights packed for them alone."""
+        for c in self.best[: 1 - FINALISTS]:
+            c.executable = None
+        kept = [c.executable for c in (*self.contenders, *self.best)]
+        self._packed = {key: array for program in kept if program is not None
+                        for key, array in program.parts.constants.items()}
 
-    def _groups(self, contenders: Sequence[Contender], seconds: float) -> None:
-        """Times the groups of contenders in turns, for at least ``seconds``."""
-        watches, calls = [], []
-        for c in contenders:
-            watches.append(Stopwatch(c.program, len(c.schedule.groups)))
-            start = time.perf_counter()
-            watches[-1].seconds(self.feeds, 1)
-            spent = (time.perf_counter() - start) / 2
-            calls.append(min(max(1, round(GROUPS_S / max(spent, 1e-6))), 50))
-        end = time.perf_counter() + seconds
-        done = 0
-        while done < 3 or time.perf_counter() < end:
-            for n in _rotated(range(len(contenders)), done):
-                spent_by = watches[n].seconds(self.feeds, calls[n])
-                self.measured.record(contenders[n].schedule, contenders[n].places,
-                                     spent_by.tolist())
-            done += 1
+    # -- the last word ---------------------------------------------------------------------
 
     def _finalists(self) -> list[Contender]:
         """Greedy fusion, the search's schedule and the rules', and the best of the waves."""
@@ -319,37 +278,16 @@ class Contest:
         """The winner of whole calls."""
         if len(finalists) == 1:
             return self._won(finalists[0], "no schedule differs from greedy fusion's")
-        rounds = self._calls(finalists, seconds)
+        rounds = time_calls(finalists, self.feeds, seconds)
         plain = finalists[0]
-        best = min((c for c in finalists if len(c.blocks) == rounds), key=lambda c: c.seconds)
-        gain = median(a / b for a, b in zip(plain.blocks, best.blocks, strict=True))
+        gains = {c: median(a / b for a, b in zip(plain.blocks, c.blocks, strict=True))
+                 for c in finalists if len(c.blocks) == rounds}
+        best = max(gains, key=gains.__getitem__)
         told = ", ".join(f"{c.name} {c.seconds * 1e3:.4g} ms" for c in finalists)
-        if best is not plain and (gain <= 1 + NOISE or not _slower(plain, best)):
+        if best is not plain and (gains[best] <= 1 + NOISE or not slower(plain, best)):
             return self._won(plain, "nothing surely beats greedy fusion by more than "
                                     f"{NOISE:.1%} in {rounds} rounds: {told}")
         return self._won(best, f"measured, {rounds} rounds: {told}")
-
-    def _calls(self, finalists: Sequence[Contender], seconds: float) -> int:
-        """Times whole calls in turns; answers the number of rounds."""
-        calls = {}
-        for c in finalists:
-            c.program.run_list(self.feeds)
-            start = time.perf_counter()
-            c.program.run_list(self.feeds)
-            calls[c.name] = max(1, round(BLOCK_S / max(time.perf_counter() - start, 1e-6)))
-        end = time.perf_counter() + seconds
-        going, done = list(finalists), 0
-        while done < 5 or time.perf_counter() < end:
-            for c in _rotated(going, done):
-                start = time.perf_counter()
-                for _ in range(calls[c.name]):
-                    c.program.run_list(self.feeds)
-                c.blocks.append((time.perf_counter() - start) / calls[c.name])
-            done += 1
-            if done >= 8 and done % 4 == 0:
-                best = min(going, key=lambda c: c.seconds)
-                going = [c for c in going if c is finalists[0] or not _slower(c, best)]
-        return done
 
     def _won(self, winner: Contender, note: str) -> Stages:
         costs = self.space.problem.cost
@@ -365,17 +303,3 @@ class Contest:
             counted=counted(self.graph, self.how.expect),
         )  # fmt: skip
         return replace(self.stages, schedule=winner.schedule, choice=choice)
-
-
-def _slower(c: Contender, best: Contender) -> bool:
-    """Whether a contender is surely slower than another in the rounds of both."""
-    if c is best:
-        return False
-    ratios = [a / b for a, b in zip(c.blocks, best.blocks, strict=True)]
-    error = stdev(ratios) / len(ratios) ** 0.5
-    return median(ratios) > 1 + SURELY * error
-
-
-def _rotated(things: Sequence[Any], by: int) -> list[Any]:
-    by %= len(things)
-    return [*things[by:], *things[:by]]

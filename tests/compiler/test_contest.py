@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 import evonnx
-from evonnx.compiler import contest, measured
+from evonnx.compiler import contest, measured, turns
+from evonnx.compiler.turns import Contender
 from evonnx.ir.builder import Builder
 from evonnx.ir.errors import LimitError, OptionError
 from evonnx.ir.graph import Graph
@@ -69,22 +70,22 @@ def product() -> Graph:
 
 
 def times_of(monkeypatch: pytest.MonkeyPatch, seconds: Callable[[Group], float]
-             ) -> list[list[contest.Contender]]:
+             ) -> list[list[Contender]]:
     """Makes up what groups and calls take; answers the waves, as they come."""
-    waves: list[list[contest.Contender]] = []
+    waves: list[list[Contender]] = []
 
-    def groups(self: contest.Contest, wave: list[contest.Contender], _: float) -> None:
+    def groups(wave: list[Contender], _: Any, length: float, table: measured.Measured) -> None:
         waves.append(list(wave))
         for c in wave:
-            self.measured.record(c.schedule, c.places, [seconds(g) for g in c.schedule.groups])
+            table.record(c.schedule, c.places, [seconds(g) for g in c.schedule.groups])
 
-    def calls(self: contest.Contest, finalists: list[contest.Contender], _: float) -> int:
+    def calls(finalists: list[Contender], _: Any, length: float) -> int:
         for c in finalists:
             c.blocks += [sum(map(seconds, c.schedule.groups)) * f for f in (1.0, 1.001, 0.999)]
         return 3
 
-    monkeypatch.setattr(contest.Contest, "_groups", groups)
-    monkeypatch.setattr(contest.Contest, "_calls", calls)
+    monkeypatch.setattr(contest, "time_groups", groups)
+    monkeypatch.setattr(contest, "time_calls", calls)
     return waves
 
 
@@ -139,7 +140,7 @@ def test_what_is_not_surely_faster_does_not_win(
 def test_who_is_surely_slower_is_called_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
     """The clock goes on by what the program that was called is made up to take."""
     now = 0.0
-    entrants = [contest.Contender(name, Schedule("", ()), ()) for name in ("a", "b", "c")]
+    entrants = [Contender(name, Schedule("", ()), ()) for name in ("a", "b", "c")]
 
     class Program:
         def __init__(self, seconds: float) -> None:
@@ -151,13 +152,23 @@ def test_who_is_surely_slower_is_called_no_longer(monkeypatch: pytest.MonkeyPatc
 
     for c, seconds in zip(entrants, (2.0, 1.0, 3.0), strict=True):
         c.executable = Program(seconds)  # type: ignore[assignment]
-    monkeypatch.setattr(contest.time, "perf_counter", lambda: now)
-    one = object.__new__(contest.Contest)
-    one.feeds = {}
-    done = one._calls(entrants, 100.0)
+    monkeypatch.setattr(turns.time, "perf_counter", lambda: now)
+    done = turns.time_calls(entrants, {}, 100.0)
     assert done > 8
     assert [len(c.blocks) for c in entrants] == [done, done, 8]
     assert [c.seconds for c in entrants] == [2.0, 1.0, 3.0]
+
+
+def test_a_few_disturbed_rounds_do_not_hide_who_is_slower() -> None:
+    a, b = (Contender(name, Schedule("", ()), ()) for name in "ab")
+    a.blocks = [1.02 + 0.001 * (n % 3) for n in range(24)]
+    b.blocks = [1.0] * 24
+    assert turns.slower(a, b) and not turns.slower(b, a)
+    a.blocks[3], a.blocks[9], b.blocks[17] = 40.0, 3.0, 5.0
+    assert turns.slower(a, b) and not turns.slower(b, a)
+    a.blocks = [1.0 + 0.1 * (-1) ** n for n in range(24)]
+    assert not turns.slower(a, b) and not turns.slower(b, a)
+    assert not turns.slower(a, a)
 
 
 def test_a_memory_limit_is_kept_or_refused() -> None:
