@@ -114,19 +114,18 @@ class Contest:
         self._gather()
         self._build(self.contenders)
         self.feeds = random_feeds(self.contenders[0].program.inputs, self.survey.sizes)
-        waves = max(1, round(seconds * (1 - CALLS) / WAVE_S))
-        length = seconds * (1 - CALLS) / waves
-        self.clock.stage("measure")
-        time_groups(self.contenders, self.feeds, length, self.measured)
-        for number in range(1, waves):
-            self.clock.stage("contenders")
-            wave = self._wave(number)
-            if not wave:
-                break
+        left = seconds * (1 - CALLS)
+        wave, number = self.contenders, 0
+        while wave:
             self._build(wave)
             self.clock.stage("measure")
-            time_groups(wave, self.feeds, length, self.measured)
+            left -= time_groups(wave, self.feeds, min(WAVE_S, left), self.measured)
             self._forget()
+            if left < WAVE_S / 2:
+                break
+            self.clock.stage("contenders")
+            number += 1
+            wave = self._wave(number)
         return self._decided(self._finalists(), seconds * CALLS)
 
     # -- contenders ------------------------------------------------------------------------

@@ -22,6 +22,8 @@ BLOCK_S = 0.03
 """Seconds of the calls of one contender in a row, about."""
 GROUPS_S = 0.01
 """Seconds of calls whose groups are timed in a row, about."""
+ROUNDS = 4
+"""Rounds in which the groups of contenders are timed, at least."""
 MOST_CALLS = 50
 """Calls of such a row, at most."""
 SURELY = 3.0
@@ -55,8 +57,10 @@ class Contender:
 
 
 def time_groups(contenders: Sequence[Contender], feeds: Mapping[str, Any], seconds: float,
-                measured: Measured) -> None:
-    """Times the groups of contenders in turns, for at least ``seconds``, into ``measured``."""
+                measured: Measured) -> float:
+    """Times the groups of contenders in turns, for at least ``seconds``, into ``measured``; answers
+    the seconds that it took."""
+    began = time.perf_counter()
     watches, calls = [], []
     for c in contenders:
         watches.append(Stopwatch(c.program, len(c.schedule.groups)))
@@ -66,11 +70,12 @@ def time_groups(contenders: Sequence[Contender], feeds: Mapping[str, Any], secon
         calls.append(min(max(1, round(GROUPS_S / max(call, 1e-6))), MOST_CALLS))
     end = time.perf_counter() + seconds
     done = 0
-    while done < 3 or time.perf_counter() < end:
+    while done < ROUNDS or time.perf_counter() < end:
         for n in _rotated(range(len(contenders)), done):
             spent = watches[n].seconds(feeds, calls[n]).tolist()
             measured.record(contenders[n].schedule, contenders[n].places, spent)
         done += 1
+    return time.perf_counter() - began
 
 
 def time_calls(finalists: Sequence[Contender], feeds: Mapping[str, Any], seconds: float) -> int:

@@ -58,7 +58,7 @@ class StepTime:
         )
 
 
-class _Profiler(Runner):
+class Profiler(Runner):
     """A runner that times every kernel step of its program."""
 
     def __init__(self, program: Program, machine: Machine) -> None:
@@ -145,7 +145,7 @@ class _Profiler(Runner):
         self.times = {}
         for position, bodies in self._bodies.items():
             for k, body in enumerate(bodies):
-                assert isinstance(body, _Profiler)
+                assert isinstance(body, Profiler)
                 inner = body.collect()
                 for entry in inner:
                     entry.body = f"{position}.{k}/{entry.body}"
@@ -160,8 +160,15 @@ def profile(executable: Executable, feeds: Mapping[str, Any], rounds: int = 5, w
 
     Raises ``FeedError`` for feeds that do not fit.
     """
-    runner = _Profiler(executable.program, executable.machine)
+    runner = Profiler(executable.program, executable.machine)
     runner.warm = warm
+    return least(runner, executable, feeds, rounds)
+
+
+def least(runner: Profiler, executable: Executable, feeds: Mapping[str, Any], rounds: int
+          ) -> list[StepTime]:
+    """The least times of some rounds on a runner of the executable's program; raises ``FeedError``
+    for feeds that do not fit."""
     arrays = executable.check_feeds(feeds)
     best: list[StepTime] = []
     for _ in range(rounds):

@@ -20,7 +20,7 @@ from .driver import ROW_KERNEL, ROW_PARAMS, ROW_TILES, ROW_WORDS, Driver
 from .executable import Executable
 from .frame import Frame, data_address
 from .plan import Segment
-from .profile import profile
+from .profile import Profiler, least
 from .program import KernelStep, Program
 from .runner import Lease, Machine, Runner
 from .tables import Binding, Table
@@ -36,25 +36,26 @@ class Stopwatch:
         """``groups``: how many its schedule has."""
         self._executable, self._groups = executable, groups
         self._runner = (_Stamped(executable.program, executable.machine, groups)
-                        if executable.threads == 1 else None)
+                        if executable.threads == 1 else
+                        Profiler(executable.program, executable.machine))
 
     def seconds(self, feeds: Mapping[str, Any], calls: int) -> np.ndarray:
         """f64[groups]: the least time of each group in several calls, after one that is not timed;
         groups in bodies of control steps take none. Raises ``FeedError``."""
-        if self._runner is None:
+        if isinstance(self._runner, Profiler):
             spent = np.zeros(self._groups)
-            for step in profile(self._executable, feeds, calls):
+            for step in least(self._runner, self._executable, feeds, calls):
                 if step.group is not None and not step.body:
                     spent[step.group] += step.seconds
             return spent
         arrays = self._executable.check_feeds(feeds)
-        least = np.full(self._groups, np.inf)
+        best = np.full(self._groups, np.inf)
         for call in range(1 + calls):
             self._runner.spent[:] = 0
             self._runner.run(arrays)
             if call:
-                np.minimum(least, self._runner.spent[:-1], out=least)
-        return least * 1e-9
+                np.minimum(best, self._runner.spent[:-1], out=best)
+        return best * 1e-9
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -74,10 +74,11 @@ def times_of(monkeypatch: pytest.MonkeyPatch, seconds: Callable[[Group], float]
     """Makes up what groups and calls take; answers the waves, as they come."""
     waves: list[list[Contender]] = []
 
-    def groups(wave: list[Contender], _: Any, length: float, table: measured.Measured) -> None:
+    def groups(wave: list[Contender], _: Any, length: float, table: measured.Measured) -> float:
         waves.append(list(wave))
         for c in wave:
             table.record(c.schedule, c.places, [seconds(g) for g in c.schedule.groups])
+        return length
 
     def calls(finalists: list[Contender], _: Any, length: float) -> int:
         for c in finalists:
