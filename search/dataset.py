@@ -172,7 +172,8 @@ def _samples(dataset: Dataset) -> Iterator[dict[str, Any]]:
     for k, numbers in enumerate(dataset.groups):
         seconds = float(dataset.measured[k])
         yield {
-            "candidate": k, "nodes": dataset.problem.group(k), "facts": asdict(numbers),
+            "candidate": k, "nodes": dataset.problem.group(k), "facts": asdict(numbers) | {
+                "phases": [p._asdict() for p in numbers.phases]},
             "predicted": {m: asdict(told[k]) | {"bounds": dict(told[k].bounds)}
                           for m, told in sorted(dataset.predicted.items())},
             "measured": None if math.isnan(seconds) else seconds,

@@ -25,9 +25,29 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from ..ir.schedule import Schedule
 from .candidates import Candidate, Candidates, schedule_of
 
-Price = Callable[[Candidate], float]
-"""Cost of a candidate, such as its seconds or its bytes."""
 Units = tuple[int, ...]
+
+
+class Prices:
+    """Costs of candidates, such as their seconds or their bytes: one for each structure, asked for
+    many at once where they are known to be needed."""
+
+    def __init__(self, price: Callable[[Sequence[Candidate]], Sequence[float]]) -> None:
+        self._price = price
+        self._known: dict[int, float] = {}
+        """By the identity of the candidate's cost: those of one structure share it."""
+
+    def ask(self, candidates: Iterable[Candidate]) -> None:
+        """Prices what has no price yet."""
+        fresh = {id(c.cost): c for c in candidates if id(c.cost) not in self._known}
+        if fresh:
+            prices = self._price(list(fresh.values()))
+            self._known |= zip(fresh, prices, strict=True)
+
+    def of(self, candidate: Candidate) -> float:
+        """The price of one."""
+        self.ask((candidate,))
+        return self._known[id(candidate.cost)]
 
 
 class Partition:
@@ -121,8 +141,8 @@ class Partition:
         return schedule_of(self.table.graph, chosen)
 
 
-def postdominator(table: Candidates, price: Price) -> Schedule:
-    """TVM's rule; ``price`` is not looked at."""
+def postdominator(table: Candidates, prices: Prices) -> Schedule:
+    """TVM's rule; ``prices`` are not looked at."""
     found = Partition(table)
     for phase in (("contract",), ("map", "reduce")):
         for start in sorted(found.groups):
@@ -152,24 +172,27 @@ def _to_postdominator(found: Partition, group: int) -> list[int]:
     return sorted(inside | frontier) if len(frontier) == 1 else []
 
 
-def priority(table: Candidates, price: Price) -> Schedule:
-    """XLA's rule; ``price`` in seconds."""
+def priority(table: Candidates, prices: Prices) -> Schedule:
+    """XLA's rule; ``prices`` in seconds."""
     found = Partition(table)
     queue: list[tuple[float, int, Units]] = []
 
-    def push(group: int) -> None:
-        plan = _into_consumers(found, group, price)
-        if plan is not None and plan > 0:
-            heapq.heappush(queue, (-plan, group, found.groups[group]))
+    def push(groups: Iterable[int]) -> None:
+        plans = {g: plan for g in groups if (plan := _into_consumers(found, g)) is not None}
+        prices.ask(c for before, merged in plans.values() for c in (*before, *merged))
+        for g, plan in plans.items():
+            gain = _saved(plan, prices)
+            if gain > 0:
+                heapq.heappush(queue, (-gain, g, found.groups[g]))
 
-    for group in sorted(found.groups):
-        push(group)
+    push(sorted(found.groups))
     while queue:
         gain, group, units = heapq.heappop(queue)
         if found.groups.get(group) != units:
             continue
-        now = _into_consumers(found, group, price)
-        if now is None or now <= 0:
+        plan = _into_consumers(found, group)
+        now = 0.0 if plan is None else _saved(plan, prices)
+        if now <= 0:
             continue
         if now < -gain - 1e-15:  # a neighbor has changed: it has to wait for its turn
             heapq.heappush(queue, (-now, group, units))
@@ -185,13 +208,16 @@ def priority(table: Candidates, price: Price) -> Schedule:
                 found.groups[consumer] = merged
                 found.home |= dict.fromkeys(merged, consumer)
                 touched.append(consumer)
-        for g in {*touched, *(b for t in touched for b in found.before(t))}:
-            push(g)
+        push({*touched, *(b for t in touched for b in found.before(t))})
     return found.schedule()
 
 
-def _into_consumers(found: Partition, group: int, price: Price) -> float | None:
-    """What fusing a group into all its consumers saves; None where that cannot be."""
+_Plan = tuple[list[Candidate], list[Candidate]]
+"""A producer, followed by its consumers, and each of these with it in one kernel."""
+
+
+def _into_consumers(found: Partition, group: int) -> _Plan | None:
+    """What fusing a group into all its consumers replaces by what; None where that cannot be."""
     table = found.table
     parts = found.spread(group)
     if not parts or any(v in table.given for v in found.groups[group]):
@@ -200,38 +226,48 @@ def _into_consumers(found: Partition, group: int, price: Price) -> float | None:
     if len(parts) > 1 and (sum(len(copies) for _, copies in parts) != len(units)
                            or len({table.units[v] for v in units}) > 1):
         return None  # several consumers, but not one copy for each: it would have to stay
-    saved = price(table.found[units])
+    before, behind = [table.found[units]], []
     for consumer, copies in parts:
         merged = found.ask((*copies, *found.groups[consumer]))
         if merged is None or len(parts) == 1 and not found.acyclic([group, consumer]):
             return None
-        saved += price(table.found[found.groups[consumer]]) - price(merged)
+        before.append(table.found[found.groups[consumer]])
+        behind.append(merged)
+    return before, behind
+
+
+def _saved(plan: _Plan, prices: Prices) -> float:
+    """What a plan saves."""
+    (producer, *consumers), joined = plan
+    saved = prices.of(producer)
+    for consumer, merged in zip(consumers, joined, strict=True):
+        saved += prices.of(consumer) - prices.of(merged)
     return saved
 
 
-def score(table: Candidates, price: Price) -> Schedule:
-    """Inductor's rule; ``price`` in bytes."""
+def score(table: Candidates, prices: Prices) -> Schedule:
+    """Inductor's rule; ``prices`` in bytes."""
     found = Partition(table)
     queue: list[tuple[float, int, int, int, Units, Units]] = []
 
-    def push(a: int, b: int) -> None:
-        a, b = min(a, b), max(a, b)
-        merged = found.joined((a, b))
-        if merged is None:
-            return
-        one, other = found.groups[a], found.groups[b]
-        saved = price(table.found[one]) + price(table.found[other]) - price(merged)
-        if saved > 0:
-            heapq.heappush(queue, (-saved, abs(one[0] - other[0]), a, b, one, other))
+    def push(pairs: Iterable[tuple[int, int]]) -> None:
+        joined = [(a, b, merged) for a, b in pairs
+                  if (merged := found.joined((a, b))) is not None]
+        prices.ask(c for a, b, merged in joined
+                   for c in (table.found[found.groups[a]], table.found[found.groups[b]], merged))
+        for a, b, merged in joined:
+            one, other = found.groups[a], found.groups[b]
+            saved = (prices.of(table.found[one]) + prices.of(table.found[other])
+                     - prices.of(merged))
+            if saved > 0:
+                heapq.heappush(queue, (-saved, abs(one[0] - other[0]), a, b, one, other))
 
-    def pairs(group: int) -> Iterator[int]:
+    def beside(group: int) -> Iterator[int]:
         yield from found.behind(group)
         yield from found.siblings(group)
 
-    for group in sorted(found.groups):
-        for other in pairs(group):
-            if other > group:
-                push(group, other)
+    push((group, other) for group in sorted(found.groups) for other in beside(group)
+         if other > group)
     while queue:
         *_, a, b, left, right = heapq.heappop(queue)
         if found.groups.get(a) != left or found.groups.get(b) != right:
@@ -239,12 +275,11 @@ def score(table: Candidates, price: Price) -> Schedule:
         if not found.acyclic((a, b)):
             continue
         made = found.join((a, b))
-        for g in {*found.before(made), *pairs(made)}:
-            push(made, g)
+        push((min(made, g), max(made, g)) for g in {*found.before(made), *beside(made)})
     return found.schedule()
 
 
-RULES: dict[str, Callable[[Candidates, Price], Schedule]] = {
+RULES: dict[str, Callable[[Candidates, Prices], Schedule]] = {
     "postdominator": postdominator, "priority": priority, "score": score,
 }
 """Name -> rule."""

@@ -139,6 +139,8 @@ class Survey:
         what it does not depend on, so that what counts is the work."""
         self.sizes = sizes_of(graph, how.expect)
         self._last: _Priced | None = None
+        self._numbers: dict[int, tuple[GroupCost, GroupFacts]] = {}
+        """The numbers of groups by the identity of their cost, which stays as that is kept."""
 
     @cached_property
     def offered(self) -> list[tuple[tuple[int, ...], Candidate]]:
@@ -179,14 +181,23 @@ class Survey:
     @cached_property
     def facts(self) -> list[GroupFacts]:
         """The numbers of each candidate."""
-        known: dict[tuple[int, bool], GroupFacts] = {}
+        known: dict[int, GroupFacts] = {}
         found = []
         for (_, c), over in zip(self.offered, self._overwrites, strict=True):
-            key = id(c.cost), over  # candidates of one structure share their cost
-            if key not in known:
-                known[key] = facts(c.cost.placed(over), self.sizes, self.target)
-            found.append(known[key])
+            numbers, key = self._counted(c.cost), id(c.cost)
+            if over and key not in known:
+                known[key] = replace(numbers, over=numbers.outputs)
+            found.append(known[key] if over else numbers)
         return found
+
+    def _counted(self, cost: GroupCost) -> GroupFacts:
+        """The numbers of a group, counted once for all candidates of a structure: they share their
+        cost."""
+        known = self._numbers.get(id(cost))
+        if known is None:
+            numbers = facts(cost, self.sizes, self.target)
+            known = self._numbers[id(cost)] = cost, numbers
+        return known[1]
 
     @cached_property
     def _overwrites(self) -> list[bool]:
@@ -196,30 +207,20 @@ class Survey:
     def rule(self, name: str, more: bool = False) -> Schedule:
         """The schedule of a published greedy rule (``rules``); new groups become candidates. Where
         it may ask for ``more``, the table asks for as many structures again."""
-        from .rules import RULES
+        from .rules import RULES, Prices
 
         if more:
             self.table.ask_more()
 
         model = model_of("cd" if name == "score" else self.how.model)
 
-        def priced(costs: Sequence[GroupCost]) -> list[float]:
-            numbers = [facts(c, self.sizes, self.target) for c in costs]
+        def price(some: Sequence[Candidate]) -> list[float]:
+            numbers = [self._counted(c.cost) for c in some]
             found: np.ndarray = (model.parts(numbers, self.context)[:, 1]  # type: ignore[attr-defined]
                                  if name == "score" else model.costs(numbers, self.context))
             return found.tolist()
 
-        # Candidates of one structure share their cost; most that a rule asks for are known.
-        every = list({id(c.cost): c.cost for c in self.table.found.values()}.values())
-        known = dict(zip(map(id, every), priced(every) if every else [], strict=True))
-
-        def price(c: Candidate) -> float:
-            key = id(c.cost)
-            if key not in known:
-                known[key], = priced([c.cost])
-            return known[key]
-
-        return RULES[name](self.table, price)
+        return RULES[name](self.table, Prices(price))
 
     def space(self, model: CostModel | None = None, stages: Sequence[Stage] = (),
               alone: bool | None = None) -> Space:
@@ -257,9 +258,18 @@ class Survey:
 
     def _costs(self, model: CostModel, context: Context) -> tuple[np.ndarray, np.ndarray]:
         """``costs`` and ``parts`` of all candidates."""
-        costs = model.costs(self.facts, context)
-        return costs, np.asarray(model.parts(self.facts, context)  # type: ignore[attr-defined]
-                                 if len(model.objectives) > 1 else costs[:, None])
+        numbers, at = self._distinct
+        costs = model.costs(numbers, context)
+        parts = np.asarray(model.parts(numbers, context)  # type: ignore[attr-defined]
+                           if len(model.objectives) > 1 else costs[:, None])
+        return costs[at], parts[at]
+
+    @cached_property
+    def _distinct(self) -> tuple[list[GroupFacts], list[int]]:
+        """The numbers of candidates, those of a structure once, and the place there of each."""
+        every = {id(numbers): numbers for numbers in self.facts}
+        place = {key: k for k, key in enumerate(every)}
+        return list(every.values()), [place[id(numbers)] for numbers in self.facts]
 
     @cached_property
     def _memory(self) -> tuple[list[tuple[int, float, list[int], bool]], list[float]]:

@@ -16,7 +16,7 @@ unasked.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -37,7 +37,8 @@ from ..ir.variants import (
     values,
 )
 from .cost import GroupCost, schedule_cost
-from .models import Context, CostModel, facts
+from .models import Context, CostModel
+from .models.counting import Counted
 
 SET = ("product", "separable")
 """Forms of groups that are offered in other variants."""
@@ -58,24 +59,24 @@ DEAR = 1.4
 def better(costs: Sequence[GroupCost], sizes: Mapping[str, int], model: CostModel,
            context: Context) -> list[GroupCost | None]:
     """For each group the cheapest other variant at ``sizes``, where one is ``GAIN`` cheaper."""
-    open_ = [k for k, c in enumerate(costs) if c.work is not None and c.work.product is not None
-             and c.work.product.form.kind in SET]
-    best: dict[int, dict[int | None, tuple[float, GroupCost]]] = {}
-    first = _priced([(k, costs[k]) for k in open_], sizes, model, context)
-    for k, price, cost in first:
-        best[k] = {None: (price, cost)}
+    counted = {k: known for k, c in enumerate(costs) if _offered(c)
+               and (known := _counted(c, sizes, context)) is not None}
+    best: dict[int, dict[int | None, tuple[float, Variant]]] = {}
+    first = _priced([(k, known, costs[k].variant) for k, known in counted.items()], model, context)
+    for k, price, variant in first:
+        best[k] = {None: (price, variant)}
     limit = {k: price * GAIN for k, price, _ in first}
     for further in (_methods, _heights, _blocks):
-        tried = [(k, replace(cost, variant=v)) for k, sides in best.items()
-                 for _, cost in sides.values() for v in further(cost, context.target)]
-        for k, price, cost in _priced(tried, sizes, model, context):
-            side = dict(cost.variant).get("winograd")
+        tried = [(k, counted[k], v) for k, sides in best.items() for _, given in sides.values()
+                 for v in further(_form(costs[k]), given, context.target)]
+        for k, price, variant in _priced(tried, model, context):
+            side = dict(variant).get("winograd")
             if side not in best[k] or price < best[k][side][0]:
-                best[k][side] = price, cost
+                best[k][side] = price, variant
     found: list[GroupCost | None] = [None] * len(costs)
     for k, sides in best.items():
-        price, cost = min(sides.values(), key=lambda item: item[0])
-        found[k] = cost if price < limit[k] else None
+        price, variant = min(sides.values(), key=lambda item: item[0])
+        found[k] = replace(costs[k], variant=variant) if price < limit[k] else None
     return found
 
 
@@ -84,21 +85,19 @@ def ranked(cost: GroupCost, sizes: Mapping[str, int], model: CostModel, context:
     """(price, settings) of the variants of one group that are tried, and of its own, cheapest
     first, of equal ones the one with fewer settings; only its own where nothing can be set."""
     every = dict.fromkeys(((), *tried(cost, context.target), cost.variant))
-    priced = _priced([(k, replace(cost, variant=v)) for k, v in enumerate(every)], sizes, model,
-                     context)
-    return sorted(((price, c.variant) for _, price, c in priced),
-                  key=lambda item: (item[0], len(item[1]), item[1]))
+    found = [(price, variant) for _, price, variant in _all_priced(
+        cost, every, sizes, model, context)]
+    return sorted(found, key=lambda item: (item[0], len(item[1]), item[1]))
 
 
 def tried(cost: GroupCost, target: Target) -> list[Variant]:
     """The variants of a group besides the one without settings that are priced."""
-    product = None if cost.work is None else cost.work.product
-    if product is None or product.form.kind not in SET:
+    if not _offered(cost):
         return []
-    methods = _methods(cost, target)
-    wide = [replace(cost, variant=m) for m in ((), *methods)]
-    return methods + [v for further in (_heights, _blocks) for c in wide
-                      for v in further(c, target)]
+    form = _form(cost)
+    methods = _methods(form, (), target)
+    return methods + [v for further in (_heights, _blocks) for m in ((), *methods)
+                      for v in further(form, m, target)]
 
 
 def every_setting(cost: GroupCost, target: Target) -> list[Variant]:
@@ -123,12 +122,11 @@ def worth_timing(cost: GroupCost, sizes: Mapping[str, int], model: CostModel, co
     others: dict[Any, Variant] = {}
     for v in (*every_setting(replace(cost, variant=()), target), *_neighbors(cost, target)):
         others.setdefault(_effect(form, target, v), v)
-    priced = _priced([(k, replace(cost, variant=v)) for k, v in enumerate(others.values())], sizes,
-                     model, context)
+    priced = _all_priced(cost, others.values(), sizes, model, context)
     limit = DEAR * min((price for _, price, _ in priced), default=0.0)
-    ranked_ones = sorted(priced, key=lambda item: (item[1], len(item[2].variant)))
-    found = [c.variant for _, price, c in ranked_ones if price <= limit
-             and _effect(form, target, c.variant) not in done]
+    ranked_ones = sorted(priced, key=lambda item: (item[1], len(item[2])))
+    found = [v for _, price, v in ranked_ones if price <= limit
+             and _effect(form, target, v) not in done]
     return found[:most]
 
 
@@ -188,17 +186,40 @@ def with_variants(graph: Graph, schedule: Schedule, sizes: Mapping[str, int], mo
         for g, other in zip(schedule.groups, better_ones, strict=True)))
 
 
-def _priced(groups: Sequence[tuple[int, GroupCost]], sizes: Mapping[str, int], model: CostModel,
-            context: Context) -> list[tuple[int, float, GroupCost]]:
-    """(number, price, group) of what can be priced."""
-    found = []
-    for k, cost in groups:
+def _offered(cost: GroupCost) -> bool:
+    """Whether a group is offered in other variants."""
+    return (cost.work is not None and cost.work.product is not None
+            and cost.work.product.form.kind in SET)
+
+
+def _counted(cost: GroupCost, sizes: Mapping[str, int], context: Context) -> Counted | None:
+    """The group at ``sizes``; None where these do not go together."""
+    try:
+        return Counted(cost, sizes, context.target)
+    except EvonnxError:
+        return None
+
+
+def _all_priced(cost: GroupCost, variants: Iterable[Variant], sizes: Mapping[str, int],
+                model: CostModel, context: Context) -> list[tuple[int, float, Variant]]:
+    """(number, price, variant) of what can be priced of one group's ``variants``."""
+    counted = _counted(cost, sizes, context)
+    return [] if counted is None else _priced(
+        [(k, counted, v) for k, v in enumerate(variants)], model, context)
+
+
+def _priced(groups: Iterable[tuple[int, Counted, Variant]], model: CostModel, context: Context
+            ) -> list[tuple[int, float, Variant]]:
+    """(number, price, variant) of what can be priced."""
+    found, numbers = [], []
+    for k, counted, variant in groups:
         try:
-            found.append((k, cost, facts(cost, sizes, context.target)))
+            numbers.append(counted.facts(variant))
         except EvonnxError:  # the sizes counted do not go together
             continue
-    prices = model.costs([f for *_, f in found], context).tolist() if found else []
-    return [(k, price, cost) for (k, cost, _), price in zip(found, prices, strict=True)]
+        found.append((k, variant))
+    prices = model.costs(numbers, context).tolist() if numbers else []
+    return [(k, price, variant) for (k, variant), price in zip(found, prices, strict=True)]
 
 
 def _form(cost: GroupCost) -> Form:
@@ -206,10 +227,9 @@ def _form(cost: GroupCost) -> Form:
     return cost.work.product.form
 
 
-def _methods(cost: GroupCost, target: Target) -> list[Variant]:
+def _methods(form: Form, given: Variant, target: Target) -> list[Variant]:
     """Every method in panels of every width, or every number of lines; what goes without saying is
     not said."""
-    form = _form(cost)
     if form.kind == "separable":
         return [(("lines", n),) for n in LINES]
     products = (("window", 0),) if fits_lanes(form, target) else ()
@@ -225,19 +245,18 @@ def _methods(cost: GroupCost, target: Target) -> list[Variant]:
     return [v for v in found if v]
 
 
-def _heights(cost: GroupCost, target: Target) -> list[Variant]:
+def _heights(form: Form, given: Variant, target: Target) -> list[Variant]:
     """Other heights; of Winograd's products, asked for or not, none: what the model promises them
     is not there."""
-    form, given = _form(cost), dict(cost.variant)
-    if form.kind == "separable" or in_windows(form, target, given) or tiling(
-            form, target, given).winograd:
+    said = dict(given)
+    if form.kind == "separable" or in_windows(form, target, said) or tiling(
+            form, target, said).winograd:
         return []
-    allowed = values(form, target, given)["rows"]
-    return [(*cost.variant, ("rows", h)) for h in HEIGHTS if h in allowed]
+    allowed = values(form, target, said)["rows"]
+    return [(*given, ("rows", h)) for h in HEIGHTS if h in allowed]
 
 
-def _blocks(cost: GroupCost, target: Target) -> list[Variant]:
-    form = _form(cost)
-    if form.kind == "separable" or in_windows(form, target, dict(cost.variant)):
+def _blocks(form: Form, given: Variant, target: Target) -> list[Variant]:
+    if form.kind == "separable" or in_windows(form, target, dict(given)):
         return []
-    return [(*cost.variant, ("block", b)) for b in BLOCKS]
+    return [(*given, ("block", b)) for b in BLOCKS]

@@ -32,10 +32,14 @@ def greedy_facts(fuser: Fuser, schedule: Schedule, sizes: dict[str, int], target
                  ) -> list[GroupFacts]:
     """The numbers of the groups of a schedule that fusion made."""
     graph, found = fuser.graph, []
+    known: dict[int, GroupFacts] = {}  # groups of one structure share their cost
     for nodes, written in zip(schedule.members(graph), schedule.written(graph), strict=True):
         priced = fuser.judge.price(fuser.judge.structure(nodes, written), nodes, written)
         assert priced is not None  # fusion made it
-        found.append(facts(priced[1], sizes, target))
+        key = id(priced[1])
+        if key not in known:
+            known[key] = facts(priced[1], sizes, target)
+        found.append(known[key])
     return found
 
 

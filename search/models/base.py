@@ -9,9 +9,10 @@ one column per objective, from which a multi-objective search builds its front.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from operator import attrgetter
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -26,8 +27,7 @@ MICRO = ("contract", "separable", "attention")
 """Implementations that multiply on micro-kernels."""
 
 
-@dataclass(frozen=True, slots=True)
-class Phase:
+class Phase(NamedTuple):
     """Numbers of one loop nest, or of one micro-kernel with its calls, in all of its iterations."""
 
     fma: float = 0.0
@@ -64,7 +64,7 @@ class Phase:
         """The same so often, where that is a number of its own."""
         counts = ("fma", "plain", "special", "loads", "stores", "apart", "far", "spilled", "outer",
                   "entries")
-        return replace(self, **{name: getattr(self, name) * often for name in counts})
+        return self._replace(**{name: getattr(self, name) * often for name in counts})
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,14 +211,14 @@ class Batch:
     @classmethod
     def of(cls, groups: Sequence[GroupFacts]) -> Batch:
         """The columns of ``groups``."""
-        columns = _columns(groups, _numbers, 9)
+        columns = _columns([_numbers(g) for g in groups], 9)
         names = [g.implementation for g in groups]
         executed = [g.executed for g in groups]
         most = max((len(e) for e in executed), default=0)
         phases = []
         for k in range(most):
             some = [e[k] if k < len(e) else _NOTHING for e in executed]
-            phases.append(Phases(*_columns(some, _phase_numbers, len(_PHASE))))
+            phases.append(Phases(*_columns(some, len(Phase._fields))))
         contract = np.array([n in MICRO for n in names], bool)
         free = np.array([n in FREE for n in names], bool)
         flops, special, constant, inputs, outputs, over, tiles, nodes, kernels = columns
@@ -236,15 +236,12 @@ class Batch:
         return self.moved - self.over
 
 
-def _columns(rows: Sequence[object], numbers: Callable[[object], object], width: int
-             ) -> list[np.ndarray]:
-    table = np.array([numbers(r) for r in rows], np.float64).reshape(len(rows), width)
-    return [np.ascontiguousarray(c) for c in table.T]
+def _columns(rows: Sequence[Sequence[float]], width: int) -> list[np.ndarray]:
+    flat = np.fromiter(chain.from_iterable(rows), np.float64, len(rows) * width)
+    return list(flat.reshape(len(rows), width).T.copy())
 
 
-_PHASE = tuple(f.name for f in fields(Phase))
 _NOTHING = Phase()
-_phase_numbers = attrgetter(*_PHASE)
 _numbers = attrgetter("flops", "special", "constant", "inputs", "outputs", "over", "tiles",
                       "nodes", "kernels")  # fmt: skip
 

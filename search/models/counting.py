@@ -12,14 +12,15 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from ...ir.contraction import SPLITS
 from ...ir.dim_values import estimate
-from ...ir.dims import Dim
+from ...ir.dims import Dim, Expr
 from ...ir.graph import Graph, Node
 from ...ir.schedule import FUSED
 from ...ir.target import Target
 from ...ir.tiles import BLOCK, tile_rows
+from ...ir.variants import Variant
 from ..cost import GroupCost, group_cost
 from .attention import count_attention
-from .base import Context, GroupFacts, Phase
+from .base import Context, GroupFacts
 from .loops import loop
 from .products import count_product
 
@@ -29,32 +30,53 @@ _LEFT = 3 << 15
 """Elements of the left operand that a tile covers, about."""
 
 
-def facts(cost: GroupCost, sizes: Mapping[str, int], target: Target | None = None) -> GroupFacts:
-    """The numbers of a group at sizes, its kernel written as for ``target`` (None: for 32 vector
-    registers of 512 bits). Raises ``EvonnxError`` where a symbol has no size."""
+class Counted:
+    """A group at given sizes, its kernel written as for ``target`` (None: for 32 vector registers
+    of 512 bits): what all of its variants have in common is counted once."""
 
-    def number(d: Dim) -> float:
-        return float(d if isinstance(d, int) else estimate(d, sizes))
+    def __init__(self, cost: GroupCost, sizes: Mapping[str, int], target: Target | None = None
+                 ) -> None:
+        """Raises ``EvonnxError`` where a symbol has no size, as ``facts`` does."""
+        self._sizes, self._target, self._work = sizes, target, cost.work
+        self._known: dict[Expr, float] = {}
+        number = self._number
+        flops = number(cost.flops)
+        tiles = _tiles(cost.implementation, number(cost.positions), number(cost.points),
+                       number(cost.columns))
+        self._plain = GroupFacts(
+            cost.implementation, flops, min(number(cost.special), flops), number(cost.constant),
+            number(cost.inputs), number(cost.outputs), number(cost.over), tiles, cost.nodes)
 
-    flops, special = number(cost.flops), number(cost.special)
-    tiles = _tiles(cost.implementation, number(cost.positions), number(cost.points),
-                   number(cost.columns))
-    phases: list[Phase] = []
-    kernels, spread = 1, 0.0
-    if cost.work is not None:
-        phases = [loop(w, number) for w in cost.work.loops]
-        if cost.work.product is not None:
-            count = count_product(cost.work.product, number, cost.variant, target)
+    def _number(self, d: Dim) -> float:
+        if isinstance(d, int):
+            return float(d)
+        found = self._known.get(d)
+        if found is None:
+            found = self._known[d] = float(estimate(d, self._sizes))
+        return found
+
+    def facts(self, variant: Variant = ()) -> GroupFacts:
+        """The numbers of the group in a variant."""
+        plain, work = self._plain, self._work
+        if work is None:
+            return plain
+        phases = [loop(w, self._number) for w in work.loops]
+        tiles, kernels, spread = plain.tiles, 1, 0.0
+        if work.product is not None:
+            count = count_product(work.product, self._number, variant, self._target)
             phases, tiles, spread = count.phases, count.tiles, count.spread
-            kernels = 1 if cost.work.product.pack is None else 2
-        if cost.work.attention is not None:
-            count = count_attention(cost.work.attention, number, target)
+            kernels = 1 if work.product.pack is None else 2
+        if work.attention is not None:
+            count = count_attention(work.attention, self._number, self._target)
             phases, tiles = count.phases, count.tiles
-    return GroupFacts(
-        cost.implementation, flops, min(special, flops), number(cost.constant) + spread,
-        number(cost.inputs), number(cost.outputs), number(cost.over), tiles, cost.nodes, kernels,
-        tuple(phases),
-    )  # fmt: skip
+        return GroupFacts(
+            plain.implementation, plain.flops, plain.special, plain.constant + spread, plain.inputs,
+            plain.outputs, plain.over, tiles, plain.nodes, kernels, tuple(phases))
+
+
+def facts(cost: GroupCost, sizes: Mapping[str, int], target: Target | None = None) -> GroupFacts:
+    """The numbers of a group at sizes, in its variant; see ``Counted``."""
+    return Counted(cost, sizes, target).facts(cost.variant)
 
 
 def facts_of(graph: Graph, implementation: str, nodes: Sequence[Node], sizes: Mapping[str, int],

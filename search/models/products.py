@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from ...ir.contraction import panels_together, rows_of_block
 from ...ir.dims import Dim
@@ -153,7 +153,7 @@ def _needed(window: ProductWork, form: Form, number: Number, machine: Target, li
         spilled = phase.spilled
         if nbytes > machine.l2_bytes:  # written, and read again
             spilled += 2 * phase.stores * machine.l2_rate / machine.l3_rate
-        phases.append(replace(phase, spilled=spilled).times(often))
+        phases.append(phase._replace(spilled=spilled).times(often))
     return phases
 
 
@@ -340,7 +340,7 @@ class _Direct(_Sizes):
             left_rows = loop(p.left, number, self.panel_blocks)
             far = 4 * self.depth * min(self.block, rows) > self.machine.l1_bytes / 2
             spilled = 2 * left_rows.stores if far else 0.0  # written, and read by the product
-            found.append(replace(left_rows, spilled=spilled))
+            found.append(left_rows._replace(spilled=spilled))
         elif self.plan.over:
             found.append(_copied(rows, self.depth))
         entries = self.batches * rows * self.panel_blocks
@@ -359,14 +359,14 @@ class _Direct(_Sizes):
         if p.epilogue is None:  # what comes out of the registers is the result
             spilled += self.waits(moved, moved) + self.beside(moved) + self.seams()
             masked = _MASKED * self.batches * rows * self.masked
-            found.append(replace(product, stores=moved + waiting / 2, spilled=spilled,
+            found.append(product._replace(stores=moved + waiting / 2, spilled=spilled,
                                  entries=product.entries + masked,
                                  loads=product.loads + p.residuals * moved))
         else:
             further = max(p.epilogue.stores / F32.itemsize - 1.0, 0.0) * moved
             spilled += self.waits(sums, moved) + self.beside(sums) + self.seams()
             spilled += _FURTHER * further
-            found.append(replace(product, stores=sums + waiting / 2, spilled=spilled))
+            found.append(product._replace(stores=sums + waiting / 2, spilled=spilled))
             found += strips(p.epilogue, number, self.width)
             gathered = number(p.epilogue.unforeseen)
             if gathered > self.machine.l2_bytes:
@@ -397,7 +397,7 @@ class _Separable(_Direct):
         if 4 * self.depth * self.block > self.machine.l2_bytes / 2:  # written, and read again
             slower = self.machine.l2_rate / self.machine.l3_rate
             again = 8 * self.depth * self.rows * slower
-            found[-1] = replace(found[-1], spilled=found[-1].spilled + again)
+            found[-1] = found[-1]._replace(spilled=found[-1].spilled + again)
         return ProductCount(found + count.phases, count.tiles)
 
     def cut(self, rows: float, most: float) -> None:
@@ -440,7 +440,7 @@ class _Winograd(_Sizes):
         held = held_up(sums * visits, 4 * outputs * results, 2.0 * BURST * burst, 2.0,
                        self.machine)
         again = _AGAIN * 4 * points * self.squares * channels * self.panels
-        found.append(replace(product, stores=sums * visits, spilled=held + again,
+        found.append(product._replace(stores=sums * visits, spilled=held + again,
                              loads=product.loads + sums * (visits - 1)))
         after, loads, special = 0.0, 0.0, 0.0
         if self.p.epilogue is not None:

@@ -299,7 +299,7 @@ def test_phases_run_one_after_another() -> None:
     long = Phase(plain=4000, entries=1, length=4000)
     at = [Bounds().explain(GroupFacts("loops", phases=(p,)), ONE).bounds for p in (short, long)]
     assert at[0]["latency"] > 100 * (at[1]["latency"] - TILE)
-    elements = dataclasses.replace(long, length=4 * 1000 + 3)
+    elements = long._replace(length=4 * 1000 + 3)
     assert Bounds().explain(GroupFacts("loops", phases=(elements,)), ONE).bounds[
         "vector"] > at[1]["vector"]
 
