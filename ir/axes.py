@@ -109,7 +109,7 @@ def coefficient(d: Dim, name: str) -> Dim | None:
         return 0
     total: Dim = 0
     for monomial, c in d.terms:
-        inside = [(a, p) for a, p in monomial if name in ({a.name} | free_vars_of(a))]
+        inside = [t for t in monomial if t[0].name == name or name in free_vars_of(t[0])]
         if not inside:
             continue
         if len(inside) != 1 or inside[0][0].kind != "var" or inside[0][1] != 1:

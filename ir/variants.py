@@ -64,6 +64,8 @@ MOST_LINES = 64
 NEEDED = 1.5
 """Level-2 caches that may be filled by the lines that a tile's windows read: what overflows costs
 less than computing more of them twice. Measured on Zen 4."""
+LEAST_LANES = 4
+"""Elements of float32 in the vectors of any machine, at least."""
 CHAINS = 4
 """Vectors of sums that the multiply-adds of a core keep under way."""
 BURST, STRIP_BURST = 8, 12
@@ -290,13 +292,19 @@ def values(form: Form, target: Target, given: Mapping[str, int] | None = None
 def fits_lanes(form: Form, target: Target) -> bool:
     """Whether a convolution can be computed by windows: a group is whole vectors, or a vector holds
     whole groups, and its sums are short enough to be one chain."""
-    fan, lanes, depth = form.fan, target.lanes(32), form.depth
-    if fan is None or not isinstance(depth, int) or depth > 2 * CHAIN:
+    fan, lanes = form.fan, target.lanes(32)
+    if fan is None or not by_windows(form):
         return False
     if fan.after % lanes == 0:
         return True
     return form.grouped and lanes % fan.after == 0 and fan.before <= fan.after and (
         fan.before * form.width <= MOST_WEIGHTS)
+
+
+def by_windows(form: Form) -> bool:
+    """Whether ``fits_lanes`` may hold on some machine, of vectors of 128 bits or more."""
+    return (form.fan is not None and isinstance(form.depth, int) and form.depth <= 2 * CHAIN
+            and (form.grouped or form.fan.after % LEAST_LANES == 0))
 
 
 def in_windows(form: Form, target: Target, given: Mapping[str, int]) -> bool:

@@ -172,7 +172,8 @@ def _side_by_side(survey: Survey, space: Space, chosen: tuple[int, ...], model: 
     wider = survey.space(model, stages)
     leaning, alone = wider.problem.cost.copy(), len(space.candidates)
     leaning[alone:] *= 1.0 + LEAN
-    solutions = [chosen, range(alone, len(wider.candidates))]
+    pays = [k for k, s in enumerate(stages, alone) if leaning[k] < leaning[list(s.parts)].sum()]
+    solutions = [chosen, pays]  # the parts of others one after another are no slower
     joined = recombine(wider.problem.priced(leaning), solutions, NARROW)
     if joined is None or peak(wider.problem, joined) > wider.problem.limit:
         return space, chosen

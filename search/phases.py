@@ -49,7 +49,14 @@ from ..ir.tiles import (
     reduction_body,
 )  # fmt: skip
 from ..ir.types import F32
-from ..ir.variants import Form, contraction_form, read_once, separable_form, small_windows
+from ..ir.variants import (
+    Form,
+    by_windows,
+    contraction_form,
+    read_once,
+    separable_form,
+    small_windows,
+)
 from ..ir.windows import write_out
 from .work import AttentionWork, ImageWork, LoopWork, ProductWork, Work
 
@@ -463,16 +470,22 @@ def _product(s: ContractionSpace, once: frozenset[int]) -> ProductWork:
     return ProductWork(batches, rows, column.hi, product(a.hi for a in outer), depth, taps,
                        guarded, divisions, left=left, pack=pack, epilogue=epilogue,
                        residuals=residuals, stride=stride, arrays=arrays, form=form,
-                       windows=None if form.fan is None else
-                       _windows(s, form, [*s.batch, *s.columns]))
+                       windows=_grouped(s, form) if by_windows(form) else None)
 
 
 def _separable(s: SeparableSpace, once: frozenset[int]) -> ProductWork:
     """A depthwise convolution and its pointwise neighbors."""
-    before = None if s.before is None else _product(s.before, once).windows
+    before = None
+    if s.before is not None:
+        before = _grouped(s.before, contraction_form(s.before, once))
     window = replace(_product(s.window, once), before=before)
     last = window if s.product is None else replace(_product(s.product, once), before=window)
     return replace(last, form=separable_form(s, once))
+
+
+def _grouped(s: ContractionSpace, form: Form) -> ProductWork | None:
+    """A convolution that is a product as one by windows."""
+    return None if form.fan is None else _windows(s, form, [*s.batch, *s.columns])
 
 
 def _windows(s: ContractionSpace, form: Form, channels: Sequence[Axis]) -> ProductWork:

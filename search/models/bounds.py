@@ -128,8 +128,8 @@ class Bounds:
         if group.implementation in FREE:
             return Explanation(0.0, {"launch": 0.0}, "launch", "nothing: it does no work")
         found: Explanation | None = None
+        alone = Batch.of([group])
         for threads in sorted({1, max(1, context.threads)}):
-            alone = Batch.of([group])
             terms = self.terms(alone, threads, context)
             total = float(self._total(terms, alone.contract)[0])
             if found is None or total < found.seconds:
