@@ -28,6 +28,7 @@ PIPELINE = [
     "planes",  # depth as batch where kernels have one plane
     "canon",
     "linear",  # images multiplied where they are small
+    "atrous",  # convolutions without what only meets padding
     "thin",  # padding of three-channel images made explicit
     "quantized",  # bytes limited once, and unsigned where products read them
     "fold:all",  # what is still constant is computed once, not in every call

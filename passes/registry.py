@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from ..ir.graph import Graph
+from . import atrous as atrous_pass
 from . import brief_weights as brief_weights_pass
 from . import conv_transpose as conv_transpose_pass
 from . import expand as expand_pass
@@ -73,6 +74,8 @@ _ALL: tuple[Pass, ...] = (
            "products over channels before resampling, in a row as one"),
     _plain("planes", planes_pass.flatten_planes,
            "3-D convolutions within planes as convolutions of images"),
+    _plain("atrous", atrous_pass.narrow_dilated,
+           "convolutions without what only meets padding, dilated ones as dense ones"),
     _plain("thin", thin_pass.pad_thin_images,
            "padding of images with few channels as an op of its own"),
     _plain("quantized", quantized_pass.cheap_quantization,
