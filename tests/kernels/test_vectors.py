@@ -239,3 +239,56 @@ def test_rows_are_divided_together():
     wide = Target.named("avx512")
     assert "fdiv <4 x float>" in jit.lower(norms(4), "k", wide).replace("contract ", "")
     assert "fdiv <4 x float>" not in jit.lower(norms(3), "k", wide).replace("contract ", "")
+
+
+def distances(rows: int, word: str, start: str) -> str:
+    """Distances of the elements of ``rows`` rows side by side from their largest or smallest."""
+    every = range(rows)
+    lines = ["def kernel(bufs, params, begin, end):", "    n = prm(params, 0)",
+             "    x = ptr_f32(bufs, 0)", "    y = ptr_f32(bufs, 1)", f"    start = {start}",
+             "    for i in range(begin, end):"]
+    for k in every:
+        lines += [f"        base{k} = (i * {rows} + {k}) * n", f"        a{k} = start"]
+    lines += ["        for j in range(n):"]
+    for k in every:
+        lines += [f"            o{k} = base{k} + j", f"            v{k} = ld(x, o{k})",
+                  f"            a{k} = {word}(a{k}, v{k})"]
+    lines += ["        for l in each(n):"]
+    for k in every:
+        lines += [f"            p{k} = base{k} + l", f"            w{k} = ld(x, p{k})",
+                  f"            st(y, p{k}, w{k} - a{k})"]
+    return "\n".join(lines) + "\n"
+
+
+@pytest.mark.parametrize("rows", [1, 4, 5, 8])
+@pytest.mark.parametrize(("word", "start", "best"), [
+    ("fmax", "bits_f32(4286578688)", np.max), ("fmin", "bits_f32(2139095040)", np.min)])
+def test_extremes_of_rows(run, rows, word, start, best):
+    """Each row has its own, wherever in the row it lies; NaN and infinities stay in theirs."""
+    for n in (1, 10, 16, 33, 100):
+        x = numbers(3 * rows, n, special=False)
+        x[rows:2 * rows] = RNG.permuted(np.arange(rows * n).reshape(rows, n), axis=1)
+        x[2, -1], x[-1, 0], x[0] = np.nan, np.inf, -np.inf
+        y = np.full(x.size + 32, 7.0, np.float32)
+        run.kernel(distances(rows, word, start), [x, y], [n], 3)
+        with np.errstate(invalid="ignore"):
+            np.testing.assert_array_equal(y[:x.size].reshape(x.shape),
+                                          x - best(x, axis=1, keepdims=True))
+        assert (y[x.size:] == 7).all(), "behind the last row"
+
+
+def test_rows_under_a_condition(run):
+    """What rows start with is what they have where no loop runs."""
+    loop = "        for j in range(n):"
+    source = norms(4).replace(loop, f"        if i > 0:\n  {loop}")
+    head, body = source.split("          for j in range(n):\n")
+    inner, rest = body.split("        root0", 1)
+    inner = "".join("  " + line + "\n" for line in inner.splitlines())
+    source = f"{head}          for j in range(n):\n{inner}        root0{rest}"
+    n = 40
+    x = numbers(8, n, special=False)
+    y = np.zeros(x.size, np.float32)
+    run.kernel(source, [x, y], [n], 2)
+    root = np.sqrt((x**2).mean(1, keepdims=True))
+    root[:4] = 1
+    close(y.reshape(x.shape), x / root)
