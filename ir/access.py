@@ -66,9 +66,12 @@ def broadcast_index(
 ) -> tuple[Dim, ...]:
     """Where an operand is read under NumPy broadcasting. A size that may or may not be 1 is
     decided by ``min(size - 1, 1)``, which the runtime evaluates once per binding."""
-    skip = len(out_shape) - operand.rank
+    shape = operand.shape
+    if shape == out_shape and 1 not in shape:  # nearly always
+        return index
+    skip = len(out_shape) - len(shape)
     result: list[Dim] = []
-    for size, out, i in zip(operand.shape, out_shape[skip:], index[skip:], strict=True):
+    for size, out, i in zip(shape, out_shape[skip:], index[skip:], strict=True):
         if size == 1:
             result.append(0)
         elif size == out:

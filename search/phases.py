@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import NamedTuple
 
 from ..ir.access import Cond, linear_index
 from ..ir.attention import AttentionSpace, axis
@@ -457,8 +458,9 @@ def _product(s: ContractionSpace, once: frozenset[int]) -> ProductWork:
         order = [*s.batch, *outer, *s.body.reduced]
         axes = [Axis(step, column.hi)] if isinstance(step, Expr) else []
         pack = _loop(low, order, axes, [(step, value)], cut=True, shared=True)
-    epilogue, residuals = _epilogue(s, tile + outer, [column])
-    stride, arrays = _row_by_row(s)
+    late = _late(s, [column])
+    epilogue, residuals = _epilogue(s, tile + outer, [column], late)
+    stride, arrays = _row_by_row(s, late)
     addressed, _ = merge_axes(s.rows, _dims(low, [s.a], [], s.body.conds), low.names)
     divisions = sum(row_division(a.hi) for a in addressed[1:])
     if len(s.phases) > 1:  # as one product of all phases' rows with sums of their average length
@@ -470,7 +472,7 @@ def _product(s: ContractionSpace, once: frozenset[int]) -> ProductWork:
     return ProductWork(batches, rows, column.hi, product(a.hi for a in outer), depth, taps,
                        guarded, divisions, left=left, pack=pack, epilogue=epilogue,
                        residuals=residuals, stride=stride, arrays=arrays, form=form,
-                       windows=_grouped(s, form) if by_windows(form) else None)
+                       windows=_grouped(s, form, late) if by_windows(form) else None)
 
 
 def _separable(s: SeparableSpace, once: frozenset[int]) -> ProductWork:
@@ -483,14 +485,18 @@ def _separable(s: SeparableSpace, once: frozenset[int]) -> ProductWork:
     return replace(last, form=separable_form(s, once))
 
 
-def _grouped(s: ContractionSpace, form: Form) -> ProductWork | None:
-    """A convolution that is a product as one by windows."""
-    return None if form.fan is None else _windows(s, form, [*s.batch, *s.columns])
+def _grouped(s: ContractionSpace, form: Form, late: _Late | None = None) -> ProductWork | None:
+    """A convolution that is a product as one by windows; ``late`` along its innermost columns,
+    where that is known."""
+    channels = [*s.batch, *s.columns]
+    return None if form.fan is None else _windows(
+        s, form, channels, late if len(channels) == 1 else None)
 
 
-def _windows(s: ContractionSpace, form: Form, channels: Sequence[Axis]) -> ProductWork:
+def _windows(s: ContractionSpace, form: Form, channels: Sequence[Axis],
+             late: _Late | None = None) -> ProductWork:
     """A convolution by windows, its channels side by side in vectors."""
-    epilogue, _ = _epilogue(s, s.rows, channels, lines=True)
+    epilogue, _ = _epilogue(s, s.rows, channels, late or _late(s, channels), lines=True)
     return ProductWork(1, product(a.hi for a in s.rows), 1, 1,
                        product(a.hi for a in s.body.reduced), product(a.hi for a in s.taps),
                        channels=product(a.hi for a in channels), epilogue=epilogue, form=form,
@@ -508,21 +514,40 @@ def _image(s: ContractionSpace, in_registers: bool) -> ImageWork | None:
                      grid.across.step, in_registers and grid.planes == 1)
 
 
-def _row_by_row(s: ContractionSpace) -> tuple[Dim, int]:
-    """``stride`` and ``arrays`` of a product."""
-    low, rows = s.low, {name_of(a.var) for a in s.rows}
-    low.puller.start()
-    low.puller.provided[s.anchor.out] = partial(_same, Ex("const", s.anchor.out.dtype, (), 0.0))
+def _row_by_row(s: ContractionSpace, late: _Late) -> tuple[Dim, int]:
+    """``stride`` and ``arrays`` of a product whose results are ``late``."""
+    rows = {name_of(a.var) for a in s.rows}
     arrays, steps = 0, []
-    for k, (_, index) in s.late.items():
-        v = low.graph.outputs[k][1]
-        value = low.puller.element(v, index)
+    for at, value in late.stores:
         if s.rows:
-            steps.append(coefficient(linear_index(v.shape, index), name_of(s.rows[-1].var)))
+            steps.append(coefficient(at, name_of(s.rows[-1].var)))
         arrays += 1 + sum(isinstance(d, Expr) and not rows.isdisjoint(free_vars(d))
                           for d in load_positions(value))
     same = steps[0] if steps and all(step == steps[0] for step in steps) else None
     return (0 if same is None else same), arrays
+
+
+class _Late(NamedTuple):
+    """What follows a contraction."""
+
+    cell: Ex
+    """An element of its result, in scratch."""
+    stores: list[tuple[Dim, Ex]]
+    """(position, value) of each result of the group."""
+
+
+def _late(s: ContractionSpace, columns: Sequence[Axis]) -> _Late:
+    """What follows a contraction whose result lies in scratch, contiguous along the columns."""
+    low = s.low
+    low.puller.start()
+    cell = Ex("load", s.anchor.out.dtype, (), (-1, linear_index(
+        tuple(a.hi for a in columns), tuple(a.var for a in columns))))
+    low.puller.provided[s.anchor.out] = partial(_same, cell)
+    stores = []
+    for k, (_, index) in s.late.items():
+        v = low.graph.outputs[k][1]
+        stores.append((linear_index(v.shape, index), low.puller.element(v, index)))
+    return _Late(cell, stores)
 
 
 def row_division(size: Dim) -> float:
@@ -534,21 +559,14 @@ def _row_position(s: ContractionSpace) -> Dim:
     return linear_index(tuple(a.hi for a in s.run), tuple(a.var for a in s.run))
 
 
-def _epilogue(s: ContractionSpace, outside: Sequence[Axis], columns: Sequence[Axis],
+def _epilogue(s: ContractionSpace, outside: Sequence[Axis], columns: Sequence[Axis], late: _Late,
               lines: bool = False) -> tuple[LoopWork | None, int]:
-    """The loop over a contraction's result in scratch, contiguous along the columns; or None and
-    the operands that are added, where all of it is done as the result leaves the registers. A
-    result that is stored turned is read from scratch and shuffled. With ``lines`` a tile is a line
-    of an image, the columns are its channels and nothing is added but a bias."""
-    low = s.low
-    low.puller.start()
-    cell = Ex("load", s.anchor.out.dtype, (), (-1, linear_index(
-        tuple(a.hi for a in columns), tuple(a.var for a in columns))))
-    low.puller.provided[s.anchor.out] = partial(_same, cell)
-    stores = []
-    for k, (_, index) in s.late.items():
-        v = low.graph.outputs[k][1]
-        stores.append((linear_index(v.shape, index), low.puller.element(v, index)))
+    """The loop over a contraction's result in scratch, contiguous along the columns, that computes
+    what is ``late``; or None and the operands that are added, where all of it is done as the result
+    leaves the registers. A result that is stored turned is read from scratch and shuffled. With
+    ``lines`` a tile is a line of an image, the columns are its channels and nothing is added but a
+    bias."""
+    low, (cell, stores) = s.low, late
     dims = _dims(low, [ex for _, ex in stores], [d for d, _ in stores], ())
     across, mapping = merge_axes(columns, [*dims, cell.data[1]], low.names)
     merged = list(s.rows[-1:])

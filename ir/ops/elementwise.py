@@ -96,10 +96,9 @@ def elementwise_access(
     types: Any, attrs: Attributes, index: tuple[Dim, ...], fresh: Any
 ) -> AccessMap:
     """Every operand at the result's position, broadcast."""
-    shape = broadcast_shapes(*(t.shape for t in types))
-    return AccessMap(
-        tuple(Region(i, broadcast_index(t, shape, index)) for i, t in enumerate(types))
-    )
+    shape = broadcast_shapes(*[t.shape for t in types])
+    return AccessMap(tuple([Region(k, broadcast_index(t, shape, index))
+                            for k, t in enumerate(types)]))
 
 
 def _check_kind(op: str, t: TensorType, kinds: str) -> None:
