@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 
@@ -15,9 +17,11 @@ from evonnx.ir.random_graphs import random_graph
 from evonnx.ir.schedule import Schedule
 from evonnx.ir.target import Target
 from evonnx.ir.types import F32, TensorType
+from evonnx.search.candidates import Candidate, Candidates
 from evonnx.search.choose import LEAN, choose
 from evonnx.search.greedy import Fuser
 from evonnx.search.models import CD
+from evonnx.search.rules import Prices
 from evonnx.search.settings import RULES, Search
 from evonnx.search.worth import HARDLY
 
@@ -104,3 +108,23 @@ def test_a_search_is_not_worse_than_the_rules(ideals: int, monkeypatch: pytest.M
         for name in RULES:
             rule = choose(graph, Fuser(graph), target, Search(name))
             assert found.cost <= rule.cost * (1 + LEAN) + HARDLY
+
+
+def test_a_structure_is_priced_once_and_with_others() -> None:
+    b = Builder()
+    value = b.input("x", TensorType(F32, (64,)))
+    for op in ("exp", "tanh", "exp", "tanh"):
+        value = b.op(op, value)
+    table = Candidates(b.build({"y": value}))
+    alone = [table.found[units] for units in table.of.values()]
+    asked: list[list[str]] = []
+
+    def price(some: Sequence[Candidate]) -> list[float]:
+        asked.append([table.graph.nodes[c.nodes[0]].op for c in some])
+        return [float(len(c.nodes)) for c in some]
+
+    prices = Prices(price)
+    prices.ask(alone[:3])
+    assert [prices.of(c) for c in alone] == [1.0] * 4
+    prices.ask(alone)
+    assert asked == [["exp", "tanh"]]
