@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
-from onnx import AttributeProto, GraphProto, NodeProto, SparseTensorProto, helper
 
 from ...ir.builder import Builder
 from ...ir.dims import Dim
 from ...ir.errors import Gap, ModelError, UnsupportedError, quote
 from ...ir.graph import Graph, Value
 from ...ir.types import I64, DType, TensorType, Type
+from ..messages import AttributeProto, GraphProto, NodeProto, SparseTensorProto, make_node
 from ..needs import DependsOnFeeds, Need
 from .origins import inputs_behind, vectors_behind
 from .tensors import dtype_of, sparse_to_array, to_array
@@ -208,10 +208,7 @@ class Ctx:
         **attrs: Any,
     ) -> Any:
         """Lowers another ONNX operator on these values: a ``Value``, or a tuple of them."""
-        node = helper.make_node(
-            op, [f"i{k}" for k in range(len(inputs))], [f"o{k}" for k in range(n_outputs)],
-            name=self.node.name, domain=domain, **attrs,
-        )  # fmt: skip
+        node = make_node(op, len(inputs), n_outputs, self.node.name, domain, attrs)
         values = self._importer.apply(node, self._frame, list(inputs), opset)
         return values[0] if n_outputs == 1 else values
 

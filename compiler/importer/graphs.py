@@ -12,20 +12,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import onnx
-from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, ValueInfoProto
 
 from ...ir.builder import Builder
 from ...ir.errors import EvonnxError, Gap, LimitError, ModelError, UnsupportedError, quote
 from ...ir.graph import Graph, Value
 from ...ir.types import LooseTensor, TensorType, Type
 from ...runtime.feeds import Feeds
+from ..messages import AttributeProto, FunctionProto, GraphProto, NodeProto, ValueInfoProto
 from ..needs import DependsOnFeeds, Need
 from .context import Ctx, Region, node_name, op_title
+from .declarations import Signature, newest_opset, signature
 from .model import MAX_NESTING, Source, canonical_domain, read_opsets, subgraphs
 from .registry import EXTENSIONS, find_lowering
 from .scope import Poisoned, Scope, ordered
-from .signature import Signature, check_node, function_body, signature
+from .signature import check_node, defaults, function_body
 from .strings import host_strings
 from .tensors import check_size, dtype_of, load_constants, sparse_to_array
 from .tidy import tidy
@@ -284,8 +284,8 @@ class Importer:
         sig = signature(domain, node.op_type, ctx.opset)
         fn = find_lowering(domain, node.op_type, ctx.opset)
         if sig is not None:
-            if sig.schema.deprecated and fn is None:
-                ctx.fail(f"ONNX removed the operator in opset {sig.schema.since_version}")
+            if sig.deprecated and fn is None:
+                ctx.fail(f"ONNX removed the operator in opset {sig.since}")
             check_node(node, ctx.inputs, attrs, sig)
         elif fn is None or (domain in ("", "ai.onnx.ml") and node.op_type not in EXTENSIONS):
             ctx.fail(_unknown(domain, node.op_type, ctx.opset))
@@ -452,11 +452,10 @@ class Importer:
             raise ModelError(f"function {quote(fn.name)} is called with too many values")
         actual = {a.name: a for a in fn.attribute_proto}
         if sig is not None:
-            actual |= {n: a.default_value for n, a in sig.schema.attributes.items()
-                       if a.default_value.name}  # fmt: skip
+            actual |= defaults(sig)
         actual |= attrs
         opsets = read_opsets(fn.opset_import, f"function {quote(fn.name)}") or dict(frame.opsets)
-        opsets.setdefault("", frame.opsets.get("", onnx.defs.onnx_opset_version()))
+        opsets.setdefault("", frame.opsets.get("", newest_opset()))
         scope = Scope(frame.scope.b)
         for i, name in enumerate(fn.input):
             value = ctx.optional(i)
@@ -500,11 +499,7 @@ def has_lowering(domain: str, op: str, opset: int) -> bool:
         known = domain not in ("", "ai.onnx.ml") or op in EXTENSIONS
         return known or signature(domain, op, opset) is not None
     sig = signature(domain, op, opset)
-    return (
-        sig is not None
-        and not sig.schema.deprecated
-        and (sig.schema.has_function or sig.schema.has_context_dependent_function)
-    )
+    return sig is not None and not sig.deprecated and sig.has_body
 
 
 def _unknown(domain: str, op: str, opset: int) -> str:

@@ -11,14 +11,15 @@ import os
 from dataclasses import dataclass, field
 from typing import Any, Union
 
-import onnx
 from google.protobuf.message import DecodeError
-from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto
 
 from ...ir.errors import LimitError, ModelError, UnsupportedError, quote
 from ...ir.graph import Constants
 from ...ir.types import TensorType
+from ...runtime.machine import version_of
+from ..messages import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto
 from ..modelfile import Contents, ModelFile, model_file
+from .declarations import newest_opset
 from .external import ExternalFiles
 
 Model = Union[str, "os.PathLike[str]", bytes, ModelFile, ModelProto]
@@ -96,12 +97,12 @@ def read_opsets(imports: Any, what: str) -> dict[str, int]:
         if opsets.get(domain, entry.version) != entry.version:
             raise ModelError(f"{what} imports domain {quote(domain)} in two versions")
         opsets[domain] = entry.version
-    newest = onnx.defs.onnx_opset_version()
+    newest = newest_opset()
     version = opsets.get("")
     if version is not None and not MIN_OPSET <= version <= newest:
         raise UnsupportedError(
             f"{what} uses opset {version}; supported are {MIN_OPSET} to {newest}"
-            f" (onnx {onnx.__version__})"
+            f" (onnx {version_of('onnx')})"
         )
     return opsets
 

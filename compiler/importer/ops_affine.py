@@ -10,11 +10,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from onnx import NodeProto
-
 from ...ir.dims import Dim
 from ...ir.errors import ModelError
 from ...ir.types import F32, I64
+from ..messages import NodeProto
 from .ops_shape import cut, reshape_to
 from .registry import lowering
 

@@ -10,11 +10,11 @@ import math
 from typing import TYPE_CHECKING
 
 import numpy as np
-from onnx import NodeProto
 
 from ...ir.dims import Dim
 from ...ir.errors import ModelError
 from ...ir.types import F32, I64
+from ..messages import NodeProto
 from .ops_shape import reshape_to
 from .registry import lowering
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import ml_dtypes
-from onnx import NodeProto
 
 from ...ir.errors import ModelError
 from ...ir.types import F8E8M0, F32, U8, U32, DType
+from ..messages import NodeProto
 from .registry import lowering
 
 if TYPE_CHECKING:

@@ -11,13 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from onnx import GraphProto, NodeProto, ValueInfoProto
-
 from ...ir.dims import Dim, free_symbols
 from ...ir.errors import ModelError
 from ...ir.graph import Attrs, Value
 from ...ir.ops.host import result_spec
 from ...ir.types import BOOL, I64, DType, OptionalType, TensorType, Type
+from ..messages import GraphProto, NodeProto, ValueInfoProto
 from .containers import join, map_sizes
 from .ops_host import certain
 from .registry import lowering

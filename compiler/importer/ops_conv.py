@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from onnx import NodeProto
 
 from ...ir.dim_functions import ceil_div, dmax, dmin
 from ...ir.dims import Dim, product
 from ...ir.errors import ModelError
 from ...ir.types import I64
+from ..messages import NodeProto
 from .ops_shape import reshape_to
 from .registry import accumulates, lowering
 

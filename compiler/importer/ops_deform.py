@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from onnx import NodeProto
 
 from ...ir.dims import Dim, product
 from ...ir.errors import ModelError
 from ...ir.types import F32, I64
+from ..messages import NodeProto
 from .ops_conv import Window, add_bias, read_window
 from .ops_shape import cut, reshape_to
 from .registry import lowering

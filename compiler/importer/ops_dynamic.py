@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from onnx import NodeProto
-
 from ...ir.errors import ModelError
 from ...ir.types import BOOL
+from ..messages import NodeProto
 from .ops_shape import cut, reshape_to
 from .registry import lowering
 

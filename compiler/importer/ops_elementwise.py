@@ -10,10 +10,10 @@ from functools import reduce as fold
 from typing import TYPE_CHECKING
 
 import numpy as np
-from onnx import NodeProto
 
 from ...ir.errors import ModelError
 from ...ir.types import F32, F64
+from ..messages import NodeProto
 from .registry import accumulates, lowering
 
 if TYPE_CHECKING:

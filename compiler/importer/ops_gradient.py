@@ -11,10 +11,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from onnx import GraphProto, NodeProto, ValueInfoProto
-
 from ...ir.errors import ModelError, UnsupportedError, quote
 from ...passes.gradient import gradients
+from ..messages import GraphProto, NodeProto, ValueInfoProto
 from .registry import lowering
 from .scope import free_names
 

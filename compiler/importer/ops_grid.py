@@ -12,11 +12,11 @@ import itertools
 from typing import TYPE_CHECKING
 
 import numpy as np
-from onnx import NodeProto
 
 from ...ir.dims import Dim, product
 from ...ir.errors import ModelError
 from ...ir.types import F32, F64, I64
+from ..messages import NodeProto
 from .ops_resize import Plan, _symbolic_weights
 from .ops_shape import cut, reshape_to
 from .registry import lowering

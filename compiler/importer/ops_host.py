@@ -31,8 +31,7 @@ from .registry import lowering
 from .types import SizeNames, type_of
 
 if TYPE_CHECKING:
-    from onnx import NodeProto
-
+    from ..messages import NodeProto
     from .context import Ctx
 
 

@@ -13,8 +13,7 @@ from .ops_host import host_node
 from .registry import lowering
 
 if TYPE_CHECKING:
-    from onnx import NodeProto
-
+    from ..messages import NodeProto
     from .context import Ctx
 
 

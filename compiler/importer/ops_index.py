@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from onnx import NodeProto
 
 from ...ir.dim_functions import ceil_div, dmax, dmin, known_ge
 from ...ir.dims import Dim, Expr
 from ...ir.errors import ModelError
 from ...ir.shapes import partial_value
 from ...ir.types import I64
+from ..messages import NodeProto
 from .ops_shape import cut, reshape_to
 from .registry import accumulates, lowering
 

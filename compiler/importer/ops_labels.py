@@ -21,8 +21,7 @@ from .ops_trees import LEAF, Forest, evaluate_forest
 from .registry import lowering
 
 if TYPE_CHECKING:
-    from onnx import NodeProto
-
+    from ..messages import NodeProto
     from .context import Ctx
 
 _ML = "ai.onnx.ml"

@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from onnx import GraphProto, NodeProto, TensorProto
 
 from ...ir.dims import Dim, product
 from ...ir.errors import ModelError
 from ...ir.types import I64, TensorType, Type
+from ..messages import GraphProto, NodeProto, TensorProto
 from .ops_control import scanned
 from .ops_norm import as_rows, batch_normalized_in_training
 from .ops_shape import reshape_to

@@ -13,12 +13,12 @@ import re
 from typing import TYPE_CHECKING
 
 import numpy as np
-from onnx import NodeProto
 
 from ...ir.dim_functions import bcast
 from ...ir.dims import Dim, product
 from ...ir.errors import ModelError
 from ...ir.types import I64
+from ..messages import NodeProto
 from .ops_shape import reshape_to
 from .registry import lowering
 

@@ -15,8 +15,7 @@ from .ops_shape import cut, reshape_to
 from .registry import lowering
 
 if TYPE_CHECKING:
-    from onnx import NodeProto
-
+    from ..messages import NodeProto
     from .context import Ctx
 
 _MS = "com.microsoft"

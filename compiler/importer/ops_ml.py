@@ -20,8 +20,7 @@ from .ops_shape import reshape_to
 from .registry import lowering
 
 if TYPE_CHECKING:
-    from onnx import NodeProto
-
+    from ..messages import NodeProto
     from .context import Ctx
 
 _ML = "ai.onnx.ml"

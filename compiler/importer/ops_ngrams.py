@@ -20,10 +20,9 @@ from .ops_host import host_node
 from .registry import lowering
 
 if TYPE_CHECKING:
-    from onnx import NodeProto
-
     from ...ir.dims import Dim
     from ...ir.graph import Value
+    from ..messages import NodeProto
 
 
 @dataclass(frozen=True, slots=True)

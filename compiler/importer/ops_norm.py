@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from onnx import NodeProto
 
 from ...ir.dims import Dim, product
 from ...ir.errors import ModelError
 from ...ir.types import F32, DType
+from ..messages import NodeProto
 from .ops_reduce import mean_axes
 from .ops_shape import reshape_to
 from .registry import accumulates, lowering

@@ -10,10 +10,9 @@ import hashlib
 import struct
 from typing import TYPE_CHECKING
 
-from onnx import NodeProto
-
 from ...ir.errors import ModelError
 from ...ir.types import F32, F64, I32, I64
+from ..messages import NodeProto
 from .ops_shape import reshape_to
 from .registry import lowering
 

@@ -15,8 +15,7 @@ from ...ir.ops.recurrent import ACTIVATIONS, DIRECTIONS
 from .registry import lowering
 
 if TYPE_CHECKING:
-    from onnx import NodeProto
-
+    from ..messages import NodeProto
     from .context import Ctx
 
 _GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}

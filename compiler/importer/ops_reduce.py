@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from onnx import NodeProto
-
 from ...ir.errors import ModelError
 from ...ir.types import F32, F64, I64
+from ..messages import NodeProto
 from .ops_shape import axes_of, reshape_to
 from .registry import accumulates, lowering
 

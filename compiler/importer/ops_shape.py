@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from onnx import NodeProto
 
 from ...ir.dim_functions import ceil_div, dmax, known_ge
 from ...ir.dims import Dim, product
 from ...ir.errors import ModelError
 from ...ir.shapes import partial_value
 from ...ir.types import F32, F64, I64
+from ..messages import NodeProto
 from .context import vector_type
 from .registry import lowering
 from .sizes import bind_leaves, nonnegative

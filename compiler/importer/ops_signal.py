@@ -11,10 +11,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from onnx import NodeProto
 
 from ...ir.errors import ModelError
 from ...ir.types import F32, F64, I64, TensorType
+from ..messages import NodeProto
 from .ops_shape import cut, reshape_to
 from .registry import lowering
 

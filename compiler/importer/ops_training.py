@@ -13,11 +13,11 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from onnx import NodeProto
 
 from ...ir.errors import ModelError
 from ...ir.graph import Value
 from ...ir.types import BOOL, F64, DType
+from ..messages import NodeProto
 from .ops_random import node_seed
 from .ops_shape import reshape_to
 from .registry import lowering

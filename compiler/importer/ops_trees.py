@@ -29,8 +29,7 @@ from .ops_ml import (
 from .registry import lowering
 
 if TYPE_CHECKING:
-    from onnx import NodeProto
-
+    from ..messages import NodeProto
     from .context import Ctx
 
 _ML = "ai.onnx.ml"

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING
 from ...ir.types import F32
 
 if TYPE_CHECKING:
-    from onnx import NodeProto
-
     from ...ir.graph import Value
+    from ..messages import NodeProto
     from .context import Ctx
 
     Result = Value | tuple[Value | None, ...] | None

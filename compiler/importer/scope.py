@@ -11,13 +11,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from onnx import GraphProto, NodeProto
-
 from ...ir.builder import Builder
 from ...ir.dims import Dim, sym
 from ...ir.errors import EvonnxError, ModelError, quote
 from ...ir.graph import Value, node_symbols
 from ...ir.types import I64, TensorType, type_symbols
+from ..messages import GraphProto, NodeProto
 from .context import node_name
 from .model import subgraphs
 

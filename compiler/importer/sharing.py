@@ -11,11 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 
-from onnx import GraphProto
-
 from ...ir.errors import EvonnxError
 from ...ir.graph import Graph, node_symbols
 from ...ir.types import type_symbols
+from ..messages import GraphProto
 from .types import Occurrence, SizeNames
 
 

@@ -1,69 +1,28 @@
-"""What ONNX says about an operator at an opset: counts, types, attributes, function body."""
+"""Whether a node fits what ONNX declares of its operator; the body that ONNX publishes for one.
+
+A body is ``onnx.defs``' own to build, by code for some operators: the one thing that a model may
+need the whole of ``onnx`` for.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
-
-import onnx
-from onnx import AttributeProto, FunctionProto, NodeProto, TensorProto, TypeProto
-from onnx.defs import OpSchema
+from typing import TYPE_CHECKING
 
 from ...ir.errors import ModelError, quote
 from ...ir.graph import Value
 from ...ir.types import LooseTensor, MapType, OptionalType, SequenceType, TensorType, Type
+from ..messages import AttributeProto, FunctionProto, NodeProto, TensorProto, TypeProto
+from .declarations import Operand, Signature
 from .tensors import DTYPE_OF
+
+if TYPE_CHECKING:
+    from onnx.defs import OpSchema
 
 _NUMBER_OF = {dtype: number for number, dtype in DTYPE_OF.items()}
 _TENSOR_TEXT = {d.name: f"tensor({TensorProto.DataType.Name(n).lower()})"
                 for n, d in DTYPE_OF.items()}  # fmt: skip
 """How ONNX spells the type of a tensor, by the name of its element type."""
-
-
-@dataclass(frozen=True, slots=True)
-class Signature:
-    """One operator at one opset."""
-
-    schema: OpSchema
-    inputs: tuple[int, int]
-    outputs: tuple[int, int]
-    attributes: Mapping[str, int]
-    """Attribute types by name, as ``AttributeProto`` numbers them."""
-    required: tuple[str, ...]
-    operands: tuple[Operand, ...]
-    """The declared inputs in order; a variadic one is the last and stands for all that follow."""
-
-
-@dataclass(frozen=True, slots=True)
-class Operand:
-    """One declared input of an operator."""
-
-    name: str
-    variable: str
-    """The type variable that all operands which share it agree on; empty for the inputs of a
-    variadic parameter that may differ from one another."""
-    types: frozenset[str]
-    """Types allowed, as ONNX spells them."""
-
-
-@lru_cache(maxsize=4096)
-def signature(domain: str, op: str, opset: int) -> Signature | None:
-    """ONNX's declaration, or None where the operator is not known at that opset."""
-    try:
-        schema = onnx.defs.get_schema(op, opset, domain)
-    except (onnx.defs.SchemaError, ValueError, TypeError):
-        return None
-    attributes = schema.attributes
-    return Signature(
-        schema,
-        (schema.min_input, schema.max_input),
-        (schema.min_output, schema.max_output),
-        {name: int(a.type.value) for name, a in attributes.items()},
-        tuple(name for name, a in attributes.items() if a.required),
-        tuple(Operand(p.name, p.type_str if p.is_homogeneous else "", frozenset(p.types))
-              for p in schema.inputs),
-    )
 
 
 def check_node(
@@ -81,7 +40,7 @@ def check_node(
     for name, a in attrs.items():
         expected = sig.attributes.get(name)
         if expected is None:
-            if sig.schema.deprecated:
+            if sig.deprecated:
                 continue
             raise ModelError(f"there is no attribute {quote(name)}")
         if a.type != expected:
@@ -147,7 +106,9 @@ def function_body(
     sig: Signature, opset: int, node: NodeProto, inputs: list[Value | None]
 ) -> FunctionProto | None:
     """The body that ONNX publishes for the operator, or None."""
-    schema = sig.schema
+    if not sig.has_body:
+        return None
+    schema = _schema(sig)
     if schema.has_function:
         versions = [v for v in schema.function_opset_versions if v <= opset]
         version = max(versions, default=opset)
@@ -165,6 +126,18 @@ def function_body(
         )
         return FunctionProto.FromString(data) if data else None
     return None
+
+
+def defaults(sig: Signature) -> dict[str, AttributeProto]:
+    """The default values of the operator's attributes, by name."""
+    return {name: a.default_value for name, a in _schema(sig).attributes.items()
+            if a.default_value.name}  # fmt: skip
+
+
+def _schema(sig: Signature) -> OpSchema:
+    from onnx import defs
+
+    return defs.get_schema(sig.op, sig.since, sig.domain)
 
 
 def _type_proto(type_: Type | None) -> TypeProto:

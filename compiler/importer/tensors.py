@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from onnx import SparseTensorProto, TensorProto
 
 from ...ir.errors import LimitError, ModelError, UnsupportedError, quote
 from ...ir.graph import Constants
@@ -48,6 +47,7 @@ from ...ir.types import (
     DType,
     TensorType,
 )  # fmt: skip
+from ..messages import SparseTensorProto, TensorProto
 
 if TYPE_CHECKING:
     from ..modelfile import Contents, ModelFile

@@ -11,11 +11,10 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from onnx import TypeProto, ValueInfoProto
-
 from ...ir.dims import Dim, sym
 from ...ir.errors import LimitError, ModelError, UnsupportedError, quote
 from ...ir.types import LooseTensor, MapType, OptionalType, SequenceType, TensorType, Type
+from ..messages import TypeProto, ValueInfoProto
 from .tensors import check_size, dtype_of
 
 if TYPE_CHECKING:
