@@ -97,6 +97,8 @@ class Compiled:
                             f"{type(feeds).__name__}")
         if not output_names:
             return self._run(feeds)
+        if isinstance(output_names, str):
+            raise FeedError(f"output_names: a list of names, not {quote(output_names)} alone")
         if unknown := [n for n in output_names if n not in self.output_names]:
             raise FeedError(f"no output {quote(unknown[0])}; outputs: "
                             + ", ".join(quote(n) for n in self.output_names))

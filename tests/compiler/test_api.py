@@ -186,6 +186,8 @@ def test_wrong_calls(compiled: evonnx.Compiled) -> None:
         compiled.run(None, [np.ones(3)])  # type: ignore[arg-type]
     with pytest.raises(evonnx.FeedError, match="no output 'w'; outputs: 'y', 'z'"):
         compiled.run(["w"], {"x": x, "s": s})
+    with pytest.raises(evonnx.FeedError, match="output_names: a list of names, not 'y' alone"):
+        compiled.run("y", {"x": x, "s": s})
 
 
 # Sizes ---------------------------------------------------------------------------------------

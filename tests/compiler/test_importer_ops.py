@@ -18,7 +18,8 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from evonnx.compiler.importer import import_model
-from evonnx.compiler.importer.signature import check_node, signature
+from evonnx.compiler.importer.declarations import signature
+from evonnx.compiler.importer.signature import check_node
 from evonnx.ir.builder import Builder
 from evonnx.ir.errors import ModelError, UnsupportedError
 from evonnx.ir.interp import run

@@ -19,7 +19,6 @@ from onnx.reference import ReferenceEvaluator
 import evonnx
 from evonnx.compiler.importer import import_model
 from evonnx.compiler.importer.registry import find_lowering
-from evonnx.compiler.importer.signature import signature
 from evonnx.ir.errors import ModelError
 from evonnx.ir.interp import run
 
@@ -40,9 +39,7 @@ def versions() -> dict[str, list[int]]:
 
 
 def has_body(op: str, opset: int) -> bool:
-    sig = signature("", op, opset)
-    assert sig is not None
-    s = sig.schema
+    s = onnx.defs.get_schema(op, opset, "")
     starts = [*s.function_opset_versions, *s.context_dependent_function_opset_versions]
     return any(v <= opset for v in starts)
 
