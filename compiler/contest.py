@@ -56,7 +56,7 @@ from .build import Lowered
 from .feeds import random_feeds
 from .measured import Measured
 from .request import Clock, Stages
-from .turns import Contender, slower, time_calls, time_groups
+from .turns import PROBABLY, Contender, slower, time_calls, time_groups
 
 NOISE = 0.003
 """Part of the time by which a schedule must be faster than greedy fusion's, surely or not."""
@@ -283,8 +283,8 @@ class Contest:
                  for c in finalists if len(c.blocks) == rounds}
         best = max(gains, key=gains.__getitem__)
         told = ", ".join(f"{c.name} {c.seconds * 1e3:.4g} ms" for c in finalists)
-        if best is not plain and (gains[best] <= 1 + NOISE or not slower(plain, best)):
-            return self._won(plain, "nothing surely beats greedy fusion by more than "
+        if best is not plain and (gains[best] <= 1 + NOISE or not slower(plain, best, PROBABLY)):
+            return self._won(plain, "nothing clearly beats greedy fusion by more than "
                                     f"{NOISE:.1%} in {rounds} rounds: {told}")
         return self._won(best, f"measured, {rounds} rounds: {told}")
 

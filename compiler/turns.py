@@ -26,8 +26,8 @@ ROUNDS = 4
 """Rounds in which the groups of contenders are timed, at least."""
 MOST_CALLS = 50
 """Calls of such a row, at most."""
-SURELY = 3.0
-"""Standard errors by which a contender is surely slower."""
+SURELY, PROBABLY = 3.0, 2.0
+"""Standard errors by which a contender is surely slower, and so that the other one is taken."""
 _OF_MEDIAN = 1.4826 * 1.2533
 """Standard error of the median of one sample of a normal distribution, in median deviations."""
 
@@ -102,13 +102,13 @@ def time_calls(finalists: Sequence[Contender], feeds: Mapping[str, Any], seconds
     return done
 
 
-def slower(c: Contender, best: Contender) -> bool:
-    """Whether a contender is surely slower than another in the rounds of both: by the standard
-    error of a median, from the median deviation, since some rounds are disturbed."""
+def slower(c: Contender, best: Contender, errors: float = SURELY) -> bool:
+    """Whether a contender is slower than another by so many standard errors of the median of their
+    rounds' ratios: from the median deviation, since some rounds are disturbed."""
     ratios = [a / b for a, b in zip(c.blocks, best.blocks, strict=True)]
     middle = median(ratios)
     error = _OF_MEDIAN * median(abs(r - middle) for r in ratios) / len(ratios) ** 0.5
-    return middle > 1 + SURELY * error
+    return middle > 1 + errors * error
 
 
 def _rotated(things: Sequence[Any], by: int) -> list[Any]:
