@@ -584,7 +584,8 @@ def _epilogue(s: ContractionSpace, outside: Sequence[Axis], columns: Sequence[Ax
             if not finish.turned:
                 return None, residuals
             times = product(a.hi for a in outside)
-            return LoopWork(times, across[0].hi, plain=SHUFFLES, loads=4, stores=4), residuals
+            return LoopWork(times, across[0].hi, plain=SHUFFLES, loads=4, stores=4,
+                            turned=product(a.hi for a in merged)), residuals
     work = _loop(low, outside, columns, stores, shared=True)
     work.unforeseen = _unforeseen(low, [ex for _, ex in stores], {name_of(a.var) for a in s.rows})
     if len(merged) > 1:

@@ -6,7 +6,8 @@ out of the columns count in full. Where a panel is larger than the level-1 cache
 from the level-2 cache for every micro-tile, which hides behind the products of all but the lowest
 tiles. What does not hide are results: many vectors that leave a micro-tile at once hold up the
 products behind them (``held_up``), and so do, by less, vectors side by side and a residual that is
-read for them. A short tile adds up its sets of sums at the end of each call.
+read for them. A short tile adds up its sets of sums at the end of each call. A result that is
+stored turned leaves by squares of a vector's lanes (``turn``).
 
 *Lines.* A depthwise convolution in the same kernel computes the rows of a block, a few lines of
 pixels, into scratch; then all panels follow. Another convolution may compute the lines that it
@@ -51,7 +52,7 @@ from ...ir.variants import (
 )
 from ...ir.winograd import RUNS, Images, Transforms
 from ..phases import AFFINE, GUARDED, TABLE, row_division
-from ..work import ImageWork, ProductWork
+from ..work import ImageWork, LoopWork, ProductWork
 from .base import Phase
 from .loops import LINE, loop, strips
 
@@ -82,6 +83,9 @@ behind a product, half of which is counted: its lines are read before they are w
 _UNFORESEEN = 12.0
 """Lines from the level-2 cache in the time that an epilogue waits for one of an operand that is in
 neither cache and of which nobody knows in time which rows are read."""
+_REWRITTEN = 4.0
+"""Lines from the level-2 cache in the time by which one delays turned results that was written in
+part, has left the level-1 cache and is written again, about half of which is counted."""
 _MASKED = 0.08
 """Entries of an inner loop that storing a vector costs of which a mask leaves out lanes."""
 _HELD_UP = 2.5
@@ -183,8 +187,19 @@ def _depthwise(p: ProductWork, number: Number, windows: bool, machine: Target) -
     found = [Phase(fma=2 * products, loads=4 * shared * products, stores=results,
                    entries=starts, outer=table, spilled=held)]
     lines = rows * channels / (1 << 14)
-    return ProductCount(found + ([] if p.epilogue is None else [loop(p.epilogue, number)]),
-                        max(1.0, math.ceil(lines)))
+    if p.epilogue is not None:
+        found.append(_turned_lines(p.epilogue, rows, channels, number, machine)
+                     if p.epilogue.turned else loop(p.epilogue, number))
+    return ProductCount(found, max(1.0, math.ceil(lines)))
+
+
+def _turned_lines(w: LoopWork, rows: float, channels: float, number: Number, machine: Target
+                  ) -> Phase:
+    """Storing lines of pixels turned, one after another."""
+    lanes, pixels = machine.lanes(32), number(w.turned)
+    lines = rows / max(pixels, 1.0)
+    squares = lines * math.ceil(pixels / lanes) * math.ceil(channels / lanes)
+    return turn(w, squares, channels, (rows, pixels), 0.0, machine)
 
 
 def _several_lines(image: ImageWork, number: Number, machine: Target) -> float:
@@ -203,6 +218,23 @@ def _copied(pixels: float, channels: float) -> Phase:
     """Pixels that pass through scratch, where a result lies over its image."""
     nbytes = F32.itemsize * pixels * channels
     return Phase(loads=nbytes, stores=nbytes, entries=pixels, length=channels)
+
+
+def turn(w: LoopWork, squares: float, columns: float, rows: tuple[float, float], beside: float,
+         machine: Target) -> Phase:
+    """Storing ``squares`` of a result turned, of which one in part takes as long as a whole one;
+    ``rows``: those of a column, and those that are stored at a time. A line of memory in which two
+    such pieces of a column meet is written twice: it comes back if a piece of all ``columns``, and
+    the ``beside`` bytes that are used with it, drive it out of the level-1 cache."""
+    elements = squares * machine.lanes(32)**2
+    line = LINE // F32.itemsize
+    count, each = rows
+    inside = 1.0 - math.gcd(int(each), int(count), line) / line
+    again = (count / each - 1.0) * inside * columns if each else 0.0
+    if 2 * (LINE * columns + beside) < machine.l1_bytes:
+        again = 0.0
+    return Phase(plain=w.plain * elements, loads=w.loads * elements, stores=w.stores * elements,
+                 entries=squares, spilled=_REWRITTEN * LINE * again)
 
 
 def held_up(sums: float, results: float, tile: float, vectors: float, machine: Target) -> float:
@@ -302,6 +334,17 @@ class _Sizes:
         alone = self.padded <= self.lanes
         return 0.0 if alone else (_BESIDE + _RESIDUAL * self.p.residuals) * results
 
+    def turn(self, w: LoopWork) -> Phase:
+        """Storing the strips of all panels of all blocks turned."""
+        whole, rest = divmod(self.rows, self.block)
+        high = whole * math.ceil(self.block / self.lanes) + math.ceil(rest / self.lanes)
+        panels, left = divmod(self.columns, self.width)
+        across = panels * self.plan.panel + math.ceil(left / self.lanes)
+        pieces = self.block if self.row_blocks > 1 else self.rows
+        beside = F32.itemsize * self.depth * (self.block + self.width)
+        return turn(w, self.outer * across * high, self.outer * self.columns, (self.rows, pieces),
+                    beside, self.machine).times(self.batches)
+
     def seams(self) -> float:
         """Bytes of lines in which one panel of a row ends and the next begins, where they have left
         the level-1 cache in between."""
@@ -335,7 +378,7 @@ class _Direct(_Sizes):
         if chunks > 1 and p.before is None and not self.plan.over:
             room = self.machine.l2_bytes // 4 // (4 * self.width)
             self.panel_block = min(self.panel_block, max(1, room // self.block))
-        found = list(strips(p.pack, number)) if p.pack is not None else []
+        found = list(strips(p.pack, number, self.width)) if p.pack is not None else []
         if p.left is not None:
             left_rows = loop(p.left, number, self.panel_blocks)
             far = 4 * self.depth * min(self.block, rows) > self.machine.l1_bytes / 2
@@ -367,7 +410,8 @@ class _Direct(_Sizes):
             spilled += self.waits(sums, moved) + self.beside(sums) + self.seams()
             spilled += _FURTHER * further
             found.append(product._replace(stores=sums + waiting / 2, spilled=spilled))
-            found += strips(p.epilogue, number, self.width)
+            found += [self.turn(p.epilogue)] if p.epilogue.turned else strips(
+                p.epilogue, number, self.width)
             gathered = number(p.epilogue.unforeseen)
             if gathered > self.machine.l2_bytes:
                 found.append(Phase(far=_UNFORESEEN * gathered / LINE))

@@ -147,6 +147,47 @@ def test_panels_share_lines_where_rows_are_no_whole_lines(columns: int, block: i
     assert product.spilled == pytest.approx(64 * 784 * cuts + beside)
 
 
+@pytest.mark.parametrize("rows,height,block,squares,meetings", [
+    (640, 8, 8, 40, 0),  # blocks of 64 rows
+    (640, 4, 1, 160, 159 * 3 / 4),
+    (640, 8, 1, 80, 79 / 2),
+    (640, 6, 2, 54, 53 * 3 / 4),  # of 12, of 4 at the end
+    (196, 8, 8, 14, 2.5 * 3 / 4),  # of 56, of 28 at the end
+])
+def test_turned_results_count_whole_squares_and_lines_written_twice(
+        rows: int, height: int, block: int, squares: int, meetings: float) -> None:
+    """Per 16 columns so many squares; of the rows where blocks meet most are not where a line
+    begins."""
+    phase = _in(_turned(rows, 256), rows=height, block=block).phases[-1]
+    assert phase.entries == 16 * squares
+    assert phase.plain == 4 * 256 * phase.entries
+    assert phase.spilled == pytest.approx(4 * 64 * 256 * meetings, rel=0.02)
+
+
+def test_few_turned_columns_stay_in_the_nearest_cache() -> None:
+    assert _in(_turned(640, 16), rows=4, block=1).phases[-1].spilled == 0
+
+
+def test_turned_windows_count_squares_per_line() -> None:
+    """Of 20 pixels a line is two squares high, of 32 too."""
+    found = []
+    for width in (20, 32):
+        b = Builder()
+        x = b.input("x", TensorType(F32, (1, 8, width, 32)))
+        w = b.const(np.ones((3, 3, 1, 32), np.float32))
+        y = b.op("conv", x, w, strides=(1, 1), dilations=(1, 1), pads_lo=(1, 1), pads_hi=(1, 1),
+                 groups=32, layout="last")
+        found.append(_in(b.build({"y": b.op("transpose", y, perm=(0, 3, 1, 2))})).phases[-1])
+    assert found[0].entries == found[1].entries == 8 * 2 * 2
+
+
+def _turned(rows: int, columns: int) -> Graph:
+    b = Builder()
+    x = b.input("x", TensorType(F32, (rows, 32)))
+    y = b.op("dot", x, b.const(np.ones((32, columns), np.float32)), ta=False, tb=False)
+    return b.build({"y": b.op("transpose", y, perm=(1, 0))})
+
+
 def test_single_vectors_and_their_residuals_are_foreseen() -> None:
     """Side by side they wait, and a residual waits longer."""
     waiting = {(columns, residual): _in(_sum(columns, residual), rows=4).phases[-1].spilled
