@@ -68,6 +68,8 @@ ROW_DIVISION, KNOWN_DIVISION = 24, 4
 where the quotient is a product."""
 SHUFFLES = 4
 """Operations per element of a matrix that a micro-kernel turns: a butterfly of 16 lanes."""
+PANEL = 32
+"""Columns of a panel of sums, about."""
 AFFINE, TABLE, GUARDED = 1, 4, 9
 """Operations per entry of a table of row addresses: where rows lie evenly apart, where they do not,
 and where they may be outside of the image."""
@@ -586,12 +588,44 @@ def _epilogue(s: ContractionSpace, outside: Sequence[Axis], columns: Sequence[Ax
             times = product(a.hi for a in outside)
             return LoopWork(times, across[0].hi, plain=SHUFFLES, loads=4, stores=4,
                             turned=product(a.hi for a in merged)), residuals
-    work = _loop(low, outside, columns, stores, shared=True)
+    if not lines and len(merged) == 1 and _rows_together(merged[0], across, mapping, stores):
+        work = _down(s, outside, columns)
+    else:
+        work = _loop(low, outside, columns, stores, shared=True)
     work.unforeseen = _unforeseen(low, [ex for _, ex in stores], {name_of(a.var) for a in s.rows})
     if len(merged) > 1:
         work.outer.append((sum(row_division(a.hi) for a in merged[1:]),
                            product(a.hi for a in outside)))
     return work, 0
+
+
+def _rows_together(row: Axis, columns: Sequence[Axis], mapping: Mapping[str, Dim],
+                   stores: Sequence[tuple[Dim, Ex]]) -> bool:
+    """Whether all results lie side by side along ``row`` and not along the columns: then the loop
+    over rows is the innermost one."""
+    rename = renamer(dict(mapping))
+    places = [rename(at) for at, _ in stores]
+    return bool(columns) and all(
+        coefficient(at, name_of(row.var)) == 1
+        and coefficient(at, name_of(columns[-1].var)) != 1 for at in places)
+
+
+def _down(s: ContractionSpace, outside: Sequence[Axis], columns: Sequence[Axis]) -> LoopWork:
+    """The loop over a result in scratch that runs down its rows, a panel apart there."""
+    low = s.low
+    row, column = (linear_index(tuple(a.hi for a in axes), tuple(a.var for a in axes))
+                   for axes in (s.rows, columns))
+    low.puller.start()
+    cell = Ex("load", s.anchor.out.dtype, (), (-1, row * PANEL + column))
+    low.puller.provided[s.anchor.out] = partial(_same, cell)
+    stores = []
+    for k, (_, index) in s.late.items():
+        v = low.graph.outputs[k][1]
+        stores.append((linear_index(v.shape, index), low.puller.element(v, index)))
+    around = [a for a in outside if a not in s.rows]
+    work = _loop(low, [*around, *columns], list(s.rows), stores, shared=True)
+    work.down = True
+    return work
 
 
 def _unforeseen(low: Space, values: Sequence[Ex], rows: set[str]) -> Dim:

@@ -45,6 +45,8 @@ class LoopWork:
     """Whether a condition on the innermost loop keeps it from being vectorized."""
     sums: bool = False
     """Whether the innermost loop ends in a sum over the lanes of a vector."""
+    down: bool = False
+    """Whether the innermost loop runs down the rows of a block, since the result does."""
     turned: Dim = 0
     """Rows that lie side by side in a column of the result, where a micro-kernel turns squares of
     as many rows and columns as a vector has lanes; else 0."""

@@ -15,6 +15,9 @@ _FOLLOWING = 1 / 3
 """Of what entering a loop costs, what is left where short rows of a strip follow one another: the
 next row is under way before this one ends. Where whole vectors fill a panel, nothing is."""
 
+_SCALARS = 2.0
+"""Scalar operations that a core does in the time of one on a vector."""
+
 
 def loop(w: LoopWork, number: Callable[[Dim], float], times: float = 1.0) -> Phase:
     """A loop nest that runs ``times`` times."""
@@ -33,6 +36,24 @@ def strips(w: LoopWork, number: Callable[[Dim], float], width: int = 32) -> Iter
         if panels:
             left = 0.0 if columns == width else _FOLLOWING
             yield _iterations(w, number, entries * panels, columns, outer * panels, left)
+
+
+def down(w: LoopWork, number: Callable[[Dim], float], block: float) -> Iterator[Phase]:
+    """A loop nest whose innermost loop runs down rows, which is cut into blocks of ``block`` rows
+    and a rest. What is outside that loop is repeated for each of them. What it reads lies apart, so
+    it stays scalar."""
+    entries, length = number(w.entries), number(w.length)
+    outer = sum(count * number(size) for count, size in w.outer)
+    full, rest = divmod(length, block)
+    for blocks, rows in ((full, block), (1 if rest else 0, rest)):
+        if blocks:
+            yield one_by_one(_iterations(w, number, entries * blocks, rows, outer * blocks))
+
+
+def one_by_one(phase: Phase) -> Phase:
+    """The same loop nest where its innermost loop is not vectorized, though nothing in it waits."""
+    return phase._replace(plain=phase.plain / _SCALARS, special=phase.special / _SCALARS,
+                          scalar=1.0)
 
 
 def _iterations(w: LoopWork, number: Callable[[Dim], float], entries: float, length: float,

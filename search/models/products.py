@@ -24,7 +24,7 @@ was loaded: ``(m + 2)^2`` numbers where the graph has nine.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from ...ir.contraction import panels_together, rows_of_block
@@ -54,7 +54,7 @@ from ...ir.winograd import RUNS, Images, Transforms
 from ..phases import AFFINE, GUARDED, TABLE, row_division
 from ..work import ImageWork, LoopWork, ProductWork
 from .base import Phase
-from .loops import LINE, loop, strips
+from .loops import LINE, down, loop, one_by_one, strips
 
 Number = Callable[[Dim], float]
 
@@ -188,8 +188,12 @@ def _depthwise(p: ProductWork, number: Number, windows: bool, machine: Target) -
                    entries=starts, outer=table, spilled=held)]
     lines = rows * channels / (1 << 14)
     if p.epilogue is not None:
-        found.append(_turned_lines(p.epilogue, rows, channels, number, machine)
-                     if p.epilogue.turned else loop(p.epilogue, number))
+        after = loop(p.epilogue, number)
+        if p.epilogue.turned:
+            after = _turned_lines(p.epilogue, rows, channels, number, machine)
+        elif p.epilogue.scattered:
+            after = one_by_one(after)
+        found.append(after)
     return ProductCount(found, max(1.0, math.ceil(lines)))
 
 
@@ -334,6 +338,12 @@ class _Sizes:
         alone = self.padded <= self.lanes
         return 0.0 if alone else (_BESIDE + _RESIDUAL * self.p.residuals) * results
 
+    def after(self, w: LoopWork) -> Iterable[Phase]:
+        """What follows over the strips of all panels of all blocks."""
+        if w.turned:
+            return [self.turn(w)]
+        return down(w, self.number, self.block) if w.down else strips(w, self.number, self.width)
+
     def turn(self, w: LoopWork) -> Phase:
         """Storing the strips of all panels of all blocks turned."""
         whole, rest = divmod(self.rows, self.block)
@@ -410,8 +420,7 @@ class _Direct(_Sizes):
             spilled += self.waits(sums, moved) + self.beside(sums) + self.seams()
             spilled += _FURTHER * further
             found.append(product._replace(stores=sums + waiting / 2, spilled=spilled))
-            found += [self.turn(p.epilogue)] if p.epilogue.turned else strips(
-                p.epilogue, number, self.width)
+            found += self.after(p.epilogue)
             gathered = number(p.epilogue.unforeseen)
             if gathered > self.machine.l2_bytes:
                 found.append(Phase(far=_UNFORESEEN * gathered / LINE))
@@ -488,7 +497,8 @@ class _Winograd(_Sizes):
                              loads=product.loads + sums * (visits - 1)))
         after, loads, special = 0.0, 0.0, 0.0
         if self.p.epilogue is not None:
-            after, loads = self.p.epilogue.plain, self.p.epilogue.loads - 4
+            after = self.p.epilogue.plain
+            loads = self.p.epilogue.loads - (0 if self.p.epilogue.down else 4)
             special = self.p.epilogue.special
         else:
             after, loads = 3.0, 4.0 * self.p.residuals

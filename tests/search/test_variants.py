@@ -181,6 +181,24 @@ def test_turned_windows_count_squares_per_line() -> None:
     assert found[0].entries == found[1].entries == 8 * 2 * 2
 
 
+def test_what_follows_runs_down_rows_that_lie_side_by_side() -> None:
+    """Where a result is turned and more is done than a micro-kernel can, an element at a time."""
+    found = {}
+    for perm in ((0, 1), (1, 0)):
+        b = Builder()
+        x = b.input("x", TensorType(F32, (200, 32)))
+        y = b.op("dot", x, b.const(np.ones((32, 64), np.float32)), ta=False, tb=False)
+        graph = b.build({"y": b.op("transpose", b.op("sigmoid", y), perm=perm)})
+        found[perm] = _in(graph, rows=8, block=8).phases[2:]
+    assert [(p.entries, p.length, p.scalar) for p in found[1, 0]] == [(192, 56, 1), (64, 32, 1)]
+    assert all(p.apart and not p.far for p in found[1, 0])
+    assert [(p.length, p.scalar) for p in found[0, 1]] == [(32, 0)]
+    both = [sum(p.special for p in phases) for phases in found.values()]
+    assert both[0] == 2 * both[1] > 0
+    wide, single = (sum(float(p.stores) for p in phases) for phases in found.values())
+    assert wide == single == 4 * 200 * 64
+
+
 def _turned(rows: int, columns: int) -> Graph:
     b = Builder()
     x = b.input("x", TensorType(F32, (rows, 32)))
