@@ -334,7 +334,8 @@ class TileSpace:
         the value, its position, and (extent, position) of the axes and elements of a row of it."""
         low = self.low
         tile = {name_of(a.var) for a in self.tile}
-        later = _needed_later(low.graph, self.nodes, after)
+        outputs = [v for k, (_, v) in enumerate(low.graph.outputs) if self.early.get(k) is None]
+        later = _needed_later(outputs, self.nodes, after)
         whole = tile | {name_of(a.var) for a in reduced}
         for v, visits in list(low.puller.visits.items()):
             definition = lookup(v.node.op)
@@ -477,10 +478,9 @@ def crossing(axes: Sequence[Axis], loads: Sequence[Dim]) -> int | None:
     return None
 
 
-def _needed_later(graph: Graph, nodes: Sequence[Node], after: Node) -> set[Value]:
-    """Values that later reductions or outputs reach without passing a reduction."""
-    start = [v for n in nodes[nodes.index(after) + 1 :] for v in n.operands]
-    start += [v for _, v in graph.outputs]
+def _needed_later(outputs: Sequence[Value], nodes: Sequence[Node], after: Node) -> set[Value]:
+    """Values that later reductions or ``outputs`` reach without passing a reduction."""
+    start = [*outputs, *(v for n in nodes[nodes.index(after) + 1 :] for v in n.operands)]
     found: set[Value] = set()
     while start:
         v = start.pop()

@@ -377,8 +377,8 @@ class _TilePlan(TileSpace):
         """The loop of one reduction; ``name`` is that of its scalar accumulator, if it has one."""
         low = self.low
         stores: list[Store | Accumulate] = []
-        self.keep_values(r.reduced, stores, after=r.node)
         self.keep_outputs(r, stores)
+        self.keep_values(r.reduced, stores, after=r.node)
         unit = Ex("const", r.dtype, (), identity(r.kind, r.dtype).item())
         assert r.ex is not None
         if self.lane is None:
@@ -436,8 +436,8 @@ class _TilePlan(TileSpace):
         the names of their scalars."""
         low, names = self.low, (name, f"{name}q")
         stores: list[Store | Accumulate] = []
-        self.keep_values(r.reduced, stores, after=node)
         self.keep_outputs(r, stores)
+        self.keep_values(r.reduced, stores, after=node)
         before, near = near_mean(r, f"{name}k", low.names)
         axes, body = low.simplify(r.reduced, [*stores, *distances(r, near, names)])
         cut = self.blocks(r, axes, LONG)

@@ -36,7 +36,7 @@ FEW = 4
 _WORDS = frozenset(
     {"fabs", "sqrt", "neg", "copysign", "rint", "floor", "ceil", "trunc", "fmax", "fmin", "fma",
      "exp", "log", "tanh", "sigmoid", "erf", "erfc", "select", "eq", "ne", "lt", "le", "gt", "ge",
-     "band", "bor", "bxor", "bnot", "isnan"}
+     "band", "bor", "bxor", "bnot", "isnan", "radd", "rmul"}
 )  # fmt: skip
 """Words that compute on vectors."""
 COMPARISONS: dict[type[ast.cmpop], str] = {ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">="}

@@ -146,9 +146,10 @@ def _reductions(space: TileSpace) -> list[LoopWork]:
         r = reduction_body(low, node, space.index[node])
         assert r.ex is not None
         stores: list[tuple[Dim, Ex]] = []
-        for k in space.early:
-            at = space.passes_by(r, k)
+        for k, done in space.early.items():
+            at = space.passes_by(r, k) if done is None else None
             if at is not None:
+                space.early[k] = node
                 v = low.graph.outputs[k][1]
                 stores.append((linear_index(v.shape, at), low.puller.memo[v, at]))
         for v, at, _, _ in list(space.worth_keeping(r.reduced, node)):

@@ -335,6 +335,24 @@ def test_statistics_across_leading_axes(shape: tuple[int, ...]) -> None:
         check(y, b, {"x": array(*shape), "w": array(shape[0], 1, 1), "u": array(shape[1], 1)})
 
 
+@pytest.mark.parametrize("shape", [(3, 7, 19), (5, 300, 33), (4, 0, 3)])
+@pytest.mark.parametrize("axes", [(0, 1), (1, 2), (2,)])
+def test_what_only_an_output_before_a_sum_needs_is_not_kept(shape: tuple[int, ...],
+                                                            axes: tuple[int, ...]) -> None:
+    """The sigmoid is dear, but the sum's own loop stores what is made of it."""
+    b = Builder()
+    x = tensor(b, "x", *shape)
+    y = b.op("mul", x, b.op("sigmoid", x))
+    m = b.op("reduce", y, kind="sum", axes=axes, keepdims=False)
+    data = array(*shape)
+    if data.size:
+        data[0, 0, :3] = np.nan, np.inf, -200.0
+    check({"y": y, "m": m}, b, {"x": data})
+    nest = lower_loops(b.build({"y": y, "m": m}))
+    assert all(buffer.size != math.prod(shape) for buffer in nest.buffers
+               if buffer.role == "scratch") or not data.size
+
+
 def test_strips_of_lanes_are_as_wide_as_memory_allows() -> None:
     b = Builder()
     x = tensor(b, "x", 9, 256, 4)

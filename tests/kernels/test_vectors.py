@@ -54,6 +54,17 @@ def kernel(bufs, params, begin, end):
         st(y, at + 2, high)
         st(y, at + 3, low)
 """
+ONTO = """
+def kernel(bufs, params, begin, end):
+    n = prm(params, 0)
+    x = ptr_f32(bufs, 0)
+    z = ptr_f32(bufs, 1)
+    for i in range(begin, end):
+        base = i * n
+        for j in range(n):
+            a = ld(x, base + j)
+            st(z, j, radd(ld(z, j), a * a))
+"""
 SIZES = (0, 1, 7, 15, 16, 17, 31, 32, 33, 49, 63, 80, 100, 197)
 
 
@@ -94,6 +105,18 @@ def test_functions(run, word, exact):
         run.kernel(MAP.format(word), [x, y, z], [n], 2)
         with np.errstate(all="ignore"):
             close(z.reshape(2, n), exact(x.astype(np.float64)).astype(np.float32))
+
+
+def test_terms_added_to_a_row_in_memory(run):
+    for n in SIZES:
+        x, y, z = numbers(4, n, special=True), numbers(n, special=True), np.empty(n, np.float32)
+        x[x == SPECIAL[-1]] = 1e3  # its square is no number, unless it is never rounded
+        z[:], wanted = y, y.copy()
+        run.kernel(ONTO, [x, z], [n], 4)
+        with np.errstate(all="ignore"):
+            for row in x:
+                wanted += row * row
+        close(z, wanted)
 
 
 @pytest.mark.parametrize("special", [False, True])
@@ -164,6 +187,7 @@ def test_which_loops():
 
 @pytest.mark.parametrize("source,note", [
     (MAP.format("a"), "vectors of 16"),
+    (ONTO, "vectors of 16"),
     (MAP.format("sin(a)"), "left to LLVM: sin of float32 (vector) has no vectors"),
     (MAP.format("a").replace("st(z, j, m)", "st(y, j, m)"),
      "left to LLVM: what one iteration writes, another one may read"),
