@@ -173,8 +173,7 @@ class Candidates:
 
     def ask(self, units: tuple[int, ...]) -> Candidate | None:
         """The units, ascending, as a candidate, which they become if they may be one kernel."""
-        if units in self.found or (len(units) <= MOST_NODES and self._allowed(units)
-                                   and self._try(units)):
+        if units in self.found or self._allowed(units) and self._try(units):
             return self.found[units]
         return None
 
@@ -249,20 +248,17 @@ class Candidates:
                 self._try(grown)
                 added = next(iter(set(grown) - set(members)))
                 joined = tuple(sorted({*members, *home[added]}))
-                if len(joined) <= MOST_NODES and self._try(joined) and (
-                        self.found[joined].implementation == "separable"):
+                if self._try(joined) and self.found[joined].implementation == "separable":
                     lines.append(joined)
         for members in lines:  # with the third convolution of an inverted residual block
             for grown in self._neighbors(members):
                 added = next(iter(set(grown) - set(members)))
                 joined = tuple(sorted({*members, *home[added]}))
-                if len(joined) <= MOST_NODES:
-                    self._try(joined)
+                self._try(joined)
         for members in groups:
             for added in self._siblings(members):
                 joined = tuple(sorted({*members, *home[added]}))
-                if len(joined) <= MOST_NODES:
-                    self._try(joined)
+                self._try(joined)
 
     def _siblings(self, members: tuple[int, ...]) -> Iterable[int]:
         """Units behind the group that read what it reads from other groups."""
@@ -277,8 +273,9 @@ class Candidates:
         return list(dict.fromkeys(found))[:MOST_SIBLINGS]
 
     def _try(self, members: tuple[int, ...]) -> bool:
-        """Adds a candidate if it is one; what was refused is not looked at again."""
-        if members in self._refused:
+        """Adds a candidate if it is one, of ``MOST_NODES`` units at most; what was refused is not
+        looked at again."""
+        if members in self._refused or len(members) > MOST_NODES:
             return False
         if self._convex(members) and self._keep(members):
             return True
@@ -322,7 +319,7 @@ class Candidates:
             changed += [tuple(inside.difference(units)) for units in left.values()]
             for units in changed:
                 grown = tuple(sorted(set(units)))
-                fresh = 0 < len(grown) <= MOST_NODES and grown not in self.found
+                fresh = grown and grown not in self.found
                 if fresh and self._try(grown) and len(wanted) > 1:
                     pending.append(grown)
 

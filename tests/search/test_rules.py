@@ -17,6 +17,7 @@ from evonnx.ir.random_graphs import random_graph
 from evonnx.ir.schedule import Schedule
 from evonnx.ir.target import Target
 from evonnx.ir.types import F32, TensorType
+from evonnx.search import candidates
 from evonnx.search.candidates import Candidate, Candidates
 from evonnx.search.choose import LEAN, choose
 from evonnx.search.greedy import Fuser
@@ -128,3 +129,17 @@ def test_a_structure_is_priced_once_and_with_others() -> None:
     assert [prices.of(c) for c in alone] == [1.0] * 4
     prices.ask(alone)
     assert asked == [["exp", "tanh"]]
+
+
+def test_no_neighbor_of_a_given_group_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copies of a node count apiece, so that legality, which counts nodes, does not see it."""
+    monkeypatch.setattr(candidates, "MOST_NODES", 5)
+    large = 0
+    for seed in range(6):
+        graph = run_pipeline(random_graph(np.random.default_rng(seed), 25), "expand:attention")
+        greedy = Fuser(graph).run()
+        table = Candidates(graph, (greedy,))
+        given = set(table.assigned(greedy))
+        large += sum(len(units) > 5 for units in given)
+        assert {units for units in table.found if len(units) > 5} <= given
+    assert large
