@@ -83,7 +83,7 @@ class Compiled:
         names = self.input_names
         if len(args) > len(names):
             listed = ", ".join(names) or "none"
-            raise FeedError(f"{len(args)} arrays for {len(names)} inputs: {listed}")
+            raise FeedError(f"{len(args)} arrays, but the inputs are: {listed}")
         given = dict(zip(names, args, strict=False))
         if twice := given.keys() & feeds.keys():
             raise FeedError(f"fed by position and by name: {', '.join(sorted(twice))}")

@@ -39,7 +39,8 @@ class EvonnxRep(BackendRep):
             given = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
             names = self.compiled.input_names
             if len(given) > len(names):
-                raise FeedError(f"{len(given)} arrays for {len(names)} inputs")
+                listed = ", ".join(names) or "none"
+                raise FeedError(f"{len(given)} arrays, but the inputs are: {listed}")
             feeds = dict(zip(names, given, strict=False))
         results = self.compiled.run(None, feeds)
         named: tuple[Any, ...] = namedtupledict("Outputs", self.compiled.output_names)(*results)

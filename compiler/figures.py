@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..bench.stats import kendall
-from ..ir.errors import OptionError
+from ..ir.errors import OptionError, quote
 from ..ir.target import Target
 from ..search.dataset import Dataset, solution_groups
 from ..search.solutions import needs
@@ -315,7 +315,10 @@ def figures(records: Sequence[Record], folder: str | os.PathLike[str],
 
     ``groups`` are rows of ``search.dataset.solution_groups``, for the roofline (with ``target``)
     and the agreement of models with measurements; ``curves`` are ``memory_curves`` by graph.
-    Raises ``OptionError`` without matplotlib."""
+    Raises ``OptionError`` without matplotlib, and for a file of records instead of records."""
+    if isinstance(records, (str, os.PathLike)):
+        raise OptionError("records: a list, which compiler.records.read_records reads from a file, "
+                          f"not {quote(records)}")
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)
     written = []

@@ -87,7 +87,12 @@ def study(
     alone. A mapping gives graphs, strategies and models labels of one's own. ``targets`` are names,
     files or ``Target``s, also of machines that are not here; None is this one, and a dataset's own.
     ``ideals`` bounds the proof that every record is compared with (0: no proof). Raises
-    ``OptionError`` for names that nobody registered, and what importing a model raises."""
+    ``OptionError`` for names that nobody registered and for one thing where several are asked for,
+    and what importing a model raises."""
+    for what, given in (("graphs", graphs), ("cost_models", cost_models),
+                        ("strategies", strategies), ("budgets", budgets), ("seeds", seeds)):
+        if isinstance(given, (str, os.PathLike)) or not isinstance(given, Iterable):
+            raise OptionError(f"{what}: several, such as a list, not {quote(given)} alone")
     named = _named(graphs)
     chosen = _strategies(strategies)
     priced = _models(cost_models)

@@ -16,6 +16,7 @@ from google.protobuf.message import DecodeError
 from ...ir.errors import LimitError, ModelError, UnsupportedError, quote
 from ...ir.graph import Constants
 from ...ir.types import TensorType
+from ...runtime.artefact import is_artefact
 from ...runtime.machine import version_of
 from ..messages import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto
 from ..modelfile import Contents, ModelFile, model_file
@@ -81,6 +82,9 @@ def read(model: Model) -> Source:
 def _parse(file: ModelFile) -> ModelProto:
     if file.size == 0:
         raise ModelError(f"{file.name}: the model is empty (0 bytes)")
+    if is_artefact(file.outline[:16]):
+        raise ModelError(f"{file.name} is a compiled program, which evonnx.load reads, not an ONNX "
+                         "model")
     try:
         return ModelProto.FromString(file.outline)
     except (DecodeError, RuntimeError, ValueError) as error:

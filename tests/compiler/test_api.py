@@ -178,7 +178,7 @@ def test_wrong_feeds(compiled: evonnx.Compiled, feeds: dict[str, Any], says: str
 
 def test_wrong_calls(compiled: evonnx.Compiled) -> None:
     x, s = draw(2)
-    with pytest.raises(evonnx.FeedError, match="3 arrays for 2 inputs: x, s"):
+    with pytest.raises(evonnx.FeedError, match="3 arrays, but the inputs are: x, s"):
         compiled(x, s, s)
     with pytest.raises(evonnx.FeedError, match="by position and by name: x"):
         compiled(x, x=x, s=s)
@@ -465,3 +465,10 @@ def test_if_and_loop() -> None:
         want = np.maximum((x @ w if flag else -x) * 2.0**times, 0)
         np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
     assert any("add" in g.ops or "control" in g.implementation for g in compiled.report().groups)
+
+
+def test_a_compiled_program_is_not_taken_for_a_model(tmp_path: Path) -> None:
+    path = tmp_path / "mlp.evonnx"
+    evonnx.compile(mlp(), threads=1).save(path)
+    with pytest.raises(evonnx.ModelError, match=r"is a compiled program, which evonnx\.load reads"):
+        evonnx.compile(path)

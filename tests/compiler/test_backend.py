@@ -29,7 +29,7 @@ def test_prepare_and_run() -> None:
         assert np.array_equal(outputs["y"], want)
     assert np.array_equal(backend.run_model(model(), [X])[0], want)
     assert isinstance(rep.compiled, evonnx.Compiled)
-    with pytest.raises(evonnx.FeedError, match="2 arrays for 1"):
+    with pytest.raises(evonnx.FeedError, match="2 arrays, but the inputs are: "):
         rep.run([X, X])
     with pytest.raises(evonnx.OptionError, match="no option"):
         rep.run([X], fast=True)

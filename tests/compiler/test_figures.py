@@ -240,3 +240,9 @@ def test_a_study_from_a_shell(tmp_path: Path) -> None:
     assert again.exit_code == 0, again.output
     (same,) = read_records(tmp_path / "again" / "records.jsonl")
     assert same["cost"] == next(r for r in records if r["strategy"] == "swarm")["cost"]
+
+
+def test_a_file_of_records_is_not_taken_for_records(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match=r"reads from a file, not 'made\.jsonl'"):
+        evonnx.figures("made.jsonl", tmp_path / "out")  # type: ignore[arg-type]
+    assert not (tmp_path / "out").exists()

@@ -163,3 +163,11 @@ def test_the_textbook_example(operations: Any, c: float, d: float) -> None:
     chain = make_problem(len(facts), edges, [(k,) for k in range(len(facts))], costs)
     (record,) = evonnx.study([chain], strategies=("exact",))
     assert record["cost"] == pytest.approx(float(np.sum(costs)))
+
+
+@pytest.mark.parametrize(("what", "given"), [
+    ("graphs", "model.onnx"), ("cost_models", "bounds"), ("strategies", "genetic"),
+    ("budgets", 100), ("seeds", 0)])
+def test_one_thing_is_not_several(what: str, given: Any) -> None:
+    with pytest.raises(OptionError, match=f"^{what}: several, such as a list, not '{given}' alone"):
+        evonnx.study(**{"graphs": {"small": graph()}, what: given})
