@@ -86,6 +86,9 @@ neither cache and of which nobody knows in time which rows are read."""
 _REWRITTEN = 4.0
 """Lines from the level-2 cache in the time by which one delays turned results that was written in
 part, has left the level-1 cache and is written again, about half of which is counted."""
+_FETCHED = 4.0
+"""The same where one is written at first, of a result of which the level-2 cache holds nothing: it
+comes from beyond it, and the lines of neighboring columns lie too far apart to be foreseen."""
 _MASKED = 0.08
 """Entries of an inner loop that storing a vector costs of which a mask leaves out lanes."""
 _HELD_UP = 2.5
@@ -203,7 +206,7 @@ def _turned_lines(w: LoopWork, rows: float, channels: float, number: Number, mac
     lanes, pixels = machine.lanes(32), number(w.turned)
     lines = rows / max(pixels, 1.0)
     squares = lines * math.ceil(pixels / lanes) * math.ceil(channels / lanes)
-    return turn(w, squares, channels, (rows, pixels), 0.0, machine)
+    return turn(w, squares, channels, (rows, pixels), 0.0, F32.itemsize * rows * channels, machine)
 
 
 def _several_lines(image: ImageWork, number: Number, machine: Target) -> float:
@@ -225,11 +228,12 @@ def _copied(pixels: float, channels: float) -> Phase:
 
 
 def turn(w: LoopWork, squares: float, columns: float, rows: tuple[float, float], beside: float,
-         machine: Target) -> Phase:
+         results: float, machine: Target) -> Phase:
     """Storing ``squares`` of a result turned, of which one in part takes as long as a whole one;
     ``rows``: those of a column, and those that are stored at a time. A line of memory in which two
     such pieces of a column meet is written twice: it comes back if a piece of all ``columns``, and
-    the ``beside`` bytes that are used with it, drive it out of the level-1 cache."""
+    the ``beside`` bytes that are used with it, drive it out of the level-1 cache. What the level-2
+    cache cannot hold of all ``results`` bytes comes from beyond it, line by line."""
     elements = squares * machine.lanes(32)**2
     line = LINE // F32.itemsize
     count, each = rows
@@ -237,8 +241,10 @@ def turn(w: LoopWork, squares: float, columns: float, rows: tuple[float, float],
     again = (count / each - 1.0) * inside * columns if each else 0.0
     if 2 * (LINE * columns + beside) < machine.l1_bytes:
         again = 0.0
+    lines = count / each * max(each / line, 1.0) * columns if each else 0.0
+    far = min(max(results / machine.l2_bytes - 1.0, 0.0), 1.0)
     return Phase(plain=w.plain * elements, loads=w.loads * elements, stores=w.stores * elements,
-                 entries=squares, spilled=_REWRITTEN * LINE * again)
+                 entries=squares, spilled=LINE * (_REWRITTEN * again + _FETCHED * lines * far))
 
 
 def held_up(sums: float, results: float, tile: float, vectors: float, machine: Target) -> float:
@@ -352,8 +358,10 @@ class _Sizes:
         across = panels * self.plan.panel + math.ceil(left / self.lanes)
         pieces = self.block if self.row_blocks > 1 else self.rows
         beside = F32.itemsize * self.depth * (self.block + self.width)
-        return turn(w, self.outer * across * high, self.outer * self.columns, (self.rows, pieces),
-                    beside, self.machine).times(self.batches)
+        columns = self.outer * self.columns
+        results = F32.itemsize * self.batches * self.rows * columns
+        return turn(w, self.outer * across * high, columns, (self.rows, pieces), beside, results,
+                    self.machine).times(self.batches)
 
     def seams(self) -> float:
         """Bytes of lines in which one panel of a row ends and the next begins, where they have left

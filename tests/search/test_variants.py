@@ -168,6 +168,20 @@ def test_few_turned_columns_stay_in_the_nearest_cache() -> None:
     assert _in(_turned(640, 16), rows=4, block=1).phases[-1].spilled == 0
 
 
+@pytest.mark.parametrize("rows,block,lines", [
+    (1024, 8, 0),  # 1 MB: the level-2 cache holds it
+    (1536, 8, 256 * 96 / 2),
+    (2048, 8, 256 * 128),
+    (4096, 8, 256 * 256),  # 4 MB: all of it comes from beyond
+    (4096, 2, 256 * 256),  # whole lines of 16 rows
+    (4096, 1, 256 * (512 + 511 / 2)),  # half lines, of which every other one is written again
+])
+def test_turned_results_that_leave_the_level_2_cache_wait_for_their_lines(
+        rows: int, block: int, lines: float) -> None:
+    phase = _in(_turned(rows, 256), rows=8, block=block).phases[-1]
+    assert phase.spilled == pytest.approx(4 * 64 * lines)
+
+
 def test_turned_windows_count_squares_per_line() -> None:
     """Of 20 pixels a line is two squares high, of 32 too."""
     found = []
