@@ -317,9 +317,9 @@ def compile(
     (bytes moved).
     ``max_memory``: bytes that a call may take, weights included.
     ``measure``: seconds for which schedules, their groups and variants of their kernels are timed
-    on this machine; compiling them comes on top, once or twice as long. 2 choose among the search's
-    schedule and the rules', 20 to 40 search with measured times (``compiler.contest``). Greedy
-    fusion's stays unless another is surely faster.
+    on this machine; compiling them comes on top, up to three times as long. 2 choose among the
+    search's schedule and the rules', 20 to 40 search with measured times (``compiler.contest``).
+    Greedy fusion's stays unless another is surely faster.
     ``expect``: sizes of symbols that all of this shall count on. What the others count as is read
     off the graph and said by ``report()`` (``search.symbols``: a batch 1, the side of an image 256,
     a sequence 32, ...).

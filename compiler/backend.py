@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 from onnx.backend.base import Backend, BackendRep, namedtupledict
 
-from ..ir.errors import FeedError, OptionError, quote
+from ..ir.errors import OptionError, quote
 from .api import Compiled, check, compile
 
 
@@ -36,12 +36,8 @@ class EvonnxRep(BackendRep):
         if isinstance(inputs, Mapping):
             feeds = dict(inputs)
         else:
-            given = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
-            names = self.compiled.input_names
-            if len(given) > len(names):
-                listed = ", ".join(names) or "none"
-                raise FeedError(f"{len(given)} arrays, but the inputs are: {listed}")
-            feeds = dict(zip(names, given, strict=False))
+            given = inputs if isinstance(inputs, (list, tuple)) else [inputs]
+            feeds = self.compiled._by_name(given, {})
         results = self.compiled.run(None, feeds)
         named: tuple[Any, ...] = namedtupledict("Outputs", self.compiled.output_names)(*results)
         return named

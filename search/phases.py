@@ -5,13 +5,8 @@ the packing of its right operand, the rows of its left one, the micro-kernel and
 phases follow from the same propagation of positions that decides legality and that lowering writes
 down (``ir.tiles``); no operator is known here by its name.
 
-Of each loop nest the expression of one iteration is walked once. An operation that depends on the
-innermost loop counts for every iteration, any other for every iteration of the loops it depends on.
-A read or write counts as contiguous where its position moves by one with the innermost loop, as
-standing still where it does not move, else as an element apart, which costs a vector. What a
-condition guards counts for the part of the loop that the condition leaves. A short innermost loop
-is unrolled: it starts nothing, and with the one around it counts as one loop. Small
-windows are counted as they are lowered, written out (``ir.windows``).
+What a nest executes is counted in ``nests``. Small windows are counted as they are lowered, written
+out (``ir.windows``).
 """
 
 from __future__ import annotations
@@ -21,14 +16,13 @@ from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
-from ..ir.access import Cond, linear_index
+from ..ir.access import linear_index
 from ..ir.attention import AttentionSpace, axis
-from ..ir.axes import Axis, atoms, coefficient, fresh_axes, merge_axes, name_of
+from ..ir.axes import Axis, coefficient, fresh_axes, merge_axes, name_of
 from ..ir.contraction import ContractionSpace
-from ..ir.dim_functions import ceil_div, dmax, dmin
-from ..ir.dim_values import substitute
+from ..ir.dim_functions import ceil_div, dmax
 from ..ir.dims import Dim, Expr, free_vars, product
-from ..ir.elements import Ex, Gather, Index, is_reduction, map_dims, parts, positions, renamer
+from ..ir.elements import Ex, Index, is_reduction, map_dims, parts, positions, renamer
 from ..ir.epilogue import finish_of
 from ..ir.errors import EvonnxError
 from ..ir.graph import Graph, Value
@@ -38,13 +32,8 @@ from ..ir.schedule import FUSED
 from ..ir.separable import SeparableSpace
 from ..ir.tiles import (
     LANES,
-    SHORT,
-    SIDE,
-    Reduction,
     Space,
     TileSpace,
-    crossing,
-    interleaved,
     kept,
     load_positions,
     reduction_body,
@@ -59,10 +48,9 @@ from ..ir.variants import (
     small_windows,
 )
 from ..ir.windows import write_out
+from .nests import nest_dims, nest_work
 from .work import AttentionWork, ImageWork, LoopWork, ProductWork, Work
 
-DIVISION = 8
-"""Elements apart that cost what an integer division does: one at a time, and slowly."""
 ROW_DIVISION, KNOWN_DIVISION = 24, 4
 """Operations of a row number taken apart by one more axis: of an unknown size, and of a known one,
 where the quotient is a product."""
@@ -131,7 +119,7 @@ def _maps(low: Space) -> list[LoopWork]:
         axes, index = low.settle(axes, index, pull)
         stores = [(linear_index(v.shape, index), ex)
                   for v, ex in zip(values, pulled, strict=True)]
-        found.append(_loop(low, (), axes, stores, cut=True))
+        found.append(nest_work(low, (), axes, stores, cut=True))
     return found
 
 
@@ -156,7 +144,7 @@ def _reductions(space: TileSpace) -> list[LoopWork]:
             stores.append((linear_index(v.shape, at), low.puller.memo[v, at]))
             row = Ex("load", kept(v.dtype), (), (-1, linear_index(v.shape, at)))
             low.puller.provided[v] = partial(_moved, row, at)
-        work = _loop(low, rows, list(r.reduced), stores, space, r)
+        work = nest_work(low, rows, list(r.reduced), stores, space, r)
         found.append(work)
         result = Ex("local", node.out.dtype, (), node.out)
         if r.mean is not None:
@@ -168,7 +156,7 @@ def _reductions(space: TileSpace) -> list[LoopWork]:
         v = low.graph.outputs[k][1]
         inner = [a for a in axes if name_of(a.var) not in tile]
         ex = low.puller.element(v, index)
-        found.append(_loop(low, rows, inner, [(linear_index(v.shape, index), ex)], space))
+        found.append(nest_work(low, rows, inner, [(linear_index(v.shape, index), ex)], space))
     return found
 
 
@@ -180,231 +168,6 @@ def _moved(row: Ex, at: Index, index: Index) -> Ex:
 
 def _same(ex: Ex, _: Index) -> Ex:
     return ex
-
-
-def _loop(low: Space, rows: Sequence[Axis], inner: Sequence[Axis],
-          stores: Sequence[tuple[Dim, Ex]], space: TileSpace | None = None,
-          r: Reduction | None = None, cut: bool = False, shared: bool = False) -> LoopWork:
-    """The nest that computes ``stores`` (position, value), and the sum ``r``, for every row;
-    ``shared`` by layers, so that no length is in its source."""
-    values = [ex for _, ex in stores]
-    targets = [at for at, _ in stores]
-    conds: tuple[Cond, ...] = ()
-    if r is not None:
-        assert r.ex is not None
-        values.append(r.ex)
-        conds = r.conds
-    lane = None if space is None else space.lane
-    dims = _dims(low, values, targets, conds)
-    if lane is not None and space is not None:
-        fold = space.folded
-        dims = [substitute(d, fold) for d in dims]
-        axes, mapping = merge_axes(inner, dims, low.names)
-        mapping = {k: substitute(d, mapping) for k, d in fold.items()} | mapping
-        blocks = ceil_div(lane.hi, LANES)
-        axes = [*axes, Axis(lane.var, ceil_div(lane.hi, dmax(blocks, 1)))]
-        outside: list[Axis] = [*rows, Axis(low.names.var(blocks), blocks)]
-    else:
-        axes, mapping = merge_axes(inner, dims, low.names)
-        outside = list(rows)
-    if mapping:
-        rename, memo = renamer(mapping), dict[Ex, Ex]()
-        values = [map_dims(ex, rename, memo) for ex in values]
-        targets = [rename(d) for d in targets]
-    count = _Counter(low, outside, axes, mapping, cut, shared)
-    if cut and (length := interleaved(count.axes, list(zip(targets, values, strict=True)))):
-        count.interleave(length)
-    for ex in values:
-        count.value(ex)
-    for (_, ex), at in zip(stores, targets, strict=True):
-        count.store(at, ex.dtype.itemsize)
-    loads = [d for ex in values for d in load_positions(ex)]
-    if cut and count.axes and (along := crossing(count.axes, loads)) is not None:
-        count.work.neighbors = dmin(count.axes[along].hi, SIDE)  # it runs in blocks
-    if r is not None:
-        count.work.sums = lane is None and count.work.joined == 1
-        count.add(1.0, len(count.times) - 1, special=False)
-        if lane is not None:  # accumulators are rows in scratch
-            count.work.loads += 4
-            count.work.stores += 4
-    return count.work
-
-
-def _dims(low: Space, values: Sequence[Ex], targets: Sequence[Dim], conds: Sequence[Cond]
-          ) -> list[Dim]:
-    seen: set[Ex] = set()
-    dims = [d for ex in values for d in positions(ex, seen)]
-    dims += [*targets, *(d for c in conds for d in (c.expr, c.lo, c.hi))]
-    for g in low.used_gathers(dims).values():
-        dims += positions(g.value, seen)
-    return dims
-
-
-class _Counter:
-    """Counts what one iteration of a loop nest executes."""
-
-    def __init__(self, low: Space, rows: Sequence[Axis], axes: Sequence[Axis],
-                 mapping: Mapping[str, Dim], cut: bool = False, shared: bool = False) -> None:
-        self.cut = cut
-        """Whether the loops are those of a map: cut where operands of a concatenation meet, and in
-        blocks where they transpose. Elsewhere a guard is a branch in the innermost loop."""
-        self.axes = moving = [a for a in (*rows, *axes) if isinstance(a.var, Expr)]
-        self.depth = {name_of(a.var): k + 1 for k, a in enumerate(moving)}
-        self.extent = {name_of(a.var): a.hi for a in moving}
-        self.times: list[Dim] = [1]
-        """Iterations in all of the first so many loops."""
-        for a in moving:
-            self.times.append(self.times[-1] * a.hi)
-        self.inner = name_of(moving[-1].var) if moving else ""
-        self.low, self.mapping = low, mapping
-        self.work = LoopWork(self.times[-2] if moving else 1, moving[-1].hi if moving else 1)
-        last = moving[-1].hi if len(moving) > 1 and not shared else SHORT + 1
-        if isinstance(last, int) and last <= SHORT:
-            self.work.joined = moving[-2].hi
-        self.around = name_of(moving[-2].var) if len(moving) > 1 else ""
-        self.beside = ""
-        """The loop around the innermost one where that interleaves what it reads side by side."""
-        self.shares: dict[Ex, float] = {}
-        self.variables: dict[Ex, frozenset[str]] = {}
-
-    def interleave(self, length: int) -> None:
-        """The innermost loop is vectorized along the one around it: ``length`` vectors are shuffled
-        into place as they are stored."""
-        self.beside = name_of(self.axes[-2].var)
-        self.work.plain += (length - 1).bit_length()
-
-    def level(self, names: frozenset[str]) -> int:
-        """The innermost loop among ``names``, 0 for none."""
-        return max((self.depth.get(n, 0) for n in names), default=0)
-
-    def add(self, operations: float, level: int, special: bool) -> None:
-        if level < len(self.times) - 1:
-            if operations:
-                self.work.outer.append((operations, self.times[level]))
-        elif special:
-            self.work.special += operations
-        else:
-            self.work.plain += operations
-
-    def names(self, ex: Ex) -> frozenset[str]:
-        """Loop variables an expression depends on, through what it gathers."""
-        found = self.variables.get(ex)
-        if found is None:
-            own: set[str] = set()
-            for d in _own_dims(ex):
-                own |= self.moving(d)
-            found = frozenset(own).union(*(self.names(a) for a in ex.args))
-            self.variables[ex] = found
-        return found
-
-    def moving(self, d: Dim) -> frozenset[str]:
-        """Loop variables that a position depends on."""
-        found: set[str] = set()
-        for name in free_vars(d) if isinstance(d, Expr) else ():
-            gather = self.gather(name)
-            found |= {name} if gather is None else self.names(gather)
-        return frozenset(found)
-
-    def gather(self, name: str) -> Ex | None:
-        found: Gather | None = self.low.puller.gathers.get(name)
-        return None if found is None else map_dims(found.value, renamer(dict(self.mapping)))
-
-    def value(self, ex: Ex, share: float = 1.0) -> None:
-        """Counts an expression for a part of the iterations; what was counted before is only
-        counted for what is new."""
-        before = self.shares.get(ex, 0.0)
-        if share <= before or ex.kind in ("const", "local"):
-            return
-        self.shares[ex] = share
-        more, level = share - before, self.level(self.names(ex))
-        if ex.kind == "load":
-            self.load(ex.data[1], ex.dtype.itemsize, more, level)
-        elif ex.kind == "index":
-            self.divisions(ex.data, more)
-        elif ex.kind == "fn":
-            each = lookup(ex.data[0]).flops_per_element
-            if not _multiply_add(ex):
-                self.add(more * max(each, 1), level, each > 1)
-        if ex.kind == "guard":
-            part = self.part(ex.data)
-            self.value(ex.args[0], share * part)
-            self.value(ex.args[1], share * (1 - part) if len(ex.data) == 1 else share)
-            return
-        for a in ex.args:
-            self.value(a, share)
-
-    def part(self, conds: Sequence[Cond]) -> float:
-        """The part of the iterations in which conditions on single loops hold."""
-        part = 1.0
-        for c in conds:
-            names = self.moving(c.expr)
-            if not self.cut or self.inner in names and len(conds) > 1:
-                self.work.scalar = True
-            whole = self.extent.get(next(iter(names), "")) if len(names) == 1 else None
-            size = c.hi - c.lo
-            if isinstance(size, int) and isinstance(whole, int) and whole > 0:
-                part *= min(1.0, max(0.0, size / whole))
-        return part
-
-    def stride(self, at: Dim, itemsize: int) -> Dim | None:
-        """Bytes from one iteration to the next; None where they are not always the same."""
-        step = coefficient(at, self.inner)
-        return None if step is None else step * itemsize
-
-    def load(self, at: Dim, itemsize: int, more: float, level: int) -> None:
-        if level < len(self.times) - 1:
-            self.add(more, level, special=False)
-            return
-        self.divisions(at, more)
-        if self.together(at) or self.beside and coefficient(at, self.beside) == 1:
-            self.work.loads += more * itemsize
-        else:
-            self.work.apart.append((more, self.stride(at, itemsize)))
-        for name in free_vars(at) if isinstance(at, Expr) else ():
-            gather = self.gather(name)
-            if gather is not None:
-                self.value(gather)
-
-    def store(self, at: Dim, itemsize: int) -> None:
-        if self.level(self.moving(at)) < len(self.times) - 1:
-            self.add(1.0, self.level(self.moving(at)), special=False)
-        elif self.together(at):
-            self.work.stores += itemsize
-        else:
-            self.work.scattered.append((1.0, self.stride(at, itemsize)))
-
-    def together(self, at: Dim) -> bool:
-        """Whether neighbors of the innermost loop lie side by side; where that is so short that it
-        is unrolled into the loop around it, whether they go on there."""
-        gathers = [self.gather(n) for n in (free_vars(at) if isinstance(at, Expr) else ())]
-        scattered = any(g is not None and self.inner in self.names(g) for g in gathers)
-        return not scattered and coefficient(at, self.inner) == 1 and (
-            self.work.joined == 1 or bool(self.beside)
-            or coefficient(at, self.around) in (0, self.work.length))
-
-    def divisions(self, at: Dim, more: float) -> None:
-        """Divisions of the innermost loop's variable."""
-        count = sum(a.kind in ("floordiv", "mod") and self.inner in self.moving(a.args[0])
-                    for a in set(atoms(at)))
-        if count:
-            self.work.apart.append((more * DIVISION * count, None))
-
-
-def _multiply_add(ex: Ex) -> bool:
-    """Whether the processor adds while it multiplies what is added."""
-    return ex.data[0] in ("add", "sub") and any(
-        a.kind == "fn" and a.data[0] == "mul" for a in ex.args)
-
-
-def _own_dims(ex: Ex) -> tuple[Dim, ...]:
-    if ex.kind == "load":
-        return (ex.data[1],)
-    if ex.kind == "index":
-        return (ex.data,)
-    if ex.kind == "guard":
-        return tuple(d for c in ex.data for d in (c.expr, c.lo, c.hi))
-    return ()
-
 
 
 # -- attention ---------------------------------------------------------------------------------
@@ -422,16 +185,10 @@ def _attention(s: AttentionSpace) -> AttentionWork:
     if applied is not None:
         if applied == value:
             return plain
-        return replace(plain, after=_loop(low, outside, axis(lane, s.columns), [(lane, applied)],
-                                          shared=True))
+        after = nest_work(low, outside, axis(lane, s.columns), [(lane, applied)], shared=True)
+        return replace(plain, after=after)
     value = Ex("load", F32, (), (-1, s.column * LANES))
-    low.puller.start()
-    low.puller.provided[s.anchor.out] = partial(_same, value)
-    stores = []
-    for k, (_, index) in s.late.items():
-        v = low.graph.outputs[k][1]
-        stores.append((linear_index(v.shape, index), low.puller.element(v, index)))
-    work = _loop(low, outside, columns, stores, shared=True)
+    work = nest_work(low, outside, columns, _stores(s, value), shared=True)
     return replace(plain, after=work, turned=False)
 
 
@@ -453,18 +210,18 @@ def _product(s: ContractionSpace, once: frozenset[int]) -> ProductWork:
     left = pack = None
     tile = [*s.batch, *s.rows]
     if not s.direct:
-        left = _loop(low, tile, list(s.run), [(_row_position(s), s.a)], shared=True)
+        left = nest_work(low, tile, list(s.run), [(_position(s.run), s.a)], shared=True)
     b = s.b
     if not (b.kind == "load" and b.data[0] in once):
         step = low.names.var(column.hi)
         value = map_dims(b, renamer({name_of(column.var): step}))
         order = [*s.batch, *outer, *s.body.reduced]
         axes = [Axis(step, column.hi)] if isinstance(step, Expr) else []
-        pack = _loop(low, order, axes, [(step, value)], cut=True, shared=True)
+        pack = nest_work(low, order, axes, [(step, value)], cut=True, shared=True)
     late = _late(s, [column])
     epilogue, residuals = _epilogue(s, tile + outer, [column], late)
     stride, arrays = _row_by_row(s, late)
-    addressed, _ = merge_axes(s.rows, _dims(low, [s.a], [], s.body.conds), low.names)
+    addressed, _ = merge_axes(s.rows, nest_dims(low, [s.a], [], s.body.conds), low.names)
     divisions = sum(row_division(a.hi) for a in addressed[1:])
     if len(s.phases) > 1:  # as one product of all phases' rows with sums of their average length
         rows = product(s.anchor.out.shape) // dmax(column.hi, 1)
@@ -541,25 +298,32 @@ class _Late(NamedTuple):
 
 def _late(s: ContractionSpace, columns: Sequence[Axis]) -> _Late:
     """What follows a contraction whose result lies in scratch, contiguous along the columns."""
-    low = s.low
-    low.puller.start()
-    cell = Ex("load", s.anchor.out.dtype, (), (-1, linear_index(
-        tuple(a.hi for a in columns), tuple(a.var for a in columns))))
-    low.puller.provided[s.anchor.out] = partial(_same, cell)
-    stores = []
-    for k, (_, index) in s.late.items():
-        v = low.graph.outputs[k][1]
-        stores.append((linear_index(v.shape, index), low.puller.element(v, index)))
-    return _Late(cell, stores)
+    cell = _cell(s, _position(columns))
+    return _Late(cell, _stores(s, cell))
+
+
+def _cell(s: ContractionSpace, at: Dim) -> Ex:
+    """The element of a contraction's result at a position in scratch."""
+    return Ex("load", s.anchor.out.dtype, (), (-1, at))
+
+
+def _stores(s: ContractionSpace | AttentionSpace, cell: Ex) -> list[tuple[Dim, Ex]]:
+    """(position, value) of each result of a group whose anchor's result is read as ``cell``."""
+    puller = s.low.puller
+    puller.start()
+    puller.provided[s.anchor.out] = partial(_same, cell)
+    outputs = [(s.low.graph.outputs[k][1], index) for k, (_, index) in s.late.items()]
+    return [(linear_index(v.shape, index), puller.element(v, index)) for v, index in outputs]
+
+
+def _position(axes: Sequence[Axis]) -> Dim:
+    """Where a point of some axes lies, the last one contiguous."""
+    return linear_index(tuple(a.hi for a in axes), tuple(a.var for a in axes))
 
 
 def row_division(size: Dim) -> float:
     """Operations of a row number divided by the size of an axis."""
     return KNOWN_DIVISION if isinstance(size, int) else ROW_DIVISION
-
-
-def _row_position(s: ContractionSpace) -> Dim:
-    return linear_index(tuple(a.hi for a in s.run), tuple(a.var for a in s.run))
 
 
 def _epilogue(s: ContractionSpace, outside: Sequence[Axis], columns: Sequence[Axis], late: _Late,
@@ -570,7 +334,7 @@ def _epilogue(s: ContractionSpace, outside: Sequence[Axis], columns: Sequence[Ax
     ``lines`` a tile is a line of an image, the columns are its channels and nothing is added but a
     bias."""
     low, (cell, stores) = s.low, late
-    dims = _dims(low, [ex for _, ex in stores], [d for d, _ in stores], ())
+    dims = nest_dims(low, [ex for _, ex in stores], [d for d, _ in stores], ())
     across, mapping = merge_axes(columns, [*dims, cell.data[1]], low.names)
     merged = list(s.rows[-1:])
     if not lines:
@@ -592,7 +356,7 @@ def _epilogue(s: ContractionSpace, outside: Sequence[Axis], columns: Sequence[Ax
     if not lines and len(merged) == 1 and _rows_together(merged[0], across, mapping, stores):
         work = _down(s, outside, columns)
     else:
-        work = _loop(low, outside, columns, stores, shared=True)
+        work = nest_work(low, outside, columns, stores, shared=True)
     work.unforeseen = _unforeseen(low, [ex for _, ex in stores], {name_of(a.var) for a in s.rows})
     if len(merged) > 1:
         work.outer.append((sum(row_division(a.hi) for a in merged[1:]),
@@ -613,18 +377,9 @@ def _rows_together(row: Axis, columns: Sequence[Axis], mapping: Mapping[str, Dim
 
 def _down(s: ContractionSpace, outside: Sequence[Axis], columns: Sequence[Axis]) -> LoopWork:
     """The loop over a result in scratch that runs down its rows, a panel apart there."""
-    low = s.low
-    row, column = (linear_index(tuple(a.hi for a in axes), tuple(a.var for a in axes))
-                   for axes in (s.rows, columns))
-    low.puller.start()
-    cell = Ex("load", s.anchor.out.dtype, (), (-1, row * PANEL + column))
-    low.puller.provided[s.anchor.out] = partial(_same, cell)
-    stores = []
-    for k, (_, index) in s.late.items():
-        v = low.graph.outputs[k][1]
-        stores.append((linear_index(v.shape, index), low.puller.element(v, index)))
+    cell = _cell(s, _position(s.rows) * PANEL + _position(columns))
     around = [a for a in outside if a not in s.rows]
-    work = _loop(low, [*around, *columns], list(s.rows), stores, shared=True)
+    work = nest_work(s.low, [*around, *columns], list(s.rows), _stores(s, cell), shared=True)
     work.down = True
     return work
 
