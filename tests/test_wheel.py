@@ -66,7 +66,8 @@ def test_contents(wheel: Path) -> None:
     tops = {name.split("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"evonnx"}
     held = {name for name in names if name.startswith("evonnx/")}
-    face = ("__init__.py", "__main__.py", "backend.py", "py.typed", "compiler/operators.json")
+    face = ("__init__.py", "__main__.py", "backend.py", "py.typed", "compiler/operators.json",
+            "compiler/importer/declarations.jsonl")
     sources = {f"evonnx/{name}" for name in face} | {
         f"evonnx/{path.relative_to(ROOT)}"
         for room in ROOMS
