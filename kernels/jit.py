@@ -30,6 +30,9 @@ _ELEMENTS = re.compile(r" = load (?!i64|<\d+ x i64>)|\bstore (?!i64|<\d+ x i64>)
 """Accesses of LLVM IR to other memory than int64, which addresses are."""
 _PRODUCT = re.compile(r" = mul [a-z ]*i64 ")
 _TARGET = re.compile(r"\blabel %([\w.]+)")
+_WINDOW, _UNASKED = 6, 4
+"""Binary logarithms of the bytes that x86 processors take decoded instructions from at a time, and
+of what LLVM by itself aligns innermost loops to."""
 
 
 def compile_source(
@@ -164,25 +167,29 @@ def _switches(module: llvm.ModuleRef, target: Target) -> Iterator[None]:
     Loop strength reduction takes up to two thirds of the time of code generation. On x86 an address
     may be ``base + index * scale``, so it only gains where an innermost loop multiplies integers.
     The scheduler of machine instructions is left out where a function asks for that
-    (``irtext.IN_ORDER``). LLVM has these switches per process only, so they are set back
+    (``irtext.IN_ORDER``). Innermost loops of x86 code begin where a window of the cache of decoded
+    instructions does: one of a few instructions that lies across two windows takes two cycles for
+    each iteration instead of one. LLVM has these switches per process only, so they are set back
     afterwards.
     """
     text = str(module)
-    switches = {}
-    if target.arch == "x86_64" and not _multiplies_in_loop(text):
-        switches["disable-lsr"] = True
+    switches: dict[str, tuple[str | int, str | int]] = {}
+    if target.arch == "x86_64":
+        switches["x86-experimental-pref-innermost-loop-alignment"] = _WINDOW, _UNASKED
+        if not _multiplies_in_loop(text):
+            switches["disable-lsr"] = "true", "false"
     if IN_ORDER in text:
-        switches["enable-misched"] = False
-    _set(switches)
+        switches["enable-misched"] = "false", "true"
+    _set({name: value for name, (value, _) in switches.items()})
     try:
         yield
     finally:
-        _set({name: not value for name, value in switches.items()})
+        _set({name: usual for name, (_, usual) in switches.items()})
 
 
-def _set(switches: Mapping[str, bool]) -> None:
+def _set(switches: Mapping[str, str | int]) -> None:
     for name, value in switches.items():
-        llvm.set_option("evonnx", f"-{name}={str(value).lower()}")
+        llvm.set_option("evonnx", f"-{name}={value}")
 
 
 def _multiplies_in_loop(text: str) -> bool:

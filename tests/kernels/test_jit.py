@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -11,7 +12,7 @@ import pytest
 
 from evonnx.ir.errors import CompileError
 from evonnx.ir.target import Target
-from evonnx.kernels import jit
+from evonnx.kernels import jit, linker
 
 TWO_LOOPS = """
 def kernel(bufs, params, begin, end):
@@ -184,6 +185,25 @@ def test_short_loops_are_unrolled_unless_other_loops_are_inside(inner, unrolled)
         "    for i in range(3):", f"        for j in range({inner}):",
         "            st(x, t * i + j, f32(1))")  # fmt: skip
     assert ("unroll.full" in jit.lower(source, "k", Target.named("avx2"))) is unrolled
+
+
+def test_innermost_loops_begin_where_a_window_of_the_processor_does():
+    """Of x86 code, wherever the object is loaded; the process's own LLVM is left as it was."""
+    source = body("x = ptr_f32(bufs, 0)", "n = prm(params, 0)", "m = prm(params, 1)",
+                  "for t in range(begin, end):", "    for i in range(n):",
+                  "        st(x, t * n + i, ld(x, i * m))")  # fmt: skip
+    for name in ("avx512", "avx2", "generic"):
+        target = Target.named(name)
+        text = jit.asm(source, "k", target)
+        back = [line.split()[1] for line in text.splitlines() if line.startswith("\tj")]
+        starts = re.findall(r"\.p2align\t6\n(\S+):", text)
+        assert starts and set(starts) <= set(back)
+        module = jit._module(jit.lower(source, "k", target))
+        jit._optimize(module, target)
+        assert "p2align\t6" not in jit._machine(target).emit_assembly(module)
+        object_ = linker._Object.parse(jit.compile_source(source, "k", target))
+        assert all(s.align == 64 for s in object_.sections if s.is_loaded and s.part == 0)
+    assert "p2align\t6" not in jit.asm(source, "k", Target.named("arm64-board"))
 
 
 def test_unknown_functions_are_refused():
