@@ -17,6 +17,8 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from typing import Any
 
+from ..compiler.turns import rotated
+
 BLOCK = 0.25
 """Seconds of one block."""
 PAUSE = 0.06
@@ -68,11 +70,3 @@ def interleave(
         for name in rotated(names, index):
             found[name].append(number(run_block(calls[name], seconds, pause)))
     return found
-
-
-def rotated(names: Sequence[str], by: int) -> list[str]:
-    """``names`` turned left by ``by`` places."""
-    if not names:
-        return []
-    by %= len(names)
-    return [*names[by:], *names[:by]]

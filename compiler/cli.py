@@ -2,7 +2,8 @@
 calibrate | study``.
 
 Every command is a thin wrapper around one public function and takes ``--json``. Heavy modules are
-imported inside the commands, so that ``evonnx --help`` answers at once.
+imported inside the commands, so that ``evonnx --help`` answers at once. What several commands take
+is in ``cli_options``.
 
 Exit codes: 0 done; 1 an ``EvonnxError`` (bad model, feeds, schedule, ...), a file that cannot be
 written, or no memory; 2 wrong usage; 3
@@ -15,15 +16,26 @@ from __future__ import annotations
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
-from click.core import ParameterSource
 
 from .. import __version__
-from ..search.settings import BUDGET, DEFAULT_SEARCH, OBJECTIVES
+from .cli_options import (
+    AS_JSON,
+    CHECK,
+    COMPILING,
+    DIMS,
+    FEEDING,
+    FIXING,
+    MODEL,
+    PIPELINE,
+    SEED,
+    compile_as_asked,
+    together,
+)
 from .console import Progress, named_sizes, plain, print_json, print_table, warn
 from .operators import STATUSES, read_table
 from .study_command import study
@@ -37,8 +49,6 @@ if TYPE_CHECKING:
 
 EXIT_OK, EXIT_ERROR, EXIT_USAGE, EXIT_UNSUPPORTED, EXIT_MISMATCH = 0, 1, 2, 3, 4
 EXIT_DEFECT, EXIT_INTERRUPT = 70, 130
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 
 class _Group(click.Group):
@@ -59,125 +69,6 @@ def app() -> None:
     """
 
 
-def _options(*decorators: Callable[[Any], Any]) -> Callable[[F], F]:
-    """Several click decorators as one, in the order of the help text."""
-
-    def apply(function: F) -> F:
-        for decorator in reversed(decorators):
-            function = decorator(function)
-        return function
-
-    return apply
-
-
-_model = click.argument("model", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-_pipeline = click.option(
-    "-p", "--pipeline", metavar="SPEC",
-    help='Passes to run, e.g. "fold,canon"; default: the whole pipeline.',
-)  # fmt: skip
-_dims = click.option(
-    "--dim", "dims", metavar="NAME=SIZE", multiple=True,
-    help="Size of a symbolic dimension in made-up inputs; repeatable.",
-)  # fmt: skip
-_seed = click.option("--seed", default=0, show_default=True, help="Seed of made-up inputs.")
-_fixing = _options(
-    click.option("--fix", "fixed", metavar="NAME=SIZE", multiple=True,
-                 help="Compile for this size of a symbolic dimension only; repeatable."),
-    click.option("--const", "constants", metavar="NAME=VALUE", multiple=True,
-                 help="Compile for this value of an input only: a number, a JSON list or FILE.npy; "
-                 "repeatable."),
-)  # fmt: skip
-_compiling = _options(
-    click.option("--target", default="cpu", show_default=True, metavar="NAME|FILE",
-                 help="cpu (this machine), avx512, avx2, generic, a shipped machine, or a file."),
-    click.option("--threads", type=click.IntRange(1), help="Threads per inference."),
-    click.option("--schedule", type=click.Path(exists=True, dir_okay=False, path_type=Path),
-                 help="Replay this schedule instead of choosing one."),
-    click.option("--search", metavar="NAME", default=DEFAULT_SEARCH, show_default=True,
-                 help="How to look for a schedule: none, default, exact, a strategy (genetic, "
-                 "swarm, annealing, beam, nsga2, ...), a published rule (postdominator, priority, "
-                 "score), or what is installed."),
-    click.option("--objective", type=click.Choice(OBJECTIVES), default="time", show_default=True,
-                 help="What the search minimizes: time by the cost model, peak memory, operations "
-                 "(C) or bytes moved (D)."),
-    click.option("--max-memory", type=click.IntRange(1), metavar="BYTES",
-                 help="Bytes of a call, weights included, that the schedule must keep."),
-    click.option("--measure", type=click.FloatRange(0), default=0.0, metavar="SECONDS",
-                 help="Time schedules and variants of kernels on this machine for so "
-                 "long (2: the best few; 20 to 40: a search), and compile them besides."),
-    click.option("--cost-model", default="bounds", show_default=True, metavar="NAME",
-                 help="What the search minimizes: bounds, roofline, cd, or an installed one."),
-    click.option("--budget", type=click.IntRange(1), default=BUDGET, show_default=True,
-                 help="Schedules that a search may score."),
-    click.option("--search-seed", type=click.IntRange(0), default=0, show_default=True),
-    click.option("--expect", "expected", metavar="NAME=SIZE", multiple=True,
-                 help="Size of a symbol that the search counts on (else read off the graph); "
-                      "repeatable."),
-    _fixing,
-    _pipeline,
-    click.option("--weights", type=click.Choice(["bf16"]),
-                 help="Round constant weights of matrix products to bfloat16: half the bytes."),
-    click.option("--no-cache", is_flag=True, help="Neither read nor write the compile cache."),
-    click.option("--recompile", is_flag=True,
-                 help="Of a saved model: compile the IR inside for this machine."),
-)  # fmt: skip
-_LOADING = ("threads", "no_cache", "recompile")
-"""The options of ``_compiling`` that a saved model takes."""
-_feeding = click.option(
-    "-i", "--input", "inputs", metavar="[NAME=]VALUE", multiple=True,
-    help="NAME=FILE.npy, NAME=random, NAME=zeros, NAME=ones or NAME=<number>; FILE.npz for several "
-    "by name; 'random' for all that are left. Repeatable.",
-)  # fmt: skip
-
-
-def _exclusive(context: click.Context, _: click.Parameter, checked: bool) -> bool:
-    if checked and context.params.get("weights"):
-        raise click.UsageError("--check compares with the model's own weights: not with --weights")
-    return checked
-
-
-_check = click.option(
-    "--check", "checked", is_flag=True, callback=_exclusive,
-    help="Compare with the reference interpreter; exit 4 on a difference.",
-)  # fmt: skip
-
-
-def _compile(model: Path, label: str, options: dict[str, Any]) -> Compiled:
-    """``compile()`` with the command-line options and a progress bar; ``load()`` for a file that
-    ``compile -o`` wrote."""
-    from .saved import is_saved, load
-
-    if is_saved(model):
-        context = click.get_current_context()
-        for option in context.command.params:
-            name = option.name or ""
-            given = context.get_parameter_source(name) is not ParameterSource.DEFAULT
-            if given and name in options and name not in _LOADING:
-                raise click.UsageError(
-                    f"{model.name} is compiled already: {option.opts[-1]} comes too late")
-        return load(model, threads=options["threads"], recompile=options["recompile"])
-    if options["recompile"]:
-        raise click.UsageError(f"--recompile is for saved models; {model.name} is none")
-    from .api import compile as compile_model
-    from .feeds import read_constants
-    from .irfile import graph_or_file
-
-    with Progress(label) as progress:
-        return compile_model(
-            graph_or_file(model), target=options["target"], threads=options["threads"],
-            schedule=options["schedule"], pipeline=options["pipeline"],
-            weights=options["weights"],
-            sizes=named_sizes("--fix", options["fixed"]) or None,
-            constants=read_constants(options["constants"]) or None, cache=not options["no_cache"],
-            search=options["search"], cost_model=options["cost_model"],
-            objective=options["objective"], max_memory=options["max_memory"],
-            measure=options["measure"], budget=options["budget"], seed=options["search_seed"],
-            expect=named_sizes("--expect", options["expected"]),
-            progress=progress,
-        )  # fmt: skip
-
-
 def _verify(
     model: Path, compiled: Compiled, pipeline: str | None, feeds: Mapping[str, Any]
 ) -> None:
@@ -192,14 +83,14 @@ def _verify(
 
 
 @app.command("compile")
-@_options(_model, _compiling, _check, _dims, _seed)
+@together(MODEL, COMPILING, CHECK, DIMS, SEED)
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path),
               help="Write the compiled model there (model.evonnx), for evonnx run and load().")
 @click.option("--recompilable/--not-recompilable", default=True,
               help="Whether -o keeps the IR's own weights, to compile them for another machine.")
 @click.option("--save-schedule", type=click.Path(dir_okay=False, path_type=Path),
               help="Write the schedule, to edit and replay with --schedule.")  # fmt: skip
-@_json
+@AS_JSON
 def compile_command(
     model: Path, checked: bool, dims: tuple[str, ...], seed: int, output: Path | None,
     recompilable: bool, save_schedule: Path | None, as_json: bool, **options: Any,
@@ -207,7 +98,7 @@ def compile_command(
     """Compile MODEL (and fill the cache); print what was fused, planned and predicted."""
     from .feeds import random_feeds
 
-    compiled = _compile(model, f"compile {model.name}", options)
+    compiled = compile_as_asked(model, f"compile {model.name}", options)
     if checked:
         feeds = random_feeds(compiled.inputs, named_sizes("--dim", dims), seed)
         _verify(model, compiled, options["pipeline"], feeds)
@@ -223,11 +114,11 @@ def compile_command(
 
 
 @app.command()
-@_options(_model, _compiling)
-@_options(_feeding, _dims, _seed, _check)
+@together(MODEL, COMPILING)
+@together(FEEDING, DIMS, SEED, CHECK)
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path),
               help="Write the outputs to this .npz file (.npy for a single output).")  # fmt: skip
-@_json
+@AS_JSON
 def run(
     model: Path, inputs: tuple[str, ...], dims: tuple[str, ...], seed: int,
     checked: bool, output: Path | None, as_json: bool, **options: Any,
@@ -235,7 +126,7 @@ def run(
     """Compile MODEL and run it once."""
     from .feeds import read_feeds, write_arrays
 
-    compiled = _compile(model, f"compile {model.name}", options)
+    compiled = compile_as_asked(model, f"compile {model.name}", options)
     feeds = read_feeds(inputs, compiled.inputs, named_sizes("--dim", dims), seed)
     with Progress(f"run {model.name}"):
         began = time.perf_counter()
@@ -275,11 +166,11 @@ def _describe(name: str, array: Any) -> dict[str, object]:
 
 
 @app.command()
-@_options(_model, _fixing, _pipeline)
+@together(MODEL, FIXING, PIPELINE)
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path),
               help="Write the IR there, its large constants to FILE.npz beside it.")  # fmt: skip
 @click.option("--stats", is_flag=True, help="Also print the passes and rules that ran (stderr).")
-@_json
+@AS_JSON
 def opt(
     model: Path, pipeline: str | None, output: Path | None, stats: bool, as_json: bool,
     **options: Any,
@@ -326,14 +217,14 @@ def _optimize(path: Path, graph: Graph, spec: str | None) -> tuple[Graph, list[d
 
 
 @app.command()
-@_options(_model, _compiling, _feeding, _dims, _seed)
+@together(MODEL, COMPILING, FEEDING, DIMS, SEED)
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True,
               help="Times every group is measured; the smallest counts.")  # fmt: skip
 @click.option("--trace", type=click.Path(dir_okay=False, path_type=Path),
               help="Write a trace (JSON) for ui.perfetto.dev or chrome://tracing.")  # fmt: skip
 @click.option("--plot", type=click.Path(dir_okay=False, path_type=Path),
               help="Draw the roofline into this file (.svg, .png, .pdf); needs Matplotlib.")
-@_json
+@AS_JSON
 def profile(
     model: Path, inputs: tuple[str, ...], dims: tuple[str, ...], seed: int, rounds: int,
     trace: Path | None, plot: Path | None, as_json: bool, **options: Any,
@@ -341,7 +232,7 @@ def profile(
     """Compile MODEL and time every group: rates, share of the roofline, what bounds it."""
     from .feeds import read_feeds
 
-    compiled = _compile(model, f"compile {model.name}", options)
+    compiled = compile_as_asked(model, f"compile {model.name}", options)
     feeds = read_feeds(inputs or ("random",), compiled.inputs, named_sizes("--dim", dims), seed)
     with Progress(f"profile {model.name}"):
         found = compiled.profile(*map(feeds.get, compiled.input_names), rounds=rounds)
@@ -361,7 +252,7 @@ _SCHEDULED = ("schedule", "gantt", "source")
 
 
 @app.command()
-@_options(_model, _compiling, _dims, _seed)
+@together(MODEL, COMPILING, DIMS, SEED)
 @click.option("--what", type=click.Choice(_VIEWS), default="ir", show_default=True,
               help="What to print.")  # fmt: skip
 @click.option("--raw", is_flag=True, help="The graph as imported, before any pass.")
@@ -371,7 +262,7 @@ _SCHEDULED = ("schedule", "gantt", "source")
               help="Which rules and fusions were tried at a node, and why not.")  # fmt: skip
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path),
               help="Write there instead of to standard output (needed for onnx).")  # fmt: skip
-@_json
+@AS_JSON
 def dump(
     model: Path, what: str, raw: bool, groups: bool, kernel: str | None, explain: str | None,
     output: Path | None, dims: tuple[str, ...], seed: int, as_json: bool, **options: Any,
@@ -384,7 +275,7 @@ def dump(
     if groups and what not in ("dot", "svg"):
         raise click.UsageError("--groups is for --what dot or svg")
     if groups or explain is not None or what in _SCHEDULED:
-        compiled = _compile(model, f"compile {model.name}", options)
+        compiled = compile_as_asked(model, f"compile {model.name}", options)
         if what == "gantt" and explain is None:
             chart = _gantt(compiled, named_sizes("--dim", dims), seed)
             if as_json:
@@ -468,7 +359,7 @@ def _export(graph: Graph, output: Path | None, as_json: bool) -> None:
 
 
 @app.command()
-@_options(_model, _json)
+@together(MODEL, AS_JSON)
 def check(model: Path, as_json: bool) -> None:
     """List everything in MODEL that EvoNNX does not support; exit 3 if there is anything."""
     from .api import check as find_gaps
@@ -494,7 +385,7 @@ def _gap_row(gap: Gap) -> dict[str, str]:
 @app.command()
 @click.option("--status", type=click.Choice(STATUSES), help="Only operators of this status.")
 @click.option("--domain", help='Only this domain; "" is ONNX\'s own.')
-@_json
+@AS_JSON
 def ops(status: str | None, domain: str | None, as_json: bool) -> None:
     """List all ONNX operators: compiled, on the host, or missing, as ONNX's own suite showed."""
     table = read_table()
@@ -523,7 +414,7 @@ def bench(arguments: tuple[str, ...]) -> None:
               help="Write a target file, to edit and to give to --target.")  # fmt: skip
 @click.option("--seconds", type=click.FloatRange(0, min_open=True), default=120.0,
               show_default=True, help="Time to measure.")  # fmt: skip
-@_json
+@AS_JSON
 def calibrate(output: Path | None, seconds: float, as_json: bool) -> None:
     """Measure this machine for the cost models: rates and times, best while nothing else runs."""
     from .calibrate import calibrate as measure

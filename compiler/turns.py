@@ -11,12 +11,14 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..ir.schedule import Schedule
-from ..runtime.executable import Executable
-from ..runtime.stamps import Stopwatch
-from .measured import Measured
+if TYPE_CHECKING:
+    from ..ir.schedule import Schedule
+    from ..runtime.executable import Executable
+    from .measured import Measured
+
+T = TypeVar("T")
 
 BLOCK_S = 0.03
 """Seconds of the calls of one contender in a row, about."""
@@ -60,6 +62,8 @@ def time_groups(contenders: Sequence[Contender], feeds: Mapping[str, Any], secon
                 measured: Measured) -> float:
     """Times the groups of contenders in turns, for at least ``seconds``, into ``measured``; answers
     the seconds that it took."""
+    from ..runtime.stamps import Stopwatch
+
     began = time.perf_counter()
     watches, calls = [], []
     for c in contenders:
@@ -71,7 +75,7 @@ def time_groups(contenders: Sequence[Contender], feeds: Mapping[str, Any], secon
     end = time.perf_counter() + seconds
     done = 0
     while done < ROUNDS or time.perf_counter() < end:
-        for n in _rotated(range(len(contenders)), done):
+        for n in rotated(range(len(contenders)), done):
             spent = watches[n].seconds(feeds, calls[n]).tolist()
             measured.record(contenders[n].schedule, contenders[n].places, spent)
         done += 1
@@ -90,7 +94,7 @@ def time_calls(finalists: Sequence[Contender], feeds: Mapping[str, Any], seconds
     end = time.perf_counter() + seconds
     going, done = list(finalists), 0
     while done < 5 or time.perf_counter() < end:
-        for c in _rotated(going, done):
+        for c in rotated(going, done):
             start = time.perf_counter()
             for _ in range(calls[c.name]):
                 c.program.run_list(feeds)
@@ -111,6 +115,9 @@ def slower(c: Contender, best: Contender, errors: float = SURELY) -> bool:
     return middle > 1 + errors * error
 
 
-def _rotated(things: Sequence[Any], by: int) -> list[Any]:
+def rotated(things: Sequence[T], by: int) -> list[T]:
+    """``things`` turned left by ``by`` places: the order of a round."""
+    if not things:
+        return []
     by %= len(things)
     return [*things[by:], *things[:by]]

@@ -64,7 +64,8 @@ def main(count: int, base: int, seed: int | None, replay: Path | None, minutes: 
             nonlocal failed
             failed += o.failed
             if o.failed:
-                bar.console.print(f"seed {o.seed}: {o.status}: {o.detail}", markup=False)
+                bar.console.print(f"{o.status}: {o.detail}\n  again: python -m evonnx.bench.fuzz "
+                                  f"--seed {o.seed}", markup=False)
             bar.update(shown, advance=1, description=f"graphs, {failed} failed")
 
         total = run_many(count, base, workers, peers, seen, minutes)

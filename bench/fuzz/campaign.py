@@ -17,10 +17,12 @@ from typing import Any
 
 import numpy as np
 
+from ...compiler.api import compile
 from ...compiler.pipeline import rule_names
 from ..pool import Dead, Pool
 from .case import Outcome, run_case, watch_compilation
 from .corpus import from_text, to_text
+from .drawn import SEARCHED
 from .generate import Example, example
 from .shrink import shrink
 
@@ -35,6 +37,7 @@ def _open(base: int, cache: str, with_peers: bool) -> Callable[[int], Outcome]:
     warnings.simplefilter("ignore")
     os.environ["EVONNX_CACHE"] = cache
     watch_compilation()
+    _warm(cache)
 
     def work(task: int) -> Outcome:
         return run_case(example(base + task), cache, with_peers)
@@ -46,7 +49,16 @@ def _open_one(text: str) -> Callable[[int], Outcome]:
     """A worker's function: the outcome of a saved example."""
     warnings.simplefilter("ignore")
     watch_compilation()
+    _warm(False)
     return lambda task: run_case(from_text(text))
+
+
+def _warm(cache: str | bool) -> None:
+    """Has Numba compile what the searches run on, before the clock of a case does."""
+    model = example(0).model
+    for search in SEARCHED:
+        compile(model, cache=cache, search=search, budget=20)
+    compile(model, cache=cache, objective="peak")
 
 
 @dataclass(slots=True)

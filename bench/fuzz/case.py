@@ -5,16 +5,20 @@ as the same graph, before and after the passes; the compiled results under every
 of the reference (``judge``); a second binding compiles no kernel; a second run, the replayed
 schedule and two threads give the same bits; so are, for some seeds, a graph with ops that do
 nothing put in, kernels with settings drawn at random (``varied``), and schedules drawn at random
-(``regrouped``); the reference agrees with
+(``regrouped``); so is the model compiled with the options that its seed draws (``asked``); the
+reference agrees with
 ONNX Runtime, or where it does not, with ONNX's reference evaluator.
 """
 
 from __future__ import annotations
 
+import json
 import time
+import traceback
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,11 +32,13 @@ from ...ir.parser import parse_graph
 from ...ir.text import print_graph
 from ...runtime import objects
 from . import peers
+from .asked import check_asked
 from .generate import Example
-from .judge import SLACK, Judge, same_bits
+from .judge import SLACK, Judge
 from .loosen import loosened
 from .regrouped import regrouped
 from .varied import varied
+from .verdict import Failure, check_right, check_same, named
 
 LOOSE = 5
 """Every so many seeds, the graph is also compiled with ops that do nothing (``loosen``)."""
@@ -41,7 +47,7 @@ VARIED = 3
 REGROUPED = 2
 """Every so many seeds, another schedule drawn at random is run as well."""
 FAILURES = ("crash", "hang", "error", "refused", "text", "wrong", "recompiled", "rerun", "threads",
-            "replay", "meaning")
+            "replay", "saved", "limit", "meaning")
 """Kinds of failure; ``meaning`` is that both peers, or the only one, contradict the reference."""
 
 
@@ -67,14 +73,6 @@ class Outcome:
         return self.status in FAILURES
 
 
-class Failure(Exception):
-    """A check that failed: (kind, detail)."""
-
-    def __init__(self, kind: str, detail: str) -> None:
-        super().__init__(f"{kind}: {detail}")
-        self.kind, self.detail = kind, detail
-
-
 def run_case(given: Example, cache: str | bool = False, with_peers: bool = True) -> Outcome:
     """Runs every check; never raises."""
     start = time.perf_counter()
@@ -87,9 +85,15 @@ def run_case(given: Example, cache: str | bool = False, with_peers: bool = True)
     except UnsupportedError as error:
         found.status, found.detail = "unsupported", str(error)[:300]
     except Exception as error:  # whatever escapes is a defect
-        found.status, found.detail = "error", f"{type(error).__name__}: {error}"[:600]
+        found.status, found.detail = "error", _said(error)
     found.seconds = time.perf_counter() - start
     return found
+
+
+def _said(error: Exception) -> str:
+    """An exception and the line that raised it."""
+    at = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error}"[:600] + f" ({Path(at.filename).name}:{at.lineno})"
 
 
 def _check(given: Example, found: Outcome, cache: str | bool, with_peers: bool) -> None:
@@ -109,11 +113,11 @@ def _check(given: Example, found: Outcome, cache: str | bool, with_peers: bool) 
             found.bindings = binding
             break
         before = _Compiles.count
-        got = _named(compiled, feeds)
+        got = named(compiled, feeds)
         if binding and _Compiles.count != before:
             raise Failure("recompiled", f"binding {given.bindings[binding]} compiled "
                           f"{_Compiles.count - before} kernels")
-        _compare("wrong", judge.wrong(got), f"binding {given.bindings[binding]}: ")
+        check_right(judge.wrong(got), f"binding {given.bindings[binding]}: ")
         judges.append(judge)
         first = first or got
     if not judges:
@@ -126,6 +130,8 @@ def _check(given: Example, found: Outcome, cache: str | bool, with_peers: bool) 
         _elsewise(given, compiled, judges[0], cache)
     if given.seed % LOOSE == 0:
         _loosely(given, graph, found, judges[0], cache)
+    if given.options:
+        _asked(given, compiled, judges, cache)
     if with_peers:
         _vote(given, judges[0], found)
 
@@ -171,26 +177,26 @@ def _text_law(graph: Graph) -> None:
         raise Failure("text", "the text of the graph reads back as another graph")
 
 
-def _named(compiled: Compiled, feeds: Mapping[str, Any]) -> dict[str, Any]:
-    return dict(zip(compiled.output_names, compiled.run(None, feeds), strict=True))
-
-
-def _compare(kind: str, wrong: Mapping[str, str], where: str = "") -> None:
-    if wrong:
-        name, reason = next(iter(wrong.items()))
-        more = f" (and {len(wrong) - 1} more outputs)" if len(wrong) > 1 else ""
-        raise Failure(kind, f"{where}output {name}: {reason}{more}")
-
-
 def _same_again(given: Example, compiled: Compiled, first: Mapping[str, Any], cache: str | bool
                 ) -> None:
     feeds = given.feeds()
-    again = _named(compiled, feeds)
-    _bits("rerun", first, again)
+    again = named(compiled, feeds)
+    check_same("rerun", first, again)
     replayed = compile(given.model, threads=2, cache=cache, schedule=str(compiled.schedule))
     if replayed.source != compiled.source:
         raise Failure("replay", "the replayed schedule gives other kernels")
-    _bits("threads", first, _named(replayed, feeds))
+    check_same("threads", first, named(replayed, feeds))
+
+
+def _asked(given: Example, compiled: Compiled, judges: list[Judge], cache: str | bool) -> None:
+    """The model with the options of the example; what fails there names them."""
+    said = f"with {json.dumps(given.options)}: "
+    try:
+        check_asked(given, compiled, judges, cache)
+    except Failure as failure:
+        raise Failure(failure.kind, said + failure.detail) from None
+    except Exception as error:
+        raise Failure("error", said + _said(error)) from error
 
 
 def _otherwise(given: Example, compiled: Compiled, judge: Judge, cache: str | bool) -> None:
@@ -203,7 +209,7 @@ def _otherwise(given: Example, compiled: Compiled, judge: Judge, cache: str | bo
     if schedule is None:
         return
     other = compile(given.model, threads=2, cache=cache, schedule=str(schedule))
-    _compare("wrong", judge.wrong(_named(other, feeds)), "with other kernels: ")
+    check_right(judge.wrong(named(other, feeds)), "with other kernels: ")
 
 
 def _elsewise(given: Example, compiled: Compiled, judge: Judge, cache: str | bool) -> None:
@@ -214,10 +220,10 @@ def _elsewise(given: Example, compiled: Compiled, judge: Judge, cache: str | boo
     if schedule is None:
         return
     other = compile(given.model, threads=1, cache=cache, schedule=str(schedule))
-    got = _named(other, feeds)
-    _compare("wrong", judge.wrong(got), "with other groups: ")
+    got = named(other, feeds)
+    check_right(judge.wrong(got), "with other groups: ")
     both = compile(given.model, threads=2, cache=cache, schedule=str(schedule))
-    _bits("threads", got, _named(both, feeds))
+    check_same("threads", got, named(both, feeds))
 
 
 def _loosely(given: Example, graph: Graph, found: Outcome, judge: Judge, cache: str | bool) -> None:
@@ -226,13 +232,7 @@ def _loosely(given: Example, graph: Graph, found: Outcome, judge: Judge, cache: 
     _text_law(loose)
     compiled = compile(loose, threads=1, cache=cache)
     found.rules.update(compiled.report().rules)
-    _compare("wrong", judge.wrong(_named(compiled, given.feeds())), "with ops that do nothing: ")
-
-
-def _bits(kind: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> None:
-    for name in a:
-        if not same_bits(a[name], b[name]):
-            raise Failure(kind, f"output {name} has other bits")
+    check_right(judge.wrong(named(compiled, given.feeds())), "with ops that do nothing: ")
 
 
 def _vote(given: Example, judge: Judge, found: Outcome) -> None:

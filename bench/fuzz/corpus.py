@@ -1,8 +1,8 @@
 """Examples as text files, for people to read and for tests to replay.
 
 A file is JSON: what the example once showed, the seed and the laws of its values, the sizes of its
-symbols, and the model in protobuf's own JSON with its constants as lists of numbers, bit for bit.
-Nothing in it is binary.
+symbols, the options it was compiled with, and the model in protobuf's own JSON with its constants
+as lists of numbers, bit for bit. Nothing in it is binary.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def to_text(given: Example) -> str:
     del model.graph.initializer[:]
     content = {
         "what": given.note, "seed": given.seed, "laws": given.laws, "sizes": given.bindings,
-        "constants": held, "model": json_format.MessageToDict(model),
+        "options": given.options, "constants": held, "model": json_format.MessageToDict(model),
     }
     return json.dumps(content, indent=1, ensure_ascii=True) + "\n"
 
@@ -40,7 +40,8 @@ def from_text(text: str) -> Example:
     content = json.loads(text)
     model = json_format.ParseDict(content["model"], onnx.ModelProto())
     model.graph.initializer.extend(_tensor(t) for t in content["constants"])
-    return Example(model, content["laws"], content["sizes"], content["seed"], content["what"])
+    return Example(model, content["laws"], content["sizes"], content["seed"], content["what"],
+                   options=content.get("options", {}))
 
 
 def load(folder: Path) -> Iterator[tuple[str, Example]]:

@@ -1,7 +1,8 @@
 """A random model from a seed: which types and sizes, which makers, which outputs.
 
-The seed alone decides. A model is a few to a dozen drawn attempts of the makers; every value that
-nothing reads is an output, and now and then one that is read, too.
+The seed alone decides, also with which options it is compiled. A model is a few to a dozen drawn
+attempts of the makers; every value that nothing reads is an output, and now and then one that is
+read, too.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from . import basic, control, idioms, linear, movement, reduce
+from .drawn import draw
 from .sketch import (
     BF16,
     F16,
@@ -59,6 +61,8 @@ class Example:
     note: str = ""
     """What it is or once showed."""
     groups: list[str] = field(default_factory=list)
+    options: dict[str, Any] = field(default_factory=dict)
+    """How it is compiled once more (``drawn``); empty: in no other way."""
 
     def feeds(self, binding: int = 0) -> dict[str, np.ndarray]:
         """Inputs by name under one binding."""
@@ -122,7 +126,7 @@ def example(seed: int) -> Example:
         made += 1
         used.append(f"{maker.__module__.rpartition('.')[2]}.{maker.__name__}")
     return Example(model_of(s), {v.name: f.law for v, f, _ in s.inputs}, bindings_of(s), seed,
-                   groups=used)
+                   groups=used, options=draw(np.random.default_rng([seed, 6])))
 
 
 def bindings_of(s: Sketch) -> list[dict[str, int]]:

@@ -1,10 +1,11 @@
-"""A failing model made small: nodes, outputs and sizes go while the failure stays.
+"""A failing model made small: options, nodes, outputs and sizes go while the failure stays.
 
 Delta debugging (Zeller and Hildebrandt, "Simplifying and isolating failure-inducing input", 2002)
-on the ONNX graph itself. Tried in turn, until nothing helps: one output alone; an intermediate
-value as the output, which drops everything behind it; an operand that is computed replaced by an
-input of its type, which drops everything before it; a node replaced by one of its operands of the
-same type; symbols replaced by their sizes. Types of values come from the model's ``value_info``.
+on the ONNX graph itself. Tried in turn, until nothing helps: fewer options; one output alone; an
+intermediate value as the output, which drops everything behind it; an operand that is computed
+replaced by an input of its type, which drops everything before it; a node replaced by one of its
+operands of the same type; symbols replaced by their sizes. Types of values come from the model's
+``value_info``.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ def candidates(given: Example) -> Iterator[Example]:
     """Smaller examples, the boldest first."""
     graph = given.model.graph
     known = {v.name: v for v in (*graph.input, *graph.value_info, *graph.output)}
+    yield from _with_less(given)
     if len(graph.output) > 1:
         for v in graph.output:
             yield _with(given, graph.node, [v], graph.input)
@@ -60,6 +62,19 @@ def candidates(given: Example) -> Iterator[Example]:
             if len(node.output) and node.output[0] in known and name in known and (
                     known[name].type == known[node.output[0]].type):
                 yield _bypass(given, k, name)
+
+
+def _with_less(given: Example) -> Iterator[Example]:
+    """Without any option, then without one of them."""
+    options = given.options
+    if options:
+        yield replace(given, options={})
+    for name in options:
+        yield replace(given, options={k: v for k, v in options.items() if k != name})
+    for step in options.get("after", ()):
+        rest = [s for s in options["after"] if s != step]
+        if rest:
+            yield replace(given, options={**options, "after": rest})
 
 
 def _typed(v: onnx.ValueInfoProto) -> bool:

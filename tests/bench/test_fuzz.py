@@ -8,13 +8,17 @@ import numpy as np
 import onnx
 import pytest
 
+from evonnx.bench.fuzz.asked import STEPS, check_asked
 from evonnx.bench.fuzz.case import LOOSE, run_case
 from evonnx.bench.fuzz.corpus import from_text, load, to_text
+from evonnx.bench.fuzz.drawn import AFTER, FIXED, SEARCHED, draw
 from evonnx.bench.fuzz.generate import GROUPS, Example, example
 from evonnx.bench.fuzz.judge import Judge
 from evonnx.bench.fuzz.loosen import loosened
 from evonnx.bench.fuzz.shrink import shrink
 from evonnx.bench.fuzz.varied import varied
+from evonnx.bench.fuzz.verdict import Failure
+from evonnx.compiler.api import Compiled, compile
 from evonnx.compiler.importer import import_model
 from evonnx.compiler.options import check_schedule
 from evonnx.compiler.pipeline import run_pipeline
@@ -24,6 +28,7 @@ from evonnx.ir.target import Target
 from evonnx.ir.types import F32, TensorType
 from evonnx.passes.manager import PassReport
 from evonnx.search.greedy import greedy
+from evonnx.search.settings import Search
 
 CORPUS = dict(load(Path(__file__).parent.parent / "fuzz_corpus"))
 
@@ -198,6 +203,59 @@ def test_kernels_are_drawn_that_groups_can_have() -> None:
             names |= settings.keys()
             assert k % 2 == 0 or not settings.get("winograd")
     assert names == {"window", "winograd", "columns", "rows", "depth", "block"}
+
+
+def test_options_are_drawn_that_go_together() -> None:
+    drawn = [draw(np.random.default_rng(k)) for k in range(400)]
+    for o in drawn:
+        Search(o["search"], o.get("cost_model", "bounds"), o.get("budget", 1), o["seed"],
+               objective=o.get("objective", "time"), measure=o.get("measure", 0.0),
+               max_memory=1 if "limit" in o else None)
+    assert {o["search"] for o in drawn} == set(SEARCHED)
+    assert {o["fix"] for o in drawn if "fix" in o} == set(FIXED)
+    assert {step for o in drawn for step in o["after"]} == set(AFTER) == set(STEPS)
+    assert any("limit" in o and "objective" in o for o in drawn)
+
+
+def _open_sizes() -> Example:
+    """A model of two open sizes, under two bindings of them."""
+    node = onnx.helper.make_node
+    given = _model([node("Exp", ["x"], ["a"]), node("Softmax", ["a"], ["b"]),
+                    node("Mul", ["a", "b"], ["c"])], ["b", "c"])
+    for v in (*given.model.graph.input, *given.model.graph.output, *given.model.graph.value_info):
+        for d, name in zip(v.type.tensor_type.shape.dim, ("s0", "s1"), strict=True):
+            d.dim_param = name
+    given.bindings = [{"s0": 4, "s1": 9}, {"s0": 3, "s1": 5}]
+    return given
+
+
+@pytest.mark.parametrize("fix", ["", *FIXED])
+def test_options_are_checked(fix: str, tmp_path: Path) -> None:
+    given = _open_sizes()
+    given.options = {"search": "annealing", "budget": 20, "threads": 2, "limit": 9.0, "expect": 1,
+                     "after": list(AFTER), **({"fix": fix} if fix else {})}
+    given = from_text(to_text(given))
+    plain = compile(given.model, threads=1, cache=str(tmp_path))
+    graph = import_model(given.model)
+    judges = [Judge(graph, given.feeds(k)) for k in range(2)]
+    check_asked(given, plain, judges, str(tmp_path))
+    if fix != "constants":
+        with pytest.raises(Failure, match="wrong"):
+            check_asked(given, plain, [Judge(graph, given.feeds(1)), judges[1]], str(tmp_path))
+
+
+def test_what_fails_with_options_names_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: Compiled, node: object) -> str:
+        raise ZeroDivisionError("nothing is left")
+
+    given = _open_sizes()
+    given.options = {"search": "none", "threads": 1, "fix": "sizes", "after": ["explain", "save"]}
+    monkeypatch.setattr(Compiled, "explain", broken)
+    found = run_case(given, with_peers=False)
+    assert found.status == "error" and '"fix": "sizes"' in found.detail
+    assert "ZeroDivisionError: nothing is left (test_fuzz.py:" in found.detail
+    small = shrink(given, lambda e: run_case(e, with_peers=False).status == "error")
+    assert small.options == {"after": ["explain"]} and len(small.model.graph.node) == 1
 
 
 def test_shrinks_to_the_guilty_node() -> None:

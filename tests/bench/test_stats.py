@@ -5,8 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from evonnx.bench.measure import block, interleave, rotated
+from evonnx.bench.measure import block, interleave
 from evonnx.bench.stats import geomean, paired_ratio, relative_error, summarize
+from evonnx.compiler.turns import rotated
 
 
 def test_summary_is_median_and_quartiles() -> None:
