@@ -175,8 +175,7 @@ class ProgramBuilder:
             return self.add(Buffer(f"v{len(self.buffers)}", TensorType(F32, size), "arena"))
         k, recipes = kernels.packed_constant
         type_ = TensorType(recipes[0].dtype, size)
-        parts = [("panels", p.offset, p.outer, p.column, p.inner, p.width, p.group, p.winograd)
-                 for p in recipes]
+        parts = [p.spec for p in recipes]
         spec: tuple[Any, ...] = parts[0] if len(parts) == 1 else ("joined", *parts)
         digest = ins[k].node.attrs["digest"]
         found = self.packed.get((digest, spec))

@@ -76,6 +76,12 @@ class Panels:
     dtype: DType = F32
     """Element type of the panels; four bytes count as one float32."""
 
+    @property
+    def spec(self) -> tuple[object, ...]:
+        """The transform of the constant (``runtime.constants``)."""
+        return ("panels", self.offset, self.outer, self.column, self.inner, self.width, self.group,
+                self.winograd)
+
 
 @dataclass(frozen=True, slots=True)
 class Contraction:

@@ -27,7 +27,7 @@ from ..ir.variants import (
     tiling,
 )  # fmt: skip
 from .attention import lower_attention
-from .contract import Contraction, Panels, brief_weights, lower_contraction
+from .contract import Contraction, brief_weights, lower_contraction
 from .contract_bytes import lower_byte_contraction
 from .depthwise import lower_depthwise
 from .depthwise_over import lower_depthwise_over
@@ -36,6 +36,7 @@ from .lower import lower_loops
 from .micro import igemm, igemm_i8
 from .nest import called
 from .opaque import OPAQUE
+from .opaque.base import Recipe
 from .separable import lower_lines, lower_separable
 from .winograd import lower_winograd
 
@@ -63,7 +64,7 @@ class GroupKernels:
     kernels: tuple[Kernel, ...]
     packed_elements: Dim = 0
     """float32 elements of the packed operand; 0 for none."""
-    packed_constant: tuple[int, tuple[Panels, ...]] | None = None
+    packed_constant: tuple[int, tuple[Recipe, ...]] | None = None
     """(input number, recipes of its parts) where the packed operand is a constant."""
 
 

@@ -328,6 +328,11 @@ def _emit_invert(builder: ir.IRBuilder, _: types.Type, a: Any) -> Any:
     return builder.not_(a)
 
 
+def _emit_hidden(builder: ir.IRBuilder, _: types.Type, a: Any) -> Any:
+    """No instruction: an empty piece of assembly that takes and gives a register."""
+    return builder.asm(ir.FunctionType(a.type, [a.type]), "", "=r,0", [a], False)
+
+
 def _emit_ipow(builder: ir.IRBuilder, kind: types.Type, a: Any, b: Any) -> Any:
     """Square and multiply over all bits of the exponent, wrapping; a negative one gives 0, 1, -1.
 
@@ -362,6 +367,8 @@ simple("imax", "Larger of two integers.", 2, same_integer, _integer_extreme("max
 simple("imin", "Smaller of two integers.", 2, same_integer, _integer_extreme("min"))
 simple("iabs", "Absolute value; the smallest integer stays.", 1, same_integer, _emit_iabs)
 simple("inot", "Bitwise complement.", 1, same_integer, _emit_invert)
+simple("hidden", "``a``; LLVM does not see that it is: vectors are not made across it.", 1,
+       same_integer, _emit_hidden)
 simple("ipow", "``a`` to the power ``b``, wrapping.", 2, same_integer, _emit_ipow)
 
 # --- comparisons, logic, choice -------------------------------------------------------------------

@@ -15,6 +15,7 @@ import numpy as np
 
 from ..ir.errors import CompileError, quote
 from ..ir.graph import Constants
+from ..ir.ops.trees import walked
 from ..ir.types import DTYPES, TensorType, Type
 from ..ir.winograd import Transforms
 from ..kernels.micro.packing import pack_b
@@ -122,6 +123,12 @@ def _panels(
         packed[:, whole] = 0
         packed[:, whole, :, :rest] = matrix[:, :, whole * width :]
     return packed
+
+
+@transform("walked_nodes")
+def _walked_nodes(array: np.ndarray, compare: str, plain: bool) -> np.ndarray:
+    """The nodes of a forest as its kernel walks them, four words each, as float32."""
+    return walked(array, compare, plain).reshape(-1).view(np.float32)
 
 
 @transform("joined")

@@ -105,20 +105,25 @@ class Forest:
                     stack.append((self.left[node], False))
                     stack.append((self.right[node], False))
 
-    def preorder(self) -> Forest | None:
-        """The same forest with every tree in preorder, the right child next to its parent; None
-        where trees share nodes and would have to be copied."""
-        number: dict[int, int] = {}
+    def adjacent(self) -> Forest | None:
+        """The same forest with the roots first, one after another, and then of every tree both
+        children of a node side by side, in preorder; None where trees share nodes and would have to
+        be copied."""
+        number = {root: k for k, root in enumerate(self.roots)}
+        if len(number) != len(self.roots):
+            return None
         for root in self.roots:
             stack = [root]
             while stack:
                 node = stack.pop()
-                if node in number:
-                    return None
-                number[node] = len(number)
-                if self.mode[node] != LEAF:
-                    stack.extend((self.left[node], self.right[node]))
-        made = Forest(roots=[number[r] for r in self.roots])
+                if self.mode[node] == LEAF:
+                    continue
+                for child in (self.left[node], self.right[node]):
+                    if child in number:
+                        return None
+                    number[child] = len(number)
+                stack.extend((self.right[node], self.left[node]))
+        made = Forest(roots=list(range(len(self.roots))))
         for node in number:
             inner = self.mode[node] != LEAF
             made.add(
@@ -157,14 +162,14 @@ def evaluate_forest(
     most = max(forest.feature, default=0)
     if most > COLUMN_MASK or (isinstance(columns, int) and most >= max(columns, 1)):
         raise ModelError(f"a tree compares feature {most} of {x.type}")
-    ordered = forest.preorder()
+    ordered = forest.adjacent()
     forest = ordered or forest
     operands = [ctx.b.const(t) for t in forest.tables(np.float64 if wide else np.float32)]
     inner = {m for m in forest.mode if m != LEAF}
     result: Value = ctx.b.op(
         "tree_ensemble", x, *operands, targets=targets, aggregate=aggregate,
         compare=MODES[next(iter(inner))] if len(inner) == 1 else "mixed", nan=any(forest.missing),
-        preorder=ordered is not None,
+        adjacent=ordered is not None,
     )  # fmt: skip
     return result
 

@@ -14,8 +14,9 @@ last    the threshold's bits: word 3 of 4 as f32, words 4 and 5 of 6 as f64
 The test is ``x[column] <mode> threshold`` in the threshold's type; with ``missing`` a NaN passes
 it. ``target`` (i32) and ``weight`` say, per weight, what a leaf adds to which output column;
 ``roots`` (i32) names the root of each tree. ``compare`` is the one mode of all inner nodes, or
-"mixed"; ``nan`` says whether any node has ``missing``; ``preorder`` whether the node that follows a
-failed test is always the next one of the table.
+"mixed"; ``nan`` says whether any node has ``missing``; ``adjacent`` whether the node that follows a
+failed test is always the next one behind the node that follows a passed one, and both are behind
+the node of the test.
 """
 
 from __future__ import annotations
@@ -55,6 +56,48 @@ def node_table(
         table[:, 4:] = np.ascontiguousarray(value).view(np.int32).reshape(-1, 2)
     else:
         table[:, 3] = np.ascontiguousarray(value).view(np.int32)
+    return table
+
+
+WALKED_WORDS = 4
+"""Words per node of ``walked``."""
+MOST_WEIGHTS = (1 << 19) - 1
+"""Weights of a leaf that ``walked`` can count."""
+
+
+def walked(nodes: np.ndarray, compare: str, plain: bool) -> np.ndarray:
+    """A table of ``adjacent`` nodes as ``[nodes + 1, 4]`` i32 for walks without branches.
+
+    The node that follows one is ``word 3 / 2 + (the test failed)``; word 2 is its code, of which
+    ``plain`` keeps the column only. An f64 threshold is words 0 and 1, an f32 threshold word 1. The
+    threshold of a leaf is NaN, so that its test is known, and word 3 leads back to it; word 0 and
+    the last bits of word 1 are the first entry and the number of its weights. Word 0 of one more
+    row is the number of columns that x must have.
+
+    Raises ``ModelError`` for a table in which a walk could leave the table or not end.
+    """
+    count = len(nodes)
+    code, left, right = (nodes[:, k].astype(np.int64) for k in range(3))
+    leaf = code < 0
+    inner = ~leaf
+    own = np.arange(count)
+    if count >= 1 << 30:
+        raise ModelError(f"tree_ensemble: {count} nodes")
+    if ((right != left + 1) | (left <= own) | (right >= count))[inner].any():
+        raise ModelError("tree_ensemble: nodes that follow one are not side by side behind it")
+    if ((left < 0) | (right < 0) | (right > MOST_WEIGHTS))[leaf].any():
+        raise ModelError(f"tree_ensemble: a leaf with more than {MOST_WEIGHTS} weights")
+    table = np.zeros((count + 1, WALKED_WORDS), np.int32)
+    body = table[:count]
+    body[:, 1] = nodes[:, -1]
+    if threshold_type(nodes.shape[1]) == F64:
+        body[:, 0] = nodes[:, 4]
+    column = np.where(leaf, 0, code & COLUMN_MASK)
+    body[:, 2] = column if plain else np.where(leaf, 0, code)
+    body[:, 3] = 2 * np.where(leaf, own - (compare != "neq"), left)
+    body[leaf, 0] = left[leaf]
+    body[leaf, 1] = (0x7FF80000 + right)[leaf]  # NaN as an f32 and as the upper half of an f64
+    table[count, 0] = column.max(initial=-1) + 1
     return table
 
 
@@ -119,5 +162,5 @@ def _work(operands: tuple[Any, ...], attrs: Attributes, results: tuple[Any, ...]
 
 
 register(OpDef("tree_ensemble", (5, 5), _infer, _reference, frozenset({"opaque", "trees"}),
-               attrs=("targets", "aggregate", "compare", "nan", "preorder"), work_fn=_work,
+               attrs=("targets", "aggregate", "compare", "nan", "adjacent"), work_fn=_work,
                doc="sum (average, min, max) of the weights of the leaves that each row reaches"))

@@ -12,7 +12,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from ...ir.dim_functions import ceil_div
 from ...ir.dims import Dim, product
@@ -20,9 +20,6 @@ from ...ir.errors import UnsupportedError
 from ...ir.graph import Node
 from ...ir.target import Target
 from ...ir.types import DTYPES, F32, DType, TensorType
-
-if TYPE_CHECKING:
-    from ..contract import Panels
 
 STORED = frozenset(name for name, d in DTYPES.items() if d.kind != "s")
 """Element types kernels can load and store: the keys of ``words.STORED``, which is not imported
@@ -49,15 +46,27 @@ class OpaqueKernel:
     """The constant operand that it reads in panels, if any."""
 
 
+class Recipe(Protocol):
+    """How a constant is packed."""
+
+    @property
+    def dtype(self) -> DType:
+        """Element type of what is made."""
+
+    @property
+    def spec(self) -> tuple[object, ...]:
+        """The transform of the constant (``runtime.constants``)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Packed:
     """A constant operand that is packed once."""
 
     operand: int
     """Its number among the operands that are present."""
-    elements: int
+    elements: Dim
     """float32 elements of all panels."""
-    panels: tuple[Panels, ...]
+    panels: tuple[Recipe, ...]
     """Recipes, one part after another."""
 
 

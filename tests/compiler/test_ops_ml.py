@@ -10,7 +10,9 @@ from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 import evonnx
+from evonnx.compiler.importer.ops_trees import LEAF, Forest
 from evonnx.ir.errors import ModelError, UnsupportedError
+from evonnx.ir.ops.trees import walked
 
 RNG = np.random.default_rng(19)
 ML = "ai.onnx.ml"
@@ -127,6 +129,22 @@ def _flat_forest(modes: list[int], members: list[float] | None = None) -> dict[s
         array = np.array(members, np.float32)
         attrs["membership_values"] = numpy_helper.from_array(array)
     return attrs
+
+
+def test_trees_are_laid_out_for_walks_of_several_lanes() -> None:
+    forest = Forest(roots=[2, 5])
+    for left, right in ((0, 0), (0, 0), (4, 3), (1, 0), (4, 4), (5, 5)):
+        forest.add(0, 0.5, left, right, 0 if left != right else LEAF, False)
+    forest.weights[1] = [(0, 2.0)]
+    made = forest.adjacent()
+    assert made is not None
+    assert (made.roots, made.left, made.right) == ([0, 1], [2, 0, 0, 4, 0, 0], [3, 0, 0, 5, 0, 0])
+    assert dict(made.weights) == {4: [(0, 2.0)]}
+    walked(made.tables(np.float32)[0], "leq", True)
+    forest.left[3] = 0
+    forest.right[3], forest.mode[3] = 4, 0  # two tests lead to leaf 4
+    assert forest.adjacent() is None
+    assert Forest(roots=[0, 0]).adjacent() is None
 
 
 @pytest.mark.parametrize("mode", range(6))

@@ -136,11 +136,7 @@ class OpaqueRunner:
             call = self._loaded[kernel.symbol] = c_function(loader, kernel.symbol, 4)
         inputs = [np.ascontiguousarray(a) for a in args if a is not None]
         if kernel.packed is not None:
-            parts = [
-                apply(inputs[kernel.packed.operand],
-                      ("panels", p.offset, p.outer, p.column, p.inner, p.width, p.group))
-                for p in kernel.packed.panels
-            ]  # fmt: skip
+            parts = [apply(inputs[kernel.packed.operand], p.spec) for p in kernel.packed.panels]
             inputs[kernel.packed.operand] = np.concatenate([p.reshape(-1) for p in parts])
             assert inputs[kernel.packed.operand].size == kernel.packed.elements
         frames = [_frame(t.numel() * t.dtype.itemsize) for t in node.types]

@@ -8,7 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evonnx.ir.ops.trees import COLUMN_MASK, MISSING_SHIFT, MODE_SHIFT, MODES, node_table
+from evonnx.ir.errors import ModelError
+from evonnx.ir.ops.trees import (
+    COLUMN_MASK,
+    MISSING_SHIFT,
+    MODE_SHIFT,
+    MODES,
+    MOST_WEIGHTS,
+    node_table,
+    walked,
+)
 from evonnx.ir.types import F16, F32, F64
 from evonnx.kernels.opaque import OPAQUE
 
@@ -212,7 +221,86 @@ def test_tree_ensemble(opaque: Any, aggregate: str) -> None:
             for compare, nan in ((name, True), ("mixed", True)):
                 opaque.check("tree_ensemble", [x, *_forest(mode, real)], targets=2,
                              aggregate=aggregate, compare=compare, nan=nan,
-                             preorder=False)  # fmt: skip
+                             adjacent=False)  # fmt: skip
+
+
+def _adjacent_forest(rng: Any, trees: int, mode: int, missing: str, columns: int, targets: int,
+                     real: Any) -> list[np.ndarray]:
+    """Random trees, roots first and then siblings side by side; leaves of no to three weights.
+    ``mode`` 6: tests of all modes; ``missing``: of "no", "some" or "all" nodes."""
+    rows: list[list[int]] = [[0, 0, 0] for _ in range(trees)]
+    depth = [0] * trees
+    value, target = list(rng.choice([-1.0, -0.5, -0.0, 0.0, 0.5, np.inf], trees)), []
+    for at, row in enumerate(rows):  # grows while it is walked
+        if depth[at] < 9 and rng.random() < (0.9 if depth[at] < 2 else 0.6):
+            flags = rng.integers(6) if mode == 6 else mode
+            gap = missing == "all" or missing == "some" and rng.random() < 0.5
+            column = int(rng.integers(columns))
+            row[:] = (column | int(flags) << MODE_SHIFT | int(gap) << MISSING_SHIFT,
+                      len(rows), len(rows) + 1)
+            rows += [[0, 0, 0], [0, 0, 0]]
+            depth += [depth[at] + 1] * 2
+            value += list(np.round(rng.standard_normal(2), 1))
+        else:
+            count = int(rng.integers(4))
+            row[:] = -1, len(target), count
+            target += list(rng.integers(0, targets, count))
+    code, left, right = np.array(rows, np.int32).reshape(-1, 3).T
+    return [node_table(code, left, right, np.array(value, real)), np.array(target, np.int32),
+            rng.standard_normal(len(target)).astype(real), np.arange(trees, dtype=np.int32)]
+
+
+@pytest.mark.parametrize("mode", range(7))
+@pytest.mark.parametrize("missing", ["no", "some", "all"])
+def test_lanes_of_constant_trees(opaque: Any, mode: int, missing: str) -> None:
+    rng = np.random.default_rng(mode)
+    cases = itertools.product((1, 7, 8, 21), (0, 1, 8, 9, 75), (1, 3))
+    for k, (trees, rows, targets) in enumerate(cases):
+        dtype = (np.float32, np.float64, np.int64)[k % 3]
+        x = np.round(rng.standard_normal((rows, 5)), 1)
+        if dtype != np.int64 and k % 4:
+            x[rng.random(x.shape) < 0.2] = np.nan
+            x[rng.random(x.shape) < 0.1] = np.inf
+        real = np.float64 if dtype == np.float64 else np.float32
+        forest = _adjacent_forest(rng, trees, mode, missing, 5, targets, real)
+        attrs = {
+            "targets": targets, "aggregate": ("sum", "average", "min", "max")[k % 4],
+            "compare": "mixed" if mode == 6 else MODES[mode], "nan": missing != "no",
+            "adjacent": True,
+        }  # fmt: skip
+        node = opaque.node("tree_ensemble", [x.astype(dtype), *forest], (1,), **attrs)
+        assert OPAQUE[node.op](node, opaque.target).packed is not None
+        opaque.check("tree_ensemble", [x.astype(dtype), *forest], constants=(1,), **attrs)
+
+
+def test_lanes_need_no_rows_columns_or_trees(opaque: Any) -> None:
+    rng = np.random.default_rng(0)
+    attrs = {"targets": 2, "aggregate": "sum", "compare": "leq", "nan": True, "adjacent": True}
+    forest = _adjacent_forest(rng, 9, 0, "some", 5, 2, np.float32)
+    opaque.check("tree_ensemble", [np.ones((3, 0), np.float32), *forest], constants=(1,), **attrs)
+    args = [np.ones((3, 4), np.float32), *forest]  # a column is missing
+    node = opaque.node("tree_ensemble", args, (1,), **attrs)
+    assert (opaque.run(node, args)[0] == 0).all()
+    none = _adjacent_forest(rng, 0, 0, "some", 5, 2, np.float32)
+    opaque.check("tree_ensemble", [np.ones((3, 5), np.float32), *none], constants=(1,), **attrs)
+
+
+def test_walks_that_leave_the_table_are_refused() -> None:
+    good = _adjacent_forest(np.random.default_rng(1), 3, 0, "no", 5, 2, np.float32)[0]
+    walked(good, "leq", True)
+    inner, leaf = int(np.flatnonzero(good[:, 0] >= 0)[0]), int(np.flatnonzero(good[:, 0] < 0)[0])
+    for row, word, number in (
+        (inner, 1, inner), (inner, 2, len(good)), (inner, 2, int(good[inner, 1])), (inner, 1, -1),
+        (leaf, 1, -1), (leaf, 2, -1), (leaf, 2, MOST_WEIGHTS + 1),
+    ):  # fmt: skip
+        bad = good.copy()
+        bad[row, word] = number
+        with pytest.raises(ModelError, match="tree_ensemble"):
+            walked(bad, "leq", True)
+    last = good.copy()
+    last[inner, 1:3] = len(good) - 1, len(good)
+    with pytest.raises(ModelError, match="side by side"):
+        walked(last, "leq", True)
 
 
 def test_tree_tables_that_lie_do_no_harm(opaque: Any) -> None:
@@ -224,7 +312,7 @@ def test_tree_tables_that_lie_do_no_harm(opaque: Any) -> None:
     target[:] = 10**9
     args = [np.ones((3, 2), np.float32), nodes, target, weight, roots + 10**8]
     node = opaque.node("tree_ensemble", args, targets=2, aggregate="sum", compare="leq", nan=False,
-                       preorder=True)  # fmt: skip
+                       adjacent=True)  # fmt: skip
     assert (opaque.run(node, args)[0] == 0).all()
 
 

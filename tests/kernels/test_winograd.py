@@ -193,7 +193,7 @@ def test_nest(side: int) -> None:
     lowered = lower_winograd(cut, tile, frozenset([1]), plan)
     assert lowered.panels is not None
     p = lowered.panels[1][0]
-    packed = apply(w, ("panels", p.offset, p.outer, p.column, p.inner, p.width, 1, p.winograd))
+    packed = apply(w, p.spec)
     y = np.full(graph.outputs[0][1].shape, np.nan, np.float32)  # type: ignore[arg-type]
     run_nest(lowered.nest, [x, w, packed, y], {}, tile.nr)
     np.testing.assert_allclose(y, interp.run(graph, {"x": x})["y"], rtol=0, atol=1e-5)
