@@ -5,8 +5,9 @@ that lives in between. The first three follow from the model; the arena from ord
 search knows the arena to within what lowering adds (operands packed on the way), so a program that
 needs too much is scheduled again under a limit on the arena that is lower by as much, a few times;
 where that is not enough, concatenations are dissolved in their readers (``split_concats``) and the
-terms of sums are put into another order (``order_sums``, or one that is searched) first. What is
-promised is what the memory plan of the finished program says at the sizes expected.
+terms of sums are put into another order (``order_sums``, or one that is searched) first. Greedy
+fusion is what is tried last. What is promised is what the memory plan of the finished program says
+at the sizes expected.
 """
 
 from __future__ import annotations
@@ -100,7 +101,22 @@ def within(request: Request, stages: Stages, executable: Executable,
             return found
         if lean.total < least.total:
             least, why = lean, reason
+    greedy = _greedy(request, stages)
+    program = build(greedy)
+    needed = peak_of(greedy, program, request)
+    if needed.total <= (request.search.max_memory or 0):
+        return greedy, program
+    if needed.total < least.total:
+        least, why = needed, "a smaller arena was found, but it needs more besides"
     raise LimitError(_told(request.search.max_memory or 0, least, why))
+
+
+def _greedy(request: Request, stages: Stages) -> Stages:
+    """Greedy fusion as it is: what needs the least arena may need more scratch and packed weights
+    than that saves."""
+    how = replace(request.search, name="none", objective="time", max_memory=None)
+    choice = choose(stages.graph, Fuser(stages.graph), request.target, how)
+    return replace(stages, choice=choice, schedule=choice.schedule)
 
 
 def _tightened(request: Request, stages: Stages, executable: Executable,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import operator
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -259,6 +260,22 @@ def check_schedule(schedule: Schedule, graph: Graph, target: Target | None = Non
                 _check_variant(graph, group, nodes, written, target or Target.detect())
             except Refused as refusal:
                 raise ScheduleError(f"group g{k} {shown}: {refusal}") from None
+
+
+def fitted(schedule: Schedule, graph: Graph, target: Target) -> Schedule:
+    """A legal schedule made for another machine: settings that kernels of ``target`` cannot have
+    (a micro-tile of vectors of another width) are left to the kernel."""
+    groups = []
+    every = zip(schedule.groups, schedule.members(graph), schedule.written(graph), strict=True)
+    for group, nodes, written in every:
+        kept = replace(group, variant=())
+        for setting in group.variant:
+            more = replace(kept, variant=(*kept.variant, setting))
+            with suppress(Refused):
+                _check_variant(graph, more, nodes, written, target)
+                kept = more
+        groups.append(kept)
+    return Schedule(schedule.graph, tuple(groups))
 
 
 def _check_variant(graph: Graph, group: Group, nodes: Sequence[Node], written: Sequence[Value],

@@ -87,8 +87,9 @@ def load(path: str | os.PathLike[str], *, threads: int | None = None, recompile:
     """A compiled model from a file that ``Compiled.save`` wrote.
 
     ``threads``: None uses the cores this process may use. ``recompile`` compiles the IR inside,
-    with its schedule, for this machine, instead of loading the machine code. Loading runs machine
-    code from the file: load only files you trust.
+    with its schedule, for this machine, instead of loading the machine code; settings of kernels
+    that this machine cannot have are chosen anew. Loading runs machine code from the file: load
+    only files you trust.
 
     Raises ``ArtefactError`` for a file that is damaged, of another format, or whose code this
     machine cannot run; ``OptionError`` for bad threads.
@@ -106,7 +107,8 @@ def load(path: str | os.PathLike[str], *, threads: int | None = None, recompile:
         found.require_weights()
     from .api import compile as compile_model
 
-    return compile_model(stages.graph, schedule=stages.schedule, threads=count, pipeline="")
+    schedule = options.fitted(stages.schedule, stages.graph, Target.detect())
+    return compile_model(stages.graph, schedule=schedule, threads=count, pipeline="")
 
 
 def saved_graph(path: str | os.PathLike[str]) -> Graph:

@@ -35,7 +35,7 @@ def check_asked(given: Example, plain: Compiled, judges: list[Judge], cache: str
     try:
         compiled = compile(given.model, cache=cache, **asked)
     except (LimitError, OptionError) as error:
-        if "limit" in options and isinstance(error, LimitError):  # another thread has its scratch
+        if isinstance(error, LimitError) and not _reachable(options):
             return
         if "exhaustive search" in str(error):  # for few nodes, and none of its budget is left out
             return
@@ -71,12 +71,20 @@ def arguments(given: Example, plain: Compiled) -> dict[str, Any]:
                           for v in inputs}
     elif fix == "constants" and inputs:
         made["constants"] = {inputs[0].name: given.feeds()[inputs[0].name]}
-    if binding and "expect" in options and fix not in ("sizes", "shapes", "constants"):
+    counted = options.keys() & {"expect", "limit"}
+    if binding and counted and fix not in ("sizes", "shapes", "constants"):
         made["expect"] = {_renamed(k) if fix == "renamed" else k: v
                           for k, v in _expected(given).items()}
     if "limit" in options:
         made["max_memory"] = max(1, int(options["limit"] * needs(given, plain)))
     return made
+
+
+def _reachable(options: Mapping[str, Any]) -> bool:
+    """Whether a limit leaves room for the model compiled without options: not on more threads, each
+    of which has scratch of its own, nor by kernels of another target or of sizes that are fixed."""
+    return (options.get("limit", 1) >= 1 and options.get("threads") == 1
+            and not options.keys() & {"target", "fix"})
 
 
 def feeds_of(given: Example, binding: int) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import evonnx
-from evonnx.compiler.options import check_schedule
+from evonnx.compiler.options import check_schedule, fitted
 from evonnx.compiler.saved import saved_graph
 from evonnx.ir.interp import run
 from evonnx.ir.target import Target
@@ -147,6 +147,24 @@ def test_a_foreign_machine_is_refused_or_compiled_for(
     assert again.schedule == evonnx.load(file).schedule
     assert again.executable.target.runs_here()
     assert np.array_equal(again(X), want)
+
+
+def test_settings_of_other_vectors_are_left_to_this_machine(tmp_path: Path, want: np.ndarray
+                                                            ) -> None:
+    """A micro-tile of the narrow vectors that the file was compiled for."""
+    narrow = Target.named("generic")
+    plain = evonnx.compile(model(), target=narrow, threads=1, search="none")
+    groups = tuple(replace(g, variant=(("columns", 4), ("rows", 2)))
+                   if g.implementation == "contract" else g for g in plain.schedule.groups)
+    compiled = evonnx.compile(model(), target=narrow, threads=1,
+                              schedule=replace(plain.schedule, groups=groups))
+    compiled.save(tmp_path / "narrow.evonnx")
+    again = evonnx.load(tmp_path / "narrow.evonnx", threads=1, recompile=True)
+    assert np.allclose(again(X), want, rtol=1e-5)
+    wide = fitted(compiled.schedule, compiled.graph, Target.named("zen5-2core"))
+    settings = [dict(g.variant) for g in wide.groups if g.implementation == "contract"]
+    assert settings == [{"rows": 2}]
+    assert fitted(compiled.schedule, compiled.graph, narrow) == compiled.schedule
 
 
 def test_the_weights_of_the_ir_may_stay_behind(
