@@ -14,7 +14,8 @@ all its settings (``settings``), heights of micro-tiles with them, of which the 
 oracle: what a perfect choice would win. The
 variants of a set compute the same from the same, and are timed interleaved, kernel by kernel, so
 that neither the call nor copies of outputs count, and in every round somewhere else in memory,
-which alone makes up to seven percent; the least time counts. Within the set the model's order is
+which alone makes up to seven percent; the least time counts, and the same for variants of which
+the same program is made. Within the set the model's order is
 compared with the measured one (M. Kendall, "A new measure of rank correlation", 1938), and the
 regret is the time of the variant it would have chosen over the best one's. Pairs, and sets, whose
 times lie within ``NOISE`` of one another decide nothing and are left out.
@@ -335,23 +336,29 @@ def _seconds(estimate: Any) -> float:
 def _measure(graph: Graph, schedules: Mapping[str, Schedule], target: Target, threads: int,
              rounds: int) -> tuple[tuple[float, ...], dict[str, int]]:
     """Seconds of a call by each schedule, and the sizes that were fed. In every round the programs
-    lie elsewhere in memory."""
-    times: dict[str, list[list[float]]] = {name: [] for name in schedules}
+    lie elsewhere in memory. Schedules that lead to the same program have its time: their order
+    would be that of their places."""
+    times: dict[str, list[list[float]]] = {}
+    programs: dict[str, str] = {}
     sizes: dict[str, int] = {}
     between: list[bytes] = []
     for turn in range(rounds):
         for k, (name, schedule) in enumerate(schedules.items()):
             compiled = compile_model(graph, schedule=schedule, pipeline="fold", target=target,
                                      threads=threads)
+            program = programs[name] = repr(compiled.program)
+            if len(times.setdefault(program, [])) > turn:
+                continue
             feeds = random_feeds(compiled.inputs, others=OTHERS)
             compiled.run(None, feeds)
             longest = sum(step.seconds for step in profile(compiled.executable, feeds, 1))
             repeats = max(2, min(_REPEATS, int(_BLOCK / longest)))
             steps = profile(compiled.executable, feeds, repeats)
-            times[name].append([step.seconds for step in steps])
+            times[program].append([step.seconds for step in steps])
             sizes = dict(compiled.report().sizes)
             between.append(bytes(_APART * (1 + (turn * len(schedules) + k) % 61)))
-    return tuple(sum(map(min, zip(*times[name], strict=True))) for name in schedules), sizes
+    least = {program: sum(map(min, zip(*rows, strict=True))) for program, rows in times.items()}
+    return tuple(least[programs[name]] for name in schedules), sizes
 
 
 def summary(comparisons: Sequence[Comparison], models: Sequence[str]) -> list[dict[str, Any]]:

@@ -104,6 +104,9 @@ def test_a_contraction_is_a_set_of_its_variants() -> None:
     assert (label, count) == ("dot relu", 1) and "" in made and "{block=1}" in made
     every = dict(calibration.kernel_variants(alone, Target.detect(), every=True))
     assert made.keys() < every.keys() and "{columns=48, rows=4}" in every
+    twice = {"first": made[""], "other": made["{block=1}"], "second": made[""]}
+    (first, other, second), _ = calibration._measure(alone, twice, Target.detect(), 1, 2)
+    assert first == second != other  # the same program is measured once
     feeds = {"x0": np.random.default_rng(0).standard_normal((40, 32)).astype(np.float32)}
     results = [evonnx.compile(alone, schedule=s, pipeline="fold", threads=1).run(None, feeds)[0]
                for s in made.values()]
