@@ -8,6 +8,7 @@ error, ``shrink`` makes a failing model small, ``corpus`` keeps it as text, ``ca
     python -m evonnx.bench.fuzz 1000              # a thousand graphs; failures go to a folder
     python -m evonnx.bench.fuzz --replay FILE     # one saved example
     python -m evonnx.bench.fuzz --seed 4711       # one seed, shrunk if it fails
+    python -m evonnx.bench.fuzz 1000 --broken     # models with faults put in
 
 The generator is driven by a seed, not by Hypothesis, and failures are shrunk on the graph. A draw
 here depends on the shapes and types of all draws before it, so a shrinker of choices, as Hypothesis

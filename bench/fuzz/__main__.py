@@ -41,14 +41,17 @@ def _print(console: Console, total: Summary, base: int) -> None:
 @click.option("--minutes", type=float, default=float("inf"), help="Time after which to stop.")
 @click.option("--workers", type=click.IntRange(1), default=2, help="Processes.")
 @click.option("--peers/--no-peers", default=True, help="Whether to ask the peers.")
+@click.option("--broken", is_flag=True, help="Break the models: each must be refused in words.")
 @click.option("--save", "folder", type=click.Path(path_type=Path), default=None,
               help="Folder for failing examples, shrunk.")
 @click.option("--out", type=click.Path(path_type=Path), default=None, help="File for the JSON.")
 def main(count: int, base: int, seed: int | None, replay: Path | None, minutes: float,
-         workers: int, peers: bool, folder: Path | None, out: Path | None) -> None:
+         workers: int, peers: bool, broken: bool, folder: Path | None, out: Path | None) -> None:
     """Fuzzes COUNT graphs. Exit code 1 if any failed."""
     console = Console()
-    if seed is not None or replay is not None:
+    if broken and seed is not None:
+        count, base, workers = 1, seed, 1
+    elif seed is not None or replay is not None:
         given = example(seed) if replay is None else from_text(replay.read_text("utf-8"))  # type: ignore[arg-type]
         found = outcome(given)
         console.print(f"{found.status} {found.detail}", markup=False)
@@ -65,12 +68,12 @@ def main(count: int, base: int, seed: int | None, replay: Path | None, minutes: 
             failed += o.failed
             if o.failed:
                 bar.console.print(f"{o.status}: {o.detail}\n  again: python -m evonnx.bench.fuzz "
-                                  f"--seed {o.seed}", markup=False)
+                                  f"--seed {o.seed}{' --broken' * broken}", markup=False)
             bar.update(shown, advance=1, description=f"graphs, {failed} failed")
 
-        total = run_many(count, base, workers, peers, seen, minutes)
+        total = run_many(count, base, workers, peers, seen, minutes, broken)
     _print(console, total, base)
-    if folder is not None:
+    if folder is not None and not broken:
         for o in total.failures:
             console.print(f"saved {save(o, folder)}", markup=False)
     if out is not None:

@@ -20,6 +20,7 @@ import numpy as np
 from ...compiler.api import compile
 from ...compiler.pipeline import rule_names
 from ..pool import Dead, Pool
+from .broken import limit_memory, run_broken
 from .case import Outcome, run_case, watch_compilation
 from .corpus import from_text, to_text
 from .drawn import SEARCHED
@@ -43,6 +44,15 @@ def _open(base: int, cache: str, with_peers: bool) -> Callable[[int], Outcome]:
         return run_case(example(base + task), cache, with_peers)
 
     return work
+
+
+def _open_broken(base: int, cache: str) -> Callable[[int], Outcome]:
+    """A worker's function: the outcome of seed ``base + task``, its model broken."""
+    warnings.simplefilter("ignore")
+    os.environ["EVONNX_CACHE"] = cache
+    _warm(cache)
+    limit_memory()
+    return lambda task: run_broken(base + task, cache)
 
 
 def _open_one(text: str) -> Callable[[int], Outcome]:
@@ -108,12 +118,16 @@ class Summary:
 
 
 def run_many(count: int, base: int = 0, workers: int = 2, with_peers: bool = True,
-             seen: Callable[[Outcome], None] | None = None, minutes: float = np.inf) -> Summary:
+             seen: Callable[[Outcome], None] | None = None, minutes: float = np.inf,
+             broken: bool = False) -> Summary:
     """Seeds ``base .. base + count - 1`` on ``workers`` processes with a cache of their own; the
-    rest is left out after ``minutes``."""
+    rest is left out after ``minutes``. ``broken``: their models are broken first."""
     total, start = Summary(), time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="evonnx-fuzz-") as cache:
-        pool = Pool(workers, _open, (base, cache, with_peers), LIMIT_S, RENEW)
+        how: tuple[Any, tuple[Any, ...]] = (_open, (base, cache, with_peers))
+        if broken:
+            how = _open_broken, (base, cache)
+        pool = Pool(workers, *how, LIMIT_S, RENEW)
         for task, answer in pool.run(count):
             if isinstance(answer, Dead):
                 answer = Outcome(base + task, "hang" if answer.hung else "crash", answer.reason)

@@ -85,12 +85,12 @@ def run_case(given: Example, cache: str | bool = False, with_peers: bool = True)
     except UnsupportedError as error:
         found.status, found.detail = "unsupported", str(error)[:300]
     except Exception as error:  # whatever escapes is a defect
-        found.status, found.detail = "error", _said(error)
+        found.status, found.detail = "error", said(error)
     found.seconds = time.perf_counter() - start
     return found
 
 
-def _said(error: Exception) -> str:
+def said(error: Exception) -> str:
     """An exception and the line that raised it."""
     at = traceback.extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__}: {error}"[:600] + f" ({Path(at.filename).name}:{at.lineno})"
@@ -190,13 +190,13 @@ def _same_again(given: Example, compiled: Compiled, first: Mapping[str, Any], ca
 
 def _asked(given: Example, compiled: Compiled, judges: list[Judge], cache: str | bool) -> None:
     """The model with the options of the example; what fails there names them."""
-    said = f"with {json.dumps(given.options)}: "
+    under = f"with {json.dumps(given.options)}: "
     try:
         check_asked(given, compiled, judges, cache)
     except Failure as failure:
-        raise Failure(failure.kind, said + failure.detail) from None
+        raise Failure(failure.kind, under + failure.detail) from None
     except Exception as error:
-        raise Failure("error", said + _said(error)) from error
+        raise Failure("error", under + said(error)) from error
 
 
 def _otherwise(given: Example, compiled: Compiled, judge: Judge, cache: str | bool) -> None:

@@ -64,7 +64,7 @@ def read(model: Model) -> Source:
         proto = _parse(file)
     if not proto.HasField("graph"):
         raise ModelError("the model holds no graph (not an ONNX model, or a truncated one)")
-    check_nesting(proto)
+    check_graphs(proto)
     opsets = read_opsets(proto.opset_import, "the model")
     if not opsets and proto.ir_version < 3:
         opsets = {"": 1}  # models of the first IR versions name no opset: it is the first one
@@ -111,17 +111,32 @@ def read_opsets(imports: Any, what: str) -> dict[str, int]:
     return opsets
 
 
-def check_nesting(model: ModelProto) -> None:
-    """Raises ``LimitError`` for subgraphs nested deeper than ``MAX_NESTING`` (explicit stack)."""
+def check_graphs(model: ModelProto) -> None:
+    """Raises ``LimitError`` for subgraphs nested deeper than ``MAX_NESTING`` (explicit stack), and
+    ``ModelError`` for names that are no text."""
     stack: list[tuple[Any, int]] = [(model.graph, 1)]
     stack.extend((f, 1) for f in model.functions)
     while stack:
         holder, depth = stack.pop()
         if depth > MAX_NESTING:
             raise LimitError(f"subgraphs are nested deeper than {MAX_NESTING} levels")
+        _check_names(holder)
         for node in holder.node:
             for graph in subgraphs(node):
                 stack.append((graph, depth + 1))
+
+
+def _check_names(holder: GraphProto | FunctionProto) -> None:
+    """Raises ``ModelError`` for a name that is not UTF-8: protobuf hands it on as bytes."""
+    names = [name for node in holder.node
+             for name in (node.name, node.op_type, node.domain, *node.input, *node.output,
+                          *(a.name for a in node.attribute))]
+    if isinstance(holder, GraphProto):
+        for named in (holder.input, holder.output, holder.initializer, holder.value_info):
+            names += [v.name for v in named]
+    for name in names:
+        if not isinstance(name, str):
+            raise ModelError(f"the name {quote(name)} in the model is not UTF-8")
 
 
 def subgraphs(node: NodeProto) -> list[GraphProto]:

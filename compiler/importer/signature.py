@@ -36,7 +36,8 @@ def check_node(
         ("inputs", len(node.input), sig.inputs), ("outputs", len(node.output), sig.outputs),
     ):  # fmt: skip
         if not low <= count <= high:
-            raise ModelError(f"takes {low} to {high} {what}, has {count}")
+            takes = f"{low}" if low == high else f"{low} to {high}"
+            raise ModelError(f"takes {takes} {what}, has {count}")
     for name, a in attrs.items():
         expected = sig.attributes.get(name)
         if expected is None:

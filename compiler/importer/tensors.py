@@ -91,8 +91,9 @@ def dtype_of(number: int, what: str) -> DType:
 
 
 def check_size(type_: TensorType, what: str) -> None:
-    """Raises ``LimitError`` for a static size beyond ``MAX_BYTES``."""
-    size = type_.nbytes()
+    """Raises ``LimitError`` for a static size beyond ``MAX_BYTES``. An axis of no elements does not
+    make the others short: NumPy has no shape whose other axes are longer than memory."""
+    size = TensorType(type_.dtype, tuple(d for d in type_.shape if d != 0)).nbytes()
     if isinstance(size, int) and size > MAX_BYTES:
         raise LimitError(
             f"{what} declares {type_}, {size} bytes; a tensor may take {MAX_BYTES} bytes"

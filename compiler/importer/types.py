@@ -45,7 +45,10 @@ class SizeNames:
         self._taken: set[str] = set()
 
     def symbol(self, param: str, at: Occurrence | None = None) -> str:
-        """The symbol's name of the size called ``param`` in the model."""
+        """The symbol's name of the size called ``param`` in the model; raises ``ModelError`` where
+        that is no text."""
+        if not isinstance(param, str):  # protobuf hands on as bytes what is not UTF-8
+            raise ModelError(f"the name {quote(param)} of a size is not UTF-8")
         key = (param, 0 if at is None else self.groups.get((param, at), 0))
         name = self.symbols.get(key)
         if name is None:

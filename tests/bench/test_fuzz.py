@@ -8,7 +8,9 @@ import numpy as np
 import onnx
 import pytest
 
+from evonnx.bench.fuzz import broken
 from evonnx.bench.fuzz.asked import STEPS, check_asked
+from evonnx.bench.fuzz.broken import FAULTS, Fault, run_broken
 from evonnx.bench.fuzz.case import LOOSE, run_case
 from evonnx.bench.fuzz.corpus import from_text, load, to_text
 from evonnx.bench.fuzz.drawn import AFTER, FIXED, SEARCHED, draw
@@ -256,6 +258,33 @@ def test_what_fails_with_options_names_them(monkeypatch: pytest.MonkeyPatch) -> 
     assert "ZeroDivisionError: nothing is left (test_fuzz.py:" in found.detail
     small = shrink(given, lambda e: run_case(e, with_peers=False).status == "error")
     assert small.options == {"after": ["explain"]} and len(small.model.graph.node) == 1
+
+
+@pytest.mark.parametrize("fault", dict.fromkeys(FAULTS), ids=lambda f: f.__name__)
+def test_faults_change_models(fault: Fault) -> None:
+    changed = 0
+    for seed in range(30):
+        given, once = example(seed), example(seed)
+        fault(given.model, np.random.default_rng(seed))
+        fault(once.model, np.random.default_rng(seed))
+        assert given.model == once.model
+        changed += given.model != example(seed).model
+    assert changed > 5
+
+
+def test_broken_models_are_refused_in_words_or_right(tmp_path: Path) -> None:
+    found = [run_broken(seed, str(tmp_path)) for seed in range(40)]
+    assert {o.status for o in found} == {"passed", "refused in words"}, [
+        o.detail for o in found if o.failed]
+
+
+def test_what_a_broken_model_brings_up_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    def died(*_: object) -> None:
+        raise RecursionError("too deep")
+
+    monkeypatch.setattr(broken, "import_model", died)
+    found = run_broken(1)
+    assert found.failed and "RecursionError: too deep" in found.detail
 
 
 def test_shrinks_to_the_guilty_node() -> None:

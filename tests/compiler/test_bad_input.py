@@ -292,6 +292,14 @@ def test_declared_terabytes_are_refused_before_anything_is_allocated(how: str) -
         import_model(model(nodes, inputs, inits=inits))
 
 
+def test_an_axis_of_no_elements_hides_no_size_beyond_memory() -> None:
+    empty = TensorProto(name="w", data_type=F, dims=[2**63 - 1, 13, 0])
+    with pytest.raises(LimitError, match="'w' declares"):
+        import_model(model([helper.make_node("Identity", ["w"], ["y"])], inits=[empty]))
+    with pytest.raises(LimitError, match="declares"):
+        import_model(model([relu()], [value("x", (2**62, 0, 2**62))]))
+
+
 def test_sizes_that_explode_end_in_an_error() -> None:
     """Each round squares the number of terms of a size, then doubles its text."""
     for op in ("Mul", "Max"):
@@ -457,6 +465,26 @@ def test_types_inside_functions_and_branches() -> None:
 
 
 # -- names ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("where", ["x", "m", "y", "w", "size", "node", "op", "domain", "inner"])
+def test_names_that_are_not_utf8(where: str) -> None:
+    """Protobuf hands them on as bytes, which nothing behind it takes for a name."""
+    name = {k: k for k in ("x", "m", "y", "w", "size", "node", "inner")} | {where: "QQQQ"}
+    add = helper.make_node("Add", [name["m"], name["w"]], [name["y"]], name=name["node"])
+    if where in ("op", "domain"):
+        setattr(add, {"op": "op_type"}.get(where, where), "QQQQ")
+    branch = helper.make_graph([helper.make_node("Neg", [name["x"]], [name["inner"]])], "b", [],
+                               [value(name["inner"], None)])
+    choose = helper.make_node("If", ["c"], [name["m"]], then_branch=branch, else_branch=branch)
+    whole = model([choose, add], [value("c", (), TensorProto.BOOL),
+                                  value(name["x"], (name["size"], 3))], [value(name["y"], None)],
+                  [numpy_helper.from_array(np.ones(3, np.float32), name["w"])])
+    data = whole.SerializeToString()
+    if where not in ("op", "domain"):
+        assert import_model(data).outputs
+    with pytest.raises(ModelError, match=r"the name .*xff.* is not UTF-8|of a size is not UTF-8"):
+        import_model(data.replace(b"QQQQ", b"\xff\xfeQ\xff"))
 
 
 def test_names_with_quotes_newlines_and_code() -> None:
