@@ -15,7 +15,7 @@ from functools import partial
 
 from .access import AccessMap, Cond, Gathered, Region, linear_index
 from .axes import Axis, coefficient, find_split, fresh_axes, mergeable, name_of, split_axis
-from .dim_functions import within
+from .dim_functions import dmax, within
 from .dim_values import substitute
 from .dims import Dim, Expr, free_vars, product
 from .elements import Ex, Gather, Index, Names, Puller, Refused, is_reduction, parts, positions
@@ -27,8 +27,13 @@ BLOCK = 4096
 """Steps per parallel tile of a flat loop, about: 16 KB of float32, an L1's worth of input."""
 TILES = 32
 """Tiles of a loop nest aimed at, where it has so many rows."""
-LANES = 256
-"""Width of a strip of lanes: accumulators of 1 KB."""
+LANES = 512
+"""Largest width of a strip of lanes: accumulators of 2 KB."""
+FEW_THREADS = (2, 4)
+"""Threads among which strips of lanes are divided evenly, where a strip for each is work enough."""
+LINE = 16
+"""Lanes in a line of a cache, of float32: strips begin with one, so that no two threads write to
+the same."""
 SIDE = 16
 """Elements along a side of the blocks of a transpose: a line of float32."""
 NEIGHBORS = 4
@@ -46,6 +51,28 @@ def tile_rows(rows: int, most: int) -> int:
     """Consecutive rows of one tile of a loop nest that has ``rows``: at most ``most``, fewer where
     that leaves less than ``TILES`` tiles, and such that the last tile is about as large."""
     return max(1, math.ceil(rows / max(1, math.ceil(rows / max(most, 1)), min(rows, TILES))))
+
+
+def strip_width(lanes: Dim, rows: Dim, terms: Dim) -> int:
+    """Width of the strips of ``lanes`` sums of so many ``terms``, of which there are as many as
+    ``rows``: the largest, at most ``LANES``, of which a few threads get about as many each, where
+    there is work for them. Sizes that are not known leave strips wide."""
+    if not isinstance(lanes, int):
+        return LANES
+    lines = max(1, math.ceil(lanes / LINE))
+    most = min(LANES // LINE, lines)
+    if isinstance(rows, int) and isinstance(terms, int):
+        shares = [t for t in FEW_THREADS
+                  if rows < t <= lines and terms * LINE * lines * max(rows, 1) >= t * BLOCK]
+        most = next((w for w in range(most, 0, -1) if all(_is_even(lines, w, t) for t in shares)),
+                    1)
+    return min(max(lanes, 1), LINE * math.ceil(lines / math.ceil(lines / most)))
+
+
+def _is_even(lines: int, width: int, threads: int) -> bool:
+    """Whether the thread with most strips of ``width`` has little more than the others."""
+    strips = math.ceil(lines / width)
+    return 5 * math.ceil(strips / threads) * width * threads <= 6 * lines
 
 
 def accumulator(dtype: DType) -> DType:
@@ -187,7 +214,9 @@ class TileSpace:
         self.early: dict[int, Node | None] = {}
         self.late: dict[int, tuple[list[Axis], Index]] = {}
         self.lane: Axis | None = None
-        """The strip of lanes, if memory is contiguous along the tile."""
+        """The axis of lanes, if memory is contiguous along the tile."""
+        self.width = 1
+        """Lanes of a strip."""
         self.folded: dict[str, Dim] = {}
         """Tile variables that make the lane, as functions of it."""
         depends = depending(low.graph, nodes)
@@ -274,11 +303,13 @@ class TileSpace:
         """Whether memory is contiguous along the tile rather than along the reduced axes."""
         votes: dict[str, int] = {}
         along = 0
+        terms: Dim = 1
         for node in self.nodes:
             self.low.puller.start()
             r = reduction_body(self.low, node, self.index[node])
             if r.ex is None or not r.reduced:
                 continue
+            terms = dmax(terms, product(a.hi for a in r.reduced))
             inner = name_of(r.reduced[-1].var)
             for d in load_positions(r.ex):
                 if coefficient(d, inner) == 1:
@@ -289,6 +320,8 @@ class TileSpace:
         best = max(self.tile, key=lambda a: votes.get(name_of(a.var), 0), default=None)
         if best is not None and votes.get(name_of(best.var), 0) > along:
             self.lane = self.widened(best)
+            rows = product(a.hi for a in self.tile if name_of(a.var) not in self.folded)
+            self.width = strip_width(self.lane.hi, rows, terms)
 
     def widened(self, lane: Axis) -> Axis:
         """The lane with every tile axis that memory continues along: one long strip, not many

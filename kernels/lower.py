@@ -5,7 +5,8 @@ A map group is one loop nest per output; small windows are written out and make 
 reductions are read at: per tile, each reduction runs its loop, then the outputs run theirs, and
 values that are dear and needed again stay in a scratch row. Where memory is contiguous along the
 tile instead of along the reduced axes (channels-last statistics, pooling), the tile is a strip of
-lanes and accumulators are vectors in scratch.
+lanes and accumulators are vectors in scratch, to which several terms are added at once (unroll and
+jam, as in ``jam``).
 
 A sum in one chain of ``n`` additions loses about ``sqrt(n)`` roundings. So long ones are added up
 in blocks (N. Higham, "Accuracy and Stability of Numerical Algorithms", 2002, section 4.2): of
@@ -18,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from ..ir.access import Cond, linear_index
-from ..ir.axes import Axis, fresh_axes, merge_axes, name_of
+from ..ir.axes import Axis, coefficient, fresh_axes, merge_axes, name_of
 from ..ir.dim_functions import ceil_div, dmax, dmin
 from ..ir.dim_values import substitute
 from ..ir.dims import Dim, Expr, free_vars, product
@@ -36,7 +37,7 @@ from ..ir.graph import Graph, Node, Value
 from ..ir.ops.reduction import identity
 from ..ir.tiles import (
     BLOCK,
-    LANES,
+    LINE,
     Reduction,
     Space,
     TileSpace,
@@ -50,7 +51,7 @@ from ..ir.windows import write_out
 from .borders import border_cut, decided, joins
 from .jam import jammed
 from .maps import rows_per_tile, tile_map
-from .moments import distances, is_mean, is_spread, mean_and_spread, near_mean
+from .moments import distances, is_mean, is_spread, mean_and_spread, near_mean, sum_of
 from .neighbors import neighbors
 from .nest import (
     Accumulate,
@@ -66,6 +67,11 @@ from .nest import (
 
 CHAIN = 256
 """Terms that one lane adds up in a row."""
+UNROLLED = 8
+"""Terms of each lane of a strip that are added to its sum at once; twice as many where a strip is a
+single vector. Measured on Zen 4."""
+ALIASED = 2048
+"""Bytes apart at which stores and loads get into each other's way, every other of them."""
 ROW = 128
 """Elements of a reduced row up to which its length is a number in the source: LLVM then makes
 vectors of all of it, where a length that it does not know leaves a rest of single elements.
@@ -325,14 +331,13 @@ class _TilePlan(TileSpace):
         low = self.low
         steps: list[Step] = []
         rows = [a for a in self.tile if name_of(a.var) not in self.folded]
-        width: Dim = 1
+        width = 1
         if self.lane is not None:
-            width = dmin(LANES, self.lane.hi)
-            blocks = ceil_div(self.lane.hi, LANES)
+            width = self.width
+            blocks = ceil_div(self.lane.hi, width)
             b = low.names.var(blocks)
-            base = b * LANES
-            self.strip = Axis(self.lane.var, dmin(self.lane.hi, base + LANES), base)
-            self.base: Dim = base
+            self.base: Dim = b * width
+            self.strip = Axis(self.lane.var, dmin(self.lane.hi, self.base + width), self.base)
             if isinstance(b, Expr):
                 rows.append(Axis(b, blocks))
         work: Dim = width
@@ -393,10 +398,9 @@ class _TilePlan(TileSpace):
                 first, *rest = self.joined(axes, body, r.conds)
                 return [replace(first, init=((name, unit),)), *rest]
             block = Loop(tuple(cut[1]), tuple(body), ((name, unit),),
-                         ((str(total.data), _sum(total, local)),), r.conds)
+                         ((str(total.data), sum_of([total, local])),), r.conds)
             return [Loop((), (), ((str(total.data), unit),)), Nested(tuple(cut[0]), (block,))]
-        width = LANES if not isinstance(self.lane.hi, int) else min(LANES, self.lane.hi)
-        acc = low.new_scratch(r.dtype, width)
+        acc = low.new_scratch(r.dtype, self.width)
         at = self.lane.var - self.base
         body = self.fold([*stores, Accumulate(r.kind, r.ex, buffer=acc, position=at)])
         keep = frozenset((name_of(self.lane.var),))
@@ -404,16 +408,61 @@ class _TilePlan(TileSpace):
         axes, body = low.simplify((*r.reduced, self.strip), body, keep, conds)
         local = Ex("load", r.dtype, (), (acc, at))
         clear = Loop((self.strip,), (Store(acc, at, unit),))
-        cut = self.blocks(r, axes[:-1], CHAIN)
-        if cut is None:
+        parts = self.unrolled(r, axes[:-1], body)
+        cuts = [self.blocks(r, part, CHAIN) for part, _ in parts]
+        if not any(cuts):
             self.provide(r, local)
-            return [clear, *self.joined(axes, body, conds)]
-        sums = low.new_scratch(r.dtype, width)
+            return [clear, *(replace(loop, independent=len(done) > len(body))
+                             for part, done in parts
+                             for loop in self.joined((*part, self.strip), done, conds))]
+        sums = low.new_scratch(r.dtype, self.width)
         self.provide(r, Ex("load", r.dtype, (), (sums, at)))
-        block = Loop((*cut[1], axes[-1]), tuple(body), guard=conds)
         add = Loop((self.strip,), (Accumulate("sum", local, buffer=sums, position=at),))
-        return [Loop((self.strip,), (Store(sums, at, unit),)),
-                Nested(tuple(cut[0]), (clear, block, add))]
+        steps: list[Step] = [Loop((self.strip,), (Store(sums, at, unit),))]
+        for cut, (part, done) in zip(cuts, parts, strict=True):
+            outer, inner = cut or ([], part)
+            block = Loop((*inner, self.strip), tuple(done), guard=conds,
+                         independent=len(done) > len(body))
+            steps.append(Nested(tuple(outer), (clear, block, add)))
+        return steps
+
+    def unrolled(self, r: Reduction, axes: Sequence[Axis], body: Sequence[Store | Accumulate]
+                 ) -> list[tuple[list[Axis], list[Store | Accumulate]]]:
+        """The loops over ``axes`` with several terms of each lane in one iteration, and those of
+        the terms that are left: in a narrow strip each addition to a row in memory would wait for
+        the one before to be stored."""
+        whole = [(list(axes), list(body))]
+        dims = [d for item in body for d in (item.position, *positions(item.value))]
+        if not axes or r.kind != "sum" or r.conds or self.low.used_gathers(dims) or (
+                joins(axes, [item.value for item in body])):
+            return whole
+        axis = axes[-1]
+        many = self.unrolling(axis, body)
+        if not isinstance(axis.hi, int) or many < 2 or axis.hi < many:
+            return whole
+        groups, rest = divmod(axis.hi, many)
+        group = self.low.names.var(groups)
+        copies = [self.low.rename(body, {name_of(axis.var): group * many + k})
+                  for k in range(many)]
+        stores = [item for copy in copies for item in copy[:-1]]
+        last = replace(copies[0][-1], value=sum_of([copy[-1].value for copy in copies]))
+        found = [(Axis(group, groups), [*stores, last])]
+        if rest:
+            v = self.low.names.var(rest)
+            found.append((Axis(v, rest),
+                          self.low.rename(body, {name_of(axis.var): v + groups * many})))
+        return [([a for a in (*axes[:-1], inner) if isinstance(a.var, Expr)], done)
+                for inner, done in found]
+
+    def unrolling(self, axis: Axis, body: Sequence[Store | Accumulate]) -> int:
+        """Terms of each lane in one iteration over ``axis``. Where each is stored besides, not in
+        wide strips, nor where what is stored is ``ALIASED`` bytes from one to the next: loads that
+        follow would wait for stores whose addresses end like theirs."""
+        if len(body) == 1:
+            return 2 * UNROLLED if self.width <= LINE else UNROLLED
+        steps = [coefficient(item.position, name_of(axis.var)) for item in body[:-1]]
+        apart = all(isinstance(s, int) and s * F32.itemsize % ALIASED for s in steps)
+        return UNROLLED if apart and self.width < UNROLLED * LINE else 1
 
     def is_variance(self, r: Reduction, node: Node) -> bool:
         """Whether ``node`` adds up the squared distances of a row's elements from their mean, which
@@ -452,7 +501,7 @@ class _TilePlan(TileSpace):
             return [*before, replace(loop, init=tuple((n, zero) for n in names)), *rest]
         local = [Ex("local", F32, (), n) for n in (*names, *totals)]
         block = Loop(tuple(cut[1]), tuple(body), tuple((n, zero) for n in names),
-                     tuple((n, _sum(local[k + 2], local[k])) for k, n in enumerate(totals)))
+                     tuple((n, sum_of([local[k + 2], local[k]])) for k, n in enumerate(totals)))
         return [*before, Loop((), (), tuple((n, zero) for n in totals)),
                 Nested(tuple(cut[0]), (block,))]
 
@@ -527,8 +576,7 @@ class _TilePlan(TileSpace):
     def keep(self, v: Value, at: Index, inner: list[tuple[Dim, Dim]], size: Dim,
              stores: list[Store | Accumulate]) -> None:
         low, lane = self.low, self.lane
-        width: Dim = 1 if lane is None else (
-            LANES if not isinstance(lane.hi, int) else min(LANES, lane.hi))
+        width = 1 if lane is None else self.width
         dtype = kept(v.dtype)
         buffer = low.new_scratch(dtype, size * width)
         tile = {name_of(a.var) for a in self.tile}
@@ -560,10 +608,6 @@ class _TilePlan(TileSpace):
             return self.joined(*low.simplify(inner, body))
         keep = frozenset((name_of(self.lane.var),))
         return self.joined(*low.simplify((*inner, self.strip), self.fold(body), keep))
-
-
-def _sum(a: Ex, b: Ex) -> Ex:
-    return Ex("fn", a.dtype, (a, b), ("add", ()))
 
 
 def lower_loops(graph: Graph, unroll: bool = True, masks: bool = False) -> Nest:

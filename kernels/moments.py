@@ -62,7 +62,7 @@ def near_mean(r: Reduction, name: str, names: Names) -> tuple[list[Loop], Ex]:
     loops: list[Loop] = []
     if count <= SAMPLED_ROW:
         step = last.hi // many
-        total = _sum([map_dims(r.ex, renamer(first | {name_of(last.var): k * step}))
+        total = sum_of([map_dims(r.ex, renamer(first | {name_of(last.var): k * step}))
                       for k in range(many)])
     else:
         v = names.var(many)
@@ -91,11 +91,12 @@ def mean_and_spread(r: Reduction, near: Ex, names: Sequence[str]) -> tuple[Ex, E
     return _fn("add", near, away), _fn("select", infinite, _fn("add", q, _fn("sub", s, s)), least)
 
 
-def _sum(terms: Sequence[Ex]) -> Ex:
-    """Terms added up by pairs, so that few wait for one another."""
+def sum_of(terms: Sequence[Ex]) -> Ex:
+    """Terms of one type added up by pairs, so that few wait for one another."""
     while len(terms) > 1:
-        pairs = [terms[k:k + 2] for k in range(0, len(terms), 2)]
-        terms = [_fn("add", *pair) if len(pair) == 2 else pair[0] for pair in pairs]
+        pairs = [tuple(terms[k:k + 2]) for k in range(0, len(terms), 2)]
+        terms = [Ex("fn", pair[0].dtype, pair, ("add", ())) if len(pair) == 2 else pair[0]
+                 for pair in pairs]
     return terms[0]
 
 

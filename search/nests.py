@@ -20,7 +20,6 @@ from ..ir.dims import Dim, Expr, free_vars
 from ..ir.elements import Ex, Gather, map_dims, positions, renamer
 from ..ir.ops import lookup
 from ..ir.tiles import (
-    LANES,
     SHORT,
     SIDE,
     Reduction,
@@ -56,7 +55,7 @@ def nest_work(low: Space, rows: Sequence[Axis], inner: Sequence[Axis],
         dims = [substitute(d, fold) for d in dims]
         axes, mapping = merge_axes(inner, dims, low.names)
         mapping = {k: substitute(d, mapping) for k, d in fold.items()} | mapping
-        blocks = ceil_div(lane.hi, LANES)
+        blocks = ceil_div(lane.hi, space.width)
         axes = [*axes, Axis(lane.var, ceil_div(lane.hi, dmax(blocks, 1)))]
         outside: list[Axis] = [*rows, Axis(low.names.var(blocks), blocks)]
     else:

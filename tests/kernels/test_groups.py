@@ -24,7 +24,7 @@ from evonnx.ir.graph import Graph, Value
 from evonnx.ir.groups import extract
 from evonnx.ir.schedule import Group, Schedule
 from evonnx.ir.target import Target
-from evonnx.ir.tiles import Space, TileSpace
+from evonnx.ir.tiles import Space, TileSpace, strip_width
 from evonnx.ir.types import BF16, F16, F32, F64, I32, I64, U8, DType, TensorType
 from evonnx.kernels.emit import emit
 from evonnx.kernels.lower import lower_loops
@@ -353,12 +353,39 @@ def test_what_only_an_output_before_a_sum_needs_is_not_kept(shape: tuple[int, ..
                if buffer.role == "scratch") or not data.size
 
 
+@pytest.mark.parametrize("pixels", [(1, 1), (1, 7), (5, 5), (4, 8), (33, 67), (130, 20), (0, 3)])
+@pytest.mark.parametrize("channels", [1, 16, 24, 96, 144, 512, 700])
+def test_several_pixels_of_a_channels_last_image_are_added_up_at_once(
+    pixels: tuple[int, int], channels: int
+) -> None:
+    """In strips narrow and wide, with what is added stored besides and without; numbers of pixels
+    around those of an iteration and of a block."""
+    b = Builder()
+    x = tensor(b, "x", 2, *pixels, channels)
+    y = b.op("mul", x, b.op("sigmoid", x))
+    axes, data = (1, 2), array(2, *pixels, channels)
+    if data.size:
+        data[0, 0, 0, 0], data[1, -1, -1, -1], data[1, 0, -1, 0] = np.nan, np.inf, -np.inf
+    check(b.op("reduce", x, kind="mean", axes=axes, keepdims=True), b, {"x": data})
+    check({"y": y, "m": b.op("reduce", y, kind="mean", axes=axes, keepdims=True)}, b, {"x": data})
+
+
+@pytest.mark.parametrize("lanes,rows,terms,width", [
+    (32, 1, 12544, 16), (144, 1, 3136, 16), (480, 1, 196, 128), (2048, 1, 49, 512),
+    (144, 4, 3136, 144), (144, 1, 10, 144), (40, 1, 400, 16), (7, 1, 10**6, 7), (0, 1, 9, 1),
+])
+def test_strips_of_lanes_are_work_for_a_few_threads(
+    lanes: int, rows: int, terms: int, width: int
+) -> None:
+    assert strip_width(lanes, rows, terms) == width
+
+
 def test_strips_of_lanes_are_as_wide_as_memory_allows() -> None:
     b = Builder()
     x = tensor(b, "x", 9, 256, 4)
     y = b.op("sub", x, b.op("reduce", x, kind="max", axes=(0,), keepdims=True))
     nest = lower_loops(b.build({"y": y}))
-    assert [a.hi for a in nest.domains[0].rows] == [4]
+    assert [a.hi for a in nest.domains[0].rows] == [2]
     x = array(9, 256, 4)
     x[3, 5, 2], x[0, 7, 1] = np.nan, np.inf
     check(y, b, {"x": x})

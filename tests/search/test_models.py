@@ -116,8 +116,8 @@ def test_phases_of_loops() -> None:
     assert (total.special, total.stores, result.plain) == (12 * 1920, 4 * 1920, 1920)
     first = b.build({"y": b.op("reduce", x, kind="sum", axes=(0,), keepdims=False)})
     added, stored = one(first, "reduce")
-    assert (added.sums, added.plain, added.entries, added.length) == (0, 1920, 6 * 2, 160)
-    assert stored.stores == 4 * 320  # two strips of lanes
+    assert (added.sums, added.plain, added.entries, added.length) == (0, 1920, 6, 320)
+    assert stored.stores == 4 * 320  # one strip of lanes
 
 
 def test_short_loops_start_nothing_and_stay_near() -> None:
