@@ -166,7 +166,7 @@ class ProgramBuilder:
             self.steps.append(KernelStep(
                 kernel.symbol, buffers, kernel.params, kernel.tiles, kernel.scratch,
                 flops if last else 0, nbytes, label if last else f"pack {label}",
-                _written(kernel)))
+                _written(kernel), rounds=kernel.rounds))
 
     def pack(self, kernels: GroupKernels, ins: list[Value]) -> int:
         """The buffer of a packed operand."""

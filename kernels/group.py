@@ -55,6 +55,8 @@ class Kernel:
     """What it is called with, in order: ("in", k), ("out", k) or ("packed", 0)."""
     externs: tuple[str, ...] = ()
     """Symbols of the micro-kernels it calls."""
+    rounds: Dim | None = None
+    """Launches in a row, as of a ``KernelStep``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +167,7 @@ def opaque_kernel(node: Node, target: Target) -> GroupKernels:
     if k.packed is not None:
         buffers[k.packed.operand] = ("packed", 0)
     kernel = Kernel(k.source, k.symbol, k.params, k.tiles, k.scratch_bytes, tuple(buffers),
-                    k.externs)
+                    k.externs, k.rounds)
     if k.packed is None:
         return GroupKernels((kernel,))
     return GroupKernels((kernel,), k.packed.elements, (k.packed.operand, k.packed.panels))

@@ -23,7 +23,7 @@ import mmap
 import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, BinaryIO
 
@@ -292,7 +292,8 @@ def _step_out(step: Step) -> list[Any]:
     if isinstance(step, KernelStep):
         sizes = [_dim_out(d) for d in (step.tiles, step.scratch_bytes, step.flops, step.nbytes)]
         return ["kernel", step.kernel, step.buffers, [_dim_out(d) for d in step.params], sizes,
-                step.label, step.n_outputs, step.group, step.stage, step.threads]
+                step.label, step.n_outputs, step.group, step.stage, step.threads,
+                None if step.rounds is None else _dim_out(step.rounds)]
     if isinstance(step, BindStep):
         return ["bind", step.symbol, step.buffer]
     attrs = [[k, attr_text(v)] for k, v in step.attrs.items()]
@@ -305,10 +306,11 @@ def _step_out(step: Step) -> list[Any]:
 def _step_in(value: list[Any]) -> Step:
     what, *rest = value
     if what == "kernel":
-        kernel, buffers, params, sizes, *others = rest
+        kernel, buffers, params, sizes, *others, rounds = rest
         tiles, scratch, flops, nbytes = map(_dim_in, sizes)
-        return KernelStep(kernel, tuple(buffers), tuple(map(_dim_in, params)), tiles, scratch,
+        step = KernelStep(kernel, tuple(buffers), tuple(map(_dim_in, params)), tiles, scratch,
                           flops, nbytes, *others)
+        return step if rounds is None else replace(step, rounds=_dim_in(rounds))
     if what == "bind":
         return BindStep(*rest)
     kind, attrs, inputs, outputs, *bodies = rest

@@ -193,7 +193,7 @@ def _used_symbols(program: Program) -> frozenset[str]:
         for b in (*step_reads(step), *step_writes(step)):
             used |= type_symbols(program.buffers[b].type) | free_symbols(program.offsets[b])
         if isinstance(step, KernelStep):
-            for dim in (*step.params, step.tiles, step.scratch_bytes, step.flops, step.nbytes):
+            for dim in step.sizes:
                 used |= free_symbols(dim)
         if isinstance(step, ControlStep):
             for _, dim in step.attrs.get("symbols", ()):

@@ -78,7 +78,9 @@ class Profiler(Runner):
         env = dict(zip(self.layout.symbols, binding.values))
 
         def timed(first: int, last: int) -> tuple[float, bool]:
-            part = self._part(table, first - segment.first, last - segment.first)
+            begin, _ = table.rows_of(first - segment.first)
+            _, end = table.rows_of(last - segment.first)
+            part = self._part(table, begin, end, first == last)
             return self._timed(frame, binding, part, lease), part.parallel
 
         for first, last in dict.fromkeys(self._beside[segment.first : segment.last]):
@@ -115,9 +117,9 @@ class Profiler(Runner):
             seconds = time.perf_counter() - start
         return seconds
 
-    def _part(self, table: Table, first: int, last: int) -> Table:
-        """Rows ``first`` to ``last`` of a table, one row or a stage, as a table of their own;
-        buffers and parameters stay where they are."""
+    def _part(self, table: Table, first: int, last: int, alone: bool) -> Table:
+        """Rows ``first`` to ``last`` of a table, one step ``alone`` or a stage, as a table of their
+        own; buffers and parameters stay where they are."""
         key = (id(table), first, last)
         if key not in self._parts:
             words = table.words[ROW_WORDS * first : ROW_WORDS * (last + 1)].copy()
@@ -133,7 +135,7 @@ class Profiler(Runner):
             phases = 1 + int((rows[:, ROW_FLAGS] & BARRIER != 0).sum())
             part = replace(
                 table, words=words, address=data_address(words), count=len(rows),
-                parallel=table.parallel and (first < last or bool(rows[0, ROW_FLAGS])),
+                parallel=table.parallel and (not alone or bool(rows[0, ROW_FLAGS])),
                 shape=Shape(units, phases, table.shape.places),
             )  # fmt: skip
             self._parts[key] = part, table  # the table keeps its address, which is in the key

@@ -91,6 +91,15 @@ class KernelStep:
     order."""
     threads: int | None = None
     """Threads that work on it, at most those of the team; None: the runtime's choice."""
+    rounds: Dim | None = None
+    """Launches in a row, at least one, each of which may read what the last wrote; the number of
+    the launch is one more parameter, behind the others. None: one launch, without a number."""
+
+    @property
+    def sizes(self) -> tuple[Dim, ...]:
+        """All sizes that say how it is launched."""
+        rounds = () if self.rounds is None else (self.rounds,)
+        return (*self.params, self.tiles, self.scratch_bytes, self.flops, self.nbytes, *rounds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,7 +334,7 @@ def step_line(step: Step) -> str:
         text += f" tiles={step.tiles}"
         if step.scratch_bytes != 0:
             text += f" scratch={step.scratch_bytes}"
-        for name in ("stage", "threads"):
+        for name in ("stage", "threads", "rounds"):
             if (number := getattr(step, name)) is not None:
                 text += f" {name}={number}"
         return text + (f"  # {quote(step.label)}" if step.label else "")
@@ -409,8 +418,7 @@ def _step_fault(program: Program, step: Step, defined: set[str], written: set[in
     if isinstance(step, KernelStep):
         if step.kernel not in program.kernels:
             return f"there is no kernel {step.kernel!r}"
-        sizes = (*step.params, step.tiles, step.scratch_bytes, step.flops, step.nbytes)
-        used = frozenset().union(*(free_symbols(d) for d in sizes))
+        used = frozenset().union(*(free_symbols(d) for d in step.sizes))
         for b in step.buffers:
             used |= type_symbols(program.buffers[b].type) | free_symbols(program.offsets[b])
         if missing := sorted(used - defined):

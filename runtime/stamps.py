@@ -92,6 +92,8 @@ class _Stamped(Runner):
             groups = np.array([-1 if step.group is None else step.group for step in
                                self.program.steps[segment.first : segment.last]
                                if isinstance(step, KernelStep)], np.int64)
+            if table.starts is not None:
+                groups = np.repeat(groups, np.diff(table.starts))
             found = self._watched[id(table)] = _watched(table, groups, self.machine.driver)
         self._call(frame.block(binding, found.table).address)
         if len(self.spent) > 1:

@@ -51,6 +51,15 @@ class Table:
     """Largest number of buffers of a step."""
     shape: Shape
     """Units and phases."""
+    starts: np.ndarray | None = None
+    """Where steps have several launches: the first row of each step, and the number of rows. None:
+    each step is one row."""
+
+    def rows_of(self, step: int) -> tuple[int, int]:
+        """The first and the last row of a step."""
+        if self.starts is None:
+            return step, step
+        return int(self.starts[step]), int(self.starts[step + 1]) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,18 +162,33 @@ class _SegmentTemplate:
         self.widest = max((len(s.buffers) for s in kernels), default=0)
         self.given = np.array([s.threads or 0 for s in kernels], np.int64)
         self.staged = has_stages(kernels)
+        self.rounds = (
+            None if all(s.rounds is None for s in kernels)
+            else [None if s.rounds is None else sizes.slot(s.rounds) for s in kernels]
+        )
+        """Size slots of the steps' numbers of launches; None where no step numbers them."""
 
     def fill(
         self, values: np.ndarray, offsets: Mapping[int, int], target: Target, threads: int
     ) -> Table:
         """The table for evaluated sizes and the roots' offsets."""
         tiles, scratch, flops, nbytes = values[self.step_sizes]
-        rows = self.count * ROW_WORDS
+        given, accesses, steps = self.given, self.accesses, self.steps
+        launches, params, starts = self.rows, values[self.params], None
+        if self.rounds is not None:
+            counts, launches, params = self._launches(values)
+            starts = np.concatenate([[0], counts.cumsum()])
+            of = np.repeat(np.arange(self.count), counts)
+            tiles, given, flops, nbytes = (a[of] for a in (
+                tiles, given, flops // counts, nbytes // counts))
+            accesses, steps = [accesses[i] for i in of], [steps[i] for i in of]
+        count = len(launches)
+        rows = count * ROW_WORDS
         refs = len(self.slots) * 2
-        words = np.zeros(rows + refs + len(self.params) + 1, np.int64)
+        words = np.zeros(rows + refs + len(params) + 1, np.int64)
         address = int(words.ctypes.data)
-        table = words[:rows].reshape(self.count, ROW_WORDS)
-        table[:] = self.rows
+        table = words[:rows].reshape(count, ROW_WORDS)
+        table[:] = launches
         table[:, ROW_REFS] = table[:, ROW_REFS] * 8 + (address + rows * 8)
         table[:, ROW_PARAMS] = table[:, ROW_PARAMS] * 8 + (address + (rows + refs) * 8)
         table[:, ROW_TILES] = tiles
@@ -173,18 +197,36 @@ class _SegmentTemplate:
         low = np.array([offsets.get(r, 0) for r in self.ref_roots], np.int64)
         low += values[self.ref_offsets]
         pairs[:, 1] = low
-        words[rows + refs : -1] = values[self.params]
-        shares = share(tiles, flops, nbytes, target, threads, self.given)
+        words[rows + refs : -1] = params
+        shares = share(tiles, flops, nbytes, target, threads, given)
         shape = Shape()
         if any(shares) or self.staged and threads > 1:
             high = (low + values[self.ref_bytes]).tolist()
             spans = list(zip(self.slots.tolist(), low.tolist(), high))
-            touched = [[(*spans[r], w) for r, w in step] for step in self.accesses]
-            shape = arrange(table, shares, touched, self.steps)
+            touched = [[(*spans[r], w) for r, w in step] for step in accesses]
+            shape = arrange(table, shares, touched, steps)
         return Table(
-            words, address, self.count, shape.phases > 0, int(scratch.max(initial=0)),
-            self.widest, shape,
+            words, address, count, shape.phases > 0, int(scratch.max(initial=0)),
+            self.widest, shape, starts,
         )  # fmt: skip
+
+    def _launches(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Launches of each step, the rows of all of them, and all parameters: a launch with a
+        number has its own."""
+        assert self.rounds is not None
+        counts = np.array([1 if k is None else max(1, values[k]) for k in self.rounds], np.int64)
+        rows = np.repeat(self.rows, counts, axis=0)
+        given, parts = values[self.params], []
+        at = end = 0
+        for row, slot, count, step in zip(self.rows, self.rounds, counts, self.steps):
+            first, size = row[ROW_PARAMS], len(step.params)
+            block = np.tile(given[first : first + size], (count, 1))
+            if slot is not None:
+                block = np.column_stack([block, np.arange(count)])
+            rows[at : at + count, ROW_PARAMS] = end + block.shape[1] * np.arange(count)
+            parts.append(block.reshape(-1))
+            at, end = at + count, end + block.size
+        return counts, rows, np.concatenate(parts)
 
 
 class PeriodTemplate:

@@ -7,7 +7,7 @@ from . import (  # each registers
     dynamic,
     lines,
     matrix,
-    recurrent,
+    recurrent_steps,
     scatters,
     sources,
     trees,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from ...ir.dim_functions import ceil_div
@@ -44,6 +44,12 @@ class OpaqueKernel:
     """Symbols of the micro-kernels it calls."""
     packed: Packed | None = None
     """The constant operand that it reads in panels, if any."""
+    rounds: Dim | None = None
+    """Launches in a row, as of a ``KernelStep``."""
+
+    def in_rounds(self, rounds: Dim) -> OpaqueKernel:
+        """The same, launched so often."""
+        return replace(self, rounds=rounds)
 
 
 class Recipe(Protocol):
@@ -124,6 +130,10 @@ class Source:
         self.line(f"{name} = prm(params, {len(self.params)})")
         self.params.append(dim)
         return name
+
+    def round(self, name: str) -> None:
+        """``name`` becomes the number of the launch; no size may follow."""
+        self.line(f"{name} = prm(params, {len(self.params)})")
 
     def operand(self, name: str, index: int, raw: bool = False) -> str:
         """``name`` becomes the pointer to operand ``index`` (as in ``node.inputs``)."""

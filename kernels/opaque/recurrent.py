@@ -1,4 +1,5 @@
-"""LSTM, GRU and RNN: the whole time loop of one direction and a block of rows is one tile.
+"""LSTM, GRU and RNN: the whole time loop of one direction and a block of rows is one tile (where
+that would be few tiles see ``recurrent_steps``).
 
 Projected inputs arrive ready (see ``ir.ops.recurrent``). Per step, gates = projected input +
 h R is a product with a small left side, of four rows at most. Then one loop over the hidden units
@@ -33,7 +34,7 @@ from ...ir.types import F32, TensorType
 from ..contract import Panels
 from ..contract_bytes import GROUP
 from ..micro import MicroKernel, igemm, igemm_i8
-from .base import OpaqueKernel, Packed, Source, opaque
+from .base import OpaqueKernel, Packed, Source
 
 ROWS = 4
 """Rows of a block."""
@@ -41,8 +42,11 @@ _PANEL = 4
 """Vectors of a packed panel: as many sums as hide the latency of a multiply-add of one row."""
 _UNROLL = {1: 8, ROWS: 4}
 """Hidden units per pass over the gates, by number of rows."""
-_NAMES = {"lens": "len_", "h0": "h0", "c0": "c0", "peep": "pe", "rb": "rb", "scale": "rs",
+NAMES = {"lens": "len_", "h0": "h0", "c0": "c0", "peep": "pe", "rb": "rb", "scale": "rs",
           "zero": "rz"}  # fmt: skip
+"""Operands and their names in the source."""
+NO_LIMITS = f"bits_f32({0xFF800000}), bits_f32({0x7F800000})"
+"""Limits of a tile's results: -inf and inf."""
 
 
 def _literal(kind: str, value: float) -> str:
@@ -146,7 +150,7 @@ class _Product:
         return Packed(1, self._total, panels)
 
 
-class _Recurrence:
+class Recurrence:
     """Writes one kernel; holds what its parts share."""
 
     def __init__(self, node: Node, target: Target) -> None:
@@ -164,6 +168,8 @@ class _Recurrence:
         }
         self.rows = xw.shape[1]
         self.one_row = self.rows == 1
+        self.stride = "hid"
+        """Elements from gate to gate of one row of g."""
         self.panels = _Product.of(node, target, self.quantized, self._resets_first())
 
     def build(self) -> OpaqueKernel:
@@ -206,7 +212,7 @@ class _Recurrence:
             s.panels("rw", 1)
         for k, name in enumerate(OPERANDS[self.op]):
             if self.has[name]:
-                s.operand(_NAMES[name], k + 2)
+                s.operand(NAMES[name], k + 2)
         s.result("y", 0)
         for k, name in enumerate(self.states):
             s.result(f"{name}n", k + 1)
@@ -398,7 +404,7 @@ class _Recurrence:
             def call(rows: int) -> None:
                 s.line(f'ccall("{panels.tiles[rows].symbol}", table, 1, 0, hid, at, ahead, 64, ga, '
                        "cols, rn, wide, i64(0), 0, i64(0), ga, cols, "
-                       f"bits_f32({0xFF800000}), bits_f32({0x7F800000}))")  # no limits
+                       f"{NO_LIMITS})")
 
             if self.one_row:
                 call(1)
@@ -479,7 +485,8 @@ class _Recurrence:
         with s.block("for r in range(rn):"):
             self._row_time()
             with s.block("if k < n:"):
-                s.line("yb = ((t * rows + r0 + r) * dirs + d) * hid\ngb = r * cols\nsb = r * hid")
+                s.line("yb = ((t * rows + r0 + r) * dirs + d) * hid")
+                s.line("gb = r * cols\nsb = r * hid\nub = 0")
                 with s.block("for j in range(hid):"):
                     body(d)
 
@@ -494,10 +501,10 @@ class _Recurrence:
             s = self.s
 
             def gate(k: int, peep: int | None, cell: str) -> str:
-                value = f"ld(g, gb + {k} * hid + j)"
+                value = f"ld(g, gb + {k} * {self.stride} + j)"
                 if peep is None or not self.has["peep"]:
                     return value
-                return f"{value} + ld(pe, (d * 3 + {peep}) * hid + j) * {cell}"
+                return f"{value} + ld(pe, (d * 3 + {peep}) * hid + ub + j) * {cell}"
 
             s.line("ce = ld(c, sb + j)")
             self._act(3 * d, "gi", gate(0, 0, "ce"))
@@ -518,9 +525,9 @@ class _Recurrence:
         def body(d: int) -> None:
             s = self.s
             self._act(2 * d, "gz", "ld(g, gb + j)")
-            inner = "ld(g, gb + 2 * hid + j)"
+            inner = f"ld(g, gb + 2 * {self.stride} + j)"
             if not self._resets_first():
-                self._act(2 * d, "gr", "ld(g, gb + hid + j)")
+                self._act(2 * d, "gr", f"ld(g, gb + {self.stride} + j)")
                 inner = f"ld(xw, xb + 2 * hid + j) + gr * {inner}"
             self._act(2 * d + 1, "gn", inner)
             s.line(f"hv = ({self.kind}(1.0) - gz) * gn + gz * ld(h, sb + j)")
@@ -550,9 +557,3 @@ class _Recurrence:
             for name in self.states:
                 with s.block("for j in range(hid):"):
                     s.line(f"st({name}n, ob + j, ld({name}, r * hid + j))")
-
-
-@opaque("lstm", "qlstm", "gru", "rnn")
-def recurrent(node: Node, target: Target) -> OpaqueKernel:
-    """The recurrence of one layer, all directions."""
-    return _Recurrence(node, target).build()

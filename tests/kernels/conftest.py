@@ -143,10 +143,11 @@ class OpaqueRunner:
         frames.append(_frame(int(kernel.scratch_bytes)))
         buffers = [a.ctypes.data for a in inputs] + [f.ctypes.data + _GUARD for f in frames]
         addresses = np.array(buffers, np.int64)
-        sizes = np.array([*kernel.params, 0], np.int64)
         tiles = int(kernel.tiles)
-        for begin, end in ((0, tiles // 2), (tiles // 2, tiles)):
-            call(addresses.ctypes.data, sizes.ctypes.data, begin, end)
+        for number in range(max(1, kernel.rounds or 1)):
+            sizes = np.array([*kernel.params, number], np.int64)
+            for begin, end in ((0, tiles // 2), (tiles // 2, tiles)):
+                call(addresses.ctypes.data, sizes.ctypes.data, begin, end)
         for frame in frames:
             assert (frame[:_GUARD] == _MARK).all() and (frame[-_GUARD:] == _MARK).all()
         return [

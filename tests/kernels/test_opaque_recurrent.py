@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from evonnx.ir.ops.recurrent import ACTIVATIONS, GATES
-from evonnx.kernels.opaque import OPAQUE
+from evonnx.kernels.opaque import OPAQUE, recurrent_steps
 
 RNG = np.random.default_rng(11)
 ACTS = {
@@ -104,6 +105,46 @@ def test_constant_weights_in_panels(opaque: Any, op: str, direction: str) -> Non
             kernel = OPAQUE[op](opaque.node(op, args, (1,), **more), opaque.target)
             assert kernel.packed is not None
             opaque.check(op, args, 1e-5, (1,), **more)
+
+
+@pytest.mark.parametrize("direction", ["forward", "reverse"])
+@pytest.mark.parametrize("op", ["lstm", "gru", "rnn"])
+def test_steps_that_threads_share(
+    opaque: Any, op: str, direction: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recurrent_steps, "LEAST_BYTES", 0)
+    monkeypatch.setattr(opaque, "target", replace(opaque.target, cores=3))
+    extra = EXTRAS[op][-1]
+    for steps, rows, units, clip, full in (
+        (5, 1, 37, None, False), (4, 1, 100, 0.7, True), (3, 6, 150, None, True),
+        (0, 2, 16, None, True), (0, 1, 16, None, False), (1, 3, 5, None, True),
+        (3, 0, 20, None, False),
+    ):  # fmt: skip
+        args = _operands(op, steps, rows, units, 1, np.float32, full)
+        args[1] *= np.float32(2 / np.sqrt(units))
+        args[3 if op == "gru" else 2] = None  # all rows are of one length
+        more = dict(direction=direction, activations=ACTS[op], clip=clip, **extra)
+        kernel = OPAQUE[op](opaque.node(op, args, (1,), **more), opaque.target)
+        assert kernel.rounds == steps
+        opaque.check(op, args, 1e-5, (1,), **more)
+
+
+def test_steps_are_not_shared_where_that_is_wrong(opaque: Any) -> None:
+    target = replace(opaque.target, cores=4)
+
+    def shared(op: str, d: int = 1, full: bool = False, known: tuple[int, ...] = (1,),
+               units: int = 300, cores: int = 4, **extra: bool) -> bool:
+        args = _operands(op, 3, 1, units, d, np.float32, full)
+        more = {"direction": "bidirectional" if d == 2 else "forward",
+                "activations": ACTS[op] * d, "clip": None, **extra}  # fmt: skip
+        node = opaque.node(op, args, known, **more)
+        return recurrent_steps.shares_steps(node, replace(target, cores=cores))
+
+    assert shared("gru", linear_before_reset=True) and shared("lstm", input_forget=False)
+    assert not shared("gru", linear_before_reset=False)
+    assert not shared("lstm", full=True, input_forget=False)  # rows of several lengths
+    assert not shared("rnn", d=2) and not shared("rnn", known=()) and not shared("rnn", cores=1)
+    assert not shared("rnn", units=100)
 
 
 @pytest.mark.parametrize("op", ["lstm", "gru"])

@@ -22,6 +22,7 @@ from evonnx.runtime.program import (
     ConstSpec,
     ControlStep,
     HostStep,
+    KernelStep,
     Program,
     SizeCheck,
     print_program,
@@ -89,6 +90,7 @@ def test_every_kind_of_step_and_attribute(maker: Any, make: Any, tmp_path: Path)
     maker.steps += [
         ControlStep("loop", attrs, (None, 0), (1,), (body.program(),)),
         HostStep("lower", attrs, (0, None), (1,)),
+        KernelStep("k", (0, 1), (sym("N"), 3), 4, n_outputs=1, group=2, rounds=sym("N") + 1),
     ]
     program = maker.program()
     with (tmp_path / "a").open("wb") as file:
