@@ -13,11 +13,9 @@ of a model of one step, which is above what lies between the call from Python an
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 
 import click
@@ -29,6 +27,7 @@ from ..runtime.executable import Executable
 from ..runtime.program import Buffer, KernelCode, KernelStep, Program
 from ..runtime.roundtrip import round_trip
 from .machine import headline
+from .measure import others
 
 THREADS = 2
 STAGES = 200
@@ -61,16 +60,6 @@ def chain(stages: int, floats: int) -> Program:
     return Program(tuple(buffers), tuple(steps), (("x", 0),), (("y", stages),), code)
 
 
-def _busy() -> float:
-    """Processor seconds of everybody so far; 0 where the system does not say."""
-    try:
-        fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
-    except OSError:
-        return 0.0
-    user, nice, system, _, _, irq, soft, steal = map(int, fields[:8])
-    return (user + nice + system + irq + soft + steal) / os.sysconf("SC_CLK_TCK")
-
-
 def seconds_of(call: Callable[[], object], duration: float) -> tuple[float, float]:
     """Least and median time of calls in the blocks of ``duration`` in which other processes used
     the least of the processors, the best two of ``BLOCKS``."""
@@ -78,12 +67,12 @@ def seconds_of(call: Callable[[], object], duration: float) -> tuple[float, floa
     blocks = []
     for _ in range(BLOCKS):
         taken = []
-        before = _busy() - time.process_time()
+        before = others()
         end = time.perf_counter() + duration
         while (start := time.perf_counter()) < end:
             call()
             taken.append(time.perf_counter() - start)
-        blocks.append((_busy() - time.process_time() - before, taken))
+        blocks.append((others() - before, taken))
     calm = sorted(blocks, key=lambda block: block[0])[:2]
     together = [t for _, taken in calm for t in taken]
     return min(together), median(together)

@@ -20,7 +20,7 @@ from .cache import sha256_of
 from .engines import OURS, PEERS, Engine, load
 from .jobs import EngineResult, Job, Result, load_feeds, one_line
 from .machine import version_of
-from .measure import interleave
+from .measure import calm, interleave
 from .reference import FALLBACK, FLOAT64, Reference, interpreted, reference
 from .stats import paired_ratio, relative_error, summarize
 
@@ -133,7 +133,9 @@ class Worker:
         calls = {
             name: (lambda call=engine.call: call(feeds)) for name, engine in self.engines.items()
         }
-        blocks = interleave(calls, rounds=self.job.rounds, seconds=self.job.block)
+        blocks = interleave(
+            calls, rounds=self.job.rounds, seconds=self.job.block, run_block=calm
+        )
         for name, medians in blocks.items():
             summary = summarize(medians)
             entry = self.result.engines[name]

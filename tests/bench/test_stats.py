@@ -1,11 +1,13 @@
 """Summaries, ratios and the comparison of outputs."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from evonnx.bench.measure import block, interleave
+from evonnx.bench import measure
+from evonnx.bench.measure import block, calm, interleave
 from evonnx.bench.stats import geomean, paired_ratio, relative_error, summarize
 from evonnx.compiler.turns import rotated
 
@@ -107,3 +109,36 @@ def test_a_block_warms_up_once_and_measures_at_least_once() -> None:
     times = block(lambda: calls.append(None), seconds=0.0, pause=0.0)
     assert len(times) == 1
     assert len(calls) == 2
+
+
+def _calm_of(monkeypatch: pytest.MonkeyPatch, used: list[float]) -> list[float]:
+    """The times of a calm block where others use so many processors during each block of a second;
+    block k has the time k."""
+    now = [0.0, 0.0]  # seconds that passed, and that others used
+    number = iter(range(len(used)))
+
+    def run_block(call, seconds: float, pause: float) -> list[float]:
+        k = next(number)
+        now[0] += 1.0
+        now[1] += used[k]
+        return [float(k)]
+
+    monkeypatch.setattr(measure, "block", run_block)
+    monkeypatch.setattr(measure, "others", lambda: now[1])
+    monkeypatch.setattr(measure, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    return calm(lambda: None)
+
+
+def test_a_block_that_others_disturb_is_taken_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _calm_of(monkeypatch, [0.02]) == [0.0]
+    assert _calm_of(monkeypatch, [0.5, 0.02]) == [1.0]
+    assert _calm_of(monkeypatch, [0.9, 0.4, 0.6]) == [1.0]  # the least of three, not the fastest
+
+
+def test_only_processors_that_we_may_use_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    stat = "cpu 9 9 9 9 9 9 9 9 0 0\ncpu0 8 8 8 8 8 8 8 8 0 0\ncpu1 100 20 30 5000 600 7 8 35 1 2\n"
+    monkeypatch.setattr(measure.Path, "read_text", lambda path, encoding: stat)
+    monkeypatch.setattr(measure.os, "sched_getaffinity", lambda pid: {1, 2}, raising=False)
+    monkeypatch.setattr(measure.os, "sysconf", lambda name: 100)
+    monkeypatch.setattr(measure, "time", SimpleNamespace(process_time=lambda: 0.5))
+    assert measure.others() == pytest.approx(2.0 - 0.5)
