@@ -34,6 +34,11 @@ FEW_THREADS = (2, 4)
 LINE = 16
 """Lanes in a line of a cache, of float32: strips begin with one, so that no two threads write to
 the same."""
+UNROLLED = 8
+"""Terms of each lane of a strip that are added to its sum at once; twice as many where a strip is a
+single vector. Measured on Zen 4."""
+ALIASED = 2048
+"""Bytes apart at which stores and loads get into each other's way, every other of them."""
 SIDE = 16
 """Elements along a side of the blocks of a transpose: a line of float32."""
 NEIGHBORS = 4
@@ -322,6 +327,23 @@ class TileSpace:
             self.lane = self.widened(best)
             rows = product(a.hi for a in self.tile if name_of(a.var) not in self.folded)
             self.width = strip_width(self.lane.hi, rows, terms)
+
+    def unrolling(self, r: Reduction, axes: Sequence[Axis], stored: Sequence[Dim]) -> int:
+        """Terms of each lane of a strip in one iteration of the innermost of the loops over
+        ``axes``, which stores to positions ``stored`` besides. Where it does, not in wide strips,
+        nor where it goes ``ALIASED`` bytes on with each term: loads that follow would wait for
+        stores whose addresses end like theirs."""
+        count = axes[-1].hi if axes else 1
+        if not isinstance(count, int) or r.kind != "sum" or r.conds:
+            return 1
+        many = UNROLLED
+        if not stored:
+            many *= 2 if self.width <= LINE else 1
+        elif self.width >= UNROLLED * LINE or not all(
+                isinstance(step, int) and step * F32.itemsize % ALIASED
+                for step in (coefficient(d, name_of(axes[-1].var)) for d in stored)):
+            return 1
+        return many if count >= many else 1
 
     def widened(self, lane: Axis) -> Axis:
         """The lane with every tile axis that memory continues along: one long strip, not many

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from ..ir.access import Cond, linear_index
-from ..ir.axes import Axis, coefficient, fresh_axes, merge_axes, name_of
+from ..ir.axes import Axis, fresh_axes, merge_axes, name_of
 from ..ir.dim_functions import ceil_div, dmax, dmin
 from ..ir.dim_values import substitute
 from ..ir.dims import Dim, Expr, free_vars, product
@@ -37,7 +37,6 @@ from ..ir.graph import Graph, Node, Value
 from ..ir.ops.reduction import identity
 from ..ir.tiles import (
     BLOCK,
-    LINE,
     Reduction,
     Space,
     TileSpace,
@@ -67,11 +66,6 @@ from .nest import (
 
 CHAIN = 256
 """Terms that one lane adds up in a row."""
-UNROLLED = 8
-"""Terms of each lane of a strip that are added to its sum at once; twice as many where a strip is a
-single vector. Measured on Zen 4."""
-ALIASED = 2048
-"""Bytes apart at which stores and loads get into each other's way, every other of them."""
 ROW = 128
 """Elements of a reduced row up to which its length is a number in the source: LLVM then makes
 vectors of all of it, where a length that it does not know leaves a rest of single elements.
@@ -433,13 +427,11 @@ class _TilePlan(TileSpace):
         the one before to be stored."""
         whole = [(list(axes), list(body))]
         dims = [d for item in body for d in (item.position, *positions(item.value))]
-        if not axes or r.kind != "sum" or r.conds or self.low.used_gathers(dims) or (
-                joins(axes, [item.value for item in body])):
+        many = self.unrolling(r, axes, [item.position for item in body[:-1]])
+        if many < 2 or self.low.used_gathers(dims) or joins(axes, [item.value for item in body]):
             return whole
         axis = axes[-1]
-        many = self.unrolling(axis, body)
-        if not isinstance(axis.hi, int) or many < 2 or axis.hi < many:
-            return whole
+        assert isinstance(axis.hi, int)
         groups, rest = divmod(axis.hi, many)
         group = self.low.names.var(groups)
         copies = [self.low.rename(body, {name_of(axis.var): group * many + k})
@@ -453,16 +445,6 @@ class _TilePlan(TileSpace):
                           self.low.rename(body, {name_of(axis.var): v + groups * many})))
         return [([a for a in (*axes[:-1], inner) if isinstance(a.var, Expr)], done)
                 for inner, done in found]
-
-    def unrolling(self, axis: Axis, body: Sequence[Store | Accumulate]) -> int:
-        """Terms of each lane in one iteration over ``axis``. Where each is stored besides, not in
-        wide strips, nor where what is stored is ``ALIASED`` bytes from one to the next: loads that
-        follow would wait for stores whose addresses end like theirs."""
-        if len(body) == 1:
-            return 2 * UNROLLED if self.width <= LINE else UNROLLED
-        steps = [coefficient(item.position, name_of(axis.var)) for item in body[:-1]]
-        apart = all(isinstance(s, int) and s * F32.itemsize % ALIASED for s in steps)
-        return UNROLLED if apart and self.width < UNROLLED * LINE else 1
 
     def is_variance(self, r: Reduction, node: Node) -> bool:
         """Whether ``node`` adds up the squared distances of a row's elements from their mean, which

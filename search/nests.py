@@ -78,9 +78,12 @@ def nest_work(low: Space, rows: Sequence[Axis], inner: Sequence[Axis],
     if r is not None:
         count.work.sums = lane is None and count.work.joined == 1
         count.add(1.0, len(count.times) - 1, special=False)
-        if lane is not None:  # accumulators are rows in scratch
-            count.work.loads += 4
-            count.work.stores += 4
+        if lane is not None and space is not None:  # accumulators are rows in scratch
+            inside = [a for a in axes[:-1] if isinstance(a.var, Expr)]
+            many = space.unrolling(r, inside, targets)
+            count.work.joined = count.work.joined * many
+            count.work.loads += 4 / many
+            count.work.stores += 4 / many
     return count.work
 
 

@@ -118,6 +118,11 @@ def test_phases_of_loops() -> None:
     added, stored = one(first, "reduce")
     assert (added.sums, added.plain, added.entries, added.length) == (0, 1920, 6, 320)
     assert stored.stores == 4 * 320  # one strip of lanes
+    many = b.input("many", TensorType(F32, (80, 32)))
+    last = b.build({"y": b.op("reduce", many, kind="sum", axes=(0,), keepdims=False)})
+    added, _ = one(last, "reduce")
+    work = (added.entries, added.length, added.plain, added.stores)
+    assert work == (10, 8 * 32, 80 * 32, 4 * 10 * 32)  # eight terms of each lane at once
 
 
 def test_short_loops_start_nothing_and_stay_near() -> None:
