@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ..ir.errors import FeedError, Gap, ModelError, OptionError, quote
-from ..ir.graph import Constants, Graph, Node
+from ..ir.graph import Constants, Graph, Node, attr_regions
 from ..ir.schedule import Schedule
 from ..ir.target import Target
 from ..ir.types import Type
@@ -45,7 +45,8 @@ if TYPE_CHECKING:
     from .specialize import Shapes
 
 _MANY_NODES = 60
-"""Operations of an imported graph from which on a compile worker is started ahead."""
+"""Operations of an imported graph, those of its regions included, from which on compile workers
+are started ahead."""
 _VISIBLE = 1 << 20
 """Bytes of growth from which on resident memory says something."""
 
@@ -405,10 +406,16 @@ def _compiled(request: Request, threads: int | None, objects: ObjectCache | None
     return compiled
 
 
+def _operations(graph: Graph) -> int:
+    """Operations of a graph and of its regions, which have kernels of their own."""
+    counted = [n for n in graph.nodes if n.op not in ("input", "const")]
+    return len(counted) + sum(_operations(r) for n in counted for r in attr_regions(n.attrs))
+
+
 def _foresee(graph: Graph, crew: Crew, objects: ObjectCache | None) -> None:
     """A graph of some size has kernels enough for workers, which are up when they are known, and
     compile the driver until then."""
-    if sum(n.op not in ("input", "const") for n in graph.nodes) >= _MANY_NODES:
+    if _operations(graph) >= _MANY_NODES:
         crew.start_early()
         begin_driver(objects, crew)
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import platform
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -236,18 +238,42 @@ def test_a_hit_imports_no_compiler(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def cosines(first: str, last: str, count: int = 70) -> list[onnx.NodeProto]:
+    """A chain of operations, enough for workers, in few kernels."""
+    names = [first, *(f"{last}_{k}" for k in range(1, count)), last]
+    return [helper.make_node("Cos", [a], [b]) for a, b in itertools.pairwise(names)]
+
+
 def long_model() -> onnx.ModelProto:
-    """Enough operations for workers, in few kernels."""
-    nodes = [helper.make_node("Cos", [f"v{k}"], [f"v{k + 1}"]) for k in range(70)]
-    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [8]) for n in ("v0", "v70")]
-    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:])
+    """Enough operations for workers."""
+    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [8]) for n in ("x", "y")]
+    graph = helper.make_graph(cosines("x", "y"), "g", ends[:1], ends[1:])
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
 
 
-def test_a_cold_compilation_leaves_the_compiler_to_others(tmp_path: Path) -> None:
+def nested_model() -> onnx.ModelProto:
+    """The same chain in a branch: two operations outside, of which one decides."""
+    x, y, z = (helper.make_tensor_value_info(n, TensorProto.FLOAT, [8]) for n in "xyz")
+    branch = helper.make_graph(cosines("x", "y"), "long", [], [y])
+    other = helper.make_graph([helper.make_node("Neg", ["x"], ["z"])], "short", [], [z])
+    nodes = [
+        helper.make_node("ReduceSum", ["x"], ["sum"], keepdims=0),
+        helper.make_node("Less", ["sum", "hundred"], ["small"]),
+        helper.make_node("If", ["small"], ["r"], then_branch=branch, else_branch=other),
+    ]
+    out = helper.make_tensor_value_info("r", TensorProto.FLOAT, [8])
+    hundred = helper.make_tensor("hundred", TensorProto.FLOAT, [], [100.0])
+    graph = helper.make_graph(nodes, "g", [x], [out], [hundred])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
+@pytest.mark.parametrize("model", [long_model, nested_model])
+def test_a_cold_compilation_leaves_the_compiler_to_others(
+    model: Callable[[], onnx.ModelProto], tmp_path: Path
+) -> None:
     """From a script without a guard, which nobody may run twice; nothing of it is left over."""
     path, script = tmp_path / "m.onnx", tmp_path / "script.py"
-    path.write_bytes(long_model().SerializeToString())
+    path.write_bytes(model().SerializeToString())
     script.write_text(
         "import sys, evonnx, numpy as np\n"
         "print('begin')\n"
