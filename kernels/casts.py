@@ -16,6 +16,7 @@ from llvmlite import ir
 from . import machine_types as types
 from .codes import decode, encode
 from .intrinsics import fit, narrow, widen
+from .lanes import Lane
 from .words import (
     CODES,
     F32,
@@ -46,7 +47,7 @@ def convert(builder: ir.IRBuilder, value: Any, source: types.Type, target: types
         return builder.icmp_unsigned("!=", value, zero)
     if isinstance(target, types.Float):
         if is_float:
-            return (builder.fpext if kind == F64 else builder.fptrunc)(value, kind)
+            return builder.fpext(value, F64) if kind == F64 else Lane(builder, value).to_f32().v
         return (builder.sitofp if signed(source) else builder.uitofp)(value, kind)
     if is_float:
         return _float_to_integer(builder, value, target, kind)

@@ -178,8 +178,14 @@ class Lane:
     def to_f32(self) -> Lane:
         """As float32, rounded: from float64 or from a signed integer."""
         if self._float():
-            return self._as("fptrunc", F32) if self.wide else self
+            return self._as("fptrunc", F32).fenced() if self.wide else self
         return self._as("sitofp", F32)
+
+    def fenced(self) -> Lane:
+        """The same float, whose rounding LLVM does not join with a later one to half: there is no
+        instruction from float64 to half, and no library here."""
+        kind = self.v.type
+        return Lane(self.b, call(self.b, f"llvm.arithmetic.fence.{suffix(kind)}", kind, [self.v]))
 
     def to_i64(self) -> Lane:
         """An integer widened without sign to 64 bits."""

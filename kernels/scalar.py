@@ -16,6 +16,7 @@ from typing import Any
 from llvmlite import ir
 
 from . import machine_types as types
+from .lanes import Lane
 from .words import (
     EMITTERS,
     F32,
@@ -173,12 +174,6 @@ def _remainder_step(b: ir.IRBuilder, r: Any, y: Any) -> Any:
     return b.select(negative, b.fadd(rest, divisor), rest)
 
 
-def _narrow(b: ir.IRBuilder, value: Any) -> Any:
-    """A double that is exactly a float, as a float. The fence keeps LLVM from joining this with a
-    later narrowing to half, for which there is no instruction (and no library here)."""
-    return call(b, "llvm.arithmetic.fence.f32", F32, [b.fptrunc(value, F32)])
-
-
 def _emit_frem(b: ir.IRBuilder, _: types.Type, a: Any, divisor: Any) -> Any:
     """C's ``fmod``, exact: a long division of 50 binary digits per step, as in every libm."""
     kind = a.type
@@ -207,7 +202,7 @@ def _emit_frem(b: ir.IRBuilder, _: types.Type, a: Any, divisor: Any) -> Any:
     whole = b.and_(b.fcmp_ordered("<", size, infinity), b.fcmp_ordered("==", limit, infinity))
     lost = b.select(whole, size, ir.Constant(F64, float("nan")))
     signed = call(b, "llvm.copysign.f64", F64, [b.select(usable, result, lost), x])
-    return _narrow(b, signed) if kind == F32 else signed
+    return Lane(b, signed).to_f32().v if kind == F32 else signed
 
 
 simple("ffmod", "Remainder with the sign of ``a`` (C ``fmod``).", 2, same_float, _emit_frem)

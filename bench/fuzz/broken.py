@@ -263,8 +263,10 @@ def _attribute(model: onnx.ModelProto, rng: np.random.Generator) -> None:
     elif a.type == onnx.AttributeProto.INT:
         a.i = int(_one(EXTREMES, rng))
     elif a.HasField("g"):
+        whole = onnx.GraphProto()
+        whole.CopyFrom(model.graph)  # protobuf cannot copy a message into a part of itself
         _one((lambda: a.g.ClearField("output"), lambda: a.g.ClearField("node"),
-              lambda: a.g.input.add(), lambda: a.g.CopyFrom(model.graph)), rng)()
+              lambda: a.g.input.add(), lambda: a.g.CopyFrom(whole)), rng)()
 
 
 def _operator(model: onnx.ModelProto, rng: np.random.Generator) -> None:

@@ -163,6 +163,10 @@ def loop(ctx: Ctx, node: NodeProto) -> tuple[Value, ...]:
         ctx, lambda given: ctx.region(body, given), state, own, ()
     )
     outputs = [v.type for _, v in region.graph.outputs]
+    going = outputs[0]
+    if isinstance(going, TensorType) and (
+            going.dtype != BOOL or any(isinstance(d, int) and d != 1 for d in going.shape)):
+        raise ModelError(f"the condition that the body gives must be one bool, not {going}")
     results: list[Result] = [
         _outer(ctx, t, before, "loop") for t in types
     ]

@@ -125,6 +125,9 @@ def conv_transpose(ctx: Ctx, node: NodeProto) -> Value:
     x, w = ctx.input(0), ctx.input(1)
     if x.rank < 3 or w.rank != x.rank:
         raise ModelError(f"image {x.type}, weights {w.type}")
+    groups = ctx.attr("group", 1)
+    if groups < 1 or (isinstance(w.shape[0], int) and w.shape[0] % groups):
+        raise ModelError(f"{w.shape[0]} input channels in {groups} groups")
     rank = x.rank - 2
     kernel = w.shape[2:]
     _check_kernel_shape(ctx, kernel)
@@ -134,7 +137,7 @@ def conv_transpose(ctx: Ctx, node: NodeProto) -> Value:
     )
     y = ctx.b.op(
         "conv_transpose", x, w, strides=strides, dilations=dilations, pads_lo=lo, pads_hi=hi,
-        groups=ctx.attr("group", 1), layout="first", output_padding=extra,
+        groups=groups, layout="first", output_padding=extra,
     )  # fmt: skip
     return add_bias(ctx, y, ctx.optional(2))
 

@@ -70,14 +70,19 @@ class OpDef:
         return trait in self.traits
 
     def infer_types(self, inputs: tuple[Any, ...], attrs: Attributes) -> tuple[Type, ...]:
-        """Result types for operand values; checks arity and attribute names."""
+        """Result types for operand values; checks arity, attribute names and that no size is
+        negative."""
         low, high = self.arity
         if len(inputs) < low or (high is not None and len(inputs) > high):
             raise ModelError(f"{self.name} takes {self.arity} operands, got {len(inputs)}")
         unknown = set(attrs) - set(self.attrs)
         if unknown:
             raise VerifyError(f"{self.name} has no attribute {sorted(unknown)}")
-        return self.infer(tuple(None if v is None else v.type for v in inputs), attrs)
+        found = self.infer(tuple(None if v is None else v.type for v in inputs), attrs)
+        for t in found:
+            if isinstance(t, TensorType) and any(isinstance(d, int) and d < 0 for d in t.shape):
+                raise ModelError(f"{self.name}: the result would be {t}")
+        return found
 
     def work(self, operands: tuple[Any, ...], attrs: Attributes, results: tuple[Type, ...]) -> Work:
         """C and D of one execution with operands and results in memory."""

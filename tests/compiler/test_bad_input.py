@@ -300,6 +300,43 @@ def test_an_axis_of_no_elements_hides_no_size_beyond_memory() -> None:
         import_model(model([relu()], [value("x", (2**62, 0, 2**62))]))
 
 
+@pytest.mark.parametrize("op", ["Expand", "Pad", "ConvTranspose"])
+def test_no_result_has_a_negative_size(op: str) -> None:
+    """Where an operator's own rules let one through, the node is named all the same."""
+    inputs, more = [value("x", (4, 3))], []
+    if op == "Expand":
+        more = [numpy_helper.from_array(np.array([-2, 1, 1]), "s")]
+    elif op == "Pad":
+        more = [numpy_helper.from_array(np.array([-100, 0, 0, 0]), "s")]
+    else:
+        inputs = [value("x", (1, 2, 3))]
+        more = [numpy_helper.from_array(np.ones((2, 2, 3), np.float32), "s")]
+    node = helper.make_node(op, ["x", "s"], ["y"], name="n",
+                            **({"pads": [9, 9]} if op == "ConvTranspose" else {}))
+    with pytest.raises(ModelError, match=rf"node 'n': {op} \(opset 17\) \(.*: the result would be"):
+        import_model(model([node], inputs, inits=more))
+
+
+@pytest.mark.parametrize("groups", [0, -1, 3])
+def test_groups_that_divide_no_channels(groups: int) -> None:
+    weights = numpy_helper.from_array(np.ones((2, 2, 3), np.float32), "w")
+    node = helper.make_node("ConvTranspose", ["x", "w"], ["y"], name="n", group=groups)
+    with pytest.raises(ModelError, match=rf"node 'n': .*2 input channels in {groups} groups"):
+        import_model(model([node], [value("x", (1, 2, 3))], inits=[weights]))
+
+
+def test_a_loop_goes_on_by_one_bool() -> None:
+    """Of several, NumPy would not say which counts."""
+    body = helper.make_graph(
+        [helper.make_node("Greater", ["s", "s"], ["more"]),
+         helper.make_node("Identity", ["s"], ["t"])], "b",
+        [value("i", (), TensorProto.INT64), value("c", (), TensorProto.BOOL), value("s")],
+        [value("more", None, TensorProto.BOOL), value("t", None)])
+    node = helper.make_node("Loop", ["", "go", "x"], ["y"], name="n", body=body)
+    with pytest.raises(ModelError, match=r"node 'n': Loop .*must be one bool, not bool\[2, 3\]"):
+        import_model(model([node], [value("go", (), TensorProto.BOOL), value("x")]))
+
+
 def test_sizes_that_explode_end_in_an_error() -> None:
     """Each round squares the number of terms of a size, then doubles its text."""
     for op in ("Mul", "Max"):
