@@ -1,6 +1,6 @@
 r"""A compiled program as one file: program, machine code, packed constants.
 
-    evonnx artefact 4\n | head bytes: u64 | SHA-256 of the head | head | blobs
+    evonnx artefact 5\n | head bytes: u64 | SHA-256 of the head | head | blobs
 
 The head is JSON: the caller's key text and notes, the program (sizes as numbers or the text of
 ``ir.dims``, types and attributes in the words of the IR text), and where each blob lies. Blobs are
@@ -53,7 +53,7 @@ from .program import (
 )  # fmt: skip
 
 _NAME = b"evonnx artefact "
-_MAGIC = _NAME + b"4\n"
+_MAGIC = _NAME + b"5\n"
 _START = struct.Struct("<Q32s")
 _MAX_HEAD = 1 << 28
 _BLOCK = 1 << 16

@@ -272,9 +272,9 @@ def test_what_is_no_saved_model_is_refused(
     refuse(tmp_path / "m.onnx", "not an EvoNNX artefact")
     (tmp_path / "empty").write_bytes(b"")
     refuse(tmp_path / "empty", "not an EvoNNX artefact")
-    other = file.read_bytes().replace(b"evonnx artefact 4\n", b"evonnx artefact 9\n", 1)
+    other = file.read_bytes().replace(b"evonnx artefact 5\n", b"evonnx artefact 9\n", 1)
     (tmp_path / "newer").write_bytes(other)
-    refuse(tmp_path / "newer", "format 9 of artefacts; this version reads format 4")
+    refuse(tmp_path / "newer", "format 9 of artefacts; this version reads format 5")
     refuse(rewritten(file, tmp_path / "entry", "some key"), "an entry of the compile cache")
     refuse(rewritten(file, tmp_path / "odd", target="fast"), "target")
     with file.open("rb") as stream:
