@@ -43,7 +43,7 @@ _PANEL = 4
 _UNROLL = {1: 8, ROWS: 4}
 """Hidden units per pass over the gates, by number of rows."""
 NAMES = {"lens": "len_", "h0": "h0", "c0": "c0", "peep": "pe", "rb": "rb", "scale": "rs",
-          "zero": "rz"}  # fmt: skip
+         "zero": "rz"}  # fmt: skip
 """Operands and their names in the source."""
 NO_LIMITS = f"bits_f32({0xFF800000}), bits_f32({0x7F800000})"
 """Limits of a tile's results: -inf and inf."""
